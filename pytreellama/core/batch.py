@@ -1,0 +1,170 @@
+"""Batch: the tokens of one pass, with their positions, sequence sets and logits flags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pytreellama.errors import BatchError
+from pytreellama.native import ffi
+
+Int32 = NDArray[np.int32]
+
+
+class SequenceSets:
+    """The sequences that each token of a batch belongs to, in compressed rows.
+
+    Attributes:
+        flat: int32, the sets one after another.
+        counts: int32, shape (n_tokens,), the size of each set.
+    """
+
+    __slots__ = ("counts", "flat")
+
+    def __init__(self, flat: ArrayLike, counts: ArrayLike) -> None:
+        self.flat: Int32 = np.ascontiguousarray(flat, dtype=np.int32)
+        self.counts: Int32 = np.ascontiguousarray(counts, dtype=np.int32)
+
+    @classmethod
+    def of(cls, seq_ids: int | Sequence[int] | Sequence[Sequence[int]], n_tokens: int) -> SequenceSets:
+        """From one id for all tokens, one id a token, or one set of ids a token."""
+        if isinstance(seq_ids, (int, np.integer)):
+            return cls(np.full(n_tokens, seq_ids), np.ones(n_tokens))
+        if len(seq_ids) != n_tokens:
+            raise BatchError(
+                f"{len(seq_ids)} sequence sets were given for {n_tokens} tokens; give one id for "
+                "all tokens, or one id or set of ids a token"
+            )
+        sets = [np.atleast_1d(np.asarray(ids, dtype=np.int32)) for ids in seq_ids]
+        flat = np.concatenate(sets) if sets else np.empty(0, dtype=np.int32)
+        return cls(flat, [len(ids) for ids in sets])
+
+
+class Batch:
+    """Up to ``capacity`` tokens for one ``Context.decode``.
+
+    The arrays are NumPy views over the memory that llama.cpp reads; filling them is vectorised.
+
+    Attributes:
+        tokens, positions: int32 views, shape (n_tokens,).
+        logits: bool view, shape (n_tokens,); whose logits are wanted.
+
+    Args:
+        capacity: most tokens that the batch can hold.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise BatchError(f"a batch of capacity {capacity} was asked for; it must be at least 1")
+        self.capacity = capacity
+        self.n_tokens = 0
+        self._n_flat = 0
+        self._tokens = np.zeros(capacity, dtype=np.int32)
+        self._positions = np.zeros(capacity, dtype=np.int32)
+        self._counts = np.zeros(capacity, dtype=np.int32)
+        self._logits = np.zeros(capacity, dtype=np.int8)
+        self._flat = np.zeros(capacity, dtype=np.int32)
+        self._pointers = np.zeros(capacity, dtype=np.uintp)
+        self._struct = ffi.new("llama_batch *")
+        self._struct.token = ffi.from_buffer("llama_token[]", self._tokens)
+        self._struct.pos = ffi.from_buffer("llama_pos[]", self._positions)
+        self._struct.n_seq_id = ffi.from_buffer("int32_t[]", self._counts)
+        self._struct.logits = ffi.from_buffer("int8_t[]", self._logits)
+        self._struct.seq_id = ffi.cast("llama_seq_id **", self._pointers.ctypes.data)
+
+    @property
+    def tokens(self) -> Int32:
+        return self._tokens[: self.n_tokens]
+
+    @property
+    def positions(self) -> Int32:
+        return self._positions[: self.n_tokens]
+
+    @property
+    def logits(self) -> NDArray[np.bool_]:
+        return self._logits[: self.n_tokens].view(np.bool_)
+
+    @property
+    def sequences(self) -> SequenceSets:
+        """The sequence sets of all tokens."""
+        return SequenceSets(self._flat[: self._n_flat], self._counts[: self.n_tokens])
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of tokens whose logits are wanted."""
+        return int(np.count_nonzero(self._logits[: self.n_tokens]))
+
+    def __len__(self) -> int:
+        return self.n_tokens
+
+    def clear(self) -> None:
+        """Make the batch empty."""
+        self.n_tokens = 0
+        self._n_flat = 0
+
+    def add(
+        self,
+        tokens: ArrayLike,
+        positions: ArrayLike,
+        sequences: SequenceSets | int | Sequence[int] | Sequence[Sequence[int]] = 0,
+        logits: ArrayLike = False,
+    ) -> slice:
+        """Append tokens and return where they stand.
+
+        Args:
+            tokens: ids, shape (n,).
+            positions: shape (n,), or one position for all.
+            sequences: the sets of sequences that see each token; one id may stand for all.
+            logits: which tokens' logits are wanted, shape (n,) or one flag for all.
+
+        Raises:
+            BatchError: no room for n tokens, or shapes that do not fit.
+        """
+        ids = np.atleast_1d(np.asarray(tokens))
+        n_new = len(ids)
+        if self.n_tokens + n_new > self.capacity:
+            raise BatchError(
+                f"{n_new} tokens do not fit: the batch holds {self.n_tokens} of at most "
+                f"{self.capacity}; decode it first, or make it larger"
+            )
+        sets = sequences if isinstance(sequences, SequenceSets) else SequenceSets.of(sequences, n_new)
+        if len(sets.counts) != n_new or int(sets.counts.sum()) != len(sets.flat):
+            raise BatchError(f"the sequence sets do not describe {n_new} tokens")
+        where = slice(self.n_tokens, self.n_tokens + n_new)
+        self._assign(self._tokens, where, ids, "token id")
+        self._assign(self._positions, where, np.asarray(positions), "position")
+        self._logits[where] = logits
+        self._counts[where] = sets.counts
+        self._append_flat(sets.flat)
+        self.n_tokens += n_new
+        return where
+
+    def _assign(self, target: Int32, where: slice, values: NDArray[Any], what: str) -> None:
+        if values.dtype.kind not in "iu":
+            raise BatchError(f"a {what} must be an integer, not {values.dtype}")
+        limits = np.iinfo(np.int32)
+        if values.size and (values.min() < limits.min or values.max() > limits.max):
+            raise BatchError(f"a {what} does not fit into 32 bits")
+        try:
+            target[where] = values
+        except ValueError as error:
+            raise BatchError(f"{what}s of shape {values.shape} do not fit the tokens: {error}") from None
+
+    def _append_flat(self, flat: Int32) -> None:
+        needed = self._n_flat + len(flat)
+        if needed > len(self._flat):
+            self._flat = np.resize(self._flat, max(needed, 2 * len(self._flat)))
+        self._flat[self._n_flat : needed] = flat
+        self._n_flat = needed
+
+    def as_struct(self) -> Any:
+        """cdata ``llama_batch *`` over these arrays; valid while the batch lives and is not changed."""
+        counts = self._counts[: self.n_tokens]
+        starts = np.cumsum(counts, dtype=np.int64) - counts
+        address = self._flat.ctypes.data
+        self._pointers[: self.n_tokens] = address + starts * self._flat.itemsize
+        self._struct.n_tokens = self.n_tokens
+        return self._struct

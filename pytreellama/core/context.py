@@ -1,0 +1,544 @@
+"""Context: a model at work, with its KV cache; decodes batches and trees."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytreellama.core.batch import Batch
+from pytreellama.core.batch_check import check_batch
+from pytreellama.core.context_memory import require_memory_for
+from pytreellama.core.handle import Handle
+from pytreellama.core.memory import Memory
+from pytreellama.core.model import Model
+from pytreellama.core.params import MAX_SEQ_IDS, ContextParams, default_n_threads
+from pytreellama.core.probe import Probe
+from pytreellama.core.tree_encoding import TreeEncoder, TreeEncoding, make_encoder
+from pytreellama.errors import (
+    BatchError,
+    CacheFullError,
+    ContextError,
+    DecodeError,
+    MemoryStateError,
+)
+from pytreellama.native import drain_log, ffi, last_error, lib
+from pytreellama.tree import TokenTree
+
+Int32 = NDArray[np.int32]
+Float32 = NDArray[np.float32]
+
+_NO_SLOT, _ABORTED, _INVALID = 1, 2, -1
+
+
+class Context:
+    """A KV cache over a model, and the passes that fill it.
+
+    A context belongs to one thread at a time: a second thread that calls it meanwhile gets a
+    ``ContextError``. While a pass runs the GIL is released.
+
+    Args:
+        model: the model; it may be closed while the context goes on.
+        params: sizes and types; or give them by name, as in ``Context(model, n_ctx=8192)``.
+        tree_encoding: how the nodes of a tree are told apart in the cache.
+        probe: record the mask that every attention really used (slow; for tests).
+
+    Raises:
+        ContextError: sizes that do not fit the model or this machine's memory.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        params: ContextParams | None = None,
+        *,
+        tree_encoding: TreeEncoding = TreeEncoding.SEQUENCES,
+        probe: bool = False,
+        **options: Any,
+    ) -> None:
+        self._handle: Handle | None = None
+        if params is not None and options:
+            raise ContextError(f"give params or {', '.join(options)} by name, not both")
+        if model.vocab_only:
+            raise ContextError(f"{model.path.name} was loaded with vocab_only; load its weights too")
+        self.params = params or _params_by_name(options)
+        require_memory_for(model, self.params)
+        self.model = model
+        self.n_vocab = model.vocab.n_tokens
+        self.tree_encoding = tree_encoding
+        self.probe = Probe() if probe else None
+        self._lock = threading.RLock()
+        self._model_owner = model.handle.share()
+        self._abort_flag = ffi.new("int32_t *", 0)
+        self._handle = Handle(self._make(), lib.llama_free, "context", ContextError)
+        self._read_sizes()
+        self.memory = Memory(self)
+        self._trees: TreeEncoder = make_encoder(tree_encoding, self, model)
+        self._free_ids = list(range(self.n_seq_max))
+        self._n_outputs = 0
+        self._scratch = Batch(self.n_batch)
+
+    # -- life
+
+    @property
+    def pointer(self) -> Any:
+        """cdata ``struct llama_context *``; raises after ``close``."""
+        if self._handle is None:
+            raise ContextError("this context was never made; see the error of its construction")
+        return self._handle.pointer
+
+    @property
+    def closed(self) -> bool:
+        return self._handle is None or self._handle.closed
+
+    def close(self) -> None:
+        """Free the cache and buffers; a second call does nothing."""
+        if self._handle is not None and not self._handle.closed:
+            with self.exclusive():
+                self._handle.close()
+                self._model_owner.close()
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<Context: closed>"
+        return f"<Context on {self.model.path.name}: n_ctx {self.n_ctx}, n_seq_max {self.n_seq_max}>"
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the context for this thread; another thread's call meanwhile raises."""
+        if not self._lock.acquire(blocking=False):
+            raise ContextError(
+                "this context is in use by another thread; give each thread a context of its own, "
+                "or take turns with a lock"
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def abort(self) -> None:
+        """End the pass that another thread is waiting for: its ``decode`` raises ``DecodeError``.
+
+        Works where the backend asks (the CPU does). The next pass runs as usual.
+        """
+        self._abort_flag[0] = 1
+
+    # -- sequences
+
+    def new_sequence(self) -> int:
+        """An unused sequence id.
+
+        Raises:
+            ContextError: all ``n_seq_max`` ids are in use.
+        """
+        if not self._free_ids:
+            raise ContextError(
+                f"all {self.n_seq_max} sequences of this context are in use; free one, or make "
+                "the context with a larger n_seq_max"
+            )
+        return self._free_ids.pop(0)
+
+    def free_sequence(self, seq: int) -> None:
+        """Forget a sequence, pending nodes too, and give its id back."""
+        with self.exclusive():
+            self.discard(seq)
+            self.memory.rm(seq)
+            if seq not in self._free_ids:
+                self._free_ids.append(seq)
+                self._free_ids.sort()
+
+    def n_past(self, seq: int) -> int:
+        """The position after a sequence's committed text."""
+        if self._trees.is_pending(seq):
+            return self._trees.n_past(seq)
+        return self.memory.pos_max(seq) + 1
+
+    def prefill(
+        self,
+        tokens: Sequence[int] | Int32,
+        seq: int | None = None,
+        *,
+        logits: bool = False,
+        progress: Callable[[float], None] | None = None,
+    ) -> int:
+        """Append a text to a sequence, in passes of at most ``n_batch`` tokens.
+
+        Args:
+            tokens: ids, shape (n,), n >= 1.
+            seq: the sequence to go on with; a new one by default.
+            logits: compute the logits of the last token (row 0 of ``logits``).
+            progress: called with the share done after each pass.
+
+        Returns:
+            The sequence id.
+
+        Raises:
+            BatchError: empty, ids out of range, or a sequence with pending nodes.
+            CacheFullError, DecodeError: the sequence is then as it was before.
+        """
+        ids = _token_array(tokens)
+        if len(ids) == 0:
+            raise BatchError("an empty text cannot be prefilled; give at least one token")
+        with self.exclusive():
+            self.require_no_pending("prefill", seq)
+            target = self.new_sequence() if seq is None else seq
+            try:
+                self._prefill(ids, target, logits, progress)
+            except BaseException:
+                if seq is None and target not in self._free_ids:
+                    self._free_ids.insert(0, target)
+                raise
+            return target
+
+    def _prefill(
+        self, ids: Int32, seq: int, logits: bool, progress: Callable[[float], None] | None
+    ) -> None:
+        start = self.memory.pos_max(seq) + 1
+        batch = self._scratch
+        for begin in range(0, len(ids), self.n_batch):
+            part = ids[begin : begin + self.n_batch]
+            end = begin + len(part)
+            flags = np.zeros(len(part), dtype=np.bool_)
+            flags[-1] = logits and end == len(ids)
+            batch.clear()
+            batch.add(part, np.arange(start + begin, start + end), seq, flags)
+            try:
+                self.decode(batch)
+            except (CacheFullError, DecodeError):
+                self.memory.drop(seq, start, -1)
+                raise
+            if progress is not None:
+                progress(end / len(ids))
+
+    # -- passes
+
+    def decode(self, batch: Batch) -> None:
+        """Run the model over a batch; its tokens join the cache.
+
+        The logits of the flagged tokens are then rows of ``logits``, in the batch's order.
+
+        Raises:
+            BatchError: what llama.cpp must not see; nothing has changed.
+            CacheFullError: no room in the cache; nothing has changed.
+            DecodeError: the backend failed or was aborted. Passes of ``n_ubatch`` tokens that
+                were already done remain in the cache.
+        """
+        with self.exclusive():
+            check_batch(batch, self)
+            self._n_outputs = 0
+            self._abort_flag[0] = 0
+            status = lib.treellama_decode(self.pointer, batch.as_struct())
+            if status != 0:
+                self._raise_for(status, batch)
+            self._n_outputs = batch.n_tokens if self.params.embeddings else batch.n_outputs
+            drain_log()
+
+    def _raise_for(self, status: int, batch: Batch) -> None:
+        why = "; ".join(filter(None, [*drain_log(errors_only=True)])) or "no reason given"
+        if status == _NO_SLOT:
+            raise CacheFullError(
+                f"no room for {batch.n_tokens} more tokens in the KV cache of {self.n_ctx}; remove "
+                "or shorten sequences, or make the context with a larger n_ctx"
+            )
+        if status == _ABORTED:
+            raise DecodeError("the pass was aborted, as asked")
+        if status == _INVALID:
+            raise BatchError(f"llama.cpp refuses the batch: {why}")
+        if status == lib.TREELLAMA_EXCEPTION:
+            raise DecodeError(f"llama.cpp failed in the middle of the pass: {last_error()}")
+        raise DecodeError(f"the backend failed in the middle of the pass (status {status}): {why}")
+
+    # -- trees
+
+    def decode_tree(self, seq: int, tree: TokenTree) -> Float32:
+        """Run the model over a whole tree in one pass; its nodes stay pending.
+
+        Each node sees the sequence's committed text and its own ancestors, nothing else; it
+        stands at position ``n_past + depth``. Then ``commit`` a path, or ``discard`` all.
+
+        Returns:
+            Logits, float32, shape (n_nodes, n_vocab): a copy. Row i belongs to node i.
+
+        Raises:
+            TreeError: empty, too large, or with branches where the model cannot branch.
+            MemoryStateError: the sequence has pending nodes already; use ``grow_tree``.
+            BatchError, CacheFullError, DecodeError: as ``decode``; no nodes are then pending.
+        """
+        with self.exclusive():
+            batch = self._scratch
+            batch.clear()
+            self.add_tree(batch, seq, tree)
+            self.decode_trees(batch, [seq])
+            return self.logits
+
+    def grow_tree(self, seq: int, tokens: Sequence[int], parents: Sequence[int]) -> Float32:
+        """Add nodes to a pending tree in a further pass.
+
+        Args:
+            tokens: ids of the new nodes, shape (n,).
+            parents: the parent of each: an index into all pending nodes, the new ones counted on
+                from the old; -1 is the end of the committed text.
+
+        Returns:
+            Logits of the new nodes, float32, shape (n, n_vocab): a copy.
+
+        Raises:
+            As ``decode_tree``; the nodes that were pending before stay so.
+        """
+        with self.exclusive():
+            batch = self._scratch
+            batch.clear()
+            self._trees.place(batch, seq, _token_array(tokens), _token_array(parents))
+            self.decode_trees(batch, [seq])
+            return self.logits
+
+    def add_tree(self, batch: Batch, seq: int, tree: TokenTree) -> slice:
+        """Append a tree to a batch that will be decoded with ``decode_trees``.
+
+        Several sequences' trees may share one batch, hence one pass over the weights.
+
+        Returns:
+            Where the nodes stand in the batch, which is also where their rows of logits are if
+            the batch holds nothing but trees.
+        """
+        if self._trees.is_pending(seq):
+            raise MemoryStateError(
+                f"sequence {seq} has pending nodes; grow, commit or discard them before a new tree"
+            )
+        return self._trees.place(batch, seq, tree.tokens, tree.parents)
+
+    def decode_trees(self, batch: Batch, seqs: Sequence[int]) -> None:
+        """``decode`` for a batch made by ``add_tree``; on failure none of its nodes is pending."""
+        try:
+            self.decode(batch)
+        except BaseException:
+            for seq in seqs:
+                self._trees.undo(seq)
+            raise
+        for seq in seqs:
+            self._trees.confirm(seq)
+
+    def commit(self, seq: int, path: Sequence[int]) -> None:
+        """Make a path of the pending tree part of the text, and free all other nodes.
+
+        Args:
+            path: node indices from a root downwards, each the parent of the next; may be empty.
+
+        Raises:
+            TreeError: not such a path.
+            MemoryStateError: the sequence has no pending nodes.
+        """
+        with self.exclusive():
+            self._trees.commit(seq, path)
+
+    def discard(self, seq: int) -> None:
+        """Free all pending nodes of a sequence; without any it does nothing."""
+        with self.exclusive():
+            self._trees.discard(seq)
+
+    def is_pending(self, seq: int) -> bool:
+        """True while a sequence has nodes that were neither committed nor discarded."""
+        return self._trees.is_pending(seq)
+
+    def require_no_pending(self, verb: str, seq: int | None = None) -> None:
+        """Raise ``MemoryStateError`` if a sequence (or any, by default) has pending nodes."""
+        pending = self._trees.pending_sequences
+        if pending and (seq is None or seq in pending):
+            which = f"sequence {min(pending) if seq is None else seq} has"
+            raise MemoryStateError(
+                f"{which} pending tree nodes; commit or discard them before you {verb} it"
+            )
+
+    def forget_pending(self) -> None:
+        """Drop the bookkeeping of all pending nodes, whose cells are gone already."""
+        self._trees.forget()
+
+    # -- what came out
+
+    @property
+    def n_outputs(self) -> int:
+        """Rows of logits that the last pass left."""
+        return self._n_outputs
+
+    @property
+    def logits(self) -> Float32:
+        """Logits of the last pass, float32, shape (n_outputs, n_vocab): a copy."""
+        size = self._n_outputs * self.n_vocab
+        if size == 0:
+            return np.empty((0, self.n_vocab), dtype=np.float32)
+        buffer = ffi.buffer(self.logits_pointer(0), size * 4)
+        return np.frombuffer(buffer, dtype=np.float32).reshape(-1, self.n_vocab).copy()
+
+    def logits_pointer(self, row: int) -> Any:
+        """cdata ``float *`` to a row of logits, valid until the next pass.
+
+        Raises:
+            ContextError: the last pass left no such row.
+        """
+        if not 0 <= row < self._n_outputs:
+            raise ContextError(
+                f"row {row} of the logits was asked for, the last pass left {self._n_outputs}; "
+                "flag the tokens whose logits you want"
+            )
+        return lib.llama_get_logits(self.pointer) + row * self.n_vocab
+
+    def argmax(self) -> Int32:
+        """The likeliest token of each row of logits, int32, shape (n_outputs,)."""
+        tokens = np.empty(self._n_outputs, dtype=np.int32)
+        if self._n_outputs:
+            lib.treellama_argmax(
+                self.logits_pointer(0),
+                self._n_outputs,
+                self.n_vocab,
+                ffi.from_buffer("llama_token[]", tokens),
+            )
+        return tokens
+
+    def top_k(self, k: int) -> tuple[Int32, Float32]:
+        """The k likeliest tokens of each row, falling, and their log-probabilities.
+
+        Returns:
+            tokens int32 and logp float32 (natural logarithm, softmax at temperature 1), both of
+            shape (n_outputs, k).
+        """
+        if not 1 <= k <= self.n_vocab:
+            raise ContextError(f"k = {k} was asked for; allowed is 1 to {self.n_vocab}")
+        tokens = np.empty((self._n_outputs, k), dtype=np.int32)
+        logp = np.empty((self._n_outputs, k), dtype=np.float32)
+        if self._n_outputs:
+            lib.treellama_top_k(
+                self.logits_pointer(0),
+                self._n_outputs,
+                self.n_vocab,
+                k,
+                ffi.from_buffer("llama_token[]", tokens),
+                ffi.from_buffer("float[]", logp),
+            )
+        return tokens, logp
+
+    def embedding(self, row: int = -1) -> Float32:
+        """The hidden state behind an output, float32, shape (n_embd_out,): a copy.
+
+        Args:
+            row: index of a token of the last batch; -1 is the last output.
+
+        Raises:
+            ContextError: the context was not made with ``embeddings=True``, or no such row.
+        """
+        if not self.params.embeddings:
+            raise ContextError("make the context with embeddings=True to get hidden states")
+        pointer = ffi.NULL
+        if self._n_outputs and -1 <= row < self._n_outputs:
+            pointer = lib.llama_get_embeddings_ith(self.pointer, row)
+        if pointer == ffi.NULL:
+            drain_log()
+            raise ContextError(f"the last pass left no hidden state in row {row}")
+        n_embd = lib.llama_model_n_embd_out(self._model_owner.pointer)
+        return np.frombuffer(ffi.buffer(pointer, n_embd * 4), dtype=np.float32).copy()
+
+    @property
+    def n_reused_graphs(self) -> int:
+        """Passes that could use the graph of the pass before."""
+        return int(lib.llama_perf_context(self.pointer).n_reused)
+
+    # -- what batch_check asks
+
+    @property
+    def n_seq_ids(self) -> int:
+        """Sequence ids that may occur: those of trees are beyond the user's own."""
+        if self.kv_unified and self._trees.pending_sequences:
+            return MAX_SEQ_IDS
+        return self.n_seq_max
+
+    def position_ranges(self, seq_ids: Int32) -> tuple[Int32, Int32]:
+        """Smallest and largest position in the cache of each sequence, -1 where empty."""
+        return self.memory.ranges(seq_ids)
+
+    # -- making
+
+    def _make(self) -> Any:
+        params = self.params
+        n_threads = params.n_threads or default_n_threads()
+        native = ffi.new("struct llama_context_params *", lib.llama_context_default_params())
+        native.n_ctx = params.n_ctx
+        native.n_batch = params.n_batch
+        native.n_ubatch = min(params.n_ubatch, params.n_batch)
+        native.n_seq_max = params.n_seq_max
+        native.n_threads = n_threads
+        native.n_threads_batch = params.n_threads_batch or n_threads
+        native.type_k = _ggml_type(params.type_k)
+        native.type_v = _ggml_type(params.type_v)
+        native.flash_attn_type = _FLASH_ATTENTION[params.flash_attention]
+        native.kv_unified = params.kv_unified
+        native.offload_kqv = params.offload_kv
+        native.swa_full = params.swa_full
+        native.embeddings = params.embeddings
+        native.pooling_type = lib.LLAMA_POOLING_TYPE_NONE
+        native.rope_freq_base = params.rope_freq_base
+        native.rope_freq_scale = params.rope_freq_scale
+        native.abort_callback = ffi.addressof(lib, "treellama_abort_if")
+        native.abort_callback_data = self._abort_flag
+        drain_log()
+        probe = self.probe.pointer if self.probe else ffi.NULL
+        pointer = lib.treellama_context_init(self._model_owner.pointer, native, probe)
+        reasons = drain_log(errors_only=True)
+        if pointer == ffi.NULL:
+            why = "; ".join(reasons) or last_error() or "llama.cpp gives no reason"
+            raise ContextError(f"cannot make a context with {params}: {why}")
+        return pointer
+
+    def _read_sizes(self) -> None:
+        """llama.cpp rounds some sizes: these are the ones that hold."""
+        self.n_ctx = int(lib.llama_n_ctx(self.pointer))
+        self.n_batch = int(lib.llama_n_batch(self.pointer))
+        self.n_ubatch = int(lib.llama_n_ubatch(self.pointer))
+        self.n_seq_max = int(lib.llama_n_seq_max(self.pointer))
+        self.n_threads = int(lib.llama_n_threads(self.pointer))
+        self.kv_unified = self.params.kv_unified
+
+
+_FLASH_ATTENTION = {
+    None: lib.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    False: lib.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    True: lib.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+}
+
+
+def _ggml_type(name: str) -> int:
+    return int(getattr(lib, f"GGML_TYPE_{name.upper()}"))
+
+
+def _params_by_name(options: dict[str, Any]) -> ContextParams:
+    known = ContextParams.__dataclass_fields__
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ContextError(
+            f"a context has no parameter {', '.join(unknown)}; it has {', '.join(known)}"
+        )
+    return ContextParams(**options)
+
+
+def _token_array(tokens: Sequence[int] | Int32) -> Int32:
+    wide = np.asarray(tokens)
+    if wide.ndim != 1 or (wide.size and wide.dtype.kind not in "iu"):
+        raise BatchError(f"give integers of shape (n,), not {wide.dtype} of shape {wide.shape}")
+    limits = np.iinfo(np.int32)
+    if wide.size and (wide.min() < limits.min or wide.max() > limits.max):
+        raise BatchError("token ids and node indices must fit into 32 bits")
+    return wide.astype(np.int32)

@@ -1,0 +1,58 @@
+"""Whether a context fits into this machine's memory, asked before llama.cpp touches it.
+
+Linux hands out more memory than it has and kills the process that fills it, so a KV cache that
+is far too large would end the process instead of failing.
+"""
+
+from __future__ import annotations
+
+from pytreellama.core.model import Model
+from pytreellama.core.params import ContextParams
+from pytreellama.errors import ContextError
+from pytreellama.native import lib
+
+
+def kv_cache_bytes(model: Model, params: ContextParams) -> int:
+    """Bytes of the KV cache: an upper bound, as if no layer had a sliding window."""
+    n_ctx = params.n_ctx or model.n_ctx_train
+    head_size = _head_size(model)
+    values = model.n_head_kv * head_size
+    row = sum(
+        lib.ggml_row_size(getattr(lib, f"GGML_TYPE_{name.upper()}"), _padded(values, name))
+        for name in (params.type_k, params.type_v)
+    )
+    return n_ctx * model.n_layer * int(row)
+
+
+def require_memory_for(model: Model, params: ContextParams) -> None:
+    """Raise ``ContextError`` if the cache cannot fit into the memory that is available."""
+    if model.is_recurrent or (params.offload_kv and has_gpu()):
+        return
+    import psutil
+
+    needed, available = kv_cache_bytes(model, params), psutil.virtual_memory().available
+    if needed > available:
+        n_ctx = params.n_ctx or model.n_ctx_train
+        fits = int(n_ctx * available / needed * 0.9)
+        raise ContextError(
+            f"n_ctx = {n_ctx} needs {needed / 2**30:.1f} GiB for the KV cache, "
+            f"{available / 2**30:.1f} GiB are available; ask for at most about {fits}, or for "
+            "smaller type_k and type_v"
+        )
+
+
+def has_gpu() -> bool:
+    """True if this build sees a GPU with memory of its own."""
+    gpu = lib.GGML_BACKEND_DEVICE_TYPE_GPU
+    devices = map(lib.ggml_backend_dev_get, range(lib.ggml_backend_dev_count()))
+    return any(lib.ggml_backend_dev_type(device) == gpu for device in devices)
+
+
+def _head_size(model: Model) -> int:
+    stated = model.metadata.get(f"{model.architecture}.attention.key_length")
+    return int(stated) if stated else model.n_embd // max(model.n_head, 1)
+
+
+def _padded(n_values: int, type_name: str) -> int:
+    block = int(lib.ggml_blck_size(getattr(lib, f"GGML_TYPE_{type_name.upper()}")))
+    return -(-n_values // block) * block

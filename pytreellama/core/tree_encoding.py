@@ -1,0 +1,72 @@
+"""How the nodes of a tree are told apart in the KV cache: the seam between encodings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytreellama.core.batch import Batch
+from pytreellama.core.model import Model
+
+if TYPE_CHECKING:
+    from pytreellama.core.context import Context
+
+Int32 = NDArray[np.int32]
+
+
+class TreeEncoding(Enum):
+    """The ways to encode a tree in the cache; all mean the same.
+
+    SEQUENCES is stock llama.cpp's: one sequence id a leaf, and a node carries the ids of all the
+    leaves under it. At most 256 leaves over all sequences, and every leaf costs a copy of the
+    text's cell marks each step.
+    """
+
+    SEQUENCES = "sequences"
+
+
+class TreeEncoder(Protocol):
+    """Keeps the pending trees of a context. One encoding is one implementation."""
+
+    @property
+    def pending_sequences(self) -> frozenset[int]:
+        """Sequences that have pending nodes."""
+        ...
+
+    def is_pending(self, seq: int) -> bool: ...
+
+    def n_past(self, seq: int) -> int:
+        """The position after the committed text of a sequence with pending nodes."""
+        ...
+
+    def place(self, batch: Batch, seq: int, tokens: Int32, parents: Int32) -> slice:
+        """Append nodes to a batch, and prepare the cache; parents count pending nodes first."""
+        ...
+
+    def confirm(self, seq: int) -> None:
+        """The nodes placed last have been decoded."""
+        ...
+
+    def undo(self, seq: int) -> None:
+        """The nodes placed last have failed: leave no trace of them."""
+        ...
+
+    def commit(self, seq: int, path: Sequence[int]) -> None: ...
+
+    def discard(self, seq: int) -> None: ...
+
+    def forget(self) -> None:
+        """The whole cache was cleared."""
+        ...
+
+
+def make_encoder(encoding: TreeEncoding, context: Context, model: Model) -> TreeEncoder:
+    """The encoder of a context."""
+    from pytreellama.core.sequence_trees import SequenceTrees
+
+    encoders = {TreeEncoding.SEQUENCES: SequenceTrees}
+    return encoders[encoding](context, model)

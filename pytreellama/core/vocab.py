@@ -1,0 +1,231 @@
+"""Vocab: text to tokens and back, and the tokens that mean something special."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytreellama.core.handle import Handle
+from pytreellama.errors import VocabError
+from pytreellama.native import ffi, last_error, lib
+
+Tokens = Sequence[int] | NDArray[np.int32]
+
+
+class Vocab:
+    """The vocabulary of a model. Made by ``Model``; raises once the model is closed."""
+
+    def __init__(self, model: Handle) -> None:
+        self._model = model
+        pointer = self.pointer
+        self.n_tokens: int = lib.llama_vocab_n_tokens(pointer)
+        self.has_text: bool = lib.llama_vocab_type(pointer) != lib.LLAMA_VOCAB_TYPE_NONE
+        self._is_spm: bool = lib.llama_vocab_type(pointer) == lib.LLAMA_VOCAB_TYPE_SPM
+
+    @property
+    def pointer(self) -> Any:
+        """cdata ``const struct llama_vocab *``; valid while the model is open."""
+        return lib.llama_model_get_vocab(self._model.pointer)
+
+    @property
+    def owner(self) -> Handle:
+        """The native model that holds this vocabulary; share it to keep the pointer valid."""
+        return self._model
+
+    def __len__(self) -> int:
+        return self.n_tokens
+
+    def __repr__(self) -> str:
+        return f"<Vocab of {self.n_tokens} tokens>"
+
+    @property
+    def bos(self) -> int | None:
+        """The token that begins a text, if the model has one."""
+        return _token_or_none(lib.llama_vocab_bos(self.pointer))
+
+    @property
+    def eos(self) -> int | None:
+        """The token that ends a text, if the model has one."""
+        return _token_or_none(lib.llama_vocab_eos(self.pointer))
+
+    @property
+    def eot(self) -> int | None:
+        """The token that ends a turn of a chat, if the model has one."""
+        return _token_or_none(lib.llama_vocab_eot(self.pointer))
+
+    @property
+    def newline(self) -> int | None:
+        """The token of a line break, if there is one."""
+        return _token_or_none(lib.llama_vocab_nl(self.pointer))
+
+    @property
+    def adds_bos(self) -> bool:
+        """True if ``encode`` puts the BOS token in front."""
+        return bool(lib.llama_vocab_get_add_bos(self.pointer))
+
+    @cached_property
+    def eog_tokens(self) -> frozenset[int]:
+        """All tokens that end a generation (end of text, of turn, of message)."""
+        pointer = self.pointer
+        is_eog = lib.llama_vocab_is_eog
+        return frozenset(token for token in range(self.n_tokens) if is_eog(pointer, token))
+
+    @cached_property
+    def pieces(self) -> list[bytes]:
+        """The bytes of every token, special tokens written out; computed once."""
+        return self._pieces(np.arange(self.n_tokens, dtype=np.int32), special=True)
+
+    def is_control(self, token: int) -> bool:
+        """True for tokens that steer and are not text, such as ``<|im_start|>``."""
+        return bool(lib.llama_vocab_is_control(self.pointer, self._checked([token])[0]))
+
+    def encode(
+        self, text: str | bytes, *, add_special: bool = True, parse_special: bool = False
+    ) -> list[int]:
+        """Tokens of a text.
+
+        Args:
+            text: text, or UTF-8 bytes. NUL is a character like any other.
+            add_special: add BOS and EOS where the model was trained with them.
+            parse_special: read the names of special tokens, such as ``<|im_end|>``, as these
+                tokens and not as text. For prompts that a template wrote, not for a user's words.
+
+        Raises:
+            VocabError: the text is not valid UTF-8, or the model has no tokenizer.
+        """
+        self._require_text("encode")
+        data = _utf8(text)
+        capacity = len(data) + 8
+        failed = ffi.new("bool *")
+        while True:
+            tokens = np.empty(capacity, dtype=np.int32)
+            count = lib.treellama_tokenize(
+                self.pointer,
+                data,
+                len(data),
+                ffi.from_buffer("llama_token[]", tokens),
+                capacity,
+                add_special,
+                parse_special,
+                failed,
+            )
+            if failed[0]:
+                raise VocabError(f"llama.cpp cannot tokenize this text: {last_error()}")
+            if count >= 0:
+                return tokens[:count].tolist()
+            capacity = -count
+
+    def decode(self, tokens: Tokens, *, special: bool = False) -> str:
+        """The text of tokens; bytes that are not UTF-8 become U+FFFD.
+
+        The space that sentencepiece vocabularies put before a text's first word is taken off
+        again, so that ``decode(encode(text))`` is ``text``.
+
+        Args:
+            tokens: ids, each in [0, n_tokens).
+            special: write the names of control tokens out instead of leaving them out.
+
+        Raises:
+            VocabError: an id out of range, or a model without a tokenizer.
+        """
+        text = self.decode_bytes(tokens, special=special).decode("utf-8", "replace")
+        return text[1:] if self._adds_space_prefix and text.startswith(" ") else text
+
+    def decode_bytes(self, tokens: Tokens, *, special: bool = False) -> bytes:
+        """The bytes of tokens, put together as they are. Arguments and errors as ``decode``."""
+        return b"".join(self._pieces(self._checked(tokens), special))
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of one token. Arguments and errors as ``decode``."""
+        return self.decode_bytes([token], special=special)
+
+    @cached_property
+    def _adds_space_prefix(self) -> bool:
+        # sentencepiece marks words by a space in front, and so the first word as well
+        return self._is_spm and self._pieces_start_with_space()
+
+    def _pieces_start_with_space(self) -> bool:
+        tokens = self.encode("a", add_special=False)
+        return self.decode_bytes(tokens).startswith(b" ")
+
+    def _pieces(self, tokens: NDArray[np.int32], special: bool) -> list[bytes]:
+        self._require_text("decode")
+        offsets = np.empty(len(tokens) + 1, dtype=np.int64)
+        size = 16 * len(tokens) + 64
+        while True:
+            buffer = ffi.new("char[]", size)
+            n_bytes = lib.treellama_pieces(
+                self.pointer,
+                ffi.from_buffer("llama_token[]", tokens),
+                len(tokens),
+                special,
+                buffer,
+                size,
+                ffi.from_buffer("int64_t[]", offsets),
+            )
+            if n_bytes < 0:
+                raise VocabError(f"llama.cpp cannot decode these tokens: {last_error()}")
+            if n_bytes <= size:
+                break
+            size = n_bytes
+        data = bytes(ffi.buffer(buffer, n_bytes))
+        bounds = offsets.tolist()
+        return [data[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+
+    def _checked(self, tokens: Tokens) -> NDArray[np.int32]:
+        wide = np.asarray(tokens, dtype=np.int64).reshape(-1)
+        wrong = (wide < 0) | (wide >= self.n_tokens)
+        if wrong.any():
+            raise VocabError(
+                f"token id {int(wide[wrong][0])} is not in this vocabulary; "
+                f"ids are from 0 to {self.n_tokens - 1}"
+            )
+        return wide.astype(np.int32)
+
+    def _require_text(self, verb: str) -> None:
+        if not self.has_text:
+            raise VocabError(f"this model file has no tokenizer, so it cannot {verb} text; use ids")
+
+
+class Detokenizer:
+    """Turns tokens into text as they come, and never splits a UTF-8 character.
+
+    Args:
+        vocab: the vocabulary of the tokens.
+        special: write the names of control tokens out.
+    """
+
+    def __init__(self, vocab: Vocab, *, special: bool = False) -> None:
+        self._vocab = vocab
+        self._special = special
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def add(self, tokens: Iterable[int]) -> str:
+        """The text that these tokens complete; bytes of an unfinished character wait."""
+        data = self._vocab.decode_bytes(list(tokens), special=self._special)
+        return self._decoder.decode(data)
+
+    def finish(self) -> str:
+        """What is still waiting, as U+FFFD if it never became a character."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _utf8(text: str | bytes) -> bytes:
+    try:
+        if isinstance(text, str):
+            return text.encode("utf-8")
+        text.decode("utf-8")
+        return text
+    except UnicodeError as error:
+        raise VocabError(
+            f"the text is not valid UTF-8 ({error}); decode it first with the right encoding"
+        ) from error
+
+
+def _token_or_none(token: int) -> int | None:
+    return token if token >= 0 else None

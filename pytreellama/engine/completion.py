@@ -1,0 +1,110 @@
+"""What a generation gives back: chunks while it runs, a completion with statistics at the end."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from pytreellama.tree import TokenTree
+
+FinishReason = Literal["stop", "length", "context"]
+"""``stop``: an end token or a stop string; ``length``: max_tokens; ``context``: no room left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One verified tree, for whoever watches (``on_step``).
+
+    Attributes:
+        index: which prompt of the call it belongs to.
+        tree: node 0 is the text's last token, the drafted nodes are below it.
+        path: accepted nodes, node 0 included.
+        tokens: what the step added to the text, one for each node of the path.
+    """
+
+    index: int
+    tree: TokenTree
+    path: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Stats:
+    """Where a generation's time went, and what its trees brought. Seconds; counts of tokens.
+
+    A pass that served several sequences is charged to each by its share of the nodes.
+    """
+
+    n_prompt: int = 0
+    n_tokens: int = 0
+    n_steps: int = 0
+    n_drafted: int = 0
+    n_accepted: int = 0
+    prefill_s: float = 0.0
+    draft_s: float = 0.0
+    target_s: float = 0.0
+    verify_s: float = 0.0
+    total_s: float = 0.0
+    tree_sizes: list[int] = field(default_factory=list)
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens that one pass of the target brought, its own included: 1.0 is plain decoding."""
+        return self.n_tokens / self.n_steps if self.n_steps else 0.0
+
+    @property
+    def decode_s(self) -> float:
+        """Seconds from the end of prefill to the last token."""
+        return max(self.total_s - self.prefill_s, 0.0)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens a second, prefill left out."""
+        return self.n_tokens / self.decode_s if self.decode_s else 0.0
+
+    @property
+    def overhead_s(self) -> float:
+        """Seconds that went neither into passes nor into drafting and verifying."""
+        known = self.prefill_s + self.draft_s + self.target_s + self.verify_s
+        return max(self.total_s - known, 0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields and rates, for JSON."""
+        rates = ("tokens_per_step", "tokens_per_s", "decode_s", "overhead_s")
+        return asdict(self) | {name: getattr(self, name) for name in rates}
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of text that is certain, as ``Engine.stream`` yields it.
+
+    Attributes:
+        text: new text; may be empty in the last chunk.
+        tokens: the tokens behind it; text may lag behind tokens by an unfinished character.
+        finish_reason: None until the last chunk.
+        stats: the whole generation's, in the last chunk only.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason | None = None
+    stats: Stats | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished generation.
+
+    Attributes:
+        text: the continuation, without the prompt, end tokens and stop strings.
+        tokens: its tokens, end tokens left out.
+        finish_reason: why it ended.
+        seed: what the sampler was seeded with; the same seed gives the same text.
+        stats: see ``Stats``.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason
+    seed: int
+    stats: Stats

@@ -1,0 +1,230 @@
+"""Scheduler: who runs next, and one pass over the trees of all who run."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from pytreellama.core.batch import Batch
+from pytreellama.core.context import Context
+from pytreellama.engine.completion import Step
+from pytreellama.engine.sequence import Sequence
+from pytreellama.errors import DraftError, RequestError
+from pytreellama.tree import TokenTree
+from pytreellama.verify import Verdict, match, match_greedy
+
+OnStep = Callable[[Step], None]
+OnPrefill = Callable[[float], None]
+
+
+class Scheduler:
+    """Runs sequences on a context: each step is one pass over all their trees.
+
+    A sequence is admitted once a sequence id is free and the cache has room for its prompt, its
+    answer and its trees, so a running sequence never finds the cache full.
+
+    Args:
+        context: the target; its sequences belong to the scheduler.
+        n_draft: most drafted nodes of a tree.
+        on_step: told of every verified tree.
+        on_prefill: told of the share of a prompt that is in the cache.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        n_draft: int,
+        on_step: OnStep | None = None,
+        on_prefill: OnPrefill | None = None,
+    ) -> None:
+        self._context = context
+        self._n_draft = n_draft
+        self._on_step = on_step
+        self._on_prefill = on_prefill
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._batch = Batch(context.n_batch)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._waiting and not self._running
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence.
+
+        Raises:
+            RequestError: its prompt leaves no room for a single token.
+        """
+        n_prompt, n_ctx = len(sequence.request.prompt), self._context.n_ctx
+        if n_prompt >= n_ctx:
+            raise RequestError(
+                f"the prompt has {n_prompt} tokens, and the context of {n_ctx} must hold it and "
+                "the answer; shorten it, or make the engine with a larger n_ctx"
+            )
+        self._waiting.append(sequence)
+
+    def step(self) -> list[Sequence]:
+        """One pass; returns the sequences that wrote something, finished ones included."""
+        self._admit()
+        for sequence in [s for s in self._running if self._n_cells_left(s) < 1]:
+            sequence.finish("context")
+        ready = [s for s in self._running if not s.is_finished]
+        if ready:
+            self._advance(ready)
+        stepped, self._running = self._running, [s for s in self._running if not s.is_finished]
+        for sequence in stepped:
+            if sequence.is_finished:
+                self._release(sequence)
+        return stepped
+
+    def cancel_all(self) -> None:
+        """Free what all sequences hold; none of them finishes."""
+        self._waiting.clear()
+        for sequence in self._running:
+            self._release(sequence)
+        self._running.clear()
+
+    # -- admission
+
+    def _admit(self) -> None:
+        while self._waiting and self._has_room(self._waiting[0]):
+            sequence = self._waiting.popleft()
+            sequence.seq_id = self._context.new_sequence()
+            self._running.append(sequence)
+            self._prefill(sequence)
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        if not self._running:
+            return True
+        if len(self._running) >= self._context.n_seq_max:
+            return False
+        return sum(map(self._reserved, [*self._running, sequence])) <= self._context.n_ctx
+
+    def _reserved(self, sequence: Sequence) -> int:
+        request = sequence.request
+        return len(request.prompt) + request.max_tokens + self._n_draft
+
+    def _prefill(self, sequence: Sequence) -> None:
+        """All of the prompt but its last token, which is the first tree's root.
+
+        One sequence alone in a pass, cut at multiples of n_ubatch: what a prompt's keys and
+        values come out as then depends on the prompt and on nothing beside it.
+        """
+        started_s = time.perf_counter()
+        prompt = np.array(sequence.request.prompt, dtype=np.int32)
+        body = prompt[:-1]
+        for begin in range(0, len(body), self._context.n_ubatch):
+            part = body[begin : begin + self._context.n_ubatch]
+            self._context.prefill(part, sequence.seq_id)
+            if self._on_prefill is not None:
+                self._on_prefill((begin + len(part)) / len(body))
+        sequence.sampler.accept_prompt(prompt)
+        sequence.stats.prefill_s += time.perf_counter() - started_s
+        started_s = time.perf_counter()
+        sequence.drafter.observe(prompt)
+        sequence.stats.draft_s += time.perf_counter() - started_s
+
+    def _release(self, sequence: Sequence) -> None:
+        if sequence.seq_id is not None:
+            self._context.free_sequence(sequence.seq_id)
+            sequence.seq_id = None
+        sequence.sampler.close()
+
+    # -- one step
+
+    def _advance(self, sequences: list[Sequence]) -> None:
+        trees = [self._draft(sequence, len(sequences)) for sequence in sequences]
+        places = self._pass(sequences, trees)
+        greedy_rows = self._greedy_rows(sequences)
+        for sequence, tree, place in zip(sequences, trees, places, strict=True):
+            self._verify(sequence, tree, place, greedy_rows)
+
+    def _draft(self, sequence: Sequence, n_running: int) -> TokenTree:
+        started_s = time.perf_counter()
+        room = min(
+            self._n_draft,
+            self._n_cells_left(sequence) - 1,
+            self._batch.capacity // n_running - 1,
+        )
+        # the last token that may be written needs no node: nothing is drawn after it
+        useful = room if sequence.n_left > 1 else 0
+        drafted = sequence.drafter.propose(max(useful, 0))
+        self._check_draft(drafted, sequence)
+        tree = drafted.with_root(sequence.last_token)
+        sequence.stats.draft_s += time.perf_counter() - started_s
+        return tree
+
+    def _check_draft(self, tree: TokenTree, sequence: Sequence) -> None:
+        if len(tree) and int(tree.tokens.max()) >= self._context.n_vocab:
+            raise DraftError(
+                f"the drafter {sequence.drafter.name!r} proposed token {int(tree.tokens.max())}, "
+                f"but the vocabulary ends at {self._context.n_vocab - 1}"
+            )
+
+    def _pass(self, sequences: list[Sequence], trees: list[TokenTree]) -> list[slice]:
+        started_s = time.perf_counter()
+        batch, places = self._batch, []
+        batch.clear()
+        seq_ids = [_id_of(sequence) for sequence in sequences]
+        for seq_id, tree in zip(seq_ids, trees, strict=True):
+            places.append(self._context.add_tree(batch, seq_id, tree))
+        self._context.decode_trees(batch, seq_ids)
+        spent_s = time.perf_counter() - started_s
+        for sequence, tree in zip(sequences, trees, strict=True):
+            sequence.stats.target_s += spent_s * len(tree) / len(batch)
+        return places
+
+    def _greedy_rows(self, sequences: list[Sequence]) -> np.ndarray | None:
+        return self._context.argmax() if any(s.request.sampling.is_greedy for s in sequences) else None
+
+    def _verify(
+        self, sequence: Sequence, tree: TokenTree, place: slice, greedy_rows: np.ndarray | None
+    ) -> None:
+        started_s = time.perf_counter()
+        verdict = self._match(sequence, tree, place, greedy_rows)
+        self._context.commit(_id_of(sequence), verdict.path)
+        self._count(sequence, tree, verdict)
+        sequence.stats.verify_s += time.perf_counter() - started_s
+        started_s = time.perf_counter()
+        sequence.drafter.observe(verdict.tokens)
+        sequence.stats.draft_s += time.perf_counter() - started_s
+        sequence.accept(verdict.tokens)
+        if self._on_step is not None:
+            self._on_step(Step(sequence.index, tree, verdict.path, verdict.tokens))
+
+    def _match(
+        self, sequence: Sequence, tree: TokenTree, place: slice, greedy_rows: np.ndarray | None
+    ) -> Verdict:
+        n_drawn = 0
+
+        def stop(token: int) -> bool:
+            nonlocal n_drawn
+            n_drawn += 1
+            return sequence.ends_at(token, n_drawn)
+
+        if sequence.request.sampling.is_greedy and greedy_rows is not None:
+            return match_greedy(tree, greedy_rows[place], stop)
+        return match(
+            tree, lambda node: sequence.sampler.sample(self._context, place.start + node), stop
+        )
+
+    def _count(self, sequence: Sequence, tree: TokenTree, verdict: Verdict) -> None:
+        stats = sequence.stats
+        stats.n_steps += 1
+        stats.n_drafted += len(tree) - 1
+        stats.n_accepted += verdict.n_accepted
+        stats.tree_sizes.append(len(tree))
+
+    def _n_cells_left(self, sequence: Sequence) -> int:
+        """Cells for this sequence's next tree."""
+        others = [s for s in self._running if s is not sequence and not s.is_finished]
+        used = self._context.n_past(_id_of(sequence))
+        return self._context.n_ctx - used - sum(map(self._reserved, others))
+
+
+def _id_of(sequence: Sequence) -> int:
+    assert sequence.seq_id is not None
+    return sequence.seq_id

@@ -1,0 +1,70 @@
+"""Every exception that pytreellama raises on purpose, under one base.
+
+A message says what was asked, what is allowed and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class PyTreeLlamaError(Exception):
+    """Base of all errors raised by pytreellama."""
+
+
+class NativeLibraryError(PyTreeLlamaError, ImportError):
+    """The compiled part is missing, or was built for another machine."""
+
+
+class ModelLoadError(PyTreeLlamaError):
+    """A model file is missing, damaged, unsupported, or cannot be fetched."""
+
+
+class QuantizeError(PyTreeLlamaError):
+    """A model file could not be requantised."""
+
+
+class VocabError(PyTreeLlamaError, ValueError):
+    """A text or token id that the vocabulary does not know."""
+
+
+class ChatTemplateError(PyTreeLlamaError, ValueError):
+    """The model has no chat template, or the template refuses the messages."""
+
+
+class ContextError(PyTreeLlamaError):
+    """A context could not be made, was closed, or is used by two threads at once."""
+
+
+class BatchError(PyTreeLlamaError, ValueError):
+    """A batch that llama.cpp must not see: ids, positions or sizes out of range."""
+
+
+class CacheFullError(PyTreeLlamaError):
+    """No room in the KV cache for the batch; the cache is as it was before the call."""
+
+
+class DecodeError(PyTreeLlamaError):
+    """The backend failed, or was told to abort, in the middle of a decode."""
+
+
+class MemoryStateError(PyTreeLlamaError, ValueError):
+    """An operation on the KV cache that this model, cache or state does not allow."""
+
+
+class SamplerError(PyTreeLlamaError, ValueError):
+    """A sampling parameter out of range, or a sampler that cannot choose any token."""
+
+
+class GrammarError(SamplerError):
+    """A grammar or JSON schema that cannot be parsed or cannot be satisfied."""
+
+
+class TreeError(PyTreeLlamaError, ValueError):
+    """Tokens and parents that do not make a valid token tree."""
+
+
+class DraftError(PyTreeLlamaError):
+    """A drafter that is unknown, or that proposed something invalid."""
+
+
+class RequestError(PyTreeLlamaError, ValueError):
+    """A generation request that cannot be served: prompt too long, bad option."""

@@ -1,0 +1,99 @@
+/* llama.h: contexts */
+
+enum llama_flash_attn_type {
+    LLAMA_FLASH_ATTN_TYPE_AUTO,
+    LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    LLAMA_FLASH_ATTN_TYPE_ENABLED,
+};
+
+enum llama_pooling_type {
+    LLAMA_POOLING_TYPE_UNSPECIFIED,
+    LLAMA_POOLING_TYPE_NONE,
+    LLAMA_POOLING_TYPE_MEAN,
+    LLAMA_POOLING_TYPE_CLS,
+    LLAMA_POOLING_TYPE_LAST,
+    ...
+};
+
+struct llama_context_params {
+    uint32_t n_ctx;
+    uint32_t n_batch;
+    uint32_t n_ubatch;
+    uint32_t n_seq_max;
+    int32_t  n_threads;
+    int32_t  n_threads_batch;
+    enum llama_pooling_type    pooling_type;
+    enum llama_flash_attn_type flash_attn_type;
+    float    rope_freq_base;
+    float    rope_freq_scale;
+    enum ggml_type type_k;
+    enum ggml_type type_v;
+    ggml_abort_callback abort_callback;
+    void *              abort_callback_data;
+    bool embeddings;
+    bool offload_kqv;
+    bool no_perf;
+    bool swa_full;
+    bool kv_unified;
+    ...;
+};
+
+struct llama_context_params llama_context_default_params(void);
+void llama_free(struct llama_context * ctx);
+
+uint32_t llama_n_ctx    (const struct llama_context * ctx);
+uint32_t llama_n_ctx_seq(const struct llama_context * ctx);
+uint32_t llama_n_batch  (const struct llama_context * ctx);
+uint32_t llama_n_ubatch (const struct llama_context * ctx);
+uint32_t llama_n_seq_max(const struct llama_context * ctx);
+
+enum llama_pooling_type llama_pooling_type(const struct llama_context * ctx);
+
+void    llama_set_n_threads    (struct llama_context * ctx, int32_t n_threads, int32_t n_threads_batch);
+int32_t llama_n_threads        (struct llama_context * ctx);
+int32_t llama_n_threads_batch  (struct llama_context * ctx);
+
+typedef struct llama_batch {
+    int32_t n_tokens;
+
+    llama_token  *  token;
+    float        *  embd;
+    llama_pos    *  pos;
+    int32_t      *  n_seq_id;
+    llama_seq_id ** seq_id;
+    int8_t       *  logits;
+} llama_batch;
+
+float * llama_get_logits        (struct llama_context * ctx);
+float * llama_get_embeddings_ith(struct llama_context * ctx, int32_t i);
+float * llama_get_embeddings_seq(struct llama_context * ctx, llama_seq_id seq_id);
+
+typedef struct llama_memory_i * llama_memory_t;
+llama_memory_t llama_get_memory(const struct llama_context * ctx);
+bool           llama_memory_can_shift(llama_memory_t mem);
+
+struct llama_perf_context_data {
+    int32_t n_reused;
+    ...;
+};
+struct llama_perf_context_data llama_perf_context(const struct llama_context * ctx);
+
+/* treellama.h: statuses, contexts, decode */
+
+#define TREELLAMA_EXCEPTION ...
+#define TREELLAMA_NO_CANDIDATE ...
+
+const char * treellama_last_error(void);
+
+void    treellama_log_collect(void);
+int32_t treellama_log_pending(void);
+int32_t treellama_log_next(int32_t * level, char * buf, int32_t size);
+
+struct treellama_probe;
+
+struct llama_context * treellama_context_init(
+    struct llama_model * model, const struct llama_context_params * params, struct treellama_probe * probe);
+
+bool treellama_abort_if(void * flag);
+
+int32_t treellama_decode(struct llama_context * ctx, const struct llama_batch * batch);

@@ -1,0 +1,45 @@
+"""llama.cpp's log, handed to ``logging`` under ``pytreellama.native``; quiet by default."""
+
+from __future__ import annotations
+
+import logging
+
+from pytreellama.native.library import ffi, lib
+
+logger = logging.getLogger("pytreellama.native")
+logger.addHandler(logging.NullHandler())
+
+_LINE_BYTES = 4096
+
+# ggml_log_level: NONE, DEBUG, INFO, WARN, ERROR. llama.cpp's INFO is what others call debug.
+_LEVELS = (logging.DEBUG, logging.DEBUG, logging.DEBUG, logging.INFO, logging.ERROR)
+
+
+def start_log() -> None:
+    """Collect llama.cpp's log from now on instead of letting it print to stderr."""
+    lib.treellama_log_collect()
+
+
+def drain_log(errors_only: bool = False) -> list[str]:
+    """Forward the waiting lines to ``logging`` and return them, oldest first.
+
+    Args:
+        errors_only: return only warnings and errors (all lines are forwarded either way).
+    """
+    if lib.treellama_log_pending() == 0:
+        return []
+    level, buffer = ffi.new("int32_t *"), ffi.new("char[]", _LINE_BYTES)
+    lines = []
+    while (n_bytes := lib.treellama_log_next(level, buffer, _LINE_BYTES)) >= 0:
+        text = bytes(ffi.buffer(buffer, n_bytes)).decode("utf-8", "replace").rstrip()
+        severity = _LEVELS[level[0]] if 0 <= level[0] < len(_LEVELS) else logging.DEBUG
+        logger.log(min(severity, logging.WARNING), "%s", text)
+        if text and (severity >= logging.INFO or not errors_only):
+            lines.append(text)
+    return lines
+
+
+def last_error() -> str:
+    """The message of this thread's last failed call into the bridge; empty if there is none."""
+    text: bytes = ffi.string(lib.treellama_last_error())
+    return text.decode("utf-8", "replace")

@@ -1,0 +1,77 @@
+"""Fixtures and hypothesis profiles for the whole suite."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import tiny_models
+from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from pytreellama import Model
+
+_SLOW_MACHINE = (HealthCheck.too_slow, HealthCheck.data_too_large)
+
+settings.register_profile(
+    "ci", max_examples=50, derandomize=True, deadline=None, suppress_health_check=_SLOW_MACHINE
+)
+settings.register_profile(
+    "thorough", max_examples=2000, deadline=None, suppress_health_check=_SLOW_MACHINE
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session")
+def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the session's model files are written."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_path(model_directory: Path) -> Callable[..., Path]:
+    """Writes a tiny random model once a session: ``tiny_model_path(kind, **options)``."""
+
+    def write(kind: str, **options: object) -> Path:
+        return tiny_models.tiny_model(kind, model_directory, **options)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_model_path: Callable[..., Path]) -> Iterator[Callable[..., Model]]:
+    """Loads a tiny random model once a session: ``tiny_model(kind, **options)``."""
+    from pytreellama import Model
+
+    models: dict[Path, Model] = {}
+
+    def load(kind: str, **options: object) -> Model:
+        path = tiny_model_path(kind, **options)
+        if path not in models:
+            models[path] = Model(path)
+        return models[path]
+
+    yield load
+    for model in models.values():
+        model.close()
+
+
+@pytest.fixture(scope="session")
+def default_model() -> Iterator[Model]:
+    """The model that comes by itself, Q4_1."""
+    from pytreellama import Model
+
+    with Model.default() as model:
+        yield model
+
+
+@pytest.fixture(scope="session")
+def default_model_f16(default_model: Model, model_directory: Path) -> Iterator[Model]:
+    """The default model requantised to F16, on which kernels differ least."""
+    from pytreellama import Model, quantize
+
+    with Model(quantize(default_model.path, model_directory / "f16.gguf", "F16")) as model:
+        yield model

@@ -1,0 +1,257 @@
+// contexts: decode, memory, state, and the probe that tells which mask attention used
+
+#include "treellama-impl.h"
+
+#include "llama-context.h"
+#include "llama-kv-cache.h"
+#include "llama-kv-cache-iswa.h"
+
+#include <cstring>
+#include <map>
+#include <vector>
+
+//
+// probe
+//
+
+struct treellama_probe {
+    struct record {
+        bool is_swa;
+
+        int32_t n_kv;
+        int32_t n_tokens;
+        int32_t n_streams;
+
+        std::vector<float> data;
+    };
+
+    std::vector<record> records;
+
+    // the attention op that showed each mask first: when it comes by again, a new micro-batch has begun
+    std::map<std::string, std::string> first_op;
+};
+
+static const ggml_tensor * attention_mask(const ggml_tensor * op) {
+    switch (op->op) {
+        case GGML_OP_FLASH_ATTN_EXT: return op->src[3];
+        case GGML_OP_SOFT_MAX:       return op->src[1];
+        default:                     return nullptr;
+    }
+}
+
+// the mask is read after its op has run, from wherever the backend keeps it
+static std::vector<float> read_floats(const ggml_tensor * tensor) {
+    std::vector<float> res(ggml_nelements(tensor));
+
+    if (tensor->type == GGML_TYPE_F16) {
+        std::vector<ggml_fp16_t> half(res.size());
+        ggml_backend_tensor_get(tensor, half.data(), 0, ggml_nbytes(tensor));
+        ggml_fp16_to_fp32_row(half.data(), res.data(), (int64_t) res.size());
+    } else {
+        ggml_backend_tensor_get(tensor, res.data(), 0, ggml_nbytes(tensor));
+    }
+
+    return res;
+}
+
+static bool probe_eval(ggml_tensor * op, bool ask, void * user_data) {
+    auto * probe = (treellama_probe *) user_data;
+
+    // a mask that was copied to another device keeps its name as a part of the copy's
+    const ggml_tensor * mask = attention_mask(op);
+    if (!mask || !strstr(mask->name, "attn_inp_kq_mask")) {
+        return false;
+    }
+
+    const auto it = probe->first_op.emplace(mask->name, op->name).first;
+    if (it->second != op->name) {
+        return false;
+    }
+
+    if (!ask) {
+        probe->records.push_back({
+            /*.is_swa    =*/ strstr(mask->name, "attn_inp_kq_mask_swa") != nullptr,
+            /*.n_kv      =*/ (int32_t) mask->ne[0],
+            /*.n_tokens  =*/ (int32_t) mask->ne[1],
+            /*.n_streams =*/ (int32_t) mask->ne[3],
+            /*.data      =*/ read_floats(mask),
+        });
+    }
+
+    return true;
+}
+
+treellama_probe * treellama_probe_new(void) {
+    return new treellama_probe();
+}
+
+void treellama_probe_free(treellama_probe * probe) {
+    delete probe;
+}
+
+void treellama_probe_reset(treellama_probe * probe) {
+    probe->records.clear();
+    probe->first_op.clear();
+}
+
+int32_t treellama_probe_count(const treellama_probe * probe) {
+    return (int32_t) probe->records.size();
+}
+
+int32_t treellama_probe_read(
+        const treellama_probe * probe, int32_t i,
+        bool * is_swa, int32_t * n_kv, int32_t * n_tokens, int32_t * n_streams, float * data) {
+    if (i < 0 || i >= (int32_t) probe->records.size()) {
+        return -1;
+    }
+
+    const auto & record = probe->records[i];
+
+    *is_swa    = record.is_swa;
+    *n_kv      = record.n_kv;
+    *n_tokens  = record.n_tokens;
+    *n_streams = record.n_streams;
+
+    if (data) {
+        memcpy(data, record.data.data(), record.data.size()*sizeof(float));
+    }
+
+    return 0;
+}
+
+static const llama_kv_cache * find_cache(const llama_context * ctx, bool swa) {
+    auto * memory = ctx->get_memory();
+
+    if (auto * iswa = dynamic_cast<llama_kv_cache_iswa *>(memory)) {
+        return swa ? iswa->get_swa() : iswa->get_base();
+    }
+
+    return swa ? nullptr : dynamic_cast<llama_kv_cache *>(memory);
+}
+
+int32_t treellama_cells(llama_context * ctx, bool swa, llama_seq_id seq_id, llama_pos * pos, uint32_t * seqs) {
+    const auto * cache = find_cache(ctx, swa);
+    if (!cache) {
+        return -1;
+    }
+
+    const auto & cells = cache->get_cells(seq_id);
+
+    for (uint32_t i = 0; pos && i < cells.size(); ++i) {
+        pos[i] = cells.is_empty(i) ? -1 : cells.pos_get(i);
+    }
+
+    constexpr uint32_t n_words = 256/32;
+    for (uint32_t i = 0; seqs && i < cells.size(); ++i) {
+        memset(seqs + i*n_words, 0, n_words*sizeof(uint32_t));
+        for (llama_seq_id s = 0; s < 256; ++s) {
+            if (cells.seq_has(i, s)) {
+                seqs[i*n_words + s/32] |= 1u << (s%32);
+            }
+        }
+    }
+
+    return (int32_t) cells.size();
+}
+
+//
+// context
+//
+
+bool treellama_abort_if(void * flag) {
+    return *(volatile int32_t *) flag != 0;
+}
+
+llama_context * treellama_context_init(llama_model * model, const llama_context_params * params, treellama_probe * probe) {
+    return treellama_guard((llama_context *) nullptr, [&] {
+        llama_context_params cparams = *params;
+        if (probe) {
+            cparams.cb_eval           = probe_eval;
+            cparams.cb_eval_user_data = probe;
+        }
+        return llama_init_from_model(model, cparams);
+    });
+}
+
+int32_t treellama_decode(llama_context * ctx, const llama_batch * batch) {
+    return treellama_guard(TREELLAMA_EXCEPTION, [&] { return llama_decode(ctx, *batch); });
+}
+
+//
+// memory
+//
+
+int32_t treellama_memory_clear(llama_context * ctx, bool data) {
+    return treellama_guard(TREELLAMA_EXCEPTION, [&] {
+        llama_memory_clear(llama_get_memory(ctx), data);
+        return 0;
+    });
+}
+
+int32_t treellama_memory_seq_rm(llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
+    return treellama_guard(TREELLAMA_EXCEPTION, [&] {
+        return llama_memory_seq_rm(llama_get_memory(ctx), seq_id, p0, p1) ? 0 : 1;
+    });
+}
+
+int32_t treellama_memory_seq_cp(llama_context * ctx, llama_seq_id src, llama_seq_id dst, llama_pos p0, llama_pos p1) {
+    return treellama_guard(TREELLAMA_EXCEPTION, [&] {
+        llama_memory_seq_cp(llama_get_memory(ctx), src, dst, p0, p1);
+        return 0;
+    });
+}
+
+int32_t treellama_memory_seq_keep(llama_context * ctx, llama_seq_id seq_id) {
+    return treellama_guard(TREELLAMA_EXCEPTION, [&] {
+        llama_memory_seq_keep(llama_get_memory(ctx), seq_id);
+        return 0;
+    });
+}
+
+int32_t treellama_memory_seq_add(llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos delta) {
+    return treellama_guard(TREELLAMA_EXCEPTION, [&] {
+        llama_memory_seq_add(llama_get_memory(ctx), seq_id, p0, p1, delta);
+        return 0;
+    });
+}
+
+int32_t treellama_memory_seq_div(llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1, int32_t d) {
+    return treellama_guard(TREELLAMA_EXCEPTION, [&] {
+        llama_memory_seq_div(llama_get_memory(ctx), seq_id, p0, p1, d);
+        return 0;
+    });
+}
+
+int32_t treellama_memory_ranges(
+        llama_context * ctx, const llama_seq_id * seq_ids, int32_t n_seqs, llama_pos * pos_min, llama_pos * pos_max) {
+    return treellama_guard(TREELLAMA_EXCEPTION, [&] {
+        llama_memory_t memory = llama_get_memory(ctx);
+        for (int32_t i = 0; i < n_seqs; ++i) {
+            pos_min[i] = llama_memory_seq_pos_min(memory, seq_ids[i]);
+            pos_max[i] = llama_memory_seq_pos_max(memory, seq_ids[i]);
+        }
+        return 0;
+    });
+}
+
+//
+// state
+//
+
+size_t treellama_state_size(llama_context * ctx, llama_seq_id seq_id) {
+    return treellama_guard((size_t) 0, [&] {
+        return seq_id < 0 ? llama_state_get_size(ctx) : llama_state_seq_get_size(ctx, seq_id);
+    });
+}
+
+size_t treellama_state_get(llama_context * ctx, llama_seq_id seq_id, uint8_t * dst, size_t size) {
+    return treellama_guard((size_t) 0, [&] {
+        return seq_id < 0 ? llama_state_get_data(ctx, dst, size) : llama_state_seq_get_data(ctx, dst, size, seq_id);
+    });
+}
+
+size_t treellama_state_set(llama_context * ctx, llama_seq_id seq_id, const uint8_t * src, size_t size) {
+    return treellama_guard((size_t) 0, [&] {
+        return seq_id < 0 ? llama_state_set_data(ctx, src, size) : llama_state_seq_set_data(ctx, src, size, seq_id);
+    });
+}

@@ -1,0 +1,78 @@
+// errors and log: kept on the C++ side, taken by Python when it wants them
+
+#include "treellama-impl.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <deque>
+#include <mutex>
+
+static thread_local std::string last_error;
+
+void treellama_set_error(const std::string & message) {
+    last_error = message;
+}
+
+const char * treellama_last_error(void) {
+    return last_error.c_str();
+}
+
+namespace {
+
+struct log_line {
+    int32_t     level;
+    std::string text;
+};
+
+// enough for the load of a model with a thousand tensors; the oldest lines go first
+constexpr size_t n_lines_max = 4096;
+
+std::mutex           lines_mutex;
+std::deque<log_line> lines;
+std::atomic<int32_t> n_lines { 0 };
+
+void collect(ggml_log_level level, const char * text, void * /*user_data*/) {
+    std::lock_guard<std::mutex> lock(lines_mutex);
+
+    if (level == GGML_LOG_LEVEL_CONT && !lines.empty()) {
+        lines.back().text += text;
+    } else {
+        lines.push_back({ (int32_t) level, text });
+        if (lines.size() > n_lines_max) {
+            lines.pop_front();
+        }
+    }
+
+    n_lines = (int32_t) lines.size();
+}
+
+} // namespace
+
+void treellama_log_collect(void) {
+    llama_log_set(collect, nullptr);
+}
+
+int32_t treellama_log_pending(void) {
+    return n_lines;
+}
+
+int32_t treellama_log_next(int32_t * level, char * buf, int32_t size) {
+    std::lock_guard<std::mutex> lock(lines_mutex);
+
+    if (lines.empty() || size < 1) {
+        return -1;
+    }
+
+    const log_line & line = lines.front();
+    const int32_t    n    = std::min((int32_t) line.text.size(), size - 1);
+
+    *level = line.level;
+    memcpy(buf, line.text.data(), n);
+    buf[n] = '\0';
+
+    lines.pop_front();
+    n_lines = (int32_t) lines.size();
+
+    return n;
+}

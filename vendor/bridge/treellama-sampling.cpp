@@ -1,0 +1,428 @@
+// rows of logits, and drawing tokens from them
+
+#include "treellama-impl.h"
+
+#include "llama-grammar.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+#include <stdexcept>
+#include <vector>
+
+//
+// logits
+//
+
+// the first of the largest values, as llama.cpp's greedy sampler chooses
+static llama_token row_argmax(const float * row, int32_t n) {
+    // eight running maxima let the compiler use vector lanes; the index is found in a second, rarely long, scan
+    constexpr int32_t n_lanes = 8;
+
+    float   lanes[n_lanes];
+    int32_t i = 0;
+
+    std::fill(lanes, lanes + n_lanes, -INFINITY);
+    for (; i + n_lanes <= n; i += n_lanes) {
+        for (int32_t l = 0; l < n_lanes; ++l) {
+            lanes[l] = row[i + l] > lanes[l] ? row[i + l] : lanes[l];
+        }
+    }
+
+    float best = *std::max_element(lanes, lanes + n_lanes);
+    for (; i < n; ++i) {
+        best = std::max(best, row[i]);
+    }
+
+    const float * found = std::find(row, row + n, best);
+    return found == row + n ? 0 : (llama_token) (found - row);
+}
+
+// log(sum(exp(row))), summed in double: a row has up to 256k terms
+static double row_log_sum_exp(const float * row, int32_t n) {
+    const float max = row[row_argmax(row, n)];
+
+    double sum = 0.0;
+    for (int32_t i = 0; i < n; ++i) {
+        sum += expf(row[i] - max);
+    }
+    return max + log(sum);
+}
+
+void treellama_argmax(const float * logits, int32_t n_rows, int32_t n_vocab, llama_token * tokens) {
+    for (int32_t r = 0; r < n_rows; ++r) {
+        tokens[r] = row_argmax(logits + (size_t) r*n_vocab, n_vocab);
+    }
+}
+
+int32_t treellama_top_k(
+        const float * logits, int32_t n_rows, int32_t n_vocab, int32_t k, llama_token * tokens, float * logp) {
+    return treellama_guard(TREELLAMA_EXCEPTION, [&] {
+        std::vector<llama_token> ids(n_vocab);
+
+        for (int32_t r = 0; r < n_rows; ++r) {
+            const float * row = logits + (size_t) r*n_vocab;
+            const double  lse = row_log_sum_exp(row, n_vocab);
+
+            std::iota(ids.begin(), ids.end(), 0);
+            std::partial_sort(ids.begin(), ids.begin() + k, ids.end(), [row](llama_token a, llama_token b) {
+                return row[a] != row[b] ? row[a] > row[b] : a < b;
+            });
+
+            for (int32_t i = 0; i < k; ++i) {
+                tokens[(size_t) r*k + i] = ids[i];
+                logp  [(size_t) r*k + i] = (float) (row[ids[i]] - lse);
+            }
+        }
+
+        return 0;
+    });
+}
+
+void treellama_logp(
+        const float * logits, int32_t n_rows, int32_t n_vocab, const llama_token * tokens, float * logp) {
+    for (int32_t r = 0; r < n_rows; ++r) {
+        const float * row = logits + (size_t) r*n_vocab;
+        logp[r] = (float) (row[tokens[r]] - row_log_sum_exp(row, n_vocab));
+    }
+}
+
+//
+// sampling
+//
+
+// What llama.cpp's grammar code cannot bear: its parser prints errors instead of returning them, its check
+// for left recursion does not follow rules that are empty through others (and then expands them for ever)
+// and visits every path through the rules, of which there can be exponentially many.
+namespace {
+
+struct grammar_checker {
+    // left edges followed from one rule: that many stacks may be alive at once, and they are kept in memory
+    static constexpr uint64_t n_paths_max     = 100*1000;
+    static constexpr uint64_t n_paths_sum_max = 10*1000*1000;
+    // llama.cpp walks left edges recursively
+    static constexpr uint32_t n_depth_max     = 4096;
+
+    llama_grammar_parser     parser;
+    std::vector<std::string> names;
+    std::vector<bool>        nullable;
+
+    explicit grammar_checker(const llama_vocab * vocab) : parser(vocab) {}
+
+    void check(const char * text, const char * root) {
+        parse(text);
+        check_defined(root);
+        find_nullable();
+        check_left_edges();
+    }
+
+private:
+    using alternative = std::pair<const llama_grammar_element *, const llama_grammar_element *>;
+
+    static const char * skip_space(const char * pos) {
+        while (*pos && strchr(" \t\r\n#", *pos)) {
+            pos += *pos == '#' ? strcspn(pos, "\r\n") : 1;
+        }
+        return pos;
+    }
+
+    void parse(const char * text) {
+        for (const char * pos = skip_space(text); *pos; ) {
+            pos = parser.parse_rule(pos);
+        }
+        if (parser.rules.empty()) {
+            throw std::runtime_error("the grammar has no rules");
+        }
+
+        names.resize(parser.symbol_ids.size());
+        for (const auto & [name, id] : parser.symbol_ids) {
+            names[id] = name;
+        }
+    }
+
+    bool is_defined(uint32_t id) const {
+        return id < parser.rules.size() && !parser.rules[id].empty();
+    }
+
+    void check_defined(const char * root) const {
+        const auto found = parser.symbol_ids.find(root);
+        if (found == parser.symbol_ids.end() || !is_defined(found->second)) {
+            throw std::runtime_error(std::string("the grammar does not define '") + root + "', the rule where it starts");
+        }
+        for (uint32_t id = 0; id < names.size(); ++id) {
+            if (!is_defined(id)) {
+                throw std::runtime_error("rule '" + names[id] + "' is used but not defined");
+            }
+        }
+    }
+
+    std::vector<alternative> alternatives(uint32_t id) const {
+        std::vector<alternative> res;
+
+        const llama_grammar_element * first = parser.rules[id].data();
+        for (const llama_grammar_element * pos = first; ; ++pos) {
+            if (pos->type == LLAMA_GRETYPE_ALT || pos->type == LLAMA_GRETYPE_END) {
+                res.push_back({ first, pos });
+                first = pos + 1;
+            }
+            if (pos->type == LLAMA_GRETYPE_END) {
+                return res;
+            }
+        }
+    }
+
+    // a rule is nullable once some alternative of it has no element left that must match something
+    void find_nullable() {
+        const size_t n_rules = parser.rules.size();
+
+        struct open { uint32_t rule; size_t n_left; };
+        std::vector<open>                opens;
+        std::vector<std::vector<size_t>> uses(n_rules); // alternatives that refer to a rule
+        std::vector<uint32_t>            todo;
+
+        nullable.assign(n_rules, false);
+        const auto mark = [&](uint32_t id) {
+            if (!nullable[id]) {
+                nullable[id] = true;
+                todo.push_back(id);
+            }
+        };
+
+        for (uint32_t id = 0; id < n_rules; ++id) {
+            for (const auto & [first, last] : alternatives(id)) {
+                if (first == last) {
+                    mark(id);
+                }
+                if (std::all_of(first, last, [](const auto & elem) { return elem.type == LLAMA_GRETYPE_RULE_REF; })) {
+                    for (const auto * pos = first; pos != last; ++pos) {
+                        uses[pos->value].push_back(opens.size());
+                    }
+                    opens.push_back({ id, (size_t) (last - first) });
+                }
+            }
+        }
+
+        while (!todo.empty()) {
+            const uint32_t id = todo.back();
+            todo.pop_back();
+            for (const size_t i : uses[id]) {
+                if (--opens[i].n_left == 0) {
+                    mark(opens[i].rule);
+                }
+            }
+        }
+    }
+
+    // the rules that may stand at the left end of what a rule expands to
+    std::vector<uint32_t> left_edges(uint32_t id) const {
+        std::vector<uint32_t> res;
+        for (const auto & [first, last] : alternatives(id)) {
+            for (const auto * pos = first; pos != last && pos->type == LLAMA_GRETYPE_RULE_REF; ++pos) {
+                res.push_back(pos->value);
+                if (!nullable[pos->value]) {
+                    break;
+                }
+            }
+        }
+        return res;
+    }
+
+    void check_left_edges() const {
+        enum class color : uint8_t { fresh, open, done };
+        struct frame { uint32_t rule; std::vector<uint32_t> edges; size_t next; uint64_t n_paths; uint32_t depth; };
+
+        const size_t n_rules = parser.rules.size();
+
+        std::vector<color>    colors (n_rules, color::fresh);
+        std::vector<uint64_t> n_paths(n_rules, 0);
+        std::vector<uint32_t> depths (n_rules, 0);
+        uint64_t              n_paths_sum = 0;
+
+        for (uint32_t start = 0; start < n_rules; ++start) {
+            if (colors[start] != color::fresh) {
+                continue;
+            }
+
+            std::vector<frame> stack;
+            const auto open = [&](uint32_t id) {
+                colors[id] = color::open;
+                stack.push_back({ id, left_edges(id), 0, 1, 1 });
+            };
+
+            open(start);
+            while (!stack.empty()) {
+                frame & top = stack.back();
+                if (top.next < top.edges.size()) {
+                    const uint32_t id = top.edges[top.next];
+                    if (colors[id] == color::open) {
+                        throw std::runtime_error("rule '" + names[id] + "' is left-recursive: it may begin with itself; "
+                                "write lists with * or +, or put something that must match in front");
+                    }
+                    if (colors[id] == color::fresh) {
+                        open(id);
+                        continue;
+                    }
+                    top.n_paths += n_paths[id];
+                    top.depth    = std::max(top.depth, depths[id] + 1);
+                    top.next++;
+                    if (top.n_paths > n_paths_max || top.depth > n_depth_max) {
+                        throw std::runtime_error("rule '" + names[top.rule] + "' is too complex: it may begin in more than " +
+                                std::to_string(n_paths_max) + " ways, or through more than " +
+                                std::to_string(n_depth_max) + " other rules");
+                    }
+                } else {
+                    colors [top.rule] = color::done;
+                    n_paths[top.rule] = top.n_paths;
+                    depths [top.rule] = top.depth;
+                    stack.pop_back();
+                }
+            }
+
+            n_paths_sum += n_paths[start];
+            if (n_paths_sum > n_paths_sum_max) {
+                throw std::runtime_error("the grammar is too complex: its rules may begin in too many ways");
+            }
+        }
+    }
+};
+
+} // namespace
+
+llama_sampler * treellama_grammar_init(const llama_vocab * vocab, const char * grammar, const char * root) {
+    return treellama_guard((llama_sampler *) nullptr, [&] {
+        grammar_checker(vocab).check(grammar, root);
+
+        llama_sampler * res = llama_sampler_init_grammar(vocab, grammar, root);
+        if (!res) {
+            throw std::runtime_error("llama.cpp refuses the grammar");
+        }
+        return res;
+    });
+}
+
+llama_sampler * treellama_dry_init(
+        const llama_vocab * vocab, float multiplier, float base, int32_t allowed_length, int32_t last_n,
+        const char ** breakers, size_t n_breakers) {
+    return treellama_guard((llama_sampler *) nullptr, [&] {
+        return llama_sampler_init_dry(vocab, multiplier, base, allowed_length, last_n, breakers, n_breakers);
+    });
+}
+
+llama_sampler * treellama_sampler_clone(const llama_sampler * sampler) {
+    return treellama_guard((llama_sampler *) nullptr, [&] { return llama_sampler_clone(sampler); });
+}
+
+int32_t treellama_sampler_reset(llama_sampler * sampler) {
+    return treellama_guard(TREELLAMA_EXCEPTION, [&] {
+        llama_sampler_reset(sampler);
+        return 0;
+    });
+}
+
+// NaN breaks the order that sorting relies on, and infinity breaks softmax: both would be undefined behaviour further on
+static llama_token_data_array all_candidates(
+        const float * logits, int32_t n_vocab, const uint32_t * allowed, llama_token_data * scratch) {
+    size_t n      = 0;
+    bool   broken = false;
+    for (llama_token id = 0; id < n_vocab; ++id) {
+        if (!allowed || (allowed[id/32] >> (id%32)) & 1) {
+            scratch[n++] = { id, logits[id], 0.0f };
+            broken |= !(logits[id] < INFINITY);
+        }
+    }
+    if (broken) {
+        throw std::runtime_error("the logits hold NaN or +infinity");
+    }
+    return { scratch, n, /*.selected =*/ -1, /*.sorted =*/ false };
+}
+
+static bool any_possible(const llama_token_data_array & cur) {
+    return std::any_of(cur.data, cur.data + cur.size, [](const llama_token_data & c) { return c.logit > -INFINITY; });
+}
+
+static bool grammar_allows(llama_sampler * grammar, llama_token token) {
+    llama_token_data       one = { token, 1.0f, 0.0f };
+    llama_token_data_array cur = { &one, 1, /*.selected =*/ -1, /*.sorted =*/ false };
+
+    llama_sampler_apply(grammar, &cur);
+
+    return one.logit > -INFINITY;
+}
+
+// LLAMA_TOKEN_NULL if the chain left nothing possible: a bias of -infinity may ban every candidate
+static llama_token apply_chain(llama_sampler * chain, llama_token_data_array & cur) {
+    llama_sampler_apply(chain, &cur);
+    if (cur.selected < 0 || cur.selected >= (int64_t) cur.size) {
+        throw std::runtime_error("the sampler chain selected no token");
+    }
+
+    const llama_token_data & chosen = cur.data[cur.selected];
+    return chosen.logit > -INFINITY ? chosen.id : LLAMA_TOKEN_NULL;
+}
+
+int32_t treellama_draw(
+        llama_sampler * chain, llama_sampler * grammar,
+        const float * logits, int32_t n_vocab, const uint32_t * allowed,
+        llama_token_data * scratch, llama_token * token) {
+    return treellama_guard(TREELLAMA_EXCEPTION, [&]() -> int32_t {
+        auto cur = all_candidates(logits, n_vocab, allowed, scratch);
+        if (!any_possible(cur)) {
+            return TREELLAMA_NO_CANDIDATE;
+        }
+
+        *token = apply_chain(chain, cur);
+        if (*token == LLAMA_TOKEN_NULL) {
+            return TREELLAMA_NO_CANDIDATE;
+        }
+        if (!grammar || grammar_allows(grammar, *token)) {
+            return 0;
+        }
+
+        cur = all_candidates(logits, n_vocab, allowed, scratch);
+        llama_sampler_apply(grammar, &cur);
+        if (!any_possible(cur)) {
+            return TREELLAMA_NO_CANDIDATE;
+        }
+
+        *token = apply_chain(chain, cur);
+        return *token == LLAMA_TOKEN_NULL ? TREELLAMA_NO_CANDIDATE : 0;
+    });
+}
+
+int32_t treellama_accept(llama_sampler * sampler, llama_token token) {
+    return treellama_accept_all(sampler, &token, 1);
+}
+
+int32_t treellama_accept_all(llama_sampler * sampler, const llama_token * tokens, int32_t n_tokens) {
+    return treellama_guard(TREELLAMA_EXCEPTION, [&] {
+        for (int32_t i = 0; i < n_tokens; ++i) {
+            llama_sampler_accept(sampler, tokens[i]);
+        }
+        return 0;
+    });
+}
+
+int32_t treellama_grammar_accept(llama_sampler * grammar, llama_token token) {
+    return treellama_guard(TREELLAMA_EXCEPTION, [&]() -> int32_t {
+        if (!grammar_allows(grammar, token)) {
+            return TREELLAMA_NO_CANDIDATE;
+        }
+        llama_sampler_accept(grammar, token);
+        return 0;
+    });
+}
+
+int32_t treellama_sample(
+        llama_sampler * chain, llama_sampler * grammar,
+        const float * logits, int32_t n_vocab, const uint32_t * allowed,
+        llama_token_data * scratch, llama_token * token) {
+    int32_t status = treellama_draw(chain, grammar, logits, n_vocab, allowed, scratch, token);
+    if (status == 0) {
+        status = treellama_accept(chain, *token);
+    }
+    if (status == 0 && grammar) {
+        status = treellama_accept(grammar, *token);
+    }
+    return status;
+}

@@ -1,0 +1,185 @@
+#pragma once
+
+// treellama: the C ABI through which pytreellama reaches llama.cpp.
+//
+// llama.h is called directly where it cannot throw. Everything that can throw goes through here:
+// a C++ exception becomes TREELLAMA_EXCEPTION (or NULL), and treellama_last_error() tells why.
+// What llama.h does not offer (whole vocabularies in one call, top-k of many rows, the mask that
+// a graph really used) is here as well.
+
+#include "llama.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// statuses beyond those of llama_decode (0, 1, 2, -1, -2, -3)
+#define TREELLAMA_EXCEPTION    -100
+#define TREELLAMA_NO_CANDIDATE -101
+
+//
+// errors and log
+//
+
+// what went wrong in this thread's last call that failed; never NULL
+LLAMA_API const char * treellama_last_error(void);
+
+// collect llama.cpp's log in a ring of lines instead of printing it
+LLAMA_API void treellama_log_collect(void);
+
+// number of lines waiting
+LLAMA_API int32_t treellama_log_pending(void);
+
+// take the oldest line: its length, or -1 if none; longer lines are cut to size-1 bytes
+LLAMA_API int32_t treellama_log_next(int32_t * level, char * buf, int32_t size);
+
+//
+// model
+//
+
+// check a GGUF file before it is loaded: header, metadata, and that every tensor lies within the file
+LLAMA_API int32_t treellama_gguf_check(const char * path);
+
+LLAMA_API struct llama_model * treellama_model_load(const char * path, const struct llama_model_params * params);
+
+LLAMA_API int32_t treellama_quantize(const char * path_in, const char * path_out, const struct llama_model_quantize_params * params);
+
+//
+// vocabulary
+//
+
+// number of tokens, or minus the number needed; TREELLAMA_EXCEPTION is reported through *failed
+LLAMA_API int32_t treellama_tokenize(
+        const struct llama_vocab * vocab,
+        const char * text, int32_t n_text,
+        llama_token * tokens, int32_t n_tokens_max,
+        bool add_special, bool parse_special, bool * failed);
+
+// the bytes of many tokens in one call: offsets[n_tokens + 1] into buf
+// returns the number of bytes; if it is more than size, nothing was written beyond size: call again with a larger buf
+LLAMA_API int64_t treellama_pieces(
+        const struct llama_vocab * vocab,
+        const llama_token * tokens, int32_t n_tokens, bool special,
+        char * buf, int64_t size, int64_t * offsets);
+
+//
+// context
+//
+
+// observes the attention of a context, for tests; see treellama_probe_* below
+struct treellama_probe;
+
+// params->abort_callback may be treellama_abort_if with an int32_t flag as data
+LLAMA_API struct llama_context * treellama_context_init(
+        struct llama_model * model, const struct llama_context_params * params, struct treellama_probe * probe);
+
+// true once *(int32_t *) flag is not 0: an abort callback that needs no Python
+LLAMA_API bool treellama_abort_if(void * flag);
+
+// as llama_decode, or TREELLAMA_EXCEPTION
+LLAMA_API int32_t treellama_decode(struct llama_context * ctx, const struct llama_batch * batch);
+
+//
+// memory: as llama_memory_*, with 0 for success
+//
+
+LLAMA_API int32_t treellama_memory_clear   (struct llama_context * ctx, bool data);
+LLAMA_API int32_t treellama_memory_seq_rm  (struct llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1); // 1: partial removal refused
+LLAMA_API int32_t treellama_memory_seq_cp  (struct llama_context * ctx, llama_seq_id src, llama_seq_id dst, llama_pos p0, llama_pos p1);
+LLAMA_API int32_t treellama_memory_seq_keep(struct llama_context * ctx, llama_seq_id seq_id);
+LLAMA_API int32_t treellama_memory_seq_add (struct llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos delta);
+LLAMA_API int32_t treellama_memory_seq_div (struct llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1, int32_t d);
+
+// smallest and largest position of many sequences, -1 where empty
+LLAMA_API int32_t treellama_memory_ranges(
+        struct llama_context * ctx, const llama_seq_id * seq_ids, int32_t n_seqs, llama_pos * pos_min, llama_pos * pos_max);
+
+//
+// state: sizes in bytes, 0 on failure; seq_id -1 means the whole context
+//
+
+LLAMA_API size_t treellama_state_size(struct llama_context * ctx, llama_seq_id seq_id);
+LLAMA_API size_t treellama_state_get (struct llama_context * ctx, llama_seq_id seq_id,       uint8_t * dst, size_t size);
+LLAMA_API size_t treellama_state_set (struct llama_context * ctx, llama_seq_id seq_id, const uint8_t * src, size_t size);
+
+//
+// logits: rows are n_vocab floats, one after another
+//
+
+LLAMA_API void treellama_argmax(const float * logits, int32_t n_rows, int32_t n_vocab, llama_token * tokens);
+
+// the k likeliest tokens of each row, falling, ties by token id, with their log-probabilities under softmax at temperature 1
+LLAMA_API int32_t treellama_top_k(
+        const float * logits, int32_t n_rows, int32_t n_vocab, int32_t k, llama_token * tokens, float * logp);
+
+// natural log of the softmax probability of one token a row
+LLAMA_API void treellama_logp(
+        const float * logits, int32_t n_rows, int32_t n_vocab, const llama_token * tokens, float * logp);
+
+//
+// sampling
+//
+
+// NULL for a grammar that cannot be parsed, or that llama.cpp could not handle (left recursion, too many rules at once)
+LLAMA_API struct llama_sampler * treellama_grammar_init(const struct llama_vocab * vocab, const char * grammar, const char * root);
+
+// as llama_sampler_init_dry, llama_sampler_clone and llama_sampler_reset, which may throw; NULL or TREELLAMA_EXCEPTION then
+LLAMA_API struct llama_sampler * treellama_dry_init(
+        const struct llama_vocab * vocab, float multiplier, float base, int32_t allowed_length, int32_t last_n,
+        const char ** breakers, size_t n_breakers);
+LLAMA_API struct llama_sampler * treellama_sampler_clone(const struct llama_sampler * sampler);
+LLAMA_API int32_t                treellama_sampler_reset(struct llama_sampler * sampler);
+
+// draw one token from a row of logits and accept it into the chain and the grammar
+//   grammar: may be NULL. The chain draws first; only if the grammar refuses that token is it applied to all
+//            candidates and the draw repeated (llama.cpp does so in common/sampling.cpp)
+//   allowed: may be NULL; otherwise a bit a token, those without are left out
+//   scratch: n_vocab entries
+LLAMA_API int32_t treellama_sample(
+        struct llama_sampler * chain, struct llama_sampler * grammar,
+        const float * logits, int32_t n_vocab, const uint32_t * allowed,
+        llama_token_data * scratch, llama_token * token);
+
+// as treellama_sample, but neither the chain nor the grammar is told of the token
+LLAMA_API int32_t treellama_draw(
+        struct llama_sampler * chain, struct llama_sampler * grammar,
+        const float * logits, int32_t n_vocab, const uint32_t * allowed,
+        llama_token_data * scratch, llama_token * token);
+
+// tell a chain of tokens; a grammar must be asked first, which treellama_grammar_accept does:
+// TREELLAMA_NO_CANDIDATE if the grammar refuses the token (llama.cpp would throw, or abort on an end of generation)
+LLAMA_API int32_t treellama_accept(struct llama_sampler * sampler, llama_token token);
+LLAMA_API int32_t treellama_accept_all(struct llama_sampler * sampler, const llama_token * tokens, int32_t n_tokens);
+LLAMA_API int32_t treellama_grammar_accept(struct llama_sampler * grammar, llama_token token);
+
+//
+// probe: the masks that attention really used
+//
+
+LLAMA_API struct treellama_probe * treellama_probe_new (void);
+LLAMA_API void                     treellama_probe_free(struct treellama_probe * probe);
+
+// forget what was recorded
+LLAMA_API void treellama_probe_reset(struct treellama_probe * probe);
+
+// records so far: one for each micro-batch and each cache (base, sliding window)
+LLAMA_API int32_t treellama_probe_count(const struct treellama_probe * probe);
+
+// record i: rows are the tokens of the micro-batch (stream by stream), columns are cells
+// data (n_streams*n_tokens*n_kv floats) may be NULL to ask for the shape only
+LLAMA_API int32_t treellama_probe_read(
+        const struct treellama_probe * probe, int32_t i,
+        bool * is_swa, int32_t * n_kv, int32_t * n_tokens, int32_t * n_streams, float * data);
+
+// the cells of the cache (the sliding-window one if swa) that holds seq_id
+//   pos:  position of each cell, -1 if empty
+//   seqs: 256 bits a cell, the sequences that it belongs to
+// returns the number of cells (pos and seqs may be NULL to ask), or -1 if the memory has no such cache
+LLAMA_API int32_t treellama_cells(struct llama_context * ctx, bool swa, llama_seq_id seq_id, llama_pos * pos, uint32_t * seqs);
+
+#ifdef __cplusplus
+}
+#endif
