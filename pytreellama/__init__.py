@@ -57,7 +57,7 @@ _HOMES = {
     "quantize": "core.quantize",
 }
 
-__all__ = [*_HOMES, "draft"]  # noqa: PLE0604
+__all__ = [*_HOMES, "draft"]
 
 
 def __getattr__(name: str) -> Any:

@@ -29,7 +29,9 @@ class SequenceSets:
         self.counts: Int32 = np.ascontiguousarray(counts, dtype=np.int32)
 
     @classmethod
-    def of(cls, seq_ids: int | Sequence[int] | Sequence[Sequence[int]], n_tokens: int) -> SequenceSets:
+    def of(
+        cls, seq_ids: int | Sequence[int] | Sequence[Sequence[int]], n_tokens: int
+    ) -> SequenceSets:
         """From one id for all tokens, one id a token, or one set of ids a token."""
         if isinstance(seq_ids, (int, np.integer)):
             return cls(np.full(n_tokens, seq_ids), np.ones(n_tokens))
@@ -130,7 +132,9 @@ class Batch:
                 f"{n_new} tokens do not fit: the batch holds {self.n_tokens} of at most "
                 f"{self.capacity}; decode it first, or make it larger"
             )
-        sets = sequences if isinstance(sequences, SequenceSets) else SequenceSets.of(sequences, n_new)
+        sets = (
+            sequences if isinstance(sequences, SequenceSets) else SequenceSets.of(sequences, n_new)
+        )
         if len(sets.counts) != n_new or int(sets.counts.sum()) != len(sets.flat):
             raise BatchError(f"the sequence sets do not describe {n_new} tokens")
         where = slice(self.n_tokens, self.n_tokens + n_new)
@@ -151,7 +155,9 @@ class Batch:
         try:
             target[where] = values
         except ValueError as error:
-            raise BatchError(f"{what}s of shape {values.shape} do not fit the tokens: {error}") from None
+            raise BatchError(
+                f"{what}s of shape {values.shape} do not fit the tokens: {error}"
+            ) from None
 
     def _append_flat(self, flat: Int32) -> None:
         needed = self._n_flat + len(flat)
@@ -161,7 +167,7 @@ class Batch:
         self._n_flat = needed
 
     def as_struct(self) -> Any:
-        """cdata ``llama_batch *`` over these arrays; valid while the batch lives and is not changed."""
+        """cdata ``llama_batch *`` over these arrays, valid until the batch is changed."""
         counts = self._counts[: self.n_tokens]
         starts = np.cumsum(counts, dtype=np.int64) - counts
         address = self._flat.ctypes.data

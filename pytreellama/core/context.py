@@ -15,6 +15,7 @@ from pytreellama.core.batch import Batch
 from pytreellama.core.batch_check import check_batch
 from pytreellama.core.context_memory import require_memory_for
 from pytreellama.core.handle import Handle
+from pytreellama.core.logits import argmax_rows, copy_floats, logp_rows, top_k_rows
 from pytreellama.core.memory import Memory
 from pytreellama.core.model import Model
 from pytreellama.core.params import MAX_SEQ_IDS, ContextParams, default_n_threads
@@ -65,7 +66,9 @@ class Context:
         if params is not None and options:
             raise ContextError(f"give params or {', '.join(options)} by name, not both")
         if model.vocab_only:
-            raise ContextError(f"{model.path.name} was loaded with vocab_only; load its weights too")
+            raise ContextError(
+                f"{model.path.name} was loaded with vocab_only; load its weights too"
+            )
         self.params = params or _params_by_name(options)
         require_memory_for(model, self.params)
         self.model = model
@@ -117,7 +120,9 @@ class Context:
     def __repr__(self) -> str:
         if self.closed:
             return "<Context: closed>"
-        return f"<Context on {self.model.path.name}: n_ctx {self.n_ctx}, n_seq_max {self.n_seq_max}>"
+        return (
+            f"<Context on {self.model.path.name}: n_ctx {self.n_ctx}, n_seq_max {self.n_seq_max}>"
+        )
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -379,11 +384,7 @@ class Context:
     @property
     def logits(self) -> Float32:
         """Logits of the last pass, float32, shape (n_outputs, n_vocab): a copy."""
-        size = self._n_outputs * self.n_vocab
-        if size == 0:
-            return np.empty((0, self.n_vocab), dtype=np.float32)
-        buffer = ffi.buffer(self.logits_pointer(0), size * 4)
-        return np.frombuffer(buffer, dtype=np.float32).reshape(-1, self.n_vocab).copy()
+        return copy_floats(self._all_logits(), self._n_outputs, self.n_vocab)
 
     def logits_pointer(self, row: int) -> Any:
         """cdata ``float *`` to a row of logits, valid until the next pass.
@@ -400,15 +401,7 @@ class Context:
 
     def argmax(self) -> Int32:
         """The likeliest token of each row of logits, int32, shape (n_outputs,)."""
-        tokens = np.empty(self._n_outputs, dtype=np.int32)
-        if self._n_outputs:
-            lib.treellama_argmax(
-                self.logits_pointer(0),
-                self._n_outputs,
-                self.n_vocab,
-                ffi.from_buffer("llama_token[]", tokens),
-            )
-        return tokens
+        return argmax_rows(self._all_logits(), self._n_outputs, self.n_vocab)
 
     def top_k(self, k: int) -> tuple[Int32, Float32]:
         """The k likeliest tokens of each row, falling, and their log-probabilities.
@@ -419,18 +412,30 @@ class Context:
         """
         if not 1 <= k <= self.n_vocab:
             raise ContextError(f"k = {k} was asked for; allowed is 1 to {self.n_vocab}")
-        tokens = np.empty((self._n_outputs, k), dtype=np.int32)
-        logp = np.empty((self._n_outputs, k), dtype=np.float32)
-        if self._n_outputs:
-            lib.treellama_top_k(
-                self.logits_pointer(0),
-                self._n_outputs,
-                self.n_vocab,
-                k,
-                ffi.from_buffer("llama_token[]", tokens),
-                ffi.from_buffer("float[]", logp),
+        return top_k_rows(self._all_logits(), self._n_outputs, self.n_vocab, k)
+
+    def logp(self, tokens: Sequence[int]) -> Float32:
+        """Log-probability of one token a row (softmax at temperature 1).
+
+        Args:
+            tokens: ids, shape (n_outputs,).
+
+        Returns:
+            float32, shape (n_outputs,), natural logarithms.
+
+        Raises:
+            BatchError: not one id a row, or ids out of the vocabulary.
+        """
+        ids = _token_array(tokens)
+        if len(ids) != self._n_outputs or ((ids < 0) | (ids >= self.n_vocab)).any():
+            raise BatchError(
+                f"give one token id from 0 to {self.n_vocab - 1} for each of the "
+                f"{self._n_outputs} rows of logits"
             )
-        return tokens, logp
+        return logp_rows(self._all_logits(), self._n_outputs, self.n_vocab, ids)
+
+    def _all_logits(self) -> Any:
+        return self.logits_pointer(0) if self._n_outputs else ffi.NULL
 
     def embedding(self, row: int = -1) -> Float32:
         """The hidden state behind an output, float32, shape (n_embd_out,): a copy.
@@ -449,8 +454,7 @@ class Context:
         if pointer == ffi.NULL:
             drain_log()
             raise ContextError(f"the last pass left no hidden state in row {row}")
-        n_embd = lib.llama_model_n_embd_out(self._model_owner.pointer)
-        return np.frombuffer(ffi.buffer(pointer, n_embd * 4), dtype=np.float32).copy()
+        return copy_floats(pointer, lib.llama_model_n_embd_out(self._model_owner.pointer))
 
     @property
     def n_reused_graphs(self) -> int:

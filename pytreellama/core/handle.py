@@ -23,9 +23,7 @@ class Handle:
 
     __slots__ = ("_error", "_name", "_owned")
 
-    def __init__(
-        self, pointer: Any, free: Any, name: str, error: type[PyTreeLlamaError]
-    ) -> None:
+    def __init__(self, pointer: Any, free: Any, name: str, error: type[PyTreeLlamaError]) -> None:
         self._owned = pointer if free is None else ffi.gc(pointer, free)
         self._name = name
         self._error = error

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Int32 = NDArray[np.int32]
 
 _ALL = -1
+_MOVE = "move cells that may belong to"
 
 
 class Memory:
@@ -104,6 +105,8 @@ class Memory:
         with self._settled(seq):
             self._context.require_no_pending("keep")
             self._succeed(lib.treellama_memory_seq_keep(self._context.pointer, seq))
+            if not self._context.kv_unified:
+                self._clear_other_streams(seq)
 
     def add(self, seq: int, p0: int, p1: int, delta: int) -> None:
         """Move positions [p0, p1) by ``delta``; what falls below 0 is removed.
@@ -116,11 +119,10 @@ class Memory:
         """
         with self._settled(seq):
             self._require_shift("add")
+            self._context.require_no_pending(_MOVE)
             if max(self.pos_max(seq), p1, 0) + delta > np.iinfo(np.int32).max:
                 raise MemoryStateError(f"a shift by {delta} leaves no room for 32-bit positions")
-            self._succeed(
-                lib.treellama_memory_seq_add(self._context.pointer, seq, p0, p1, delta)
-            )
+            self._succeed(lib.treellama_memory_seq_add(self._context.pointer, seq, p0, p1, delta))
 
     def div(self, seq: int, p0: int, p1: int, divisor: int) -> None:
         """Divide positions [p0, p1) by a whole number above 0 (self-extend).
@@ -130,11 +132,10 @@ class Memory:
         """
         with self._settled(seq):
             self._require_shift("div")
+            self._context.require_no_pending(_MOVE)
             if divisor < 1:
                 raise MemoryStateError(f"positions cannot be divided by {divisor}; give 1 or more")
-            self._succeed(
-                lib.treellama_memory_seq_div(self._context.pointer, seq, p0, p1, divisor)
-            )
+            self._succeed(lib.treellama_memory_seq_div(self._context.pointer, seq, p0, p1, divisor))
 
     def save(self, seq: int | None = None) -> bytes:
         """The state of a sequence, or of the whole context, as bytes.
@@ -163,9 +164,13 @@ class Memory:
         """
         with self._context.exclusive():
             seq_id = self._saved_id(seq, "load")
-            n_bytes = lib.treellama_state_set(
-                self._context.pointer, seq_id, ffi.from_buffer("uint8_t[]", data), len(data)
-            ) if data else 0
+            n_bytes = (
+                lib.treellama_state_set(
+                    self._context.pointer, seq_id, ffi.from_buffer("uint8_t[]", data), len(data)
+                )
+                if data
+                else 0
+            )
             if n_bytes != len(data) or not data:
                 reason = self._reason()
                 self._empty(seq)
@@ -203,9 +208,7 @@ class Memory:
 
     def share(self, source: int, target: int, p0: int = -1, p1: int = -1) -> None:
         """``cp`` for trees, whose own sequences have pending nodes."""
-        self._succeed(
-            lib.treellama_memory_seq_cp(self._context.pointer, source, target, p0, p1)
-        )
+        self._succeed(lib.treellama_memory_seq_cp(self._context.pointer, source, target, p0, p1))
 
     def _settled(self, seq: int) -> AbstractContextManager[None]:
         self._checked_ids(seq)
@@ -227,12 +230,18 @@ class Memory:
             lib.treellama_memory_seq_rm(self._context.pointer, seq, -1, -1)
 
     def _checked_ids(self, seq: int) -> Int32:
-        if not 0 <= seq < self._context.n_seq_ids:
+        if not 0 <= seq < self._context.n_seq_max:
             raise MemoryStateError(
                 f"sequence id {seq} is out of range; this context has ids from 0 to "
-                f"{self._context.n_seq_ids - 1}"
+                f"{self._context.n_seq_max - 1}"
             )
         return np.array([seq], dtype=np.int32)
+
+    def _clear_other_streams(self, seq: int) -> None:
+        """llama.cpp's ``seq_keep`` looks at the stream of that sequence alone."""
+        for other in range(self._context.n_seq_max):
+            if other != seq:
+                self.drop(other)
 
     def _require_whole(self, seq: int, p0: int, p1: int) -> None:
         if p0 > 0 or 0 <= p1 <= self.pos_max(seq):
@@ -275,4 +284,7 @@ class Memory:
             raise MemoryStateError(f"the KV cache refused the operation: {self._reason()}")
 
     def _reason(self) -> str:
-        return "; ".join(filter(None, [*drain_log(errors_only=True), last_error()])) or "no reason given"
+        return (
+            "; ".join(filter(None, [*drain_log(errors_only=True), last_error()]))
+            or "no reason given"
+        )

@@ -137,9 +137,7 @@ class Model:
     @property
     def file_type(self) -> str:
         """The quantisation that most weights have, such as ``Q4_1`` or ``Q4_K - Medium``."""
-        name: bytes = ffi.string(
-            lib.llama_ftype_name(lib.llama_model_ftype(self.handle.pointer))
-        )
+        name: bytes = ffi.string(lib.llama_ftype_name(lib.llama_model_ftype(self.handle.pointer)))
         return name.decode()
 
     @property
@@ -233,7 +231,8 @@ def check_gguf(path: Path) -> None:
             magic = file.read(len(_GGUF_MAGIC))
     except OSError as error:
         raise ModelLoadError(
-            f"cannot read the model file {path}: {error.strerror or error}; give the path of a GGUF file"
+            f"cannot read the model file {path}: {error.strerror or error}; "
+            "give the path of a GGUF file"
         ) from error
     if magic != _GGUF_MAGIC:
         found = f"begins with {magic!r}" if magic else "is empty"

@@ -66,15 +66,24 @@ class ContextParams:
     rope_freq_scale: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(0 <= self.n_ctx <= _MAX_N_CTX, "n_ctx", self.n_ctx, f"0 (the model's) to {_MAX_N_CTX}")
+        _require(
+            0 <= self.n_ctx <= _MAX_N_CTX, "n_ctx", self.n_ctx, f"0 (the model's) to {_MAX_N_CTX}"
+        )
         _require(1 <= self.n_batch <= _MAX_N_CTX, "n_batch", self.n_batch, f"1 to {_MAX_N_CTX}")
         _require(1 <= self.n_ubatch <= _MAX_N_CTX, "n_ubatch", self.n_ubatch, f"1 to {_MAX_N_CTX}")
-        _require(1 <= self.n_seq_max <= MAX_SEQ_IDS, "n_seq_max", self.n_seq_max, f"1 to {MAX_SEQ_IDS}")
+        _require(
+            1 <= self.n_seq_max <= MAX_SEQ_IDS, "n_seq_max", self.n_seq_max, f"1 to {MAX_SEQ_IDS}"
+        )
         for name in ("n_threads", "n_threads_batch"):
             value = getattr(self, name)
             _require(value is None or 1 <= value <= 512, name, value, "None or 1 to 512")
         for name in ("type_k", "type_v"):
-            _require(getattr(self, name) in CACHE_TYPES, name, getattr(self, name), ", ".join(CACHE_TYPES))
+            _require(
+                getattr(self, name) in CACHE_TYPES,
+                name,
+                getattr(self, name),
+                ", ".join(CACHE_TYPES),
+            )
         if self.type_v not in _PLAIN_TYPES and self.flash_attention is False:
             raise ContextError(
                 f"type_v = {self.type_v} was asked for without flash attention, which it needs; "

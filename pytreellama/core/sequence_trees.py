@@ -31,6 +31,7 @@ _NONE = np.empty(0, dtype=np.int32)
 class _Growth:
     """Nodes that were placed in a batch and are not decoded yet."""
 
+    tokens: Int32
     parents: Int32
     ids: Int32  # an id that passes through each new node
     leaves: dict[int, int]  # id -> the new node at which it ends
@@ -43,6 +44,8 @@ class _PendingTree:
     """The decoded nodes of a sequence that are neither committed nor discarded."""
 
     n_past: int
+    before: bytes | None = None  # the state before the nodes, where no removal brings it back
+    tokens: Int32 = field(default_factory=lambda: _NONE)
     parents: Int32 = field(default_factory=lambda: _NONE)
     ids: Int32 = field(default_factory=lambda: _NONE)
     ends: dict[int, int] = field(default_factory=dict)  # id -> the node at which it ends
@@ -82,6 +85,7 @@ class SequenceTrees:
 
     def place(self, batch: Batch, seq: int, tokens: Int32, parents: Int32) -> slice:
         n_past = self._context.n_past(seq)
+        self._require_decoded(seq)
         tree = self._trees.get(seq) or _PendingTree(n_past, ends={seq: -1})
         n_old = len(tree.parents)
         self._check(tokens, parents, n_old)
@@ -95,7 +99,9 @@ class SequenceTrees:
         leaf_anchors = anchors[leaf_nodes]
         self._check_room(batch, len(tokens))
         self._check_spare_ids(leaf_anchors, tree)
-        growth = self._assign_ids(tree, parents, leaf_anchors, leaf_nodes)
+        if not self._can_branch and n_past > 0:
+            tree.before = self._context.memory.save(seq)
+        growth = self._assign_ids(tree, tokens, parents, leaf_anchors, leaf_nodes)
         leaf_ids = np.array(list(growth.leaves), dtype=np.int32)
         growth.ids = leaf_ids[flat[offsets[:-1]]]
         self._trees[seq] = tree
@@ -114,6 +120,7 @@ class SequenceTrees:
         if growth is None:
             return
         n_old = len(tree.parents)
+        tree.tokens = np.concatenate([tree.tokens, growth.tokens])
         tree.parents = np.concatenate([tree.parents, growth.parents])
         tree.ids = np.concatenate([tree.ids, growth.ids])
         tree.borrowed += growth.borrowed
@@ -126,6 +133,9 @@ class SequenceTrees:
         if tree is None or tree.growth is None:
             return
         growth, tree.growth = tree.growth, None
+        if not self._can_branch:
+            self._restore(seq, tree)
+            return
         for seq_id in growth.borrowed:
             self._context.memory.drop(seq_id)
         self._give_back(growth.borrowed)
@@ -135,8 +145,12 @@ class SequenceTrees:
             del self._trees[seq]
 
     def commit(self, seq: int, path: Sequence[int]) -> None:
+        self._require_decoded(seq)
         tree = self._pending(seq)
         nodes = _checked_path(path, tree.parents)
+        if not self._can_branch:
+            self._commit_state(seq, tree, nodes)
+            return
         end = tree.n_past + len(nodes)
         memory = self._context.memory
         chosen = int(tree.ids[nodes[-1]]) if nodes else seq
@@ -152,9 +166,13 @@ class SequenceTrees:
         if tree is None:
             return
         self.undo(seq)
-        if seq in self._trees:
-            self._context.memory.drop(seq, tree.n_past, -1)
-            self._release(seq, tree)
+        if seq not in self._trees:
+            return
+        if not self._can_branch:
+            self._restore(seq, tree)
+            return
+        self._context.memory.drop(seq, tree.n_past, -1)
+        self._release(seq, tree)
 
     def forget(self) -> None:
         for tree in self._trees.values():
@@ -170,6 +188,32 @@ class SequenceTrees:
             raise MemoryStateError(
                 f"sequence {seq} has no pending nodes; decode a tree first"
             ) from None
+
+    def _require_decoded(self, seq: int) -> None:
+        tree = self._trees.get(seq)
+        if tree is not None and tree.growth is not None:
+            raise MemoryStateError(
+                f"sequence {seq} has nodes that were added to a batch and not decoded; decode "
+                "them, or discard them first"
+            )
+
+    def _commit_state(self, seq: int, tree: _PendingTree, nodes: list[int]) -> None:
+        """A recurrent state holds the whole chain: for a part of it, go back and decode that."""
+        if len(nodes) == len(tree.parents):
+            self._release(seq, tree)
+            return
+        self._restore(seq, tree)
+        if nodes:
+            batch = Batch(len(nodes))
+            batch.add(tree.tokens[nodes], tree.n_past + np.arange(len(nodes)), seq)
+            self._context.decode(batch)
+
+    def _restore(self, seq: int, tree: _PendingTree) -> None:
+        """Put a sequence back to where it was before its pending nodes."""
+        self._release(seq, tree)
+        self._context.memory.drop(seq)
+        if tree.before is not None:
+            self._context.memory.load(tree.before, seq)
 
     def _release(self, seq: int, tree: _PendingTree) -> None:
         for seq_id in tree.borrowed:
@@ -193,12 +237,12 @@ class SequenceTrees:
                 f"node {n_old + i} has parent {parents[i]}; a parent stands before its child, "
                 "-1 is the end of the text"
             )
-        branches = len(np.unique(parents)) < len(parents) or n_old > 0
-        if branches and not self._can_branch:
+        is_chain = n_old == 0 and len(np.unique(parents)) == len(parents)
+        if not is_chain and not self._can_branch:
             raise TreeError(
-                "this model keeps a recurrent state and cannot branch; give it a chain"
+                "this model keeps a recurrent state and cannot branch; give it a chain, in one pass"
             )
-        if len(tokens) > 1 and self._window_drops_cells:
+        if n_old + len(tokens) > 1 and self._window_drops_cells:
             raise TreeError(
                 "with swa_full=False the sliding-window cache may drop cells that the text needs "
                 "after a rollback; make the context with swa_full=True to decode trees"
@@ -222,16 +266,21 @@ class SequenceTrees:
                 else "without kv_unified only chains are possible"
             )
             raise TreeError(
-                f"a tree with {len(leaf_anchors)} leaves needs {needed} more sequence ids, but {hint}; "
-                "truncate the tree"
+                f"a tree with {len(leaf_anchors)} leaves needs {needed} more sequence ids, but "
+                f"{hint}; truncate the tree"
             )
 
     def _assign_ids(
-        self, tree: _PendingTree, parents: Int32, leaf_anchors: Int32, leaf_nodes: Int32
+        self,
+        tree: _PendingTree,
+        tokens: Int32,
+        parents: Int32,
+        leaf_anchors: Int32,
+        leaf_nodes: Int32,
     ) -> _Growth:
         """An id for each new leaf: the one that ends where it hangs, or a borrowed one."""
         ending = {node: seq_id for seq_id, node in tree.ends.items()}
-        growth = _Growth(parents, _NONE, {}, [], {})
+        growth = _Growth(tokens, parents, _NONE, {}, [], {})
         for anchor, leaf in zip(leaf_anchors.tolist(), leaf_nodes.tolist(), strict=True):
             if anchor in ending:
                 seq_id = ending.pop(anchor)

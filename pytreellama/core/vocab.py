@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,8 @@ class Vocab:
             if failed[0]:
                 raise VocabError(f"llama.cpp cannot tokenize this text: {last_error()}")
             if count >= 0:
-                return tokens[:count].tolist()
+                ids: list[int] = tokens[:count].tolist()
+                return ids
             capacity = -count
 
     def decode(self, tokens: Tokens, *, special: bool = False) -> str:
@@ -175,7 +177,7 @@ class Vocab:
             size = n_bytes
         data = bytes(ffi.buffer(buffer, n_bytes))
         bounds = offsets.tolist()
-        return [data[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+        return [data[a:b] for a, b in pairwise(bounds)]
 
     def _checked(self, tokens: Tokens) -> NDArray[np.int32]:
         wide = np.asarray(tokens, dtype=np.int64).reshape(-1)

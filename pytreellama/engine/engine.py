@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, cast, overload
 
-from pytreellama.core.chat import chat_prompt
+import numpy as np
+
+from pytreellama.core.chat import chat_prompt, encode_chat
 from pytreellama.core.context import Context
 from pytreellama.core.model import Model
 from pytreellama.core.params import ContextParams
@@ -61,7 +63,9 @@ class Engine:
         if n_draft < 0:
             raise RequestError(f"n_draft = {n_draft} was asked for; give 0 or more")
         if not model.vocab_only and not model.can_generate:
-            raise ContextError(f"{model.path.name} is not a model that writes text from left to right")
+            raise ContextError(
+                f"{model.path.name} is not a model that writes text from left to right"
+            )
         # recurrent states cannot be rolled back to where the guesses went wrong
         self._new_drafter = drafter_factory(drafter if model.can_branch else "none")
         self.model = model
@@ -167,7 +171,9 @@ class Engine:
         if isinstance(prompt, str):
             return self.vocab.encode(prompt)
         if len(prompt) and isinstance(prompt[0], Mapping):
-            return chat_prompt(self.model, cast("Sequence[Message]", prompt))
+            return encode_chat(
+                self.vocab, chat_prompt(self.model, cast("Sequence[Message]", prompt))
+            )
         ids = [int(token) for token in cast("Sequence[int]", prompt)]
         wrong = [token for token in ids if not 0 <= token < self.vocab.n_tokens]
         if wrong:
@@ -223,6 +229,5 @@ def _is_many(prompt: Prompt | Sequence[Prompt]) -> bool:
     return (
         not isinstance(prompt, str)
         and len(prompt) > 0
-        and not isinstance(prompt[0], (int, Mapping))
-        and not hasattr(prompt, "dtype")
+        and not isinstance(prompt[0], (int, np.integer, Mapping))
     )

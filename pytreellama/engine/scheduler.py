@@ -151,13 +151,19 @@ class Scheduler:
         )
         # the last token that may be written needs no node: nothing is drawn after it
         useful = room if sequence.n_left > 1 else 0
-        drafted = sequence.drafter.propose(max(useful, 0))
-        self._check_draft(drafted, sequence)
+        n_nodes = max(useful, 0)
+        drafted = sequence.drafter.propose(n_nodes)
+        self._check_draft(drafted, n_nodes, sequence)
         tree = drafted.with_root(sequence.last_token)
         sequence.stats.draft_s += time.perf_counter() - started_s
         return tree
 
-    def _check_draft(self, tree: TokenTree, sequence: Sequence) -> None:
+    def _check_draft(self, tree: TokenTree, n_nodes: int, sequence: Sequence) -> None:
+        if len(tree) > n_nodes:
+            raise DraftError(
+                f"the drafter {sequence.drafter.name!r} proposed {len(tree)} nodes, but was asked "
+                f"for at most {n_nodes}"
+            )
         if len(tree) and int(tree.tokens.max()) >= self._context.n_vocab:
             raise DraftError(
                 f"the drafter {sequence.drafter.name!r} proposed token {int(tree.tokens.max())}, "
@@ -178,7 +184,7 @@ class Scheduler:
         return places
 
     def _greedy_rows(self, sequences: list[Sequence]) -> np.ndarray | None:
-        return self._context.argmax() if any(s.request.sampling.is_greedy for s in sequences) else None
+        return self._context.argmax() if any(s.sampler.is_argmax for s in sequences) else None
 
     def _verify(
         self, sequence: Sequence, tree: TokenTree, place: slice, greedy_rows: np.ndarray | None
@@ -205,7 +211,7 @@ class Scheduler:
             n_drawn += 1
             return sequence.ends_at(token, n_drawn)
 
-        if sequence.request.sampling.is_greedy and greedy_rows is not None:
+        if sequence.sampler.is_argmax and greedy_rows is not None:
             return match_greedy(tree, greedy_rows[place], stop)
         return match(
             tree, lambda node: sequence.sampler.sample(self._context, place.start + node), stop

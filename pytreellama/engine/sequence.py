@@ -43,9 +43,7 @@ class Request:
 class Sequence:
     """One request, its place in the cache, its drafter, its sampler and its text so far."""
 
-    def __init__(
-        self, index: int, request: Request, vocab: Vocab, drafter: Drafter
-    ) -> None:
+    def __init__(self, index: int, request: Request, vocab: Vocab, drafter: Drafter) -> None:
         self.index = index
         self.request = request
         self.drafter = drafter

@@ -43,17 +43,18 @@ def _cpu_features() -> frozenset[str] | None:
 
 
 # features whose absence kills a native build with SIGILL; the others do not change the code
-_CODE_FEATURES = frozenset(
-    "avx avx2 fma f16c bmi2 avx512f avx512bw avx512vl avx512_vbmi avx512_vnni avx512_bf16 "
-    "avx512_fp16 avx_vnni amx_tile amx_int8 amx_bf16 sve sve2 i8mm asimddp".split()
-)
+_CODE_FEATURES = {
+    *("avx", "avx2", "fma", "f16c", "bmi2", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"),
+    *("avx512f", "avx512bw", "avx512vl", "avx512_vbmi", "avx512_vnni", "avx512_bf16"),
+    *("sve", "sve2", "i8mm", "asimddp"),
+}
 
 
 def _check_built_for_this_cpu(info: dict[str, Any]) -> None:
     built, here = info.get("cpu_features"), _cpu_features()
     if built is None or here is None or info.get("machine") != platform.machine():
         return
-    missing = sorted(_CODE_FEATURES & frozenset(built) - here)
+    missing = sorted(_CODE_FEATURES & set(built) - here)
     if missing:
         raise NativeLibraryError(
             "the native part of pytreellama was built for a CPU with "

@@ -1,0 +1,105 @@
+"""What all benches share: figures with goals, tables, JSON, and llama.cpp's own tools beside us."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured number and what it was meant to be.
+
+    Attributes:
+        goal: such as ``>= 0.97``.
+    """
+
+    name: str
+    value: float
+    goal: str
+    met: bool
+
+    @classmethod
+    def at_least(cls, name: str, value: float, goal: float) -> Figure:
+        return cls(name, round(value, 4), f">= {goal}", value >= goal)
+
+    @classmethod
+    def at_most(cls, name: str, value: float, goal: float) -> Figure:
+        return cls(name, round(value, 4), f"<= {goal}", value <= goal)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Repeated measurements: the median to quote, the rest to judge the machine by."""
+
+    median: float
+    smallest: float
+    largest: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(statistics.median(values), min(values), max(values), len(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.4g} ({self.smallest:.4g} to {self.largest:.4g}, n = {self.n})"
+
+
+def publish(
+    title: str,
+    rows: Iterable[tuple[str, Any]],
+    figures: Sequence[Figure],
+    as_json: bool,
+    **facts: Any,
+) -> None:
+    """Print the tables, or with ``--json`` one object with the list ``figures``."""
+    rows = list(rows)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "bench": title,
+                    "machine": platform.processor() or platform.machine(),
+                    "figures": [asdict(figure) for figure in figures],
+                    "rows": {name: _plain(value) for name, value in rows},
+                    **facts,
+                }
+            )
+        )
+        return
+    console = Console()
+    details = Table("what", "measured", title=title)
+    for name, value in rows:
+        details.add_row(name, str(value))
+    console.print(details)
+    goals = Table("figure", "value", "goal", "met", title="figures")
+    for figure in figures:
+        goals.add_row(figure.name, f"{figure.value:g}", figure.goal, "yes" if figure.met else "NO")
+    console.print(goals)
+
+
+def tool(name: str) -> Path:
+    """A tool of llama.cpp, built from the very source that pytreellama is built from."""
+    print(f"building {name} if it is not there yet ...", file=sys.stderr)
+    command = [sys.executable, str(ROOT / "build.py"), "build", "--target", name]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    paths = [line.partition(": ")[2] for line in done.stdout.splitlines() if line.startswith(name)]
+    if done.returncode != 0 or not paths:
+        raise SystemExit(f"{name} could not be built; see what build.py says above")
+    return Path(paths[-1])
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if isinstance(value, Spread) else value

@@ -1,0 +1,68 @@
+"""Rows of logits in C memory: copied out, or reduced in C where a row is too long for NumPy.
+
+A row has 49k to 256k values; argmax and log-sum-exp over it take NumPy up to a millisecond.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytreellama.native import ffi, lib
+
+Int32 = NDArray[np.int32]
+Float32 = NDArray[np.float32]
+
+_FLOAT_BYTES = 4
+
+
+def copy_floats(pointer: Any, *shape: int) -> Float32:
+    """A float32 copy of C memory."""
+    size = int(np.prod(shape))
+    if size == 0:
+        return np.empty(shape, dtype=np.float32)
+    buffer = ffi.buffer(pointer, size * _FLOAT_BYTES)
+    return np.array(np.frombuffer(buffer, dtype=np.float32).reshape(shape))
+
+
+def argmax_rows(pointer: Any, n_rows: int, n_vocab: int) -> Int32:
+    """The likeliest token of each row, int32, shape (n_rows,); the smallest id of equals."""
+    tokens = np.empty(n_rows, dtype=np.int32)
+    lib.treellama_argmax(pointer, n_rows, n_vocab, ffi.from_buffer("llama_token[]", tokens))
+    return tokens
+
+
+def top_k_rows(pointer: Any, n_rows: int, n_vocab: int, k: int) -> tuple[Int32, Float32]:
+    """The k likeliest tokens of each row, falling, and their log-probabilities.
+
+    Returns:
+        tokens int32 and logp float32 (natural logarithm, softmax at temperature 1), both of shape
+        (n_rows, k).
+    """
+    tokens = np.empty((n_rows, k), dtype=np.int32)
+    logp = np.empty((n_rows, k), dtype=np.float32)
+    lib.treellama_top_k(
+        pointer,
+        n_rows,
+        n_vocab,
+        k,
+        ffi.from_buffer("llama_token[]", tokens),
+        ffi.from_buffer("float[]", logp),
+    )
+    return tokens, logp
+
+
+def logp_rows(pointer: Any, n_rows: int, n_vocab: int, tokens: Int32) -> Float32:
+    """Log-probability of one token a row, float32, shape (n_rows,)."""
+    ids = np.ascontiguousarray(tokens, dtype=np.int32)
+    logp = np.empty(n_rows, dtype=np.float32)
+    lib.treellama_logp(
+        pointer,
+        n_rows,
+        n_vocab,
+        ffi.from_buffer("llama_token[]", ids),
+        ffi.from_buffer("float[]", logp),
+    )
+    return logp

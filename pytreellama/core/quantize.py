@@ -1,0 +1,181 @@
+"""Rewriting a model file in another quantisation, with llama.cpp's own quantiser."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pytreellama.errors import QuantizeError
+from pytreellama.native import drain_log, ffi, last_error, lib
+
+Progress = Callable[[float], None]
+
+FILE_TYPES = (
+    "F32",
+    "F16",
+    "BF16",
+    "Q8_0",
+    "Q6_K",
+    "Q5_K_M",
+    "Q5_K_S",
+    "Q5_1",
+    "Q5_0",
+    "Q4_K_M",
+    "Q4_K_S",
+    "Q4_1",
+    "Q4_0",
+    "IQ4_NL",
+    "IQ4_XS",
+    "Q3_K_L",
+    "Q3_K_M",
+    "Q3_K_S",
+    "Q2_K",
+)
+"""Names of file types, large to small. Those that need an importance matrix are not offered."""
+
+_ALIASES = {"Q5_K": "Q5_K_M", "Q4_K": "Q4_K_M", "Q3_K": "Q3_K_M"}
+_TENSOR_LINE = re.compile(r"^\[\s*(\d+)/\s*(\d+)\]")
+_POLL_S = 0.05
+
+
+def quantize(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    ftype: str = "Q8_0",
+    *,
+    n_threads: int | None = None,
+    pure: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write ``source`` again with weights of another type. Already quantised files are allowed.
+
+    The target appears whole or not at all. If interrupted, the call returns at once and llama.cpp,
+    which cannot be stopped, finishes in the background; what it wrote is removed.
+
+    Args:
+        source: a GGUF file.
+        target: the file to write; replaced if it exists.
+        ftype: one of ``FILE_TYPES``, in any case.
+        n_threads: threads to use; None is one a CPU.
+        pure: give every tensor the same type, where llama.cpp would keep some finer.
+        progress: called with a share from 0.0 to 1.0, in this thread.
+
+    Returns:
+        The target's path.
+
+    Raises:
+        QuantizeError: an unknown type, source and target the same, a damaged source, or
+            llama.cpp's reason to fail.
+    """
+    source, target = Path(source), Path(target)
+    params = _native_params(ftype, n_threads, pure)
+    _check_paths(source, target)
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+    job = _Job(source, part, params)
+    try:
+        log = job.run(progress or (lambda share: None))
+        if job.status != 0:
+            raise QuantizeError(f"cannot write {source} as {ftype}: {_reason(log, job)}")
+        os.replace(part, target)
+    except OSError as error:
+        raise QuantizeError(f"cannot write {target}: {error}") from error
+    finally:
+        job.abandon()
+    return target
+
+
+def _native_params(ftype: str, n_threads: int | None, pure: bool) -> Any:
+    name = _ALIASES.get(ftype.upper(), ftype.upper())
+    if name not in FILE_TYPES:
+        raise QuantizeError(f"unknown type {ftype!r}; known are {', '.join(FILE_TYPES)}")
+    if n_threads is not None and n_threads < 1:
+        raise QuantizeError(f"n_threads must be at least 1, or None for all CPUs, not {n_threads}")
+    prefix = "LLAMA_FTYPE_ALL_" if name == "F32" else "LLAMA_FTYPE_MOSTLY_"
+    params = lib.llama_model_quantize_default_params()
+    params.ftype = getattr(lib, prefix + name)
+    params.nthread = n_threads or 0
+    params.pure = pure
+    params.allow_requantize = True
+    return params
+
+
+def _check_paths(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise QuantizeError(f"{source} is not a file; give the path of a GGUF file")
+    if target.exists() and target.samefile(source):
+        raise QuantizeError(f"source and target are the same file, {source}; choose another target")
+    if target.is_dir() or not target.parent.is_dir():
+        raise QuantizeError(f"{target} cannot be written: give a file in a folder that exists")
+    drain_log()
+    if lib.treellama_gguf_check(os.fsencode(source)) != 0:
+        log = drain_log(errors_only=True)
+        reason = "; ".join(filter(None, [last_error(), *log]))
+        raise QuantizeError(f"{source} is not a sound GGUF file: {reason}")
+
+
+class _Job:
+    """One run of llama.cpp's quantiser, in a thread of its own so that its log can be followed."""
+
+    def __init__(self, source: Path, part: Path, params: Any) -> None:
+        self._part = part
+        self._lock = threading.Lock()
+        self._done = self._abandoned = False
+        self._thread = threading.Thread(
+            target=self._quantize,
+            args=(os.fsencode(source), os.fsencode(part), params),
+            name="pytreellama-quantize",
+        )
+        self.status = 0
+        self.error = ""
+
+    def run(self, progress: Progress) -> list[str]:
+        """Run to the end; returns llama.cpp's log."""
+        log: list[str] = []
+        progress(0.0)
+        self._thread.start()
+        while self._thread.is_alive():
+            self._thread.join(_POLL_S)
+            lines = drain_log()
+            log += lines
+            shares = [share for line in lines if (share := _share_done(line)) is not None]
+            if shares:
+                progress(shares[-1])
+        log += drain_log()
+        if self.status == 0:
+            progress(1.0)
+        return log
+
+    def abandon(self) -> None:
+        """Remove what was written, now or when the quantiser is done with it."""
+        with self._lock:
+            self._abandoned = True
+            if self._done:
+                self._remove_part()
+
+    def _quantize(self, source: bytes, part: bytes, params: Any) -> None:
+        self.status = lib.treellama_quantize(source, part, ffi.addressof(params))
+        self.error = last_error() if self.status == lib.TREELLAMA_EXCEPTION else ""
+        with self._lock:
+            self._done = True
+            if self._abandoned:
+                self._remove_part()
+
+    def _remove_part(self) -> None:
+        with contextlib.suppress(OSError):
+            self._part.unlink()
+
+
+def _share_done(line: str) -> float | None:
+    match = _TENSOR_LINE.match(line.lstrip())
+    return int(match[1]) / max(1, int(match[2])) if match else None
+
+
+def _reason(log: list[str], job: _Job) -> str:
+    errors = [line for line in log if "failed" in line or "error" in line.lower()]
+    return "; ".join(filter(None, [job.error, *errors])) or "llama.cpp gives no reason"

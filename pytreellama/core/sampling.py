@@ -1,0 +1,270 @@
+"""SamplingParams: what a caller may ask of a sampler, checked before anything native sees it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytreellama.errors import SamplerError
+
+MAX_SEED = 2**32 - 2
+"""llama.cpp reads 2**32 - 1 as "draw one yourself"; pytreellama draws, and reports, its own."""
+
+MIN_TEMPERATURE = 1e-6
+"""Below this, logits divided by the temperature leave float32."""
+
+DRY_SEQUENCE_BREAKERS = ("\n", ":", '"', "*")
+
+_MAX_HISTORY = 2**20
+_MAX_BREAKER_BYTES = 40
+_MAX_BIAS = 1e6
+
+
+@dataclass(frozen=True)
+class _Range:
+    low: float
+    high: float
+    integer: bool = False
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise SamplerError unless ``value`` is a number of the right kind within the range."""
+        kinds: tuple[type, ...] = (int,) if self.integer else (int, float)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            kind = "an integer" if self.integer else "a number"
+            raise SamplerError(f"{name} must be {kind}, not {value!r}")
+        number: float = value
+        if not self.low <= number <= self.high:  # NaN fails both comparisons
+            raise SamplerError(f"{name} must be from {self.low:g} to {self.high:g}, not {value!r}")
+
+
+_RANGES = {
+    "temperature": _Range(0.0, 1e6),
+    "dynatemp_range": _Range(0.0, 1e6),
+    "dynatemp_exponent": _Range(0.0, 100.0),
+    "top_k": _Range(0, 2**31 - 1, integer=True),
+    "top_p": _Range(0.0, 1.0),
+    "min_p": _Range(0.0, 1.0),
+    "typical_p": _Range(0.0, 1.0),
+    "top_n_sigma": _Range(0.0, 1e6),
+    "repeat_penalty": _Range(1e-3, 1e3),
+    "frequency_penalty": _Range(-100.0, 100.0),
+    "presence_penalty": _Range(-100.0, 100.0),
+    "penalty_last_n": _Range(0, _MAX_HISTORY, integer=True),
+    "dry_multiplier": _Range(0.0, 1e6),
+    "dry_base": _Range(1.0, 1e3),
+    "dry_allowed_length": _Range(1, _MAX_HISTORY, integer=True),
+    "dry_penalty_last_n": _Range(0, _MAX_HISTORY, integer=True),
+    "xtc_probability": _Range(0.0, 1.0),
+    "xtc_threshold": _Range(0.0, 0.5),
+    "mirostat": _Range(0, 2, integer=True),
+    "mirostat_tau": _Range(1e-3, 100.0),
+    "mirostat_eta": _Range(1e-6, 10.0),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How the next token is chosen from a row of logits.
+
+    Every default is neutral: a stage that is not asked for is off, and the defaults together are
+    greedy decoding. ``temperature=1.0`` alone therefore draws from the model's own distribution;
+    nothing is cut off unless ``top_k``, ``top_p``... say so (llama.cpp's own tools default to
+    top_k 40, top_p 0.95, min_p 0.05).
+
+    Stages run in llama.cpp's order: logit bias, penalties, DRY, top-n-sigma, top-k, typical,
+    top-p, min-p, XTC, temperature, draw. Mirostat cuts and draws by itself after the temperature.
+
+    Args:
+        temperature: 0.0 takes the likeliest token that the other stages leave.
+        dynatemp_range: the temperature moves by up to this much either way with the entropy of
+            the row; less than ``temperature``. 0.0 is off.
+        dynatemp_exponent: shape of that movement.
+        top_k: keep the k likeliest tokens; 0 is off.
+        top_p: keep the smallest set of tokens with at least this probability; 1.0 is off.
+            (Holtzman et al. 2019, arXiv:1904.09751)
+        min_p: keep tokens with at least this share of the likeliest one's probability; 0.0 is off.
+        typical_p: keep this probability mass of tokens nearest to the row's entropy; 1.0 is off.
+            (Meister et al. 2022, arXiv:2202.00666)
+        top_n_sigma: keep logits within n standard deviations of the largest; 0.0 is off.
+            (Tang et al. 2024, arXiv:2411.07641)
+        repeat_penalty: logits of recent tokens are divided by it if positive, else multiplied;
+            1.0 is off. (Keskar et al. 2019, arXiv:1909.05858)
+        frequency_penalty: subtracted once for every recent occurrence.
+        presence_penalty: subtracted once from every token that occurred recently.
+        penalty_last_n: how many tokens, prompt included, count as recent for the three penalties.
+        dry_multiplier: strength of DRY, which penalises tokens that would lengthen a repetition;
+            0.0 is off. (oobabooga/text-generation-webui pull request 5677)
+        dry_base: the penalty is multiplier * base ** (length - allowed_length).
+        dry_allowed_length: repetitions up to this many tokens are free.
+        dry_penalty_last_n: how many tokens DRY looks back.
+        dry_sequence_breakers: texts across which no repetition is counted.
+        xtc_probability: chance, at each token, of leaving out all but the least likely of the
+            tokens above the threshold; 0.0 is off.
+            (oobabooga/text-generation-webui pull request 6335)
+        xtc_threshold: probability that makes a token a likely one.
+        mirostat: 1 or 2 for that version of Mirostat; 0 is off. (Basu et al. 2020,
+            arXiv:2007.14966)
+        mirostat_tau: the surprise aimed at, in bits.
+        mirostat_eta: how fast it is corrected.
+        logit_bias: token id to what is added to its logit; ``-math.inf`` bans the token.
+        grammar: GBNF text with a rule ``root`` that the generated text must follow.
+        json_schema: JSON schema (mapping or JSON text) that the generated text must satisfy.
+        seed: from 0 to 2**32 - 2; None draws a fresh one, which ``Sampler.seed`` reports.
+
+    Raises:
+        SamplerError: a value out of range, or two that exclude each other.
+    """
+
+    temperature: float = 0.0
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    top_n_sigma: float = 0.0
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    penalty_last_n: int = 64
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = 1024
+    dry_sequence_breakers: tuple[str, ...] = DRY_SEQUENCE_BREAKERS
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
+    grammar: str | None = None
+    json_schema: Mapping[str, Any] | str | None = field(default=None, hash=False)
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in _RANGES.items():
+            allowed.check(name, getattr(self, name))
+        if self.seed is not None:
+            _Range(0, MAX_SEED, integer=True).check("seed", self.seed)
+        self._check_temperature()
+        self._check_mirostat()
+        self._check_constraints()
+        object.__setattr__(self, "dry_sequence_breakers", _checked_breakers(self))
+        object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
+
+    @property
+    def has_penalties(self) -> bool:
+        """Do the repeat, frequency or presence penalties change anything?"""
+        strengths = (self.repeat_penalty, self.frequency_penalty, self.presence_penalty)
+        return self.penalty_last_n > 0 and strengths != (1.0, 0.0, 0.0)
+
+    @property
+    def has_dry(self) -> bool:
+        """Does DRY change anything?"""
+        return self.dry_multiplier > 0.0 and self.dry_penalty_last_n > 0
+
+    @property
+    def has_xtc(self) -> bool:
+        """May XTC change anything?"""
+        return self.xtc_probability > 0.0
+
+    @property
+    def is_constrained(self) -> bool:
+        """Must the text follow a grammar or schema?"""
+        return self.grammar is not None or self.json_schema is not None
+
+    @property
+    def is_greedy(self) -> bool:
+        """Is the choice always the argmax of the plain logits?
+
+        ``top_k``, ``top_p``, ``min_p`` and ``top_n_sigma`` never cut off the likeliest token, so
+        at temperature 0 they do not matter; typical-p and XTC may.
+        """
+        return self.temperature == 0.0 and not (
+            self.has_penalties
+            or self.has_dry
+            or self.has_xtc
+            or self.typical_p < 1.0
+            or self.logit_bias
+            or self.is_constrained
+        )
+
+    @property
+    def n_history(self) -> int:
+        """How many of the last tokens, prompt included, the choice of the next depends on."""
+        penalties = self.penalty_last_n if self.has_penalties else 0
+        return max(penalties, self.dry_penalty_last_n if self.has_dry else 0)
+
+    def _check_temperature(self) -> None:
+        if 0.0 < self.temperature < MIN_TEMPERATURE:
+            raise SamplerError(
+                f"temperature must be 0 (greedy) or at least {MIN_TEMPERATURE:g}, "
+                f"not {self.temperature!r}"
+            )
+        lowest = self.temperature - self.dynatemp_range
+        if self.dynatemp_range > 0.0 and lowest < MIN_TEMPERATURE:
+            raise SamplerError(
+                f"dynatemp_range must be less than temperature ({self.temperature!r}), "
+                f"not {self.dynatemp_range!r}"
+            )
+
+    def _check_mirostat(self) -> None:
+        if self.mirostat == 0:
+            return
+        if self.temperature == 0.0:
+            raise SamplerError("mirostat draws at random and needs a temperature above 0, e.g. 1.0")
+        neutral = {
+            "top_k": 0,
+            "top_p": 1.0,
+            "min_p": 0.0,
+            "typical_p": 1.0,
+            "top_n_sigma": 0.0,
+            "xtc_probability": 0.0,
+            "dynatemp_range": 0.0,
+        }
+        clashing = [name for name, value in neutral.items() if getattr(self, name) != value]
+        if clashing:
+            raise SamplerError(
+                f"mirostat decides by itself what to cut off: leave out {', '.join(clashing)}"
+            )
+
+    def _check_constraints(self) -> None:
+        if self.grammar is not None and self.json_schema is not None:
+            raise SamplerError("give either grammar or json_schema, not both")
+        if not isinstance(self.grammar, (str, type(None))):
+            raise SamplerError(f"grammar must be GBNF text, not {type(self.grammar).__name__}")
+        if not isinstance(self.json_schema, (str, Mapping, type(None))):
+            kind = type(self.json_schema).__name__
+            raise SamplerError(f"json_schema must be a mapping or JSON text, not {kind}")
+
+
+def _checked_breakers(params: SamplingParams) -> tuple[str, ...]:
+    breakers = params.dry_sequence_breakers
+    if isinstance(breakers, str) or not all(isinstance(text, str) for text in breakers):
+        raise SamplerError(f"dry_sequence_breakers must be several texts, not {breakers!r}")
+    for text in breakers:
+        n_bytes = len(text.encode("utf-8", "replace"))
+        if not 0 < n_bytes <= _MAX_BREAKER_BYTES or "\0" in text or not _is_unicode(text):
+            raise SamplerError(
+                f"a DRY sequence breaker must be 1 to {_MAX_BREAKER_BYTES} bytes of UTF-8 "
+                f"without NUL, not {text!r}"
+            )
+    return tuple(breakers)
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _checked_bias(logit_bias: Mapping[int, float]) -> dict[int, float]:
+    if not isinstance(logit_bias, Mapping):
+        raise SamplerError(f"logit_bias must map token ids to numbers, not {logit_bias!r}")
+    for token, bias in logit_bias.items():
+        if not isinstance(token, int) or isinstance(token, bool) or token < 0:
+            raise SamplerError(f"logit_bias must map token ids to numbers, not {token!r}")
+        if bias != -math.inf:
+            _Range(-_MAX_BIAS, _MAX_BIAS).check(f"logit_bias[{token}]", bias)
+    return {token: float(bias) for token, bias in logit_bias.items() if bias != 0}

@@ -1,0 +1,179 @@
+"""JSON schemas as constraints on the next token, through llguidance (Earley parser, token masks).
+
+Importing it takes tens of milliseconds, and so waits until a schema is used.
+"""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytreellama.core.vocab import Vocab
+from pytreellama.errors import GrammarError
+from pytreellama.native import lib
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+# building a tokenizer's prefix tree takes 100 ms and more for large vocabularies
+_tokenizers: weakref.WeakKeyDictionary[Vocab, LLTokenizer] = weakref.WeakKeyDictionary()
+
+
+class JsonSchemaConstraint:
+    """What may come next in a text that must satisfy a JSON schema. Not for several threads.
+
+    Args:
+        vocab: the vocabulary of the model that writes the text.
+        schema: a mapping, or JSON text. llguidance's ``x-guidance`` key sets its options (white
+            space, for one).
+
+    Raises:
+        GrammarError: not JSON, not a schema, unsatisfiable, or using keywords that are not
+            supported.
+    """
+
+    __slots__ = ("_eog", "_matcher", "_n_tokens", "_start", "_vocab", "is_finished")
+
+    def __init__(self, vocab: Vocab, schema: Mapping[str, Any] | str) -> None:
+        self._vocab = vocab
+        self._eog = vocab.eog_tokens
+        self._n_tokens = vocab.n_tokens
+        self._start = _new_matcher(vocab, _schema_text(schema))
+        self._matcher = self._start.deep_copy()
+        self.is_finished = False
+        """True once an end-of-generation token was accepted: then only such tokens may follow."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Does the text so far satisfy the schema? (It may still be possible to go on.)"""
+        return bool(self._matcher.is_accepting())
+
+    def allows(self, token: int) -> bool:
+        """May ``token`` come next? An end of generation may once the text is complete."""
+        if token in self._eog:
+            return self.is_finished or self.is_complete
+        if self.is_finished or self._matcher.is_stopped() or not 0 <= token < self._n_tokens:
+            return False
+        return int(self._matcher.validate_tokens([token])) == 1
+
+    def mask(self) -> NDArray[np.uint32]:
+        """One bit a token, bit i % 32 of word i // 32: set if the token may come next.
+
+        Returns:
+            uint32, shape (ceil(n_tokens / 32),).
+
+        Raises:
+            GrammarError: the schema became too complex for llguidance's limits.
+        """
+        if self.is_finished or self._matcher.is_stopped():
+            return self._eog_mask()
+        mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32)
+        self._check()
+        return mask
+
+    def accept(self, token: int) -> None:
+        """Go on past ``token``.
+
+        Raises:
+            GrammarError: the token is not allowed here; the constraint stays as it was.
+        """
+        if not self.allows(token):
+            piece = self._vocab.piece(token, special=True) if 0 <= token < self._n_tokens else b""
+            raise GrammarError(f"token {token} ({piece!r}) does not fit the JSON schema here")
+        if token in self._eog:
+            self.is_finished = True
+        else:
+            self._matcher.consume_token(token)
+            self._check()
+
+    def clone(self) -> JsonSchemaConstraint:
+        """An independent constraint in the same state."""
+        other: JsonSchemaConstraint = object.__new__(type(self))
+        other._vocab, other._eog, other._n_tokens = self._vocab, self._eog, self._n_tokens
+        other._start = self._start
+        other._matcher = self._matcher.deep_copy()
+        other.is_finished = self.is_finished
+        return other
+
+    def reset(self) -> None:
+        """Go back to the start of the text."""
+        self._matcher = self._start.deep_copy()
+        self.is_finished = False
+
+    def _eog_mask(self) -> NDArray[np.uint32]:
+        mask = np.zeros((self._n_tokens + 31) // 32, dtype=np.uint32)
+        for token in self._eog:
+            mask[token // 32] |= np.uint32(1 << (token % 32))
+        return mask
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise GrammarError(f"JSON schema: {_first_line(self._matcher.get_error())}")
+
+
+def _schema_text(schema: Mapping[str, Any] | str) -> str:
+    try:
+        parsed = json.loads(schema) if isinstance(schema, str) else dict(schema)
+        return json.dumps(parsed)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise GrammarError(f"the JSON schema is not JSON: {error}") from error
+
+
+def _new_matcher(vocab: Vocab, schema: str) -> LLMatcher:
+    from llguidance import LLMatcher
+
+    tokenizer = _tokenizer(vocab)
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(schema)
+    except ValueError as error:
+        raise GrammarError(f"JSON schema: {_first_line(str(error))}") from error
+    matcher = LLMatcher(tokenizer, grammar, log_level=0)
+    if matcher.is_error():
+        raise GrammarError(f"JSON schema: {_first_line(matcher.get_error())}")
+    return matcher
+
+
+def _tokenizer(vocab: Vocab) -> LLTokenizer:
+    tokenizer = _tokenizers.get(vocab)
+    if tokenizer is None:
+        from llguidance import LLTokenizer, TokenizerWrapper
+
+        eog = sorted(vocab.eog_tokens)
+        if not eog:
+            raise GrammarError("this vocabulary has no end-of-generation token: no schema can end")
+        tokenizer = LLTokenizer(TokenizerWrapper(_Tokens(vocab, eog[0])), eos_token=eog)
+        _tokenizers[vocab] = tokenizer
+    return tokenizer
+
+
+class _Tokens:
+    """A vocabulary as llguidance wants it. Holds it weakly: the cache's values outlive no key."""
+
+    def __init__(self, vocab: Vocab, eos: int) -> None:
+        self._vocab = weakref.ref(vocab)
+        self.eos_token_id = eos
+        self.bos_token_id = vocab.bos
+        self.tokens = list(vocab.pieces)
+        pointer, is_control = vocab.pointer, lib.llama_vocab_is_control
+        self.special_token_ids = [
+            token
+            for token in range(vocab.n_tokens)
+            if is_control(pointer, token) or token in vocab.eog_tokens
+        ]
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        vocab = self._vocab()
+        if vocab is None:
+            raise GrammarError("the model of this JSON schema is gone")
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "replace")
+        return vocab.encode(text, add_special=False)
+
+
+def _first_line(text: str) -> str:
+    return text.strip().split("\n", 1)[0]
