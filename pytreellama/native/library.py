@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ def _cpu_features() -> frozenset[str] | None:
 # features whose absence kills a native build with SIGILL; the others do not change the code
 _CODE_FEATURES = {
     *("avx", "avx2", "fma", "f16c", "bmi2", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"),
-    *("avx512f", "avx512bw", "avx512vl", "avx512_vbmi", "avx512_vnni", "avx512_bf16"),
+    *("avx512f", "avx512bw", "avx512vl", "avx512vbmi", "avx512_vnni", "avx512_bf16"),
     *("sve", "sve2", "i8mm", "asimddp"),
 }
 
@@ -59,12 +61,14 @@ def _check_built_for_this_cpu(info: dict[str, Any]) -> None:
         raise NativeLibraryError(
             "the native part of pytreellama was built for a CPU with "
             f"{', '.join(missing)}, which this one lacks; build it again on this machine "
-            "(`python3 build.py build`), or with CMAKE_ARGS=-DGGML_NATIVE=OFF for any CPU"
+            "(`python3 build.py build`), or with CMAKE_ARGS=-DGGML_NATIVE=OFF for any with AVX2"
         )
 
 
 def _load() -> tuple[Any, Any]:
     _check_built_for_this_cpu(build_info())
+    if sys.platform == "win32":
+        os.add_dll_directory(str(_HERE / "lib"))
     try:
         from pytreellama.native import _native  # type: ignore[attr-defined]
     except ImportError as error:

@@ -174,7 +174,7 @@ llama_context * treellama_context_init(llama_model * model, const llama_context_
 }
 
 int32_t treellama_decode(llama_context * ctx, const llama_batch * batch) {
-    return treellama_guard(TREELLAMA_EXCEPTION, [&] { return llama_decode(ctx, *batch); });
+    return treellama_catch(TREELLAMA_EXCEPTION, [&] { return llama_decode(ctx, *batch); });
 }
 
 //

@@ -9,9 +9,15 @@
 
 void treellama_set_error(const std::string & message);
 
+// while one lives, an assertion of llama.cpp that fails on this thread throws instead of ending the process
+struct treellama_assertions_throw {
+    treellama_assertions_throw();
+    ~treellama_assertions_throw();
+};
+
 // run f; a C++ exception becomes `failed`, and its message this thread's last error
 template <typename F, typename R>
-R treellama_guard(R failed, F && f) {
+R treellama_catch(R failed, F && f) {
     try {
         return f();
     } catch (const std::exception & err) {
@@ -21,4 +27,14 @@ R treellama_guard(R failed, F && f) {
     }
 
     return failed;
+}
+
+// as treellama_catch, for failed assertions too. Not for what computes a graph: an exception that leaves this
+// thread's part of a pass leaves the other threads waiting for it
+template <typename F, typename R>
+R treellama_guard(R failed, F && f) {
+    return treellama_catch(failed, [&]() -> R {
+        treellama_assertions_throw scope;
+        return f();
+    });
 }

@@ -2,11 +2,15 @@
 
 #include "treellama-impl.h"
 
+#include "ggml.h"
+
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
 #include <cstring>
 #include <deque>
 #include <mutex>
+#include <stdexcept>
 
 static thread_local std::string last_error;
 
@@ -18,7 +22,30 @@ const char * treellama_last_error(void) {
     return last_error.c_str();
 }
 
+static thread_local int n_scopes_that_throw = 0;
+
+treellama_assertions_throw::treellama_assertions_throw() {
+    ++n_scopes_that_throw;
+}
+
+treellama_assertions_throw::~treellama_assertions_throw() {
+    --n_scopes_that_throw;
+}
+
 namespace {
+
+// ggml ends the process after this returns; the message is "path:line: text"
+void on_failed_assertion(const char * message) {
+    if (n_scopes_that_throw == 0) {
+        fprintf(stderr, "%s\n", message);
+        return;
+    }
+
+    const std::string text(message);
+    const size_t      folder = text.find_last_of("/\\", text.find(": "));
+    throw std::runtime_error(
+            "llama.cpp's own check failed at " + text.substr(folder == std::string::npos ? 0 : folder + 1));
+}
 
 struct log_line {
     int32_t     level;
@@ -51,6 +78,7 @@ void collect(ggml_log_level level, const char * text, void * /*user_data*/) {
 
 void treellama_log_collect(void) {
     llama_log_set(collect, nullptr);
+    ggml_set_abort_callback(on_failed_assertion);
 }
 
 int32_t treellama_log_pending(void) {

@@ -92,21 +92,18 @@ void treellama_logp(
 // sampling
 //
 
-// What llama.cpp's grammar code cannot bear: its parser prints errors instead of returning them, its check
-// for left recursion does not follow rules that are empty through others (and then expands them for ever)
-// and visits every path through the rules, of which there can be exponentially many.
+// What llama.cpp's grammar code cannot bear. Its parser prints errors instead of returning them. Its check for
+// left recursion overlooks rules that are empty only through others, and then expands them for ever; and it
+// visits every path through the rules, of which there can be exponentially many.
 namespace {
 
 struct grammar_checker {
-    // left edges followed from one rule: that many stacks may be alive at once, and they are kept in memory
-    static constexpr uint64_t n_paths_max     = 100*1000;
-    static constexpr uint64_t n_paths_sum_max = 10*1000*1000;
-    // llama.cpp walks left edges recursively
-    static constexpr uint32_t n_depth_max     = 4096;
-
-    llama_grammar_parser     parser;
-    std::vector<std::string> names;
-    std::vector<bool>        nullable;
+    // ways in which one rule may begin: each can become a stack that is kept in memory
+    static constexpr uint64_t n_ways_max    = 100*1000;
+    // what llama.cpp's check visits
+    static constexpr uint64_t n_visits_max  = 10*1000*1000;
+    // and how deep it recurses
+    static constexpr uint32_t n_depth_max   = 4096;
 
     explicit grammar_checker(const llama_vocab * vocab) : parser(vocab) {}
 
@@ -114,11 +111,32 @@ struct grammar_checker {
         parse(text);
         check_defined(root);
         find_nullable();
-        check_left_edges();
+        check_visits();
+        check_expansion();
     }
 
 private:
+    // a rule that may stand at the left end of another; is_tail: nothing comes after it there
+    struct edge {
+        uint32_t rule;
+        bool     is_tail;
+    };
+
+    // one rule that a depth-first search has entered
+    struct frame {
+        uint32_t          rule;
+        std::vector<edge> edges;
+        size_t            next;
+    };
+
     using alternative = std::pair<const llama_grammar_element *, const llama_grammar_element *>;
+
+    static constexpr uint32_t NONE = UINT32_MAX;
+
+    llama_grammar_parser     parser;
+    std::vector<std::string> names;
+    std::vector<bool>        is_empty; // some alternative has no elements: all that llama.cpp looks at
+    std::vector<bool>        nullable; // may match nothing, through other rules too
 
     static const char * skip_space(const char * pos) {
         while (*pos && strchr(" \t\r\n#", *pos)) {
@@ -176,12 +194,14 @@ private:
     void find_nullable() {
         const size_t n_rules = parser.rules.size();
 
-        struct open { uint32_t rule; size_t n_left; };
-        std::vector<open>                opens;
-        std::vector<std::vector<size_t>> uses(n_rules); // alternatives that refer to a rule
+        struct open_alternative { uint32_t rule; size_t n_left; };
+        std::vector<open_alternative>    opens;
+        std::vector<std::vector<size_t>> uses(n_rules); // the alternatives that refer to a rule
         std::vector<uint32_t>            todo;
 
+        is_empty.assign(n_rules, false);
         nullable.assign(n_rules, false);
+
         const auto mark = [&](uint32_t id) {
             if (!nullable[id]) {
                 nullable[id] = true;
@@ -192,9 +212,9 @@ private:
         for (uint32_t id = 0; id < n_rules; ++id) {
             for (const auto & [first, last] : alternatives(id)) {
                 if (first == last) {
+                    is_empty[id] = true;
                     mark(id);
-                }
-                if (std::all_of(first, last, [](const auto & elem) { return elem.type == LLAMA_GRETYPE_RULE_REF; })) {
+                } else if (std::all_of(first, last, [](const auto & elem) { return elem.type == LLAMA_GRETYPE_RULE_REF; })) {
                     for (const auto * pos = first; pos != last; ++pos) {
                         uses[pos->value].push_back(opens.size());
                     }
@@ -214,13 +234,12 @@ private:
         }
     }
 
-    // the rules that may stand at the left end of what a rule expands to
-    std::vector<uint32_t> left_edges(uint32_t id) const {
-        std::vector<uint32_t> res;
+    std::vector<edge> left_edges(uint32_t id, const std::vector<bool> & may_skip) const {
+        std::vector<edge> res;
         for (const auto & [first, last] : alternatives(id)) {
             for (const auto * pos = first; pos != last && pos->type == LLAMA_GRETYPE_RULE_REF; ++pos) {
-                res.push_back(pos->value);
-                if (!nullable[pos->value]) {
+                res.push_back({ pos->value, pos + 1 == last });
+                if (!may_skip[pos->value]) {
                     break;
                 }
             }
@@ -228,62 +247,146 @@ private:
         return res;
     }
 
-    void check_left_edges() const {
-        enum class color : uint8_t { fresh, open, done };
-        struct frame { uint32_t rule; std::vector<uint32_t> edges; size_t next; uint64_t n_paths; uint32_t depth; };
+    [[noreturn]] void refuse_left_recursion(uint32_t id) const {
+        throw std::runtime_error("rule '" + names[id] + "' is left-recursive: it may begin with itself; "
+                "write lists with * or +, or put something that must match in front");
+    }
 
+    // the walk of llama.cpp's own check, counted instead of taken
+    void check_visits() const {
         const size_t n_rules = parser.rules.size();
 
-        std::vector<color>    colors (n_rules, color::fresh);
-        std::vector<uint64_t> n_paths(n_rules, 0);
-        std::vector<uint32_t> depths (n_rules, 0);
-        uint64_t              n_paths_sum = 0;
+        std::vector<uint64_t> n_visits(n_rules, 0); // 0: not entered yet
+        std::vector<uint32_t> depths  (n_rules, 0); // 0: not left yet
+        uint64_t              n_visits_sum = 0;
 
         for (uint32_t start = 0; start < n_rules; ++start) {
-            if (colors[start] != color::fresh) {
+            if (n_visits[start] > 0) {
                 continue;
             }
 
-            std::vector<frame> stack;
-            const auto open = [&](uint32_t id) {
-                colors[id] = color::open;
-                stack.push_back({ id, left_edges(id), 0, 1, 1 });
+            std::vector<frame>    path;
+            std::vector<uint32_t> depth_below; // of each rule on the path
+            const auto enter = [&](uint32_t id) {
+                n_visits[id] = 1;
+                path.push_back({ id, left_edges(id, is_empty), 0 });
+                depth_below.push_back(0);
             };
 
-            open(start);
-            while (!stack.empty()) {
-                frame & top = stack.back();
-                if (top.next < top.edges.size()) {
-                    const uint32_t id = top.edges[top.next];
-                    if (colors[id] == color::open) {
-                        throw std::runtime_error("rule '" + names[id] + "' is left-recursive: it may begin with itself; "
-                                "write lists with * or +, or put something that must match in front");
-                    }
-                    if (colors[id] == color::fresh) {
-                        open(id);
-                        continue;
-                    }
-                    top.n_paths += n_paths[id];
-                    top.depth    = std::max(top.depth, depths[id] + 1);
-                    top.next++;
-                    if (top.n_paths > n_paths_max || top.depth > n_depth_max) {
-                        throw std::runtime_error("rule '" + names[top.rule] + "' is too complex: it may begin in more than " +
-                                std::to_string(n_paths_max) + " ways, or through more than " +
-                                std::to_string(n_depth_max) + " other rules");
-                    }
-                } else {
-                    colors [top.rule] = color::done;
-                    n_paths[top.rule] = top.n_paths;
-                    depths [top.rule] = top.depth;
-                    stack.pop_back();
+            enter(start);
+            while (!path.empty()) {
+                frame & top = path.back();
+                if (top.next == top.edges.size()) {
+                    depths[top.rule] = depth_below.back() + 1;
+                    path.pop_back();
+                    depth_below.pop_back();
+                    continue;
+                }
+
+                const uint32_t id = top.edges[top.next].rule;
+                if (n_visits[id] == 0) {
+                    enter(id);
+                    continue;
+                }
+                if (depths[id] == 0) {
+                    refuse_left_recursion(id);
+                }
+
+                n_visits[top.rule] += n_visits[id];
+                depth_below.back() = std::max(depth_below.back(), depths[id]);
+                top.next++;
+
+                if (n_visits[top.rule] > n_visits_max || depth_below.back() >= n_depth_max) {
+                    refuse_complexity(top.rule);
                 }
             }
 
-            n_paths_sum += n_paths[start];
-            if (n_paths_sum > n_paths_sum_max) {
-                throw std::runtime_error("the grammar is too complex: its rules may begin in too many ways");
+            n_visits_sum += n_visits[start];
+            if (n_visits_sum > n_visits_max) {
+                refuse_complexity(start);
             }
         }
+    }
+
+    // A rule that comes back to itself at its left end grows the stack each time round, unless it always stands
+    // last: then the stack is one that was seen before. Rules that reach each other are found as Tarjan does.
+    void check_expansion() const {
+        const size_t n_rules = parser.rules.size();
+
+        std::vector<uint32_t> order  (n_rules, NONE); // when a rule was entered
+        std::vector<uint32_t> low    (n_rules, NONE); // the earliest rule on the stack that it reaches
+        std::vector<bool>     pending(n_rules, false);
+        std::vector<uint64_t> n_ways (n_rules, 0);
+        std::vector<uint32_t> stack;
+        uint32_t              n_entered = 0;
+
+        for (uint32_t start = 0; start < n_rules; ++start) {
+            if (order[start] != NONE) {
+                continue;
+            }
+
+            std::vector<frame> path;
+            const auto enter = [&](uint32_t id) {
+                order[id] = low[id] = n_entered++;
+                pending[id] = true;
+                stack.push_back(id);
+                path.push_back({ id, left_edges(id, nullable), 0 });
+            };
+
+            enter(start);
+            while (!path.empty()) {
+                frame & top = path.back();
+                if (top.next < top.edges.size()) {
+                    const uint32_t id = top.edges[top.next].rule;
+                    if (order[id] == NONE) {
+                        enter(id);
+                        continue;
+                    }
+                    if (pending[id]) {
+                        low[top.rule] = std::min(low[top.rule], low[id]);
+                    }
+                    top.next++;
+                    continue;
+                }
+
+                const uint32_t id = top.rule;
+                path.pop_back();
+                if (low[id] == order[id]) {
+                    std::vector<uint32_t> group;
+                    do {
+                        group.push_back(stack.back());
+                        stack.pop_back();
+                    } while (group.back() != id);
+                    check_group(group, pending, n_ways);
+                }
+            }
+        }
+    }
+
+    // rules that reach each other at their left ends, and are pending; what they reach besides was checked before
+    void check_group(const std::vector<uint32_t> & group, std::vector<bool> & pending, std::vector<uint64_t> & n_ways) const {
+        uint64_t n = 0;
+        for (const uint32_t id : group) {
+            n++;
+            for (const edge & left : left_edges(id, nullable)) {
+                if (pending[left.rule] && !left.is_tail) {
+                    refuse_left_recursion(left.rule);
+                }
+                n += pending[left.rule] ? 0 : n_ways[left.rule];
+                if (n > n_ways_max) {
+                    refuse_complexity(id);
+                }
+            }
+        }
+        for (const uint32_t id : group) {
+            n_ways[id]  = n;
+            pending[id] = false;
+        }
+    }
+
+    [[noreturn]] void refuse_complexity(uint32_t id) const {
+        throw std::runtime_error("rule '" + names[id] + "' is too complex: it may begin in too many ways, "
+                "or through too many other rules; say more in fewer rules");
     }
 };
 

@@ -1,0 +1,180 @@
+"""Chat templates: rendered as Hugging Face renders them, in a sandbox, with errors that help."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from pytreellama.core.chat import ChatTemplate, chat_prompt, encode_chat, needs_bos
+from pytreellama.errors import ChatTemplateError
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CHAT_FILE = Path(sys.modules[ChatTemplate.__module__].__file__)
+HELLO = [{"role": "user", "content": "Héllo <b>"}]
+
+
+class FakeVocab:
+    """A vocabulary with BOS 1 and EOS 2 that encodes a text as its length."""
+
+    bos, eos = 1, 2
+
+    def __init__(self, adds_bos: bool = True) -> None:
+        self.adds_bos = adds_bos
+
+    def piece(self, token: int, *, special: bool) -> bytes:
+        assert special
+        return {1: b"<s>", 2: b"</s>"}[token]
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        assert parse_special
+        return [1] * add_special + [len(text)]
+
+
+def model_with(template: str | None) -> SimpleNamespace:
+    return SimpleNamespace(chat_template=template, path=Path("tiny.gguf"), vocab=FakeVocab())
+
+
+def test_messages_are_written_in_order_and_end_with_the_assistants_turn():
+    assert ChatTemplate(CHATML).render(HELLO) == (
+        "<|im_start|>user\nHéllo <b><|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_without_a_generation_prompt_the_text_ends_after_the_last_message():
+    text = ChatTemplate(CHATML).render(HELLO, add_generation_prompt=False)
+    assert text.endswith("<|im_end|>\n")
+
+
+def test_bos_and_eos_come_from_the_model():
+    model = model_with("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}")
+    assert chat_prompt(model, [{"role": "user", "content": "x"}]) == "<s>x</s>"
+
+
+def test_a_model_without_template_says_what_to_do():
+    with pytest.raises(ChatTemplateError, match=r"tiny\.gguf has no chat template.*plain text"):
+        chat_prompt(model_with(None), HELLO)
+
+
+def test_a_template_may_refuse_messages():
+    template = ChatTemplate("{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(ChatTemplateError, match="roles must alternate"):
+        template.render(HELLO)
+
+
+def test_tojson_keeps_text_as_it_is():
+    template = ChatTemplate("{{ tools | tojson(indent=1) }}|{{ messages[0].content | tojson }}")
+    text = template.render(HELLO, tools=[{"name": "è"}])
+    assert text == '[\n {\n  "name": "è"\n }\n]|"Héllo <b>"'
+
+
+def test_blocks_leave_no_blank_lines_and_loops_may_break():
+    source = (
+        "{% for message in messages %}\n"
+        "    {% if loop.index > 1 %}\n"
+        "        {% break %}\n"
+        "    {% endif %}\n"
+        "{{ message.content }}\n"
+        "{% endfor %}\n"
+    )
+    assert ChatTemplate(source).render(HELLO * 3) == "Héllo <b>\n"
+
+
+def test_generation_blocks_are_written_as_plain_text():
+    source = "{% generation %}{{ messages[0].content }}!{% endgeneration %}?"
+    assert ChatTemplate(source).render(HELLO) == "Héllo <b>!?"
+
+
+def test_the_date_is_todays():
+    text = ChatTemplate("{{ strftime_now('%Y') }}").render(HELLO)
+    assert abs(int(text) - datetime.now().year) <= 1
+
+
+def test_extra_variables_reach_the_template():
+    template = ChatTemplate("{{ 'think' if enable_thinking else 'answer' }}")
+    assert template.render(HELLO, enable_thinking=False) == "answer"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages.append(1) }}",
+        "{{ messages[0].update({'a': 1}) }}",
+        "{{ ''.__class__.__base__.__subclasses__() }}",
+        "{{ range(10000000) }}",
+        "{{ 1 / 0 }}",
+        "{{ nothing.at.all }}",
+    ],
+)
+def test_what_the_sandbox_forbids_or_the_template_gets_wrong_is_an_error(source):
+    with pytest.raises(ChatTemplateError, match="template failed on these messages"):
+        ChatTemplate(source).render(HELLO)
+
+
+def test_the_sandbox_hides_what_leads_out_of_it():
+    assert ChatTemplate("{{ messages.__class__ }}").render(HELLO) == ""
+
+
+def test_an_invalid_template_names_the_line():
+    with pytest.raises(ChatTemplateError, match="line 2"):
+        ChatTemplate("{# fine #}\n{% if %}")
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [],
+        "hello",
+        {"role": "user", "content": "x"},
+        ["hello"],
+        [{"content": "x"}],
+        [{"role": "", "content": "x"}],
+        [{"role": 3, "content": "x"}],
+        [{"role": "user"}],
+        [{"role": "user", "content": None}],
+        [{"role": "user", "content": 3}],
+    ],
+)
+def test_malformed_messages_are_refused(messages):
+    with pytest.raises(ChatTemplateError, match="message"):
+        ChatTemplate(CHATML).render(messages)
+
+
+def test_a_call_of_tools_needs_no_content():
+    source = "{{ messages[0].tool_calls[0].name }}"
+    message = {"role": "assistant", "content": None, "tool_calls": [{"name": "look"}]}
+    assert ChatTemplate(source).render([message]) == "look"
+
+
+def test_rendering_leaves_the_callers_messages_alone():
+    messages = [{"role": "user", "content": "x"}]
+    ChatTemplate("{% set ns = namespace(m=messages) %}{{ ns.m[0].content }}").render(messages)
+    assert messages == [{"role": "user", "content": "x"}]
+
+
+def test_bos_is_added_once_and_only_where_the_model_wants_it():
+    assert needs_bos(FakeVocab(adds_bos=True), "hello")
+    assert not needs_bos(FakeVocab(adds_bos=True), "<s>hello")
+    assert not needs_bos(FakeVocab(adds_bos=False), "hello")
+    assert encode_chat(FakeVocab(), "hello") == [1, 5]
+    assert encode_chat(FakeVocab(), "<s>hello") == [8]
+
+
+def test_importing_chat_does_not_import_jinja():
+    code = (
+        "import sys, importlib.util as u\n"
+        f"spec = u.spec_from_file_location('chat', {str(CHAT_FILE)!r})\n"
+        "spec.loader.exec_module(u.module_from_spec(spec))\n"
+        "print('jinja2' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"

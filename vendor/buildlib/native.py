@@ -1,0 +1,520 @@
+"""The native library: from a recipe to finished artifacts, and into the package folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TextIO
+
+from . import toolchain as tools_of
+from .cache import Cache, mark_used, sha256_file
+from .errors import BuildError
+from .patches import list_patches
+from .pin import Pin, read_pin
+from .processes import run_logged
+from .progress import Progress, format_elapsed
+from .sources import Source, find_source, obtain, synchronise, write_if_changed
+from .toolchain import Toolchain
+
+FORMAT = 1  # raise it when finished builds of the code before cannot be used any more
+MODULE = "pytreellama.native._native"
+PREAMBLE = '#include "llama.h"\n#include "treellama.h"\n'
+BUILD_INFO = "build_info.json"
+STAGED = "pytreellama/native"
+
+# measured: pip takes 370 MB for a moment (the archive twice, once unpacked), then source twice,
+# objects and libraries 160; a GPU's kernels are many and large
+SPACE_MB = 600
+SPACE_GPU_MB = 4000
+COMPILER_MEMORY = 1 << 30  # what one compilation of a large file may take
+
+N_ERROR_LINES = 16
+
+# ggml's options for x86 (all but the last few are on by default where GGML_NATIVE is off)
+X86_OPTIONS = {
+    "SSE42": "sse4_2",
+    "AVX": "avx",
+    "AVX2": "avx2",
+    "BMI2": "bmi2",
+    "FMA": "fma",
+    "F16C": "f16c",
+    "AVX_VNNI": "avx_vnni",
+    "AVX512": "avx512f",
+    "AVX512_VBMI": "avx512vbmi",
+    "AVX512_VNNI": "avx512_vnni",
+    "AVX512_BF16": "avx512_bf16",
+    "AMX_TILE": "amx_tile",
+    "AMX_INT8": "amx_int8",
+    "AMX_BF16": "amx_bf16",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what a build makes; `key` names it in the cache."""
+
+    root: Path
+    pin: Pin
+    source: Source
+    toolchain: Toolchain
+    cmake_args: tuple[str, ...]
+
+    @cached_property
+    def work_id(self) -> str:
+        """Same for all builds that can share objects: patches and bridge may differ."""
+        return _digest(
+            FORMAT, self.source.identity, self.pin.unpack, asdict(self.toolchain), self.cmake_args
+        )
+
+    @cached_property
+    def key(self) -> str:
+        ours = [self.root / "vendor/CMakeLists.txt", *self.patches, *self.bridge]
+        contents = [(path.name, sha256_file(path)) for path in [*ours, *self.declarations]]
+        return _digest(self.work_id, PREAMBLE, contents)
+
+    @cached_property
+    def patches(self) -> list[Path]:
+        return list_patches(self.root / "vendor/patches")
+
+    @cached_property
+    def bridge(self) -> list[Path]:
+        folder = self.root / "vendor/bridge"
+        return sorted(path for path in folder.glob("*") if path.suffix in (".h", ".cpp"))
+
+    @cached_property
+    def declarations(self) -> list[Path]:
+        return sorted((self.root / STAGED / "declarations").glob("*.h"))
+
+
+def _digest(*parts: object) -> str:
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read_recipe(root: Path, cmake_args: str) -> Recipe:
+    args = tools_of.split_cmake_args(cmake_args)
+    pin = read_pin(root / "vendor/llama_cpp.toml")
+    return Recipe(root, pin, find_source(pin), tools_of.find_toolchain(args), tuple(args))
+
+
+#
+# building
+#
+
+
+def ensure(
+    recipe: Recipe,
+    cache: Cache,
+    progress: Progress,
+    n_jobs: int | None = None,
+    tools: Sequence[str] = (),
+) -> Path:
+    """The finished build of `recipe`, made if it is not cached whole; its cache entry.
+
+    `tools` are targets of llama.cpp that end up in the entry's `bin` folder as well.
+    """
+    cache.make()
+    entry = cache.builds / recipe.key
+    if not _is_finished(entry, tools):
+        with cache.locked(progress):
+            if not _is_finished(entry, tools):
+                Build(recipe, cache, progress, n_jobs or default_jobs()).make(entry, tools)
+            mark_used(entry)
+            cache.prune()
+    mark_used(entry)
+    return entry
+
+
+def _is_finished(entry: Path, tools: Sequence[str]) -> bool:
+    return is_whole(entry / "native") and all(tool_path(entry, tool).is_file() for tool in tools)
+
+
+def tool_path(entry: Path, tool: str) -> Path:
+    return entry / "bin" / (tool + (".exe" if sys.platform == "win32" else ""))
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds what its build_info.json lists, byte for byte."""
+    try:
+        info = json.loads((folder / BUILD_INFO).read_text(encoding="utf-8"))
+        return all(sha256_file(folder / name) == found for name, found in info["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def default_jobs() -> int:
+    """As many compilers as there are processors, if the memory carries them."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    n_cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return n_cpus
+    return max(1, min(n_cpus, memory // COMPILER_MEMORY))
+
+
+class _StepError(Exception):
+    """A step of CMake or Ninja failed; `lines` is what it printed."""
+
+    def __init__(self, step: str, lines: list[str]) -> None:
+        super().__init__(step)
+        self.step = step
+        self.lines = lines
+
+    @property
+    def may_be_damage(self) -> bool:
+        """Whether a damaged build folder can be the cause, so that starting anew may help."""
+        compilation = any(re.search(r"^FAILED: .*\.(o|obj)\b", line) for line in self.lines)
+        return not compilation and _machine_trouble(self.lines) is None
+
+
+class Build:
+    """One build in its work folder, where an interrupted or earlier one is continued."""
+
+    def __init__(self, recipe: Recipe, cache: Cache, progress: Progress, n_jobs: int) -> None:
+        self.recipe = recipe
+        self.cache = cache
+        self.progress = progress
+        self.n_jobs = n_jobs
+        self.work = cache.work / recipe.work_id
+        self.folder = self.work / "build"
+        self.log = self.work / "build.log"
+
+    def make(self, entry: Path, tools: Sequence[str]) -> None:
+        started_s = time.monotonic()
+        gpu = len(self.recipe.toolchain.backends) > 1
+        self.cache.require_free(SPACE_GPU_MB if gpu else SPACE_MB)
+        include = tools_of.python_include()
+        self._prepare_source()
+        self._compile_resuming(include, ["_native", *tools])
+        if not is_whole(entry / "native"):
+            self._finish(entry)
+        self._finish_tools(entry, tools)
+        elapsed = format_elapsed(time.monotonic() - started_s)
+        names = "+".join(self.recipe.toolchain.backends)
+        self.progress.say(f"built the native library for {names} in {elapsed}")
+
+    def _prepare_source(self) -> None:
+        recipe = self.recipe
+        pristine = obtain(recipe.source, recipe.pin, self.cache, self.progress)
+        self.progress.phase("patching llama.cpp")
+        self.work.mkdir(exist_ok=True)
+        mark_used(self.work)
+        synchronise(pristine, recipe.patches, self.work / "llama.cpp", recipe.pin.unpack)
+        write_if_changed(
+            self.work / "CMakeLists.txt", (recipe.root / "vendor/CMakeLists.txt").read_bytes()
+        )
+        self._copy_bridge()
+        with self.cache.temporary() as folder:
+            module = emit_c(recipe.declarations, folder / "_native.c")
+            write_if_changed(self.work / "_native.c", module.read_bytes())
+
+    def _copy_bridge(self) -> None:
+        folder = self.work / "bridge"
+        if not any(path.suffix == ".cpp" for path in self.recipe.bridge):
+            raise BuildError(
+                f"{self.recipe.root / 'vendor/bridge'} holds no C++ source",
+                "get a complete checkout",
+            )
+        for path in self.recipe.bridge:
+            write_if_changed(folder / path.name, path.read_bytes())
+        for stale in {path.name for path in folder.iterdir()} - {
+            path.name for path in self.recipe.bridge
+        }:
+            (folder / stale).unlink()
+
+    #
+    # CMake
+    #
+
+    def _compile_resuming(self, include: Path, targets: Sequence[str]) -> None:
+        """Compile; if an earlier, damaged folder stands in the way, start it anew, once."""
+        resumed = (self.folder / "CMakeCache.txt").exists()
+        try:
+            try:
+                self._configure_and_compile(include, targets)
+            except _StepError as failure:
+                if not resumed or not failure.may_be_damage:
+                    raise
+                self.progress.say("the earlier build cannot be continued: starting it anew")
+                self._forget(failure.step)
+                self._configure_and_compile(include, targets)
+        except _StepError as failure:
+            raise self._explain(failure) from None
+
+    def _forget(self, step: str) -> None:
+        if step == "configure":  # objects are good; only CMake's memory is doubtful
+            (self.folder / "CMakeCache.txt").unlink(missing_ok=True)
+            shutil.rmtree(self.folder / "CMakeFiles", ignore_errors=True)
+        else:
+            shutil.rmtree(self.folder)
+
+    def _configure_and_compile(self, include: Path, targets: Sequence[str]) -> None:
+        cmake = tools_of.find_cmake()
+        with self.log.open("w", encoding="utf-8") as log:
+            self.progress.phase("configuring llama.cpp")
+            self._run("configure", [cmake, *self._configure_args(include, targets)], log)
+            self._require_targets(targets)
+            self.progress.phase("compiling llama.cpp")
+            command = [cmake, "--build", str(self.folder), "--config", "Release"]
+            command += ["--parallel", str(self.n_jobs), "--target", *targets]
+            self._run("compile", command, log)
+
+    def _run(self, step: str, command: Sequence[str], log: TextIO) -> None:
+        lines: list[str] = []
+
+        def on_line(line: str) -> None:
+            lines.append(line)
+            if match := re.match(r"\[(\d+)/(\d+)\]", line):
+                self.progress.step(int(match[1]), int(match[2]))
+
+        # a repository above the cache is not llama.cpp's: git must not speak for it
+        env = {
+            **os.environ,
+            "NINJA_STATUS": "[%f/%t] ",
+            "GIT_CEILING_DIRECTORIES": str(self.work.parent),
+        }
+        if run_logged(command, log, on_line=on_line, env=env) != 0:
+            raise _StepError(step, lines)
+
+    def _configure_args(self, include: Path, targets: Sequence[str]) -> list[str]:
+        recipe = self.recipe
+        args = ["-S", str(self.work), "-B", str(self.folder)]
+        if sys.platform != "win32" or shutil.which("cl"):
+            args += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools_of.find_ninja()}"]
+        values: dict[str, object] = {
+            "TREELLAMA_LLAMA_CPP": self.work / "llama.cpp",
+            "TREELLAMA_BRIDGE": self.work / "bridge",
+            "TREELLAMA_CFFI_C": self.work / "_native.c",
+            "TREELLAMA_MODULE_SUFFIX": recipe.toolchain.module_suffix,
+            "TREELLAMA_PYTHON_INCLUDE": include,
+            "TREELLAMA_PYTHON_LIBRARY": tools_of.python_library() or "",
+            "TREELLAMA_TOOLS": "ON" if len(targets) > 1 else "OFF",
+            "LLAMA_BUILD_NUMBER": 0,
+            "LLAMA_BUILD_COMMIT": recipe.pin.commit,
+        }
+        args += [f"-D{name}={_with_slashes(value)}" for name, value in values.items()]
+        return [*args, *recipe.cmake_args]
+
+    def _explain(self, failure: _StepError) -> BuildError:
+        lines = [line.rstrip() for line in failure.lines]
+        if trouble := _machine_trouble(lines):
+            return BuildError(*trouble, log=self.log)
+        ours = str(self.recipe.root / "vendor/bridge")
+        text = "\n".join("  " + line for line in _telling_lines(lines))
+        text = text.replace(str(self.work / "bridge"), ours)
+        what = (
+            "CMake cannot configure the build"
+            if failure.step == "configure"
+            else ("llama.cpp does not compile")
+        )
+        return BuildError(
+            f"{what}:\n{text}",
+            "check that compiler and toolkit are complete and that CMAKE_ARGS fits; "
+            "build.py clean --cache forgets all earlier builds",
+            self.log,
+        )
+
+    def _require_targets(self, targets: Sequence[str]) -> None:
+        """Check the names before anything is compiled; only Ninja's file tells them beforehand."""
+        ninja = self.folder / "build.ninja"
+        if not ninja.exists():
+            return
+        text = ninja.read_text(encoding="utf-8", errors="replace")
+        names = re.findall(r"^build ([\w-]+): phony bin/\1(?:\.exe)?$", text, re.MULTILINE)
+        for target in targets:
+            if target not in {*names, "_native"}:
+                raise BuildError(
+                    f"llama.cpp has no tool {target}", f"choose among {', '.join(sorted(names))}"
+                )
+
+    #
+    # artifacts
+    #
+
+    def _finish(self, entry: Path) -> None:
+        """Copy the artifacts to a folder beside, check that they load, rename it to `entry`."""
+        with self.cache.temporary() as folder:
+            made = folder / "entry"
+            native = made / "native"
+            (native / "lib").mkdir(parents=True)
+            for kind, path in self._artifacts():
+                shutil.copy2(path, native if kind == "module" else native / "lib")
+            self._check_loads(native)
+            (native / BUILD_INFO).write_text(
+                json.dumps(self._build_info(native), indent=2) + "\n", encoding="utf-8"
+            )
+            shutil.copy2(self.log, made)
+            shutil.rmtree(entry, ignore_errors=True)
+            made.rename(entry)
+
+    def _artifacts(self) -> list[tuple[str, Path]]:
+        lists = sorted(self.folder.glob("artifacts-*.txt"), key=lambda p: "Release" not in p.name)
+        if not lists:
+            raise BuildError("CMake wrote no list of artifacts", log=self.log)
+        pairs = (line.split(" ", 1) for line in lists[0].read_text(encoding="utf-8").splitlines())
+        return [(kind, Path(path)) for kind, path in pairs]
+
+    def _check_loads(self, native: Path) -> None:
+        """A function that is declared but not there shows only when the library is loaded."""
+        module = next(native.glob("_native*"))
+        code = (
+            "import importlib.util, os, sys\n"
+            "if os.name == 'nt': os.add_dll_directory(sys.argv[2])\n"
+            "spec = importlib.util.spec_from_file_location('_native', sys.argv[1])\n"
+            "importlib.util.module_from_spec(spec)\n"
+        )
+        command = [sys.executable, "-c", code, str(module), str(native / "lib")]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        missing = re.search(r".*(undefined symbol|symbol not found).*", result.stderr, re.I)
+        if missing:
+            raise BuildError(
+                f"the native library was built but lacks a function: {missing.group()}",
+                "what pytreellama/native/declarations declare, llama.cpp or the bridge must define",
+                self.log,
+            )
+
+    def _build_info(self, native: Path) -> dict[str, object]:
+        recipe = self.recipe
+        names = sorted(p.relative_to(native).as_posix() for p in native.rglob("*") if p.is_file())
+        return {
+            "format": FORMAT,
+            "key": recipe.key,
+            "distribution": recipe.pin.distribution,
+            "version": recipe.pin.version,
+            "sha256": recipe.pin.sha256,
+            "commit": recipe.pin.commit,
+            "source": recipe.source.description,
+            "patches": [path.name for path in recipe.patches],
+            "cmake_args": list(recipe.cmake_args),
+            **asdict(recipe.toolchain),
+            "cpu_features": self._cpu_features(),
+            "files": {name: sha256_file(native / name) for name in names},
+        }
+
+    def _cpu_features(self) -> list[str]:
+        """Instruction sets without which the library dies, in the words of /proc/cpuinfo."""
+        toolchain = self.recipe.toolchain
+        if toolchain.native_cpu or toolchain.machine not in ("x86_64", "AMD64"):
+            return list(toolchain.cpu_features)
+        cache = (self.folder / "CMakeCache.txt").read_text(encoding="utf-8", errors="replace")
+        chosen = dict(re.findall(r"^GGML_(\w+):BOOL=(\w+)$", cache, re.MULTILINE))
+        return [flag for name, flag in X86_OPTIONS.items() if tools_of.is_on(chosen.get(name))]
+
+    def _finish_tools(self, entry: Path, tools: Iterable[str]) -> None:
+        """Copy tools beside the libraries that they were linked to."""
+        built = self.folder / "bin"
+        if (built / "Release").is_dir():
+            built = built / "Release"
+        for tool in tools:
+            target = tool_path(entry, tool)
+            target.parent.mkdir(exist_ok=True)
+            for library in [*built.glob("*.so"), *built.glob("*.dylib"), *built.glob("*.dll")]:
+                copy_whole(library, target.parent / library.name)
+            copy_whole(built / target.name, target)
+
+
+def _with_slashes(value: object) -> str:
+    return value.as_posix() if isinstance(value, Path) else str(value)
+
+
+def _machine_trouble(lines: Iterable[str]) -> tuple[str, str] | None:
+    """What happened and what to do, where the machine rather than the source is at fault."""
+    text = "\n".join(lines)
+    if "No space left on device" in text:
+        return (
+            "no space left on the device while compiling",
+            "free some space (a cache on another disk: PYTREELLAMA_CACHE) and run again; "
+            "what is compiled already is kept",
+        )
+    if re.search(r"Killed signal|out of memory|cannot allocate memory", text, re.IGNORECASE):
+        return (
+            "the compiler ran out of memory",
+            "run again with fewer jobs (--jobs 1); what is compiled already is kept",
+        )
+    return None
+
+
+def _telling_lines(lines: list[str]) -> list[str]:
+    """The lines that say what is wrong: the first error and what follows it."""
+    begin = next((i for i, line in enumerate(lines) if line.startswith("FAILED:")), 0)
+    wrong = re.compile(r"\berror\b|CMake Error|undefined reference", re.IGNORECASE)
+    first = next((i for i in range(begin, len(lines)) if wrong.search(lines[i])), None)
+    if first is None or lines[first].startswith("FAILED:"):
+        return lines[-N_ERROR_LINES:]
+    return [line[:300] for line in lines[first : first + N_ERROR_LINES] if line]
+
+
+def emit_c(declarations: Iterable[Path], target: Path) -> Path:
+    """Let cffi write the C source of the module from the declarations, to `target`."""
+    import cffi
+
+    ffi = cffi.FFI()
+    for path in declarations:
+        try:
+            ffi.cdef(path.read_text(encoding="utf-8"))
+        except (cffi.CDefError, cffi.FFIError) as error:
+            raise BuildError(f"cffi cannot read {path}: {error}", "mend the declaration") from None
+    ffi.set_source(MODULE, PREAMBLE)
+    with contextlib.redirect_stdout(None):  # cffi tells the file's name
+        ffi.emit_c_code(str(target))
+    return target
+
+
+#
+# staging
+#
+
+
+def stage(entry: Path, package: Path) -> bool:
+    """Put the artifacts of a cache entry into the package folder; False if they are there.
+
+    build_info.json comes last and goes first, so that it never stands beside half a library.
+    """
+    native = entry / "native"
+    info = (native / BUILD_INFO).read_bytes()
+    try:
+        if (package / BUILD_INFO).read_bytes() == info and is_whole(package):
+            return False
+    except OSError:
+        pass
+    unstage(package)
+    try:
+        for name in json.loads(info)["files"]:
+            target = package / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            copy_whole(native / name, target)
+        copy_whole(native / BUILD_INFO, package / BUILD_INFO)
+    except BaseException:
+        unstage(package)
+        raise
+    return True
+
+
+def unstage(package: Path) -> None:
+    (package / BUILD_INFO).unlink(missing_ok=True)
+    for module in [*package.glob("_native*.so"), *package.glob("_native*.pyd")]:
+        module.unlink()
+    shutil.rmtree(package / "lib", ignore_errors=True)
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy by renaming: a process that has the old file open keeps it."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        shutil.copy2(source, temporary)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
