@@ -1,9 +1,11 @@
-"""Tree-based parallel decoding for any GGUF model.
+"""Tree-based parallel decoding for any GGUF model. The shortest use::
 
     import pytreellama as ptl
 
     engine = ptl.Engine(ptl.Model.default())
     print(engine.generate("Once upon a time", max_tokens=64).text)
+
+Names are imported when they are first used.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import node_paths, parent_lists, shuffled_trees, token_trees
 
 from pytreellama.tree import (
     TokenTree,
@@ -23,6 +22,7 @@ from pytreellama.tree import (
     sequence_sets,
     subtree_sizes,
 )
+from strategies import node_paths, parent_lists, shuffled_trees, token_trees
 
 SVG = "{http://www.w3.org/2000/svg}"
 

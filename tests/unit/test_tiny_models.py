@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader, TokenType
 from gguf.quants import dequantize
+
 from tiny_models import (
     ARCHITECTURES,
     BOS,
