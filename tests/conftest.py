@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import tiny_models
 from hypothesis import HealthCheck, settings
+
+import tiny_models
 
 if TYPE_CHECKING:
     from pytreellama import Model

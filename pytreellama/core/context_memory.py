@@ -14,14 +14,9 @@ from pytreellama.native import lib
 
 def kv_cache_bytes(model: Model, params: ContextParams) -> int:
     """Bytes of the KV cache: an upper bound, as if no layer had a sliding window."""
+    types = (getattr(lib, f"GGML_TYPE_{name.upper()}") for name in (params.type_k, params.type_v))
     n_ctx = params.n_ctx or model.n_ctx_train
-    head_size = _head_size(model)
-    values = model.n_head_kv * head_size
-    row = sum(
-        lib.ggml_row_size(getattr(lib, f"GGML_TYPE_{name.upper()}"), _padded(values, name))
-        for name in (params.type_k, params.type_v)
-    )
-    return n_ctx * model.n_layer * int(row)
+    return int(lib.treellama_kv_bytes(model.handle.pointer, n_ctx, *types))
 
 
 def require_memory_for(model: Model, params: ContextParams) -> None:
@@ -46,13 +41,3 @@ def has_gpu() -> bool:
     gpu = lib.GGML_BACKEND_DEVICE_TYPE_GPU
     devices = map(lib.ggml_backend_dev_get, range(lib.ggml_backend_dev_count()))
     return any(lib.ggml_backend_dev_type(device) == gpu for device in devices)
-
-
-def _head_size(model: Model) -> int:
-    stated = model.metadata.get(f"{model.architecture}.attention.key_length")
-    return int(stated) if stated else model.n_embd // max(model.n_head, 1)
-
-
-def _padded(n_values: int, type_name: str) -> int:
-    block = int(lib.ggml_blck_size(getattr(lib, f"GGML_TYPE_{type_name.upper()}")))
-    return -(-n_values // block) * block

@@ -90,15 +90,19 @@ class Memory:
         """Let ``target`` see the positions [p0, p1) of ``source``; nothing is copied if unified.
 
         Raises:
-            MemoryStateError: ids out of range or with pending nodes, or a part of a sequence
-                where each sequence has a stream of its own (``kv_unified=False``).
+            MemoryStateError: ids out of range or with pending nodes, a target that holds such
+                positions already, or, where each sequence has a stream of its own
+                (``kv_unified=False``), a part of a sequence or a target that is not empty.
         """
         with self._settled(source), self._settled(target):
-            if not self._context.kv_unified and source != target:
-                self._require_whole(source, p0, p1)
-            if source != target:
+            if source == target:
+                return
+            if self._context.kv_unified:
                 self._require_disjoint(source, target, p0, p1)
-            self.share(source, target, p0, p1)
+                self.share(source, target, p0, p1)
+            else:
+                self._require_whole(source, target, p0, p1)
+                self.share(source, target)
 
     def keep(self, seq: int) -> None:
         """Remove all other sequences."""
@@ -164,6 +168,7 @@ class Memory:
         """
         with self._context.exclusive():
             seq_id = self._saved_id(seq, "load")
+            self._empty(seq)  # llama.cpp leaves the old text where the saved one is empty
             n_bytes = (
                 lib.treellama_state_set(
                     self._context.pointer, seq_id, ffi.from_buffer("uint8_t[]", data), len(data)
@@ -243,11 +248,19 @@ class Memory:
             if other != seq:
                 self.drop(other)
 
-    def _require_whole(self, seq: int, p0: int, p1: int) -> None:
-        if p0 > 0 or 0 <= p1 <= self.pos_max(seq):
+    def _require_whole(self, source: int, target: int, p0: int, p1: int) -> None:
+        """A copy between streams takes the whole, and llama.cpp empties the target first."""
+        first, last = self.pos_min(source), self.pos_max(source)
+        if last >= 0 and (p0 > first or 0 <= p1 <= last):
             raise MemoryStateError(
-                f"positions [{p0}, {p1}) of sequence {seq} cannot be copied alone: without "
+                f"positions [{p0}, {p1}) of sequence {source} cannot be copied alone: without "
                 "kv_unified each sequence has a stream of its own, and only whole ones are copied"
+            )
+        last = self.pos_max(target)
+        if last >= 0:
+            raise MemoryStateError(
+                f"sequence {target} holds positions up to {last} already; without kv_unified a "
+                "copy would replace them: remove them first"
             )
 
     def _require_disjoint(self, source: int, target: int, p0: int, p1: int) -> None:
@@ -258,19 +271,23 @@ class Memory:
         first = max(int(low), p0)
         last = min(int(high), p1 - 1) if p1 >= 0 else int(high)
         overlap = first <= other_high and last >= other_low
-        if overlap and not self._share_cells(source, target, first, last):
+        if overlap and self._would_mix(source, target, first, last):
             raise MemoryStateError(
                 f"sequence {target} holds positions {other_low} to {other_high} already; remove "
                 f"them before copying {first} to {last} from sequence {source}"
             )
 
-    def _share_cells(self, source: int, target: int, first: int, last: int) -> bool:
-        """True if all cells of either sequence in [first, last] belong to both."""
+    def _would_mix(self, source: int, target: int, first: int, last: int) -> bool:
+        """True if cells of the target's own stand among those of the source in [first, last]."""
         cells = read_cells(self._context, source)
-        if cells is None or not self._context.kv_unified:
+        if cells is None:
+            return True
+        own, others, positions = cells.members[:, source], cells.members[:, target], cells.positions
+        copied = positions[own & (positions >= first) & (positions <= last)]
+        if len(copied) == 0:
             return False
-        inside = (cells.positions >= first) & (cells.positions <= last)
-        return bool((cells.members[inside, source] >= cells.members[inside, target]).all())
+        between = (positions >= copied.min()) & (positions <= copied.max())
+        return bool((others & ~own & between).any())
 
     def _require_shift(self, verb: str) -> None:
         if not self.can_shift:

@@ -240,6 +240,7 @@ def check_gguf(path: Path) -> None:
             f"{path} {found}, so it is not a GGUF file (which begins with {_GGUF_MAGIC!r}); "
             "convert the model to GGUF, or fetch the file again"
         )
+    drain_log()
     if lib.treellama_gguf_check(os.fsencode(path)) != 0:
         raise ModelLoadError(_damaged(path))
 
@@ -289,7 +290,7 @@ def _load(path: Path, params: Any, report: Progress | None) -> Any:
             lib.llama_model_free(pointer)
         raise progress.error
     if pointer == ffi.NULL:
-        why = "; ".join(reasons) or last_error() or "llama.cpp gives no reason"
+        why = "; ".join(filter(None, [last_error(), *reasons])) or "llama.cpp gives no reason"
         raise ModelLoadError(f"cannot load {path}: {why}")
     return pointer
 

@@ -30,12 +30,11 @@ class _Range:
 
     def check(self, name: str, value: Any) -> None:
         """Raise SamplerError unless ``value`` is a number of the right kind within the range."""
-        kinds: tuple[type, ...] = (int,) if self.integer else (int, float)
-        if not isinstance(value, kinds) or isinstance(value, bool):
+        is_float = isinstance(value, float) and not self.integer
+        if not (isinstance(value, int) or is_float) or isinstance(value, bool):
             kind = "an integer" if self.integer else "a number"
             raise SamplerError(f"{name} must be {kind}, not {value!r}")
-        number: float = value
-        if not self.low <= number <= self.high:  # NaN fails both comparisons
+        if not self.low <= value <= self.high:  # NaN fails both comparisons
             raise SamplerError(f"{name} must be from {self.low:g} to {self.high:g}, not {value!r}")
 
 

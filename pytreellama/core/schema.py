@@ -20,6 +20,10 @@ from pytreellama.native import lib
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
+# sentencepiece puts a space before a text's first character, so this one stands there instead:
+# a control character, which no piece of text is merged with
+_MARK = "\x01"
+
 # building a tokenizer's prefix tree takes 100 ms and more for large vocabularies
 _tokenizers: weakref.WeakKeyDictionary[Vocab, LLTokenizer] = weakref.WeakKeyDictionary()
 
@@ -63,6 +67,9 @@ class JsonSchemaConstraint:
 
     def mask(self) -> NDArray[np.uint32]:
         """One bit a token, bit i % 32 of word i // 32: set if the token may come next.
+
+        Where the schema leaves only one text (a key, a brace), only the token that the model's
+        own tokenizer would write it with is set, though ``allows`` is true for any that fits.
 
         Returns:
             uint32, shape (ceil(n_tokens / 32),).
@@ -166,13 +173,41 @@ class _Tokens:
             if is_control(pointer, token) or token in vocab.eog_tokens
         ]
 
+        self._by_piece = {piece: token for token, piece in enumerate(self.tokens) if piece}
+        self._n_longest = max(map(len, self._by_piece))
+        self._mark = _MARK if _adds_space(vocab) else ""
+
     def __call__(self, text: bytes | str) -> list[int]:
+        """Tokens of a piece of text that need not be the first: what a schema forces to come."""
+        data = text.encode("utf-8") if isinstance(text, str) else text
+        tokens = self._encode_as_the_model_would(data)
+        return tokens if self._bytes_of(tokens) == data else self._encode_longest_first(data)
+
+    def _encode_as_the_model_would(self, data: bytes) -> list[int]:
         vocab = self._vocab()
         if vocab is None:
             raise GrammarError("the model of this JSON schema is gone")
-        if isinstance(text, bytes):
-            text = text.decode("utf-8", "replace")
-        return vocab.encode(text, add_special=False)
+        mark = vocab.encode(self._mark, add_special=False) if self._mark else []
+        text = self._mark + data.decode("utf-8", "replace")
+        return vocab.encode(text, add_special=False)[len(mark) :]
+
+    def _encode_longest_first(self, data: bytes) -> list[int]:
+        tokens: list[int] = []
+        while data:
+            lengths = range(min(len(data), self._n_longest), 0, -1)
+            piece = next((data[:n] for n in lengths if data[:n] in self._by_piece), None)
+            if piece is None:
+                raise GrammarError(f"no token of the vocabulary begins {data!r}")
+            tokens.append(self._by_piece[piece])
+            data = data[len(piece) :]
+        return tokens
+
+    def _bytes_of(self, tokens: list[int]) -> bytes:
+        return b"".join(self.tokens[token] for token in tokens)
+
+
+def _adds_space(vocab: Vocab) -> bool:
+    return vocab.decode_bytes(vocab.encode("a", add_special=False)).startswith(b" ")
 
 
 def _first_line(text: str) -> str:

@@ -24,6 +24,8 @@ class Vocab:
     def __init__(self, model: Handle) -> None:
         self._model = model
         pointer = self.pointer
+        # a text is put together from few different tokens, and asked for one by one as it comes
+        self._piece_of: dict[tuple[int, bool], bytes] = {}
         self.n_tokens: int = lib.llama_vocab_n_tokens(pointer)
         self.has_text: bool = lib.llama_vocab_type(pointer) != lib.LLAMA_VOCAB_TYPE_NONE
         self._is_spm: bool = lib.llama_vocab_type(pointer) == lib.LLAMA_VOCAB_TYPE_SPM
@@ -144,7 +146,10 @@ class Vocab:
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of one token. Arguments and errors as ``decode``."""
-        return self.decode_bytes([token], special=special)
+        key = (token, special)
+        if key not in self._piece_of:
+            self._piece_of[key] = self.decode_bytes([token], special=special)
+        return self._piece_of[key]
 
     @cached_property
     def _adds_space_prefix(self) -> bool:
@@ -209,8 +214,8 @@ class Detokenizer:
 
     def add(self, tokens: Iterable[int]) -> str:
         """The text that these tokens complete; bytes of an unfinished character wait."""
-        data = self._vocab.decode_bytes(list(tokens), special=self._special)
-        return self._decoder.decode(data)
+        pieces = (self._vocab.piece(token, special=self._special) for token in tokens)
+        return self._decoder.decode(b"".join(pieces))
 
     def finish(self) -> str:
         """What is still waiting, as U+FFFD if it never became a character."""

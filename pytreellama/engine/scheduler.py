@@ -41,7 +41,8 @@ class Scheduler:
         on_prefill: OnPrefill | None = None,
     ) -> None:
         self._context = context
-        self._n_draft = n_draft
+        self._can_branch = context.model.can_branch
+        self._n_draft = n_draft if self._can_branch else 0
         self._on_step = on_step
         self._on_prefill = on_prefill
         self._waiting: deque[Sequence] = deque()
@@ -176,12 +177,18 @@ class Scheduler:
         batch.clear()
         seq_ids = [_id_of(sequence) for sequence in sequences]
         for seq_id, tree in zip(seq_ids, trees, strict=True):
-            places.append(self._context.add_tree(batch, seq_id, tree))
-        self._context.decode_trees(batch, seq_ids)
+            places.append(self._place(batch, seq_id, tree))
+        self._context.decode_trees(batch, seq_ids if self._can_branch else [])
         spent_s = time.perf_counter() - started_s
         for sequence, tree in zip(sequences, trees, strict=True):
             sequence.stats.target_s += spent_s * len(tree) / len(batch)
         return places
+
+    def _place(self, batch: Batch, seq_id: int, tree: TokenTree) -> slice:
+        if self._can_branch:
+            return self._context.add_tree(batch, seq_id, tree)
+        # a recurrent state is kept aside before each tree: a token that stays needs none of that
+        return batch.add(tree.tokens, self._context.n_past(seq_id), seq_id, logits=True)
 
     def _greedy_rows(self, sequences: list[Sequence]) -> np.ndarray | None:
         return self._context.argmax() if any(s.sampler.is_argmax for s in sequences) else None
@@ -191,7 +198,8 @@ class Scheduler:
     ) -> None:
         started_s = time.perf_counter()
         verdict = self._match(sequence, tree, place, greedy_rows)
-        self._context.commit(_id_of(sequence), verdict.path)
+        if self._can_branch:
+            self._context.commit(_id_of(sequence), verdict.path)
         self._count(sequence, tree, verdict)
         sequence.stats.verify_s += time.perf_counter() - started_s
         started_s = time.perf_counter()

@@ -3,8 +3,10 @@
 #include "treellama-impl.h"
 
 #include "llama-context.h"
+#include "llama-impl.h"
 #include "llama-kv-cache.h"
 #include "llama-kv-cache-iswa.h"
+#include "llama-model.h"
 
 #include <cstring>
 #include <map>
@@ -173,8 +175,24 @@ llama_context * treellama_context_init(llama_model * model, const llama_context_
     });
 }
 
+// a position without a row of its own ends the process on the threads that look it up
+static bool has_learned_positions(const llama_model & model, const llama_batch & batch) {
+    const int64_t n_pos = model.pos_embd ? model.pos_embd->ne[1] : INT64_MAX;
+
+    for (int32_t i = 0; i < batch.n_tokens; ++i) {
+        if (batch.pos[i] >= n_pos) {
+            LLAMA_LOG_ERROR("position %d: this model has learned %d positions, and no others\n", batch.pos[i], (int) n_pos);
+            return false;
+        }
+    }
+
+    return true;
+}
+
 int32_t treellama_decode(llama_context * ctx, const llama_batch * batch) {
-    return treellama_catch(TREELLAMA_EXCEPTION, [&] { return llama_decode(ctx, *batch); });
+    return treellama_catch(TREELLAMA_EXCEPTION, [&] {
+        return has_learned_positions(ctx->get_model(), *batch) ? llama_decode(ctx, *batch) : -1;
+    });
 }
 
 //

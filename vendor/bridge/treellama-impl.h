@@ -18,6 +18,8 @@ struct treellama_assertions_throw {
 // run f; a C++ exception becomes `failed`, and its message this thread's last error
 template <typename F, typename R>
 R treellama_catch(R failed, F && f) {
+    treellama_set_error({});
+
     try {
         return f();
     } catch (const std::exception & err) {

@@ -45,6 +45,10 @@ LLAMA_API int32_t treellama_gguf_check(const char * path);
 
 LLAMA_API struct llama_model * treellama_model_load(const char * path, const struct llama_model_params * params);
 
+// bytes of a KV cache of n_ctx cells, as if no layer had a sliding window
+LLAMA_API int64_t treellama_kv_bytes(
+        const struct llama_model * model, uint32_t n_ctx, enum ggml_type type_k, enum ggml_type type_v);
+
 LLAMA_API int32_t treellama_quantize(const char * path_in, const char * path_out, const struct llama_model_quantize_params * params);
 
 //

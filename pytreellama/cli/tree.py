@@ -1,0 +1,123 @@
+"""``pytreellama tree``: the tree of every step, with the path that the model took."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pytreellama.cli.options import GenerationOptions, Json, option, unpacked
+from pytreellama.cli.output import print_json, stdout_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pytreellama.core.vocab import Vocab
+    from pytreellama.engine import Step
+
+
+@unpacked(GenerationOptions)
+def tree(
+    options: GenerationOptions,
+    min_nodes: Annotated[
+        int,
+        option(
+            "--min-nodes",
+            help="Show only trees with so many nodes; a tree without guesses has one, the text's "
+            "last token.",
+            min=1,
+        ),
+    ] = 2,
+    svg: Annotated[
+        Path | None,
+        option(
+            "--svg",
+            help="Write each of them as step-0001.svg and so on into this directory, too.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Continue a text and draw the tree of every step, the accepted path marked.
+
+    With --json, all steps are in the object, whatever --min-nodes says.
+    """
+    from pytreellama.cli import session
+
+    prompt, sampling = session.read_prompt(options), options.sampling()
+    session.check_drafter(options.drafter)
+    if svg is not None:
+        svg.mkdir(parents=True, exist_ok=True)
+    steps: list[Step] = []
+    console = stdout_console()
+    with session.load_model(options.model, options.n_gpu_layers) as model:
+        vocab = model.vocab
+
+        def show(step: Step) -> None:
+            steps.append(step)
+            if len(step.tree) < min_nodes:
+                return
+            if svg is not None:
+                _write_svg(svg, len(steps), step, vocab)
+            if not as_json:
+                _draw(console, len(steps), step, vocab)
+
+        with session.open_engine(model, options) as engine:
+            completion = session.run(engine, prompt, options, sampling, on_step=show)
+        if as_json:
+            print_json(
+                session.completion_dict(completion)
+                | {
+                    "model": session.model_dict(model),
+                    "drafter": options.drafter,
+                    "steps": [_step_dict(i, step, vocab) for i, step in enumerate(steps, 1)],
+                }
+            )
+            return
+    n_shown = sum(len(step.tree) >= min_nodes for step in steps)
+    _print_end(console, completion.text, n_shown, len(steps), min_nodes)
+
+
+def label(vocab: Vocab, token: int) -> str:
+    """A token's text for a drawing; bytes of half a character are escaped there."""
+    return vocab.piece(token, special=True).decode("utf-8", "surrogateescape")
+
+
+def _draw(console: Console, number: int, step: Step, vocab: Vocab) -> None:
+    console.print(_heading(number, step), style="bold", soft_wrap=True)
+    text = step.tree.to_text(
+        lambda token: label(vocab, token),
+        accepted=step.path,
+        colour=console.is_terminal and not console.no_color,
+    )
+    print(text, end="\n\n", flush=True)
+
+
+def _heading(number: int, step: Step) -> str:
+    n_guesses, n_accepted = len(step.tree) - 1, len(step.path) - 1
+    return f"step {number}: {n_accepted} of {n_guesses} guesses accepted"
+
+
+def _write_svg(directory: Path, number: int, step: Step, vocab: Vocab) -> None:
+    drawing = step.tree.to_svg(
+        lambda token: label(vocab, token), accepted=step.path, title=_heading(number, step)
+    )
+    (directory / f"step-{number:04d}.svg").write_text(drawing, encoding="utf-8")
+
+
+def _step_dict(number: int, step: Step, vocab: Vocab) -> dict[str, Any]:
+    return {
+        "step": number,
+        "tree": step.tree.to_dict(),
+        "texts": [
+            vocab.piece(token, special=True).decode("utf-8", "replace")
+            for token in step.tree.tokens.tolist()
+        ],
+        "path": [int(node) for node in step.path],
+        "tokens": [int(token) for token in step.tokens],
+    }
+
+
+def _print_end(console: Console, text: str, n_shown: int, n_steps: int, min_nodes: int) -> None:
+    shown = f"{n_shown} of {n_steps} steps had a tree of at least {min_nodes} nodes. The text:"
+    console.print(shown, style="bold", soft_wrap=True)
+    console.print(text, markup=False, soft_wrap=True)

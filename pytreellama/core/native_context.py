@@ -1,0 +1,138 @@
+"""The native context: how it is made, its true sizes, who may use it, and its end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pytreellama.core.handle import Handle
+from pytreellama.core.model import Model
+from pytreellama.core.params import MAX_SEQ_IDS, ContextParams, default_n_threads
+from pytreellama.errors import ContextError
+from pytreellama.native import drain_log, ffi, last_error, lib
+
+
+class NativeContext:
+    """Owns a ``struct llama_context``; what works on its cache shares this object.
+
+    Attributes:
+        n_ctx, n_batch, n_ubatch, n_seq_max, n_threads: the sizes that hold; llama.cpp rounds some.
+
+    Args:
+        model: whose weights it runs; they stay in memory as long as it does.
+        params: what was asked for.
+        probe: cdata ``struct treellama_probe *`` or NULL.
+
+    Raises:
+        ContextError: llama.cpp refuses.
+    """
+
+    def __init__(self, model: Model, params: ContextParams, probe: Any) -> None:
+        self._lock = threading.RLock()
+        self._model = model.handle.share()
+        self._abort_flag = ffi.new("int32_t *", 0)
+        pointer = _make(self._model.pointer, params, probe, self._abort_flag)
+        self._handle = Handle(pointer, lib.llama_free, "context", ContextError)
+        self.kv_unified = params.kv_unified
+        self.n_ctx = int(lib.llama_n_ctx(pointer))
+        self.n_batch = int(lib.llama_n_batch(pointer))
+        self.n_ubatch = int(lib.llama_n_ubatch(pointer))
+        self.n_seq_max = int(lib.llama_n_seq_max(pointer))
+        self.n_threads = int(lib.llama_n_threads(pointer))
+        self.n_embd_out = int(lib.llama_model_n_embd_out(self._model.pointer))
+
+    @property
+    def pointer(self) -> Any:
+        """cdata ``struct llama_context *``; raises after ``close``."""
+        return self._handle.pointer
+
+    @property
+    def memory_pointer(self) -> Any:
+        """cdata ``llama_memory_t``; raises after ``close``."""
+        return lib.llama_get_memory(self.pointer)
+
+    @property
+    def n_seq_ids(self) -> int:
+        """Sequence ids that llama.cpp takes: a unified cache has more than the user's own."""
+        return MAX_SEQ_IDS if self.kv_unified else self.n_seq_max
+
+    @property
+    def closed(self) -> bool:
+        return self._handle.closed
+
+    def close(self) -> None:
+        """Free the context; a second call does nothing."""
+        with self.exclusive():
+            self._handle.close()
+            self._model.close()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the context for this thread; another thread's call meanwhile raises."""
+        if not self._lock.acquire(blocking=False):
+            raise ContextError(
+                "this context is in use by another thread; give each thread a context of its own, "
+                "or take turns with a lock"
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def abort(self) -> None:
+        """Let the pass that is running end, where the backend asks."""
+        self._abort_flag[0] = 1
+
+    def decode(self, batch: Any) -> int:
+        """One ``llama_decode``; an abort that was asked for earlier does not count."""
+        self._abort_flag[0] = 0
+        return int(lib.treellama_decode(self.pointer, batch))
+
+
+def _make(model: Any, params: ContextParams, probe: Any, abort_flag: Any) -> Any:
+    native = _native_params(params)
+    native.abort_callback = ffi.addressof(lib, "treellama_abort_if")
+    native.abort_callback_data = abort_flag
+    drain_log()
+    pointer = lib.treellama_context_init(model, native, probe)
+    reasons = drain_log(errors_only=True)
+    if pointer == ffi.NULL:
+        why = "; ".join(reasons) or last_error() or "llama.cpp gives no reason"
+        raise ContextError(f"cannot make a context with {params}: {why}")
+    return pointer
+
+
+def _native_params(params: ContextParams) -> Any:
+    n_threads = params.n_threads or default_n_threads()
+    native = ffi.new("struct llama_context_params *", lib.llama_context_default_params())
+    native.n_ctx = params.n_ctx
+    native.n_batch = params.n_batch
+    native.n_ubatch = min(params.n_ubatch, params.n_batch)
+    native.n_seq_max = params.n_seq_max
+    native.n_threads = n_threads
+    native.n_threads_batch = params.n_threads_batch or n_threads
+    native.type_k = ggml_type(params.type_k)
+    native.type_v = ggml_type(params.type_v)
+    native.flash_attn_type = _FLASH_ATTENTION[params.flash_attention]
+    native.kv_unified = params.kv_unified
+    native.offload_kqv = params.offload_kv
+    native.swa_full = params.swa_full
+    native.embeddings = params.embeddings
+    native.pooling_type = lib.LLAMA_POOLING_TYPE_NONE
+    native.rope_freq_base = params.rope_freq_base
+    native.rope_freq_scale = params.rope_freq_scale
+    return native
+
+
+_FLASH_ATTENTION = {
+    None: lib.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    False: lib.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    True: lib.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+}
+
+
+def ggml_type(name: str) -> int:
+    """ggml's number for a type of tensor, such as ``q8_0``."""
+    return int(getattr(lib, f"GGML_TYPE_{name.upper()}"))

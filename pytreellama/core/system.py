@@ -1,0 +1,197 @@
+"""What this build can do and what this machine has, as facts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pytreellama.native import build_info, ffi, lib
+
+__all__ = [
+    "Device",
+    "build_info",
+    "cpu_features",
+    "cpu_quota",
+    "devices",
+    "gpu_traces",
+    "llama_version",
+    "machine_facts",
+    "native_log",
+    "repacked_types",
+    "weight_buffers",
+]
+
+DeviceKind = Literal["cpu", "gpu", "igpu", "accelerator", "other"]
+
+_KINDS: dict[int, DeviceKind] = {
+    lib.GGML_BACKEND_DEVICE_TYPE_CPU: "cpu",
+    lib.GGML_BACKEND_DEVICE_TYPE_GPU: "gpu",
+    lib.GGML_BACKEND_DEVICE_TYPE_IGPU: "igpu",
+    lib.GGML_BACKEND_DEVICE_TYPE_ACCEL: "accelerator",
+}
+
+_BUFFER_LINE = re.compile(r"load_tensors:\s+(\S+) model buffer size =\s+([0-9.]+) MiB")
+
+# GGUF's names of the types whose weights ggml-cpu rearranges where the CPU has the feature:
+# ggml/src/ggml-cpu/repack.cpp and amx/common.h at the pinned commit
+_REPACKED_WITH = {
+    "AMX_INT8": ("Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"),
+    "AVX2": ("Q4_0", "Q4_K", "IQ4_NL"),
+    "AVX512": ("Q2_K",),
+    "MATMUL_INT8": ("Q4_0", "Q4_K", "Q5_K", "Q6_K"),
+    "DOTPROD": ("Q4_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "Q8_0"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device that this build can compute on. Sizes in bytes; 0 where it does not tell."""
+
+    name: str
+    description: str
+    kind: DeviceKind
+    free: int
+    total: int
+
+
+def devices() -> tuple[Device, ...]:
+    """The devices that this build sees on this machine."""
+    return tuple(map(_device, range(lib.ggml_backend_dev_count())))
+
+
+def _device(index: int) -> Device:
+    device = lib.ggml_backend_dev_get(index)
+    free, total = ffi.new("size_t *"), ffi.new("size_t *")
+    lib.ggml_backend_dev_memory(device, free, total)
+    return Device(
+        _text(lib.ggml_backend_dev_name(device)),
+        _text(lib.ggml_backend_dev_description(device)),
+        _KINDS.get(lib.ggml_backend_dev_type(device), "other"),
+        int(free[0]),
+        int(total[0]),
+    )
+
+
+def llama_version() -> str:
+    """The version that llama.cpp gives itself."""
+    return _text(lib.llama_version())
+
+
+def cpu_features() -> tuple[str, ...]:
+    """What the kernels of this build use of this CPU, in ggml's names, such as ``AVX512``."""
+    return _enabled(_text(lib.llama_print_system_info()))
+
+
+def _enabled(system_info: str) -> tuple[str, ...]:
+    parts = (part.partition("=") for part in re.split(r"[|:]", system_info))
+    return tuple(name.strip() for name, _, value in parts if value.strip() not in ("", "0"))
+
+
+def repacked_types(features: Iterable[str]) -> tuple[str, ...]:
+    """Quantisations that are rearranged for batches on a CPU with these features."""
+    types = {name for feature in features for name in _REPACKED_WITH.get(feature, ())}
+    return tuple(sorted(types))
+
+
+@contextmanager
+def native_log() -> Iterator[list[str]]:
+    """Collect llama.cpp's log lines while the block runs."""
+    logger = logging.getLogger("pytreellama.native")
+    handler = _Collector()
+    level, propagates = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False  # the lines were not asked for by whoever configured logging
+    try:
+        yield handler.lines
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagates
+
+
+class _Collector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def weight_buffers(log: Iterable[str]) -> dict[str, float]:
+    """Where the weights were put: MiB in each kind of buffer, from the log of loading a model.
+
+    ``CPU_REPACK`` and ``AMX`` hold weights that were rearranged; ``CUDA0`` and the like are GPUs.
+    """
+    found = (_BUFFER_LINE.search(line) for line in log)
+    return {match[1]: float(match[2]) for match in found if match}
+
+
+def gpu_traces() -> tuple[str, ...]:
+    """Signs of GPUs on this machine, whether or not this build can use them."""
+    signs = {
+        "NVIDIA (its driver is loaded)": Path("/proc/driver/nvidia/version").exists(),
+        "NVIDIA (nvidia-smi is installed)": shutil.which("nvidia-smi") is not None,
+        "AMD (its compute driver is loaded)": Path("/dev/kfd").exists(),
+        "Apple (Metal)": sys.platform == "darwin" and _is_arm(),
+    }
+    return tuple(sign for sign, is_there in signs.items() if is_there)
+
+
+def _is_arm() -> bool:
+    import platform
+
+    return platform.machine() == "arm64"
+
+
+def cpu_quota() -> float | None:
+    """Cores' worth of time that a container may use (Linux cgroups); None if it is not limited."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        quota, period = _old_quota()
+    try:
+        cores = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return cores if cores > 0 else None
+
+
+def _old_quota() -> tuple[str, str]:
+    folder = Path("/sys/fs/cgroup/cpu")
+    try:
+        return (
+            (folder / "cpu.cfs_quota_us").read_text(encoding="ascii"),
+            (folder / "cpu.cfs_period_us").read_text(encoding="ascii"),
+        )
+    except OSError:
+        return "max", "1"
+
+
+def machine_facts() -> dict[str, Any]:
+    """Cores, memory (bytes) and load of this machine."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return {
+        "n_cores": psutil.cpu_count(logical=False),
+        "n_logical_cores": psutil.cpu_count(),
+        "cpu_quota": cpu_quota(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "memory": memory.total,
+        "memory_available": memory.available,
+    }
+
+
+def _text(pointer: Any) -> str:
+    raw: bytes = ffi.string(pointer)
+    return raw.decode("utf-8", "replace")

@@ -1,0 +1,482 @@
+"""Trees on a real cache: what is refused, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from pytreellama import Batch, Context, Model, TokenTree
+from pytreellama.core.probe import read_cells
+from pytreellama.errors import (
+    BatchError,
+    CacheFullError,
+    DecodeError,
+    MemoryStateError,
+    TreeError,
+)
+
+TEXT = [10, 20, 30, 40, 50]
+BRANCHING = TokenTree.from_paths([[5, 6, 7], [5, 8], [9]])  # nodes 5 9, 6 8, 7
+
+MakeContext = Callable[..., Context]
+
+
+@pytest.fixture(scope="module")
+def make_context(tiny_model: Callable[..., Model]) -> Iterator[MakeContext]:
+    """An empty context over a kind of tiny model; one for each set of options."""
+    made: dict[object, Context] = {}
+
+    def make(kind: str = "rope", **options: object) -> Context:
+        key = (kind, *sorted(options.items()))
+        if key not in made:
+            sizes = {"n_ctx": 512, "n_batch": 256, "n_threads": 1} | options
+            made[key] = Context(tiny_model(kind), **sizes)
+        context = made[key]
+        context.memory.clear(data=False)
+        for seq in range(context.n_seq_max):
+            context.free_sequence(seq)
+        return context
+
+    yield make
+    for context in made.values():
+        context.close()
+
+
+@pytest.fixture
+def context(make_context: MakeContext) -> Context:
+    return make_context(n_seq_max=3)
+
+
+def used_cells(context: Context) -> list[tuple[int, tuple[int, ...]]]:
+    """Position and owners of every used cell, sorted."""
+    cells = read_cells(context)
+    assert cells is not None
+    used = np.flatnonzero(cells.positions >= 0)
+    return sorted(
+        (int(cells.positions[i]), tuple(np.flatnonzero(cells.members[i]).tolist())) for i in used
+    )
+
+
+def next_logits(context: Context, seq: int, token: int = 77) -> np.ndarray:
+    context.prefill([token], seq, logits=True)
+    return context.logits[0]
+
+
+def assert_is_text(context: Context, seq: int, text: list[int], other: Context) -> None:
+    """The cache goes on as one that has only ever seen this text."""
+    assert context.n_past(seq) == len(text)
+    other.memory.clear(data=False)
+    other.prefill(text, 0)
+    assert np.abs(next_logits(context, seq) - next_logits(other, 0)).max() < 2e-2
+
+
+# -- how large a tree may be
+
+
+def test_a_tree_may_have_many_leaves(context: Context) -> None:
+    seq = context.prefill(TEXT)
+    tree = TokenTree.from_paths([[5, token] for token in range(10, 210)])
+    logits = context.decode_tree(seq, tree)
+    assert tree.n_leaves == 200
+    assert logits.shape == (201, context.n_vocab)
+    context.commit(seq, [0, 150])
+    assert used_cells(context) == [(p, (seq,)) for p in range(7)]
+
+
+def test_trees_of_several_sequences_share_the_ids_for_leaves(make_context: MakeContext) -> None:
+    context = make_context(n_seq_max=3, n_batch=512)
+    tree = TokenTree.from_paths([[token] for token in range(10, 110)])
+    batch = Batch(300)
+    for seq in (0, 1):
+        context.prefill(TEXT, seq)
+        context.add_tree(batch, seq, tree)
+    context.prefill(TEXT, 2)
+    with pytest.raises(TreeError, match="sequence ids are free; truncate the tree"):
+        context.add_tree(batch, 2, tree)
+    assert not context.is_pending(2)
+    context.decode_trees(batch, [0, 1])
+    assert context.n_outputs == 200
+    context.discard(0)
+    context.decode_tree(2, tree)
+
+
+def test_too_many_leaves_are_refused_and_leave_nothing_behind(make_context: MakeContext) -> None:
+    context = make_context(n_seq_max=3, n_batch=512)
+    seq = context.prefill(TEXT)
+    before = used_cells(context)
+    tree = TokenTree.from_paths([[token] for token in range(3, 3 + 255)])
+    with pytest.raises(TreeError, match=r"255 leaves.*253 of llama\.cpp's 256.*truncate"):
+        context.decode_tree(seq, tree)
+    assert not context.is_pending(seq)
+    assert used_cells(context) == before
+    assert len(context.decode_tree(seq, tree.truncate(254))) == 254
+
+
+def test_a_tree_larger_than_the_batch_is_refused(context: Context) -> None:
+    seq = context.prefill(TEXT)
+    with pytest.raises(TreeError, match=r"257 nodes.*room for 256.*larger n_batch"):
+        context.decode_tree(seq, TokenTree.chain([5] * 257))
+    assert not context.is_pending(seq)
+    assert len(context.decode_tree(seq, TokenTree.chain([5] * 256))) == 256
+
+
+def test_an_empty_tree_is_refused(context: Context) -> None:
+    seq = context.prefill(TEXT)
+    with pytest.raises(TreeError, match="empty"):
+        context.decode_tree(seq, TokenTree.empty())
+    with pytest.raises(TreeError, match="empty"):
+        context.grow_tree(seq, [], [])
+    assert not context.is_pending(seq)
+
+
+def test_a_tree_may_stand_at_the_beginning_of_a_text(make_context: MakeContext) -> None:
+    context = make_context(n_seq_max=3)
+    context.decode_tree(1, BRANCHING)
+    assert context.n_past(1) == 0
+    context.commit(1, [0, 2, 4])
+    assert_is_text(context, 1, [5, 6, 7], make_context())
+
+
+def test_a_token_out_of_the_vocabulary_is_refused(context: Context) -> None:
+    seq = context.prefill(TEXT)
+    before = used_cells(context)
+    with pytest.raises(BatchError, match="id 320"):
+        context.decode_tree(seq, TokenTree.from_paths([[5, 6], [5, 320]]))
+    assert not context.is_pending(seq)
+    assert used_cells(context) == before
+
+
+# -- commit, discard and grow
+
+
+@pytest.mark.parametrize(
+    "path", [[1, 2], [0, 1], [2], [0, 2, 3], [5], [-1], [0, 0], [2, 0]], ids=str
+)
+def test_a_commit_of_what_is_no_path_is_refused_and_the_tree_stays(
+    make_context: MakeContext, path: list[int]
+) -> None:
+    context = make_context(n_seq_max=3)
+    seq = context.prefill(TEXT)
+    context.decode_tree(seq, BRANCHING)
+    with pytest.raises(TreeError, match="not a path of the pending tree of 5 nodes"):
+        context.commit(seq, path)
+    assert context.is_pending(seq)
+    context.commit(seq, [0, 3])
+    assert_is_text(context, seq, [*TEXT, 5, 8], make_context())
+
+
+def test_an_empty_path_commits_nothing(make_context: MakeContext) -> None:
+    context = make_context(n_seq_max=3)
+    seq = context.prefill(TEXT)
+    context.decode_tree(seq, BRANCHING)
+    context.commit(seq, [])
+    assert_is_text(context, seq, TEXT, make_context())
+
+
+def test_a_commit_without_a_tree_is_refused(context: Context) -> None:
+    seq = context.prefill(TEXT)
+    with pytest.raises(MemoryStateError, match="no pending nodes; decode a tree first"):
+        context.commit(seq, [])
+    context.discard(seq)
+    assert context.n_past(seq) == len(TEXT)
+
+
+def test_a_second_tree_is_refused_while_one_is_pending(context: Context) -> None:
+    seq = context.prefill(TEXT)
+    context.decode_tree(seq, BRANCHING)
+    with pytest.raises(MemoryStateError, match="grow, commit or discard"):
+        context.decode_tree(seq, BRANCHING)
+    context.commit(seq, [0])
+    context.decode_tree(seq, BRANCHING)
+
+
+def test_growth_may_begin_where_nothing_is_pending(make_context: MakeContext) -> None:
+    context = make_context(n_seq_max=3)
+    seq = context.prefill(TEXT)
+    context.grow_tree(seq, [5, 9], [-1, -1])
+    context.grow_tree(seq, [6, 7], [0, 2])
+    context.commit(seq, [0, 2, 3])
+    assert_is_text(context, seq, [*TEXT, 5, 6, 7], make_context())
+
+
+@pytest.mark.parametrize("parents", [[5], [-2], [6, 5], [5, 6]], ids=str)
+def test_growth_on_a_parent_that_is_not_there_is_refused(
+    context: Context, parents: list[int]
+) -> None:
+    seq = context.prefill(TEXT)
+    context.decode_tree(seq, BRANCHING)
+    before = used_cells(context)
+    with pytest.raises(TreeError, match="a parent stands before its child"):
+        context.grow_tree(seq, [7] * len(parents), parents)
+    assert used_cells(context) == before
+    context.commit(seq, [0, 2, 4])
+
+
+def test_nodes_that_were_added_and_not_decoded_are_in_the_way(context: Context) -> None:
+    seq = context.prefill(TEXT)
+    context.add_tree(Batch(8), seq, BRANCHING)
+    with pytest.raises(MemoryStateError, match="not decoded"):
+        context.commit(seq, [])
+    with pytest.raises(MemoryStateError, match="not decoded"):
+        context.grow_tree(seq, [5], [-1])
+    context.discard(seq)
+    assert used_cells(context) == [(p, (seq,)) for p in range(5)]
+    context.decode_tree(seq, BRANCHING)
+
+
+# -- memory
+
+
+def test_memory_operations_refuse_a_sequence_with_pending_nodes(context: Context) -> None:
+    memory = context.memory
+    context.prefill(TEXT, 0)
+    context.prefill(TEXT, 1)
+    saved = memory.save(0)
+    context.decode_tree(0, BRANCHING)
+    before = used_cells(context)
+    for act in (
+        lambda: memory.rm(0),
+        lambda: memory.rm(0, 2, 3),
+        lambda: memory.cp(0, 2),
+        lambda: memory.cp(1, 0),
+        lambda: memory.keep(0),
+        lambda: memory.keep(1),
+        lambda: memory.add(0, 0, -1, 1),
+        lambda: memory.div(0, 0, -1, 2),
+        lambda: memory.save(0),
+        lambda: memory.save(),
+        lambda: memory.load(saved, 0),
+        lambda: memory.load(saved),
+        lambda: context.prefill(TEXT, 0),
+    ):
+        with pytest.raises(MemoryStateError, match="commit or discard"):
+            act()
+    assert used_cells(context) == before
+    context.commit(0, [0])
+
+
+def test_cells_that_a_pending_tree_may_share_are_not_moved(context: Context) -> None:
+    context.prefill(TEXT, 0)
+    context.memory.cp(0, 1)
+    context.decode_tree(1, BRANCHING)
+    with pytest.raises(MemoryStateError, match="sequence 1 has pending"):
+        context.memory.add(0, 0, -1, 3)
+    with pytest.raises(MemoryStateError, match="sequence 1 has pending"):
+        context.memory.div(0, 0, -1, 2)
+
+
+def test_the_ids_of_leaves_are_out_of_a_users_reach(context: Context) -> None:
+    seq = context.prefill(TEXT)
+    context.decode_tree(seq, BRANCHING)
+    before = used_cells(context)
+    for borrowed in range(context.n_seq_max, 6):
+        with pytest.raises(MemoryStateError, match="out of range"):
+            context.memory.rm(borrowed)
+    assert used_cells(context) == before
+
+
+def test_other_sequences_may_change_while_a_tree_is_pending(make_context: MakeContext) -> None:
+    context = make_context(n_seq_max=3)
+    context.prefill(TEXT, 0)
+    context.memory.cp(0, 1)
+    context.decode_tree(0, BRANCHING)
+    context.prefill([60, 70], 1)
+    context.memory.rm(1)
+    context.prefill([60, 70], 2)
+    context.commit(0, [0, 2])
+    assert_is_text(context, 0, [*TEXT, 5, 6], make_context())
+    assert_is_text(context, 2, [60, 70], make_context())
+
+
+def test_clear_and_free_forget_pending_nodes(context: Context) -> None:
+    seq = context.prefill(TEXT)
+    context.decode_tree(seq, BRANCHING)
+    context.free_sequence(seq)
+    assert not context.is_pending(seq) and used_cells(context) == []
+    seq = context.prefill(TEXT)
+    context.decode_tree(seq, BRANCHING)
+    context.memory.clear()
+    assert not context.is_pending(seq) and used_cells(context) == []
+
+
+# -- kinds of memory
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "hybrid"])
+def test_a_recurrent_model_refuses_branches(make_context: MakeContext, kind: str) -> None:
+    context = make_context(kind, n_seq_max=2)
+    seq = context.prefill(TEXT)
+    with pytest.raises(TreeError, match=r"recurrent.*chain"):
+        context.decode_tree(seq, BRANCHING)
+    assert not context.is_pending(seq)
+    context.decode_tree(seq, TokenTree.chain([5, 6]))
+    with pytest.raises(TreeError, match=r"recurrent.*chain"):
+        context.grow_tree(seq, [7], [1])
+    context.commit(seq, [0, 1])
+
+
+@pytest.mark.parametrize("n_kept", [0, 1, 3])
+@pytest.mark.parametrize("text", [TEXT, []], ids=["text", "empty"])
+@pytest.mark.parametrize("kind", ["recurrent", "hybrid"])
+def test_a_recurrent_model_takes_chains_and_goes_back_to_any_part_of_one(
+    make_context: MakeContext, kind: str, text: list[int], n_kept: int
+) -> None:
+    context, plain = make_context(kind, n_seq_max=2), make_context(kind)
+    if text:
+        context.prefill(text, 1)
+    chain = [5, 6, 7]
+    logits = context.decode_tree(1, TokenTree.chain(chain))
+    context.commit(1, list(range(n_kept)))
+    plain.prefill([*text, *chain], 0, logits=True)
+    assert np.abs(logits[-1] - plain.logits[0]).max() < 2e-2
+    assert context.n_past(1) == len(text) + n_kept
+    if text or n_kept:
+        assert_is_text(context, 1, [*text, *chain[:n_kept]], plain)
+    context.decode_tree(1, TokenTree.chain(chain))
+    context.discard(1)
+    context.free_sequence(1)
+    assert context.n_past(1) == 0
+
+
+def test_a_sequence_with_a_stream_of_its_own_takes_chains_alone(make_context: MakeContext) -> None:
+    context = make_context(n_seq_max=2, kv_unified=False)
+    context.prefill(TEXT, 1)
+    with pytest.raises(TreeError, match="without kv_unified only chains"):
+        context.decode_tree(1, BRANCHING)
+    context.decode_tree(1, TokenTree.chain([5, 6, 7]))
+    context.grow_tree(1, [8], [2])
+    with pytest.raises(TreeError, match="without kv_unified only chains"):
+        context.grow_tree(1, [9], [0])
+    context.commit(1, [0, 1])
+    assert_is_text(context, 1, [*TEXT, 5, 6], make_context())
+
+
+def test_a_small_window_cache_takes_no_trees(make_context: MakeContext) -> None:
+    context = make_context("swa", n_seq_max=2, swa_full=False)
+    seq = context.prefill(TEXT)
+    for tree in (BRANCHING, TokenTree.chain([5, 6])):
+        with pytest.raises(TreeError, match="swa_full=True"):
+            context.decode_tree(seq, tree)
+    context.decode_tree(seq, TokenTree.chain([5]))
+    with pytest.raises(TreeError, match="swa_full=True"):
+        context.grow_tree(seq, [6], [0])
+    context.commit(seq, [0])
+    assert_is_text(context, seq, [*TEXT, 5], make_context("swa"))
+
+
+# -- passes that fail
+
+
+@pytest.fixture
+def nearly_full(make_context: MakeContext) -> Context:
+    """256 cells, of which sequence 0 has 5 and sequence 1 has 248: 3 are free."""
+    context = make_context(n_ctx=256, n_seq_max=2)
+    context.prefill(TEXT, 0)
+    context.prefill([3] * 248, 1)
+    return context
+
+
+def test_a_full_cache_leaves_the_text_and_a_retry_works(
+    make_context: MakeContext, nearly_full: Context
+) -> None:
+    context = nearly_full
+    before = used_cells(context)
+    with pytest.raises(CacheFullError, match="no room for 5"):
+        context.decode_tree(0, BRANCHING)
+    assert not context.is_pending(0)
+    assert used_cells(context) == before
+    context.memory.rm(1, 240)
+    context.decode_tree(0, BRANCHING)
+    context.commit(0, [0, 3])
+    assert_is_text(context, 0, [*TEXT, 5, 8], make_context())
+
+
+def test_a_full_cache_leaves_the_nodes_that_were_pending(
+    make_context: MakeContext, nearly_full: Context
+) -> None:
+    context = nearly_full
+    context.decode_tree(0, BRANCHING.truncate(3))
+    before = used_cells(context)
+    with pytest.raises(CacheFullError):
+        context.grow_tree(0, [8, 7, 7], [0, 2, -1])
+    assert used_cells(context) == before
+    context.memory.rm(1, 240)
+    context.grow_tree(0, [8, 7, 7], [0, 2, -1])
+    context.commit(0, [0, 2, 4])
+    assert_is_text(context, 0, [*TEXT, 5, 6, 7], make_context())
+
+
+def test_all_trees_of_a_pass_that_fails_are_forgotten(nearly_full: Context) -> None:
+    context, batch = nearly_full, Batch(16)
+    before = used_cells(context)
+    for seq in (0, 1):
+        context.add_tree(batch, seq, BRANCHING)
+    with pytest.raises(CacheFullError):
+        context.decode_trees(batch, [0, 1])
+    assert not context.is_pending(0) and not context.is_pending(1)
+    assert used_cells(context) == before
+
+
+@pytest.mark.parametrize("parent", [-1, 0, 4], ids=["text", "node", "leaf"])
+def test_an_aborted_pass_leaves_the_text_and_the_nodes_that_were_pending(
+    make_context: MakeContext, parent: int
+) -> None:
+    """The other thread asks again and again, since a pass begins by forgetting what was asked."""
+    context = make_context(n_seq_max=3, n_ubatch=1)
+    seq = context.prefill(TEXT)
+    context.decode_tree(seq, BRANCHING)
+    before = used_cells(context)
+    many = [parent, *range(5, 205)]
+    with aborting(context), pytest.raises(DecodeError, match="aborted, as asked"):
+        context.grow_tree(seq, [7] * len(many), many)
+    assert used_cells(context) == before
+    context.commit(seq, [0, 2, 4])
+    assert_is_text(context, seq, [*TEXT, 5, 6, 7], make_context())
+
+
+class aborting:  # noqa: N801
+    """Asks a context to abort, without a pause, until the block is left."""
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._done = context, threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+
+    def _ask(self) -> None:
+        while not self._done.is_set():
+            self._context.abort()
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+# -- what must not pile up
+
+
+def test_a_thousand_rounds_leave_no_id_and_no_cell_behind(context: Context) -> None:
+    """Then a tree with as many leaves as there are ids still fits."""
+    rng = np.random.default_rng(5)
+    context.prefill(TEXT, 0)
+    context.prefill(TEXT, 1)
+    for step in range(1000):
+        seq = step % 2
+        context.decode_tree(seq, BRANCHING)
+        if step % 3 == 0:
+            context.grow_tree(seq, [11, 12], [4, -1])
+        if step % 5 == 0:
+            with pytest.raises(TreeError):
+                context.grow_tree(seq, [11], [99])
+        if step % 4:
+            context.commit(seq, BRANCHING.path(int(rng.integers(5))))
+        else:
+            context.discard(seq)
+        context.memory.rm(seq, len(TEXT))
+    assert used_cells(context) == sorted((p, (seq,)) for p in range(5) for seq in (0, 1))
+    leaves = TokenTree.from_paths([[token] for token in range(3, 3 + 254)])
+    assert len(context.decode_tree(0, leaves)) == 254
