@@ -25,8 +25,8 @@ class SequenceSets:
     __slots__ = ("counts", "flat")
 
     def __init__(self, flat: ArrayLike, counts: ArrayLike) -> None:
-        self.flat: Int32 = np.ascontiguousarray(flat, dtype=np.int32)
-        self.counts: Int32 = np.ascontiguousarray(counts, dtype=np.int32)
+        self.flat: Int32 = _as_int32(flat, "sequence id")
+        self.counts: Int32 = _as_int32(counts, "size of a sequence set")
 
     @classmethod
     def of(
@@ -34,13 +34,13 @@ class SequenceSets:
     ) -> SequenceSets:
         """From one id for all tokens, one id a token, or one set of ids a token."""
         if isinstance(seq_ids, (int, np.integer)):
-            return cls(np.full(n_tokens, seq_ids), np.ones(n_tokens))
+            return cls(np.full(n_tokens, seq_ids), np.ones(n_tokens, dtype=np.int32))
         if len(seq_ids) != n_tokens:
             raise BatchError(
                 f"{len(seq_ids)} sequence sets were given for {n_tokens} tokens; give one id for "
                 "all tokens, or one id or set of ids a token"
             )
-        sets = [np.atleast_1d(np.asarray(ids, dtype=np.int32)) for ids in seq_ids]
+        sets = [np.atleast_1d(_as_int32(ids, "sequence id")) for ids in seq_ids]
         flat = np.concatenate(sets) if sets else np.empty(0, dtype=np.int32)
         return cls(flat, [len(ids) for ids in sets])
 
@@ -138,20 +138,15 @@ class Batch:
         if len(sets.counts) != n_new or int(sets.counts.sum()) != len(sets.flat):
             raise BatchError(f"the sequence sets do not describe {n_new} tokens")
         where = slice(self.n_tokens, self.n_tokens + n_new)
-        self._assign(self._tokens, where, ids, "token id")
-        self._assign(self._positions, where, np.asarray(positions), "position")
-        self._logits[where] = logits
+        self._assign(self._tokens, where, _as_int32(ids, "token id"), "token id")
+        self._assign(self._positions, where, _as_int32(positions, "position"), "position")
+        self._assign(self._logits, where, np.asarray(logits, dtype=np.bool_), "logits flag")
         self._counts[where] = sets.counts
         self._append_flat(sets.flat)
         self.n_tokens += n_new
         return where
 
-    def _assign(self, target: Int32, where: slice, values: NDArray[Any], what: str) -> None:
-        if values.dtype.kind not in "iu":
-            raise BatchError(f"a {what} must be an integer, not {values.dtype}")
-        limits = np.iinfo(np.int32)
-        if values.size and (values.min() < limits.min or values.max() > limits.max):
-            raise BatchError(f"a {what} does not fit into 32 bits")
+    def _assign(self, target: NDArray[Any], where: slice, values: NDArray[Any], what: str) -> None:
         try:
             target[where] = values
         except ValueError as error:
@@ -174,3 +169,15 @@ class Batch:
         self._pointers[: self.n_tokens] = address + starts * self._flat.itemsize
         self._struct.n_tokens = self.n_tokens
         return self._struct
+
+
+def _as_int32(values: ArrayLike, what: str) -> Int32:
+    """As int32, refusing what NumPy would cut to it: floats and numbers of more than 32 bits."""
+    array = np.asarray(values)
+    if array.dtype != np.int32 and array.size:
+        if array.dtype.kind not in "iu":
+            raise BatchError(f"a {what} must be an integer of 32 bits, not {array.dtype}")
+        limits = np.iinfo(np.int32)
+        if array.min() < limits.min or array.max() > limits.max:
+            raise BatchError(f"a {what} does not fit into 32 bits")
+    return np.asarray(array, dtype=np.int32, order="C")

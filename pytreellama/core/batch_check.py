@@ -23,18 +23,20 @@ class Limits(Protocol):
     def n_batch(self) -> int: ...
     @property
     def n_vocab(self) -> int: ...
-    @property
-    def n_seq_ids(self) -> int: ...
     def position_ranges(self, seq_ids: Int32) -> tuple[Int32, Int32]:
         """Smallest and largest position in the cache of each sequence, -1 where empty."""
         ...
 
 
-def check_batch(batch: Batch, limits: Limits) -> None:
-    """Raise ``BatchError`` unless llama.cpp will take this batch."""
+def check_batch(batch: Batch, limits: Limits, n_seq_ids: int) -> None:
+    """Raise ``BatchError`` unless llama.cpp will take this batch.
+
+    Args:
+        n_seq_ids: sequence ids that may occur: those of trees are beyond the user's own.
+    """
     _check_size(batch, limits)
     _check_tokens(batch.tokens, limits.n_vocab)
-    _check_sequences(batch, limits)
+    _check_sequences(batch, limits, n_seq_ids)
 
 
 def _check_size(batch: Batch, limits: Limits) -> None:
@@ -56,17 +58,17 @@ def _check_tokens(tokens: Int32, n_vocab: int) -> None:
         )
 
 
-def _check_sequences(batch: Batch, limits: Limits) -> None:
+def _check_sequences(batch: Batch, limits: Limits, n_seq_ids: int) -> None:
     sets = batch.sequences
     if (sets.counts < 1).any():
         raise BatchError(
             f"token {int((sets.counts < 1).argmax())} of the batch belongs to no sequence"
         )
-    wrong = (sets.flat < 0) | (sets.flat >= limits.n_seq_ids)
+    wrong = (sets.flat < 0) | (sets.flat >= n_seq_ids)
     if wrong.any():
         raise BatchError(
             f"sequence id {sets.flat[wrong][0]} is out of range; this context has ids from 0 to "
-            f"{limits.n_seq_ids - 1} (n_seq_max and kv_unified decide)"
+            f"{n_seq_ids - 1} (n_seq_max and kv_unified decide)"
         )
     owners = np.repeat(np.arange(batch.n_tokens, dtype=np.int32), sets.counts)
     _check_positions(sets.flat, batch.positions[owners], limits)

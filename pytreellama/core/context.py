@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
@@ -13,14 +12,17 @@ from numpy.typing import NDArray
 
 from pytreellama.core.batch import Batch
 from pytreellama.core.batch_check import check_batch
+from pytreellama.core.cache import Cache, Cells
 from pytreellama.core.context_memory import require_memory_for
-from pytreellama.core.handle import Handle
 from pytreellama.core.logits import argmax_rows, copy_floats, logp_rows, top_k_rows
 from pytreellama.core.memory import Memory
 from pytreellama.core.model import Model
-from pytreellama.core.params import MAX_SEQ_IDS, ContextParams, default_n_threads
+from pytreellama.core.native_context import NativeContext
+from pytreellama.core.params import ContextParams
 from pytreellama.core.probe import Probe
-from pytreellama.core.tree_encoding import TreeEncoder, TreeEncoding, make_encoder
+from pytreellama.core.sequence_trees import SequenceTrees
+from pytreellama.core.state_chains import StateChains
+from pytreellama.core.tree_encoding import TreeEncoder, TreeEncoding, require_no_pending
 from pytreellama.errors import (
     BatchError,
     CacheFullError,
@@ -62,7 +64,6 @@ class Context:
         probe: bool = False,
         **options: Any,
     ) -> None:
-        self._handle: Handle | None = None
         if params is not None and options:
             raise ContextError(f"give params or {', '.join(options)} by name, not both")
         if model.vocab_only:
@@ -75,36 +76,33 @@ class Context:
         self.n_vocab = model.vocab.n_tokens
         self.tree_encoding = tree_encoding
         self.probe = Probe() if probe else None
-        self._lock = threading.RLock()
-        self._model_owner = model.handle.share()
-        self._abort_flag = ffi.new("int32_t *", 0)
-        self._handle = Handle(self._make(), lib.llama_free, "context", ContextError)
-        self._read_sizes()
-        self.memory = Memory(self)
-        self._trees: TreeEncoder = make_encoder(tree_encoding, self, model)
+        native = NativeContext(model, self.params, self.probe.pointer if self.probe else ffi.NULL)
+        self.native = native
+        self.kv_unified = native.kv_unified
+        self.n_ctx, self.n_batch, self.n_ubatch = native.n_ctx, native.n_batch, native.n_ubatch
+        self.n_seq_max, self.n_threads = native.n_seq_max, native.n_threads
+        self._cache = Cache(native)
+        self._trees = self._make_encoder(native, model)
+        self.memory = Memory(native, self._cache, self._trees)
         self._free_ids = list(range(self.n_seq_max))
         self._n_outputs = 0
         self._scratch = Batch(self.n_batch)
 
+    def _make_encoder(self, native: NativeContext, model: Model) -> TreeEncoder:
+        if not model.can_branch:
+            return StateChains(native, self._cache, self.decode)
+        window_drops_cells = model.n_swa > 0 and not self.params.swa_full
+        return SequenceTrees(native, self._cache, window_drops_cells)
+
     # -- life
 
     @property
-    def pointer(self) -> Any:
-        """cdata ``struct llama_context *``; raises after ``close``."""
-        if self._handle is None:
-            raise ContextError("this context was never made; see the error of its construction")
-        return self._handle.pointer
-
-    @property
     def closed(self) -> bool:
-        return self._handle is None or self._handle.closed
+        return self.native.closed
 
     def close(self) -> None:
         """Free the cache and buffers; a second call does nothing."""
-        if self._handle is not None and not self._handle.closed:
-            with self.exclusive():
-                self._handle.close()
-                self._model_owner.close()
+        self.native.close()
 
     def __enter__(self) -> Context:
         return self
@@ -124,25 +122,16 @@ class Context:
             f"<Context on {self.model.path.name}: n_ctx {self.n_ctx}, n_seq_max {self.n_seq_max}>"
         )
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self) -> AbstractContextManager[None]:
         """Hold the context for this thread; another thread's call meanwhile raises."""
-        if not self._lock.acquire(blocking=False):
-            raise ContextError(
-                "this context is in use by another thread; give each thread a context of its own, "
-                "or take turns with a lock"
-            )
-        try:
-            yield
-        finally:
-            self._lock.release()
+        return self.native.exclusive()
 
     def abort(self) -> None:
         """End the pass that another thread is waiting for: its ``decode`` raises ``DecodeError``.
 
         Works where the backend asks (the CPU does). The next pass runs as usual.
         """
-        self._abort_flag[0] = 1
+        self.native.abort()
 
     # -- sequences
 
@@ -170,9 +159,7 @@ class Context:
 
     def n_past(self, seq: int) -> int:
         """The position after a sequence's committed text."""
-        if self._trees.is_pending(seq):
-            return self._trees.n_past(seq)
-        return self.memory.pos_max(seq) + 1
+        return self._trees.n_past(seq)
 
     def prefill(
         self,
@@ -194,14 +181,15 @@ class Context:
             The sequence id.
 
         Raises:
-            BatchError: empty, ids out of range, or a sequence with pending nodes.
+            BatchError: empty, or ids out of range.
+            MemoryStateError: a sequence with pending nodes.
             CacheFullError, DecodeError: the sequence is then as it was before.
         """
         ids = _token_array(tokens)
         if len(ids) == 0:
             raise BatchError("an empty text cannot be prefilled; give at least one token")
         with self.exclusive():
-            self.require_no_pending("prefill", seq)
+            require_no_pending(self._trees, "prefill", seq)
             target = self.new_sequence() if seq is None else seq
             try:
                 self._prefill(ids, target, logits, progress)
@@ -225,8 +213,8 @@ class Context:
             batch.add(part, np.arange(start + begin, start + end), seq, flags)
             try:
                 self.decode(batch)
-            except (CacheFullError, DecodeError):
-                self.memory.drop(seq, start, -1)
+            except (BatchError, CacheFullError, DecodeError):
+                self._cache.rm(seq, start, -1)
                 raise
             if progress is not None:
                 progress(end / len(ids))
@@ -245,17 +233,22 @@ class Context:
                 were already done remain in the cache.
         """
         with self.exclusive():
-            check_batch(batch, self)
+            for seq in self._trees.pending_sequences.intersection(batch.sequences.flat.tolist()):
+                require_no_pending(self._trees, "decode more of", seq)
+            self._run(batch, self.n_seq_max)
+
+    def _run(self, batch: Batch, n_seq_ids: int) -> None:
+        with self.exclusive():
+            check_batch(batch, self, n_seq_ids)
             self._n_outputs = 0
-            self._abort_flag[0] = 0
-            status = lib.treellama_decode(self.pointer, batch.as_struct())
+            status = self.native.decode(batch.as_struct())
             if status != 0:
                 self._raise_for(status, batch)
             self._n_outputs = batch.n_tokens if self.params.embeddings else batch.n_outputs
             drain_log()
 
     def _raise_for(self, status: int, batch: Batch) -> None:
-        why = "; ".join(filter(None, [*drain_log(errors_only=True)])) or "no reason given"
+        why = "; ".join(drain_log(errors_only=True)) or "no reason given"
         if status == _NO_SLOT:
             raise CacheFullError(
                 f"no room for {batch.n_tokens} more tokens in the KV cache of {self.n_ctx}; remove "
@@ -331,7 +324,7 @@ class Context:
     def decode_trees(self, batch: Batch, seqs: Sequence[int]) -> None:
         """``decode`` for a batch made by ``add_tree``; on failure none of its nodes is pending."""
         try:
-            self.decode(batch)
+            self._run(batch, self.native.n_seq_ids)
         except BaseException:
             for seq in seqs:
                 self._trees.undo(seq)
@@ -361,19 +354,6 @@ class Context:
         """True while a sequence has nodes that were neither committed nor discarded."""
         return self._trees.is_pending(seq)
 
-    def require_no_pending(self, verb: str, seq: int | None = None) -> None:
-        """Raise ``MemoryStateError`` if a sequence (or any, by default) has pending nodes."""
-        pending = self._trees.pending_sequences
-        if pending and (seq is None or seq in pending):
-            which = f"sequence {min(pending) if seq is None else seq} has"
-            raise MemoryStateError(
-                f"{which} pending tree nodes; commit or discard them before you {verb} it"
-            )
-
-    def forget_pending(self) -> None:
-        """Drop the bookkeeping of all pending nodes, whose cells are gone already."""
-        self._trees.forget()
-
     # -- what came out
 
     @property
@@ -397,7 +377,7 @@ class Context:
                 f"row {row} of the logits was asked for, the last pass left {self._n_outputs}; "
                 "flag the tokens whose logits you want"
             )
-        return lib.llama_get_logits(self.pointer) + row * self.n_vocab
+        return lib.llama_get_logits(self.native.pointer) + row * self.n_vocab
 
     def argmax(self) -> Int32:
         """The likeliest token of each row of logits, int32, shape (n_outputs,)."""
@@ -450,82 +430,33 @@ class Context:
             raise ContextError("make the context with embeddings=True to get hidden states")
         pointer = ffi.NULL
         if self._n_outputs and -1 <= row < self._n_outputs:
-            pointer = lib.llama_get_embeddings_ith(self.pointer, row)
+            pointer = lib.llama_get_embeddings_ith(self.native.pointer, row)
         if pointer == ffi.NULL:
             drain_log()
             raise ContextError(f"the last pass left no hidden state in row {row}")
-        return copy_floats(pointer, lib.llama_model_n_embd_out(self._model_owner.pointer))
+        return copy_floats(pointer, self.native.n_embd_out)
 
     @property
     def n_reused_graphs(self) -> int:
         """Passes that could use the graph of the pass before."""
-        return int(lib.llama_perf_context(self.pointer).n_reused)
+        return int(lib.llama_perf_context(self.native.pointer).n_reused)
+
+    def cells(self, seq: int = 0, *, sliding: bool = False) -> Cells | None:
+        """What the cells of the cache that holds a sequence hold, for tests and pictures.
+
+        Args:
+            sliding: of the sliding-window layers' cache.
+
+        Returns:
+            None if the model has no such cache.
+        """
+        return self._cache.cells(seq, sliding=sliding)
 
     # -- what batch_check asks
 
-    @property
-    def n_seq_ids(self) -> int:
-        """Sequence ids that may occur: those of trees are beyond the user's own."""
-        if self.kv_unified and self._trees.pending_sequences:
-            return MAX_SEQ_IDS
-        return self.n_seq_max
-
     def position_ranges(self, seq_ids: Int32) -> tuple[Int32, Int32]:
         """Smallest and largest position in the cache of each sequence, -1 where empty."""
-        return self.memory.ranges(seq_ids)
-
-    # -- making
-
-    def _make(self) -> Any:
-        params = self.params
-        n_threads = params.n_threads or default_n_threads()
-        native = ffi.new("struct llama_context_params *", lib.llama_context_default_params())
-        native.n_ctx = params.n_ctx
-        native.n_batch = params.n_batch
-        native.n_ubatch = min(params.n_ubatch, params.n_batch)
-        native.n_seq_max = params.n_seq_max
-        native.n_threads = n_threads
-        native.n_threads_batch = params.n_threads_batch or n_threads
-        native.type_k = _ggml_type(params.type_k)
-        native.type_v = _ggml_type(params.type_v)
-        native.flash_attn_type = _FLASH_ATTENTION[params.flash_attention]
-        native.kv_unified = params.kv_unified
-        native.offload_kqv = params.offload_kv
-        native.swa_full = params.swa_full
-        native.embeddings = params.embeddings
-        native.pooling_type = lib.LLAMA_POOLING_TYPE_NONE
-        native.rope_freq_base = params.rope_freq_base
-        native.rope_freq_scale = params.rope_freq_scale
-        native.abort_callback = ffi.addressof(lib, "treellama_abort_if")
-        native.abort_callback_data = self._abort_flag
-        drain_log()
-        probe = self.probe.pointer if self.probe else ffi.NULL
-        pointer = lib.treellama_context_init(self._model_owner.pointer, native, probe)
-        reasons = drain_log(errors_only=True)
-        if pointer == ffi.NULL:
-            why = "; ".join(reasons) or last_error() or "llama.cpp gives no reason"
-            raise ContextError(f"cannot make a context with {params}: {why}")
-        return pointer
-
-    def _read_sizes(self) -> None:
-        """llama.cpp rounds some sizes: these are the ones that hold."""
-        self.n_ctx = int(lib.llama_n_ctx(self.pointer))
-        self.n_batch = int(lib.llama_n_batch(self.pointer))
-        self.n_ubatch = int(lib.llama_n_ubatch(self.pointer))
-        self.n_seq_max = int(lib.llama_n_seq_max(self.pointer))
-        self.n_threads = int(lib.llama_n_threads(self.pointer))
-        self.kv_unified = self.params.kv_unified
-
-
-_FLASH_ATTENTION = {
-    None: lib.LLAMA_FLASH_ATTN_TYPE_AUTO,
-    False: lib.LLAMA_FLASH_ATTN_TYPE_DISABLED,
-    True: lib.LLAMA_FLASH_ATTN_TYPE_ENABLED,
-}
-
-
-def _ggml_type(name: str) -> int:
-    return int(getattr(lib, f"GGML_TYPE_{name.upper()}"))
+        return self._cache.ranges(seq_ids)
 
 
 def _params_by_name(options: dict[str, Any]) -> ContextParams:

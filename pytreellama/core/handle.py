@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pytreellama.errors import PyTreeLlamaError
 from pytreellama.native import ffi
+
+# What living objects need, by a key of each. The garbage collector ends the objects of a cycle in
+# any order; what is held here stays until the object that needs it has been freed.
+_needed: dict[object, Any] = {}
 
 
 class Handle:
@@ -19,11 +24,22 @@ class Handle:
         free: the C function that frees it; None if ``pointer`` owns itself already.
         name: what the object is called in errors.
         error: exception type raised when it is used after ``close``.
+        needs: an object that must be freed after this one, as a model after its contexts.
     """
 
     __slots__ = ("_error", "_name", "_owned")
 
-    def __init__(self, pointer: Any, free: Any, name: str, error: type[PyTreeLlamaError]) -> None:
+    def __init__(
+        self,
+        pointer: Any,
+        free: Any,
+        name: str,
+        error: type[PyTreeLlamaError],
+        *,
+        needs: Handle | None = None,
+    ) -> None:
+        if needs is not None:
+            free = _hold_until_freed(needs.pointer, free)
         self._owned = pointer if free is None else ffi.gc(pointer, free)
         self._name = name
         self._error = error
@@ -46,3 +62,14 @@ class Handle:
     def close(self) -> None:
         """Let go of the object; a second call does nothing."""
         self._owned = None
+
+
+def _hold_until_freed(needed: Any, free: Callable[[Any], None]) -> Callable[[Any], None]:
+    key = object()
+    _needed[key] = needed
+
+    def free_and_let_go(pointer: Any) -> None:
+        free(pointer)
+        del _needed[key]
+
+    return free_and_let_go

@@ -34,7 +34,7 @@ class NativeContext:
         self._model = model.handle.share()
         self._abort_flag = ffi.new("int32_t *", 0)
         pointer = _make(self._model.pointer, params, probe, self._abort_flag)
-        self._handle = Handle(pointer, lib.llama_free, "context", ContextError)
+        self._handle = Handle(pointer, lib.llama_free, "context", ContextError, needs=self._model)
         self.kv_unified = params.kv_unified
         self.n_ctx = int(lib.llama_n_ctx(pointer))
         self.n_batch = int(lib.llama_n_batch(pointer))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +11,6 @@ from numpy.typing import NDArray
 from pytreellama.core.handle import Handle
 from pytreellama.errors import ContextError
 from pytreellama.native import ffi, lib
-
-if TYPE_CHECKING:
-    from pytreellama.core.context import Context
-
-_WORDS = 256 // 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +30,6 @@ class MaskRecord:
     def visible(self) -> NDArray[np.bool_]:
         """Which cells each token sees, shape (n_streams, n_tokens, n_cells)."""
         return self.values > -np.inf
-
-
-@dataclass(frozen=True, slots=True)
-class Cells:
-    """What the cells of a cache hold.
-
-    Attributes:
-        positions: int32, shape (n_cells,), -1 where a cell is empty.
-        members: bool, shape (n_cells, 256): the sequences that a cell belongs to.
-    """
-
-    positions: NDArray[np.int32]
-    members: NDArray[np.bool_]
 
 
 class Probe:
@@ -80,21 +62,3 @@ class Probe:
             self.pointer, i, sliding, *sizes, ffi.from_buffer("float[]", values)
         )
         return MaskRecord(bool(sliding[0]), values)
-
-
-def read_cells(context: Context, seq: int = 0, *, sliding: bool = False) -> Cells | None:
-    """The cells of the cache that holds a sequence; None if the model has no such cache."""
-    count = lib.treellama_cells(context.pointer, sliding, seq, ffi.NULL, ffi.NULL)
-    if count < 0:
-        return None
-    positions = np.empty(count, dtype=np.int32)
-    words = np.empty((count, _WORDS), dtype="<u4")
-    lib.treellama_cells(
-        context.pointer,
-        sliding,
-        seq,
-        ffi.from_buffer("llama_pos[]", positions),
-        ffi.from_buffer("uint32_t[]", words),
-    )
-    bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")
-    return Cells(positions, bits.astype(np.bool_))

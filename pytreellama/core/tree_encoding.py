@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.core.batch import Batch
-from pytreellama.core.model import Model
-
-if TYPE_CHECKING:
-    from pytreellama.core.context import Context
+from pytreellama.errors import MemoryStateError
 
 Int32 = NDArray[np.int32]
 
@@ -40,7 +37,7 @@ class TreeEncoder(Protocol):
     def is_pending(self, seq: int) -> bool: ...
 
     def n_past(self, seq: int) -> int:
-        """The position after the committed text of a sequence with pending nodes."""
+        """The position after the committed text of a sequence."""
         ...
 
     def place(self, batch: Batch, seq: int, tokens: Int32, parents: Int32) -> slice:
@@ -64,9 +61,11 @@ class TreeEncoder(Protocol):
         ...
 
 
-def make_encoder(encoding: TreeEncoding, context: Context, model: Model) -> TreeEncoder:
-    """The encoder of a context."""
-    from pytreellama.core.sequence_trees import SequenceTrees
-
-    encoders = {TreeEncoding.SEQUENCES: SequenceTrees}
-    return encoders[encoding](context, model)
+def require_no_pending(trees: TreeEncoder, verb: str, seq: int | None = None) -> None:
+    """Raise ``MemoryStateError`` if a sequence (or any, by default) has pending nodes."""
+    pending = trees.pending_sequences
+    if pending and (seq is None or seq in pending):
+        which = min(pending) if seq is None else seq
+        raise MemoryStateError(
+            f"sequence {which} has pending tree nodes; commit or discard them before you {verb} it"
+        )

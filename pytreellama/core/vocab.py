@@ -17,6 +17,8 @@ from pytreellama.native import ffi, last_error, lib
 
 Tokens = Sequence[int] | NDArray[np.int32]
 
+_MAX_TEXT_BYTES = 2**31 - 16
+
 
 class Vocab:
     """The vocabulary of a model. Made by ``Model``; raises once the model is closed."""
@@ -103,6 +105,11 @@ class Vocab:
         """
         self._require_text("encode")
         data = _utf8(text)
+        if len(data) > _MAX_TEXT_BYTES:
+            raise VocabError(
+                f"the text has {len(data)} bytes, llama.cpp takes at most {_MAX_TEXT_BYTES}; "
+                "encode it in parts"
+            )
         capacity = len(data) + 8
         failed = ffi.new("bool *")
         while True:
@@ -185,14 +192,16 @@ class Vocab:
         return [data[a:b] for a, b in pairwise(bounds)]
 
     def _checked(self, tokens: Tokens) -> NDArray[np.int32]:
-        wide = np.asarray(tokens, dtype=np.int64).reshape(-1)
-        wrong = (wide < 0) | (wide >= self.n_tokens)
+        ids = np.asarray(tokens).reshape(-1)
+        if ids.size and ids.dtype.kind not in "iu":
+            raise VocabError(f"token ids must be integers that fit into 64 bits, not {ids.dtype}")
+        wrong = (ids < 0) | (ids >= self.n_tokens)
         if wrong.any():
             raise VocabError(
-                f"token id {int(wide[wrong][0])} is not in this vocabulary; "
+                f"token id {int(ids[wrong][0])} is not in this vocabulary; "
                 f"ids are from 0 to {self.n_tokens - 1}"
             )
-        return wide.astype(np.int32)
+        return ids.astype(np.int32)
 
     def _require_text(self, verb: str) -> None:
         if not self.has_text:

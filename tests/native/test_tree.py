@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from pytreellama import Batch, Context, Model, TokenTree
-from pytreellama.core.probe import read_cells
 from pytreellama.errors import (
     BatchError,
     CacheFullError,
@@ -52,7 +51,7 @@ def context(make_context: MakeContext) -> Context:
 
 def used_cells(context: Context) -> list[tuple[int, tuple[int, ...]]]:
     """Position and owners of every used cell, sorted."""
-    cells = read_cells(context)
+    cells = context.cells()
     assert cells is not None
     used = np.flatnonzero(cells.positions >= 0)
     return sorted(

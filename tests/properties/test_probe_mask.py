@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pytreellama import Batch, Context, Model, TokenTree
 from pytreellama.core.batch import SequenceSets
-from pytreellama.core.probe import MaskRecord, read_cells
+from pytreellama.core.probe import MaskRecord
 from pytreellama.tree import sequence_sets
 from pytreellama.tree.layout import depths, dfs_order
 from pytreellama.tree.mask import ancestor_mask
@@ -83,13 +83,13 @@ class Ledger:
         self.positions = self._read()
 
     def _read(self) -> np.ndarray:
-        cells = read_cells(self.context)
+        cells = self.context.cells()
         assert cells is not None
         return cells.positions
 
     def keep_text(self, seq: int) -> None:
         """Note the cells of a sequence that has no pending nodes."""
-        cells = read_cells(self.context)
+        cells = self.context.cells()
         assert cells is not None
         mine = np.flatnonzero(cells.members[:, seq])
         in_order = mine[np.argsort(cells.positions[mine])]
@@ -167,7 +167,7 @@ def n_differences(context: Context, kind: str, rows: list[Row]) -> int:
     assert sorted(masks) == ([False, True] if kind == "swa" else [False])
     count = 0
     for sliding, mask in masks.items():
-        cells = read_cells(context, sliding=sliding)
+        cells = context.cells(sliding=sliding)
         assert cells is not None
         positions = cells.positions[: mask.shape[1]]
         assert not (cells.positions[mask.shape[1] :] >= 0).any(), "a mask leaves out no used cell"
@@ -340,7 +340,7 @@ def test_chains_in_streams_of_their_own_see_their_own_stream(
     for record in context.probe.records():
         assert record.values.shape[:2] == (2, 4)
         for seq, visible in enumerate(record.visible):
-            cells = read_cells(context, seq, sliding=record.is_sliding)
+            cells = context.cells(seq, sliding=record.is_sliding)
             assert cells is not None
             positions = cells.positions[: visible.shape[1]]
             distance = (11 + np.arange(4))[:, None] - positions

@@ -265,9 +265,6 @@ def test_many_rounds_of_trees_equal_sequential_decode(
         assert_goes_on_as(context, plain, seq, text, cache)
 
 
-@pytest.mark.xfail(
-    reason="llama.cpp takes cells outside the window while others are free", strict=True
-)
 def test_a_pending_chain_longer_than_the_window_costs_its_text_no_cell(
     context_of: ContextOf, plain_of: ContextOf
 ) -> None:

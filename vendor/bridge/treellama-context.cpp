@@ -240,6 +240,17 @@ int32_t treellama_memory_seq_div(llama_context * ctx, llama_seq_id seq_id, llama
     });
 }
 
+bool treellama_memory_can_shift(llama_context * ctx) {
+    return llama_memory_can_shift(llama_get_memory(ctx)) && !ctx->get_model().pos_embd;
+}
+
+int32_t treellama_memory_update(llama_context * ctx) {
+    return treellama_catch(TREELLAMA_EXCEPTION, [&] {
+        ctx->memory_update(false);
+        return 0;
+    });
+}
+
 int32_t treellama_memory_ranges(
         llama_context * ctx, const llama_seq_id * seq_ids, int32_t n_seqs, llama_pos * pos_min, llama_pos * pos_max) {
     return treellama_guard(TREELLAMA_EXCEPTION, [&] {

@@ -97,6 +97,12 @@ LLAMA_API int32_t treellama_memory_seq_keep(struct llama_context * ctx, llama_se
 LLAMA_API int32_t treellama_memory_seq_add (struct llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos delta);
 LLAMA_API int32_t treellama_memory_seq_div (struct llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1, int32_t d);
 
+// true if positions can be moved afterwards: not where each has learned weights of its own
+LLAMA_API bool treellama_memory_can_shift(struct llama_context * ctx);
+
+// carry out the shifts and copies that wait for the next pass
+LLAMA_API int32_t treellama_memory_update(struct llama_context * ctx);
+
 // smallest and largest position of many sequences, -1 where empty
 LLAMA_API int32_t treellama_memory_ranges(
         struct llama_context * ctx, const llama_seq_id * seq_ids, int32_t n_seqs, llama_pos * pos_min, llama_pos * pos_max);

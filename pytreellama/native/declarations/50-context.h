@@ -70,7 +70,6 @@ float * llama_get_embeddings_seq(struct llama_context * ctx, llama_seq_id seq_id
 
 typedef struct llama_memory_i * llama_memory_t;
 llama_memory_t llama_get_memory(const struct llama_context * ctx);
-bool           llama_memory_can_shift(llama_memory_t mem);
 llama_pos      llama_memory_seq_pos_min(llama_memory_t mem, llama_seq_id seq_id);
 llama_pos      llama_memory_seq_pos_max(llama_memory_t mem, llama_seq_id seq_id);
 

@@ -1,0 +1,110 @@
+"""Chains for recurrent and hybrid models, which cannot branch.
+
+Their memory is a state that each token changes for good. So the state is kept aside before a
+chain, and put back when less than the whole is accepted; the accepted part is then decoded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytreellama.core.batch import Batch
+from pytreellama.core.cache import Cache
+from pytreellama.core.native_context import NativeContext
+from pytreellama.core.pending import check_nodes, check_room, checked_path, not_pending, undecoded
+from pytreellama.errors import TreeError
+
+Int32 = NDArray[np.int32]
+
+
+@dataclass(slots=True)
+class _Chain:
+    """The pending tokens of a sequence, and the state before them (None: there was no text)."""
+
+    n_past: int
+    before: bytes | None
+    tokens: Int32
+    is_decoded: bool = False
+
+
+class StateChains:
+    """The ``TreeEncoder`` of models with a recurrent state, whatever encoding was asked for.
+
+    Args:
+        decode: runs a batch of committed tokens.
+    """
+
+    def __init__(
+        self, native: NativeContext, cache: Cache, decode: Callable[[Batch], None]
+    ) -> None:
+        self._native = native
+        self._cache = cache
+        self._decode = decode
+        self._chains: dict[int, _Chain] = {}
+
+    @property
+    def pending_sequences(self) -> frozenset[int]:
+        return frozenset(self._chains)
+
+    def is_pending(self, seq: int) -> bool:
+        return seq in self._chains
+
+    def n_past(self, seq: int) -> int:
+        chain = self._chains.get(seq)
+        return self._cache.pos_max(seq) + 1 if chain is None else chain.n_past
+
+    def place(self, batch: Batch, seq: int, tokens: Int32, parents: Int32) -> slice:
+        pending = self._chains.get(seq)
+        check_nodes(tokens, parents, n_old=0 if pending is None else len(pending.tokens))
+        if pending is not None or (parents != np.arange(-1, len(parents) - 1)).any():
+            raise TreeError(
+                "this model keeps a recurrent state and cannot branch; give it a chain, in one pass"
+            )
+        check_room(batch, self._native.n_batch, len(tokens))
+        n_past = self.n_past(seq)
+        before = self._cache.state(seq) if n_past > 0 else None
+        where = batch.add(tokens, np.arange(n_past, n_past + len(tokens)), seq, logits=True)
+        self._chains[seq] = _Chain(n_past, before, tokens)
+        return where
+
+    def confirm(self, seq: int) -> None:
+        self._chains[seq].is_decoded = True
+
+    def undo(self, seq: int) -> None:
+        chain = self._chains.get(seq)
+        if chain is not None and not chain.is_decoded:
+            self._restore(seq)
+
+    def commit(self, seq: int, path: Sequence[int]) -> None:
+        chain = self._chains.get(seq)
+        if chain is None:
+            raise not_pending(seq)
+        if not chain.is_decoded:
+            raise undecoded(seq)
+        nodes = checked_path(path, np.arange(-1, len(chain.tokens) - 1, dtype=np.int32))
+        if len(nodes) == len(chain.tokens):
+            del self._chains[seq]
+            return
+        self._restore(seq)
+        if nodes:
+            batch = Batch(len(nodes))
+            positions = np.arange(chain.n_past, chain.n_past + len(nodes))
+            batch.add(chain.tokens[: len(nodes)], positions, seq)
+            self._decode(batch)
+
+    def discard(self, seq: int) -> None:
+        if seq in self._chains:
+            self._restore(seq)
+
+    def forget(self) -> None:
+        self._chains.clear()
+
+    def _restore(self, seq: int) -> None:
+        chain = self._chains.pop(seq)
+        self._cache.empty(seq)
+        if chain.before is not None:
+            self._cache.set_state(seq, chain.before)

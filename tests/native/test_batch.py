@@ -1,0 +1,117 @@
+"""Batch: filled with whole arrays, and nothing in it that 32 bits cannot hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pytreellama import Batch
+from pytreellama.core.batch import SequenceSets
+from pytreellama.errors import BatchError
+from pytreellama.native import ffi
+
+
+def contents(batch: Batch) -> list[tuple[int, int, list[int], bool]]:
+    """What C reads: token, position, sequences and logits flag of each token."""
+    c = batch.as_struct()
+    return [
+        (c.token[i], c.pos[i], [c.seq_id[i][k] for k in range(c.n_seq_id[i])], bool(c.logits[i]))
+        for i in range(c.n_tokens)
+    ]
+
+
+def test_c_reads_what_was_added() -> None:
+    batch = Batch(8)
+    assert batch.add([5, 6], [0, 1], 2, [False, True]) == slice(0, 2)
+    assert batch.add([7, 8], [3, 4], [0, 1]) == slice(2, 4)
+    assert batch.add([9], 5, [[1, 3]], True) == slice(4, 5)
+    assert contents(batch) == [
+        (5, 0, [2], False),
+        (6, 1, [2], True),
+        (7, 3, [0], False),
+        (8, 4, [1], False),
+        (9, 5, [1, 3], True),
+    ]
+    assert len(batch) == batch.n_tokens == 5
+    assert batch.n_outputs == 2
+
+
+def test_views_show_and_change_what_c_reads() -> None:
+    batch = Batch(4)
+    batch.add([1, 2], [0, 1])
+    batch.tokens[0] = 3
+    batch.positions[1] = 7
+    batch.logits[1] = True
+    assert contents(batch) == [(3, 0, [0], False), (2, 7, [0], True)]
+
+
+def test_sequence_sets_may_be_much_larger_than_the_batch() -> None:
+    batch = Batch(3)
+    sets = SequenceSets(list(range(200)) + list(range(100)) + [7], [200, 100, 1])
+    batch.add([1, 2, 3], [0, 1, 2], sets)
+    assert [seqs for _, _, seqs, _ in contents(batch)] == [
+        list(range(200)),
+        list(range(100)),
+        [7],
+    ]
+
+
+def test_a_cleared_batch_is_filled_from_the_start() -> None:
+    batch = Batch(2)
+    batch.add([1, 2], [0, 1], [[0, 1], [2]], True)
+    batch.clear()
+    assert len(batch) == batch.n_outputs == 0
+    assert contents(batch) == []
+    batch.add([3], [5], 3)
+    assert contents(batch) == [(3, 5, [3], False)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1, 2, 3, 4, 5], 0), "5 tokens do not fit: the batch holds 0 of at most 4"),
+        (([1.0], 0), "a token id must be an integer of 32 bits, not float64"),
+        (([True], 0), "a token id must be an integer of 32 bits, not bool"),
+        ((["a"], 0), "a token id must be an integer of 32 bits"),
+        (([None], 0), "a token id must be an integer of 32 bits, not object"),
+        (([2**31], 0), "a token id does not fit into 32 bits"),
+        (([-(2**31) - 1], 0), "a token id does not fit into 32 bits"),
+        (([2**64], 0), "a token id must be an integer of 32 bits, not object"),
+        (([1], [0.5]), "a position must be an integer of 32 bits, not float64"),
+        (([1], [2**31]), "a position does not fit into 32 bits"),
+        (([1, 2], [0, 1, 2]), "positions of shape .* do not fit the tokens"),
+        (([1], [0], 2**32), "a sequence id does not fit into 32 bits"),
+        (([1], [0], [2**32]), "a sequence id does not fit into 32 bits"),
+        (([1], [0], [[0, 2**32]]), "a sequence id does not fit into 32 bits"),
+        (([1], [0], [[0.5]]), "a sequence id must be an integer of 32 bits, not float64"),
+        (([1, 2], [0, 1], [0, 1, 2]), "3 sequence sets were given for 2 tokens"),
+        (([1, 2], [0, 1], SequenceSets([0], [1])), "do not describe 2 tokens"),
+        (([1], [0], SequenceSets([0, 1], [1])), "do not describe 1 tokens"),
+        (([1, 2], [0, 1], 0, [True, False, True]), "logits flags of shape .* do not fit"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_the_batch_stays_as_it_was(
+    arguments: tuple[object, ...], message: str
+) -> None:
+    batch = Batch(4)
+    with pytest.raises(BatchError, match=message):
+        batch.add(*arguments)  # type: ignore[arg-type]
+    assert len(batch) == 0
+    batch.add([1], [0])
+    assert contents(batch) == [(1, 0, [0], False)]
+
+
+@pytest.mark.parametrize("capacity", [0, -1])
+def test_a_batch_holds_at_least_one_token(capacity: int) -> None:
+    with pytest.raises(BatchError, match="must be at least 1"):
+        Batch(capacity)
+
+
+def test_the_struct_is_one_object_over_the_same_memory() -> None:
+    batch = Batch(2)
+    batch.add([1], [0])
+    first = batch.as_struct()
+    batch.add([2], [1])
+    assert batch.as_struct() == first
+    assert ffi.string(ffi.cast("char *", first.token)) == b"\x01"
+    assert np.array_equal(batch.tokens, [1, 2])
