@@ -22,7 +22,7 @@ _N_PAST = 64
 _N_COMPARED = 8
 _MAX_ROUNDS = 25
 _WARM_UP_SHARE = 0.4
-_TOLERANCE = 1e-6
+_HALVINGS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,9 @@ class SpeedCheck:
         if cost > n_nodes:
             return None
         low, high = 0.0, 1.0
-        while high - low > _TOLERANCE:
+        for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            low, high = (low, high) if expected_tokens(n_nodes, middle) < cost else (low, middle)
+            low, high = (middle, high) if expected_tokens(n_nodes, middle) < cost else (low, middle)
         return high
 
     def best(self, acceptance: float) -> tuple[int, float]:

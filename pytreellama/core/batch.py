@@ -69,6 +69,7 @@ class Batch:
         self._counts = np.zeros(capacity, dtype=np.int32)
         self._logits = np.zeros(capacity, dtype=np.int8)
         self._flat = np.zeros(capacity, dtype=np.int32)
+        self._flat_address = int(self._flat.ctypes.data)
         self._pointers = np.zeros(capacity, dtype=np.uintp)
         self._struct = ffi.new("llama_batch *")
         self._struct.token = ffi.from_buffer("llama_token[]", self._tokens)
@@ -93,6 +94,15 @@ class Batch:
     def sequences(self) -> SequenceSets:
         """The sequence sets of all tokens."""
         return SequenceSets(self._flat[: self._n_flat], self._counts[: self.n_tokens])
+
+    @property
+    def n_marks(self) -> int:
+        """Sizes of all sequence sets together."""
+        return self._n_flat
+
+    def only_token(self) -> tuple[int, int, int]:
+        """Id, position and sequence, where the batch holds one token of one sequence."""
+        return int(self._tokens[0]), int(self._positions[0]), int(self._flat[0])
 
     @property
     def n_outputs(self) -> int:
@@ -146,6 +156,27 @@ class Batch:
         self.n_tokens += n_new
         return where
 
+    def add_one(self, token: int, position: int, seq: int) -> slice:
+        """Append one token of one sequence, with logits: a plain step, without arrays.
+
+        Raises:
+            BatchError: no room, or a number that does not fit into 32 bits.
+        """
+        at = self.n_tokens
+        if at >= self.capacity or self._n_flat >= len(self._flat):
+            return self.add([token], [position], seq, logits=True)
+        try:
+            self._tokens[at] = token
+            self._positions[at] = position
+            self._flat[self._n_flat] = seq
+        except OverflowError as error:
+            raise BatchError(f"a token id, position or sequence id is too large: {error}") from None
+        self._counts[at] = 1
+        self._logits[at] = True
+        self._n_flat += 1
+        self.n_tokens += 1
+        return slice(at, at + 1)
+
     def _assign(self, target: NDArray[Any], where: slice, values: NDArray[Any], what: str) -> None:
         try:
             target[where] = values
@@ -158,16 +189,19 @@ class Batch:
         needed = self._n_flat + len(flat)
         if needed > len(self._flat):
             self._flat = np.resize(self._flat, max(needed, 2 * len(self._flat)))
+            self._flat_address = int(self._flat.ctypes.data)
         self._flat[self._n_flat : needed] = flat
         self._n_flat = needed
 
     def as_struct(self) -> Any:
         """cdata ``llama_batch *`` over these arrays, valid until the batch is changed."""
+        self._struct.n_tokens = self.n_tokens
+        if self.n_tokens == 1:
+            self._pointers[0] = self._flat_address
+            return self._struct
         counts = self._counts[: self.n_tokens]
         starts = np.cumsum(counts, dtype=np.int64) - counts
-        address = self._flat.ctypes.data
-        self._pointers[: self.n_tokens] = address + starts * self._flat.itemsize
-        self._struct.n_tokens = self.n_tokens
+        self._pointers[: self.n_tokens] = self._flat_address + starts * self._flat.itemsize
         return self._struct
 
 

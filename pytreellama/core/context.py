@@ -454,6 +454,10 @@ class Context:
 
     # -- what batch_check asks
 
+    def pos_max(self, seq: int) -> int:
+        """Largest position of a sequence in the cache, -1 if it is empty."""
+        return self._cache.pos_max(seq)
+
     def position_ranges(self, seq_ids: Int32) -> tuple[Int32, Int32]:
         """Smallest and largest position in the cache of each sequence, -1 where empty."""
         return self._cache.ranges(seq_ids)

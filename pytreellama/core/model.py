@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -227,13 +228,15 @@ def check_gguf(path: Path) -> None:
         ModelLoadError: it is missing, unreadable, empty, not GGUF, cut short or damaged.
     """
     try:
-        with path.open("rb") as file:
-            magic = file.read(len(_GGUF_MAGIC))
-    except OSError as error:
+        is_file = stat.S_ISREG(path.stat().st_mode)  # opening a pipe would wait for its writer
+        magic = _first_bytes(path) if is_file else b""
+    except (OSError, ValueError) as error:
         raise ModelLoadError(
-            f"cannot read the model file {path}: {error.strerror or error}; "
+            f"cannot read the model file {path}: {getattr(error, 'strerror', None) or error}; "
             "give the path of a GGUF file"
         ) from error
+    if not is_file:
+        raise ModelLoadError(f"{path} is not a file; give the path of a GGUF file")
     if magic != _GGUF_MAGIC:
         found = f"begins with {magic!r}" if magic else "is empty"
         raise ModelLoadError(
@@ -243,6 +246,11 @@ def check_gguf(path: Path) -> None:
     drain_log()
     if lib.treellama_gguf_check(os.fsencode(path)) != 0:
         raise ModelLoadError(_damaged(path))
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(_GGUF_MAGIC))
 
 
 def _damaged(path: Path) -> str:

@@ -41,8 +41,8 @@ class Scheduler:
         on_prefill: OnPrefill | None = None,
     ) -> None:
         self._context = context
-        self._can_branch = context.model.can_branch
-        self._n_draft = n_draft if self._can_branch else 0
+        # a recurrent state could only be taken back by keeping a copy of it before each tree
+        self._n_draft = n_draft if context.model.can_branch else 0
         self._on_step = on_step
         self._on_prefill = on_prefill
         self._waiting: deque[Sequence] = deque()
@@ -70,11 +70,13 @@ class Scheduler:
     def step(self) -> list[Sequence]:
         """One pass; returns the sequences that wrote something, finished ones included."""
         self._admit()
-        for sequence in [s for s in self._running if self._n_cells_left(s) < 1]:
-            sequence.finish("context")
+        rooms = {sequence: self._n_cells_left(sequence) for sequence in self._running}
+        for sequence, room in rooms.items():
+            if room < 1:
+                sequence.finish("context")
         ready = [s for s in self._running if not s.is_finished]
         if ready:
-            self._advance(ready)
+            self._advance(ready, [self._draft(s, rooms[s], len(ready)) for s in ready])
         stepped, self._running = self._running, [s for s in self._running if not s.is_finished]
         for sequence in stepped:
             if sequence.is_finished:
@@ -136,20 +138,15 @@ class Scheduler:
 
     # -- one step
 
-    def _advance(self, sequences: list[Sequence]) -> None:
-        trees = [self._draft(sequence, len(sequences)) for sequence in sequences]
+    def _advance(self, sequences: list[Sequence], trees: list[TokenTree]) -> None:
         places = self._pass(sequences, trees)
         greedy_rows = self._greedy_rows(sequences)
         for sequence, tree, place in zip(sequences, trees, places, strict=True):
             self._verify(sequence, tree, place, greedy_rows)
 
-    def _draft(self, sequence: Sequence, n_running: int) -> TokenTree:
+    def _draft(self, sequence: Sequence, n_cells_left: int, n_running: int) -> TokenTree:
         started_s = time.perf_counter()
-        room = min(
-            self._n_draft,
-            self._n_cells_left(sequence) - 1,
-            self._batch.capacity // n_running - 1,
-        )
+        room = min(self._n_draft, n_cells_left - 1, self._batch.capacity // n_running - 1)
         # the last token that may be written needs no node: nothing is drawn after it
         useful = room if sequence.n_left > 1 else 0
         n_nodes = max(useful, 0)
@@ -173,22 +170,21 @@ class Scheduler:
 
     def _pass(self, sequences: list[Sequence], trees: list[TokenTree]) -> list[slice]:
         started_s = time.perf_counter()
-        batch, places = self._batch, []
-        batch.clear()
-        seq_ids = [_id_of(sequence) for sequence in sequences]
-        for seq_id, tree in zip(seq_ids, trees, strict=True):
-            places.append(self._place(batch, seq_id, tree))
-        self._context.decode_trees(batch, seq_ids if self._can_branch else [])
+        self._batch.clear()
+        places = [self._place(s, tree) for s, tree in zip(sequences, trees, strict=True)]
+        branching = [_id_of(s) for s, tree in zip(sequences, trees, strict=True) if len(tree) > 1]
+        self._context.decode_trees(self._batch, branching)
         spent_s = time.perf_counter() - started_s
         for sequence, tree in zip(sequences, trees, strict=True):
-            sequence.stats.target_s += spent_s * len(tree) / len(batch)
+            sequence.stats.target_s += spent_s * len(tree) / len(self._batch)
         return places
 
-    def _place(self, batch: Batch, seq_id: int, tree: TokenTree) -> slice:
-        if self._can_branch:
-            return self._context.add_tree(batch, seq_id, tree)
-        # a recurrent state is kept aside before each tree: a token that stays needs none of that
-        return batch.add(tree.tokens, self._context.n_past(seq_id), seq_id, logits=True)
+    def _place(self, sequence: Sequence, tree: TokenTree) -> slice:
+        seq_id = _id_of(sequence)
+        if len(tree) > 1:
+            return self._context.add_tree(self._batch, seq_id, tree)
+        # the root is text already: alone it is a plain step, with nothing to commit or take back
+        return self._batch.add_one(sequence.last_token, sequence.n_past, seq_id)
 
     def _greedy_rows(self, sequences: list[Sequence]) -> np.ndarray | None:
         return self._context.argmax() if any(s.sampler.is_argmax for s in sequences) else None
@@ -198,7 +194,7 @@ class Scheduler:
     ) -> None:
         started_s = time.perf_counter()
         verdict = self._match(sequence, tree, place, greedy_rows)
-        if self._can_branch:
+        if len(tree) > 1:
             self._context.commit(_id_of(sequence), verdict.path)
         self._count(sequence, tree, verdict)
         sequence.stats.verify_s += time.perf_counter() - started_s
@@ -234,9 +230,8 @@ class Scheduler:
 
     def _n_cells_left(self, sequence: Sequence) -> int:
         """Cells for this sequence's next tree."""
-        others = [s for s in self._running if s is not sequence and not s.is_finished]
-        used = self._context.n_past(_id_of(sequence))
-        return self._context.n_ctx - used - sum(map(self._reserved, others))
+        others = (s for s in self._running if s is not sequence and not s.is_finished)
+        return self._context.n_ctx - sequence.n_past - sum(map(self._reserved, others))
 
 
 def _id_of(sequence: Sequence) -> int:

@@ -66,6 +66,11 @@ class Sequence:
         return self.finish_reason is not None
 
     @property
+    def n_past(self) -> int:
+        """Tokens in the cache: all of the text but the last, which is the next tree's root."""
+        return len(self.request.prompt) + len(self.tokens) - 1
+
+    @property
     def n_left(self) -> int:
         """Tokens that may still be written."""
         return self.request.max_tokens - len(self.tokens)

@@ -34,6 +34,11 @@ _LONGEST_FULL_REPR = 16
 _DICT_KEYS = ("tokens", "parents", "p")
 
 
+_ROOT_PARENTS = read_only(np.array([TRUNK], dtype=np.int32))
+_ROOT_DEPTHS = read_only(np.zeros(1, dtype=np.int32))
+_ROOT_P = read_only(np.ones(1, dtype=np.float32))
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
 class TokenTree:
     """An immutable tree of tokens that hangs on the end of the committed text (the trunk).
@@ -96,6 +101,11 @@ class TokenTree:
         tree = object.__new__(cls)
         tree._fill(tokens, parents, p, depths)
         return tree
+
+    @classmethod
+    def _lone_root(cls, token: Int32Array, has_p: bool) -> TokenTree:
+        """A tree of one node: plain decoding makes one for each token it writes."""
+        return cls._of_valid(token, _ROOT_PARENTS, _ROOT_P if has_p else None, _ROOT_DEPTHS)
 
     # --- ways to make one -------------------------------------------------------------------
 
@@ -351,6 +361,8 @@ class TokenTree:
         Node i becomes node i + 1. The new root's p, where there is p, is 1: in speculation it is
         the last accepted token. TreeError for a negative token.
         """
+        if len(self) == 0:
+            return TokenTree._lone_root(as_tokens([token], "the root's token"), self.p is not None)
         p = None if self.p is None else np.append(np.float32(1), self.p)
         return TokenTree._of_valid(
             np.append(as_tokens([token], "the root's token"), self.tokens),

@@ -104,6 +104,30 @@ def test_a_stop_string_ends_the_text_and_is_not_part_of_it(model_path: str) -> N
     assert stopped["text"] == whole[: whole.index(stop)]
 
 
+def test_sizes_and_threads_reach_the_engine(model: Model) -> None:
+    options = GenerationOptions(n_ctx=512, threads=1, n_draft=3)
+    with open_engine(model, options) as engine:
+        assert (engine.context.n_ctx, engine.context.n_threads, engine.n_draft) == (512, 1, 3)
+    with open_engine(model, GenerationOptions(n_ctx=256, threads=2)) as engine:
+        assert (engine.context.n_ctx, engine.context.n_threads) == (256, 2)
+
+
+def test_end_tokens_are_written_past_where_asked(model: Model, model_path: str) -> None:
+    bias = ("--logit-bias", f"{model.vocab.eos}=1000")
+    arguments = ("generate", PROMPT, "-m", model_path, "-n", "6", *bias)
+    ended = invoke_json(*arguments)
+    assert (ended["tokens"], ended["finish_reason"]) == ([], "stop")
+    ignored = invoke_json(*arguments, "--ignore-eos")
+    assert ignored["tokens"] == [model.vocab.eos] * 6
+
+
+def test_compare_sees_the_same_end_token_as_the_same_text(model: Model, model_path: str) -> None:
+    bias = ("--logit-bias", f"{model.vocab.eos}=1000")
+    got = invoke_json("generate", PROMPT, "-m", model_path, "-n", "6", *bias, "--compare")
+    assert got["comparison"]["identical"] is True
+    assert (got["comparison"]["n_same_tokens"], got["comparison"]["logp_gap"]) == (0, None)
+
+
 def test_stats_go_to_stderr(model_path: str) -> None:
     arguments = ("generate", PROMPT, "-m", model_path, "-n", "8")
     with_stats = invoke(*arguments, "--stats")
@@ -166,11 +190,12 @@ def test_a_text_that_ends_too_early_is_not_the_same(model: Model) -> None:
     )
     assert not comparison.is_identical
     assert comparison.n_same == 4
+    assert comparison.logp_gap is not None
 
 
 def test_the_same_text_is_the_same(model: Model) -> None:
     comparison = comparison_with(model, lambda honest: honest)
-    assert comparison.is_identical
+    assert comparison.is_identical and comparison.speedup
     assert (comparison.n_same, comparison.logp_gap) == (8, None)
 
 
