@@ -83,12 +83,14 @@ class Chunk:
         tokens: the tokens behind it; text may lag behind tokens by an unfinished character.
         finish_reason: None until the last chunk.
         stats: the whole generation's, in the last chunk only.
+        seed: what the sampler was seeded with, in the last chunk only.
     """
 
     text: str
     tokens: tuple[int, ...]
     finish_reason: FinishReason | None = None
     stats: Stats | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

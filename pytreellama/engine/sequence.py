@@ -116,8 +116,9 @@ class Sequence:
         tokens = tuple(self.tokens[self._n_chunked :])
         self._new_text.clear()
         self._n_chunked = len(self.tokens)
-        stats = self.stats if self.is_finished else None
-        return Chunk(text, tokens, self.finish_reason, stats)
+        if not self.is_finished:
+            return Chunk(text, tokens)
+        return Chunk(text, tokens, self.finish_reason, self.stats, self.sampler.seed)
 
     def completion(self) -> Completion:
         """The finished generation."""

@@ -74,6 +74,7 @@ def test_streamed_chunks_join_to_the_completion(engine: Engine) -> None:
     assert chunks[-1].finish_reason == whole.finish_reason == "length"
     assert chunks[-1].stats is not None
     assert chunks[-1].stats.n_tokens == 40
+    assert chunks[-1].seed is not None
 
 
 def test_leaving_a_stream_early_frees_the_cache(engine: Engine) -> None:
