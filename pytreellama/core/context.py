@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from pytreellama.core.batch import Batch
 from pytreellama.core.batch_check import check_batch
 from pytreellama.core.cache import Cache, Cells
+from pytreellama.core.closing import Closing
 from pytreellama.core.context_memory import require_memory_for
 from pytreellama.core.logits import argmax_rows, copy_floats, logp_rows, top_k_rows
 from pytreellama.core.memory import Memory
@@ -39,7 +39,7 @@ Float32 = NDArray[np.float32]
 _NO_SLOT, _ABORTED, _INVALID = 1, 2, -1
 
 
-class Context:
+class Context(Closing):
     """A KV cache over a model, and the passes that fill it.
 
     A context belongs to one thread at a time: a second thread that calls it meanwhile gets a
@@ -103,17 +103,6 @@ class Context:
     def close(self) -> None:
         """Free the cache and buffers; a second call does nothing."""
         self.native.close()
-
-    def __enter__(self) -> Context:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         if self.closed:

@@ -7,9 +7,9 @@ import stat
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from pytreellama.core.closing import Closing
 from pytreellama.core.handle import Handle
 from pytreellama.core.vocab import Vocab
 from pytreellama.errors import ModelLoadError
@@ -20,7 +20,7 @@ Progress = Callable[[float], None]
 _GGUF_MAGIC = b"GGUF"
 
 
-class Model:
+class Model(Closing):
     """A model file, loaded once and shared by any number of contexts.
 
     Contexts keep what they need of a model alive: closing it while contexts are open is safe.
@@ -91,17 +91,6 @@ class Model:
         """Give the model up; its memory goes with its last context. A second call does nothing."""
         if self._handle is not None:
             self._handle.close()
-
-    def __enter__(self) -> Model:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         if self.closed:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pytreellama.core.closing import Closing
 from pytreellama.core.grammar import new_grammar
 from pytreellama.core.handle import Handle
 from pytreellama.core.sampling import MAX_SEED, SamplingParams
@@ -34,7 +34,7 @@ class LogitsSource(Protocol):
         ...
 
 
-class Sampler:
+class Sampler(Closing):
     """Draws tokens as ``SamplingParams`` ask for. One sampler follows one text.
 
     A sampler belongs to one thread at a time. The same seed, parameters and logits give the same
@@ -155,17 +155,6 @@ class Sampler:
     @property
     def closed(self) -> bool:
         return self._chain.closed
-
-    def __enter__(self) -> Sampler:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _choose(self, logits: Any) -> int:
         chain = self._open_chain()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Any, cast, overload
 
 import numpy as np
 
 from pytreellama.core.chat import chat_prompt, encode_chat
+from pytreellama.core.closing import Closing
 from pytreellama.core.context import Context
 from pytreellama.core.model import Model
 from pytreellama.core.params import ContextParams
@@ -25,7 +25,7 @@ Prompt = str | Sequence[int] | Sequence[Message]
 """Text, token ids, or chat messages for the model's template."""
 
 
-class Engine:
+class Engine(Closing):
     """Generates text with a model, faster than token by token where its drafter guesses right.
 
     The text is the model's own, whatever is drafted: every token is drawn by the model's sampler
@@ -80,17 +80,6 @@ class Engine:
     def close(self) -> None:
         """Free the context; the model stays open."""
         self.context.close()
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @overload
     def generate(self, prompt: str, **options: Any) -> Completion: ...
