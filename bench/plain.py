@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -37,6 +36,17 @@ from pytreellama import Engine, Model
 
 engine = Engine(Model(sys.argv[1]), "none", n_ctx=int(sys.argv[2]), n_threads=int(sys.argv[3]))
 engine.generate("Once upon a time", max_tokens=64, ignore_eos=True)
+"""
+
+
+LAUNCH = """
+import os, subprocess, sys
+
+quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+_, status, usage = os.wait4(subprocess.Popen(sys.argv[1:], **quiet).pid, 0)
+if status != 0:
+    sys.exit(f"{sys.argv[1]} failed")
+print(usage.ru_maxrss)
 """
 
 
@@ -142,14 +152,12 @@ def peak_bytes(model: Path, n_threads: int) -> tuple[int, int, int]:
 
 
 def peak_of(command: list[str]) -> int:
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    # a process starts with the peak of the one that made it: so a small one makes it
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCH, *command], stdout=subprocess.PIPE, text=True, check=True
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        raise SystemExit(f"{command[0]} failed")
     unit = 1 if sys.platform == "darwin" else 1024
-    return usage.ru_maxrss * unit
+    return int(done.stdout) * unit
 
 
 def growth_over_steps(model: Model, n_threads: int) -> int:

@@ -92,13 +92,18 @@ def publish(
 
 def tool(name: str) -> Path:
     """A tool of llama.cpp, built from the very source that pytreellama is built from."""
-    print(f"building {name} if it is not there yet ...", file=sys.stderr)
     command = [sys.executable, str(ROOT / "build.py"), "build", "--target", name]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    paths = [line.partition(": ")[2] for line in done.stdout.splitlines() if line.startswith(name)]
-    if done.returncode != 0 or not paths:
+    path = None
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as build:
+        for line in build.stdout or ():
+            print(line, end="", file=sys.stderr)
+            if line.startswith(f"{name}: "):
+                path = Path(line.partition(": ")[2].strip())
+    if build.returncode != 0 or path is None:
         raise SystemExit(f"{name} could not be built; see what build.py says above")
-    return Path(paths[-1])
+    return path
 
 
 def _plain(value: Any) -> Any:

@@ -96,15 +96,6 @@ class Batch:
         return SequenceSets(self._flat[: self._n_flat], self._counts[: self.n_tokens])
 
     @property
-    def n_marks(self) -> int:
-        """Sizes of all sequence sets together."""
-        return self._n_flat
-
-    def only_token(self) -> tuple[int, int, int]:
-        """Id, position and sequence, where the batch holds one token of one sequence."""
-        return int(self._tokens[0]), int(self._positions[0]), int(self._flat[0])
-
-    @property
     def n_outputs(self) -> int:
         """Number of tokens whose logits are wanted."""
         return int(np.count_nonzero(self._logits[: self.n_tokens]))
@@ -156,27 +147,6 @@ class Batch:
         self.n_tokens += n_new
         return where
 
-    def add_one(self, token: int, position: int, seq: int) -> slice:
-        """Append one token of one sequence, with logits: a plain step, without arrays.
-
-        Raises:
-            BatchError: no room, or a number that does not fit into 32 bits.
-        """
-        at = self.n_tokens
-        if at >= self.capacity or self._n_flat >= len(self._flat):
-            return self.add([token], [position], seq, logits=True)
-        try:
-            self._tokens[at] = token
-            self._positions[at] = position
-            self._flat[self._n_flat] = seq
-        except OverflowError as error:
-            raise BatchError(f"a token id, position or sequence id is too large: {error}") from None
-        self._counts[at] = 1
-        self._logits[at] = True
-        self._n_flat += 1
-        self.n_tokens += 1
-        return slice(at, at + 1)
-
     def _assign(self, target: NDArray[Any], where: slice, values: NDArray[Any], what: str) -> None:
         try:
             target[where] = values
@@ -196,9 +166,6 @@ class Batch:
     def as_struct(self) -> Any:
         """cdata ``llama_batch *`` over these arrays, valid until the batch is changed."""
         self._struct.n_tokens = self.n_tokens
-        if self.n_tokens == 1:
-            self._pointers[0] = self._flat_address
-            return self._struct
         counts = self._counts[: self.n_tokens]
         starts = np.cumsum(counts, dtype=np.int64) - counts
         self._pointers[: self.n_tokens] = self._flat_address + starts * self._flat.itemsize

@@ -23,10 +23,6 @@ class Limits(Protocol):
     def n_batch(self) -> int: ...
     @property
     def n_vocab(self) -> int: ...
-    def pos_max(self, seq: int) -> int:
-        """Largest position of a sequence in the cache, -1 if it is empty."""
-        ...
-
     def position_ranges(self, seq_ids: Int32) -> tuple[Int32, Int32]:
         """Smallest and largest position in the cache of each sequence, -1 where empty."""
         ...
@@ -39,9 +35,6 @@ def check_batch(batch: Batch, limits: Limits, n_seq_ids: int) -> None:
         n_seq_ids: sequence ids that may occur: those of trees are beyond the user's own.
     """
     _check_size(batch, limits)
-    if batch.n_tokens == 1 and batch.n_marks == 1:
-        _check_single(batch, limits, n_seq_ids)
-        return
     _check_tokens(batch.tokens, limits.n_vocab)
     _check_sequences(batch, limits, n_seq_ids)
 
@@ -54,20 +47,6 @@ def _check_size(batch: Batch, limits: Limits) -> None:
             f"the batch has {batch.n_tokens} tokens, this context takes at most n_batch = "
             f"{limits.n_batch}; decode it in pieces or make the context with a larger n_batch"
         )
-
-
-def _check_single(batch: Batch, limits: Limits, n_seq_ids: int) -> None:
-    """As for any batch, in plain numbers: a plain step is checked once for each token written."""
-    token, position, seq = batch.only_token()
-    good = (
-        0 <= token < limits.n_vocab
-        and 0 <= seq < n_seq_ids
-        and position >= 0
-        and limits.pos_max(seq) in (-1, position - 1)
-    )
-    if not good:
-        _check_tokens(batch.tokens, limits.n_vocab)
-        _check_sequences(batch, limits, n_seq_ids)
 
 
 def _check_tokens(tokens: Int32, n_vocab: int) -> None:

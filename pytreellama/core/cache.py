@@ -48,10 +48,12 @@ class Cache:
 
     def pos_min(self, seq: int) -> int:
         """Smallest position of a sequence, -1 if it is empty."""
+        self._check_id(seq)
         return int(lib.llama_memory_seq_pos_min(self._native.memory_pointer, seq))
 
     def pos_max(self, seq: int) -> int:
         """Largest position of a sequence, -1 if it is empty."""
+        self._check_id(seq)
         return int(lib.llama_memory_seq_pos_max(self._native.memory_pointer, seq))
 
     def ranges(self, seq_ids: Int32) -> tuple[Int32, Int32]:
@@ -136,6 +138,7 @@ class Cache:
 
     def cells(self, seq: int = 0, *, sliding: bool = False) -> Cells | None:
         """The cells of the cache that holds a sequence; None if the model has no such cache."""
+        self._check_id(seq)
         pointer = self._native.pointer
         count = lib.treellama_cells(pointer, sliding, seq, ffi.NULL, ffi.NULL)
         if count < 0:
@@ -151,6 +154,11 @@ class Cache:
         )
         bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")
         return Cells(positions, bits.astype(np.bool_))
+
+    def _check_id(self, seq: int) -> None:
+        """What follows ends the process on any other id."""
+        if not 0 <= seq < self._native.n_seq_ids:
+            raise MemoryStateError(f"this cache has no sequence {seq}")
 
     def _settle(self) -> None:
         """Do now what llama.cpp leaves to the next pass: shifts, and copies between streams."""

@@ -148,7 +148,9 @@ class Context(Closing):
 
     def n_past(self, seq: int) -> int:
         """The position after a sequence's committed text."""
-        return self._trees.n_past(seq)
+        self.native.require_sequence(seq)
+        with self.exclusive():
+            return self._trees.n_past(seq)
 
     def prefill(
         self,
@@ -226,21 +228,44 @@ class Context(Closing):
                 require_no_pending(self._trees, "decode more of", seq)
             self._run(batch, self.n_seq_max)
 
+    def decode_one(self, seq: int, token: int) -> None:
+        """Run the model over the next token of a sequence: a plain step, without a batch.
+
+        Its logits are then the one row of ``logits``.
+
+        Raises:
+            BatchError: an id out of range; nothing has changed.
+            MemoryStateError: the sequence has pending nodes.
+            CacheFullError, DecodeError: as ``decode``.
+        """
+        with self.exclusive():
+            if not (0 <= token < self.n_vocab and 0 <= seq < self.n_seq_max):
+                raise BatchError(
+                    f"token {token} of sequence {seq} was asked for; token ids are from 0 to "
+                    f"{self.n_vocab - 1}, sequences from 0 to {self.n_seq_max - 1}"
+                )
+            require_no_pending(self._trees, "decode more of", seq)
+            self._n_outputs = 0
+            status = self.native.decode_one(token, seq)
+            if status != 0:
+                self._raise_for(status, 1)
+            self._n_outputs = 1
+
     def _run(self, batch: Batch, n_seq_ids: int) -> None:
         with self.exclusive():
             check_batch(batch, self, n_seq_ids)
             self._n_outputs = 0
             status = self.native.decode(batch.as_struct())
             if status != 0:
-                self._raise_for(status, batch)
+                self._raise_for(status, batch.n_tokens)
             self._n_outputs = batch.n_tokens if self.params.embeddings else batch.n_outputs
             drain_log()
 
-    def _raise_for(self, status: int, batch: Batch) -> None:
+    def _raise_for(self, status: int, n_tokens: int) -> None:
         why = "; ".join(drain_log(errors_only=True)) or "no reason given"
         if status == _NO_SLOT:
             raise CacheFullError(
-                f"no room for {batch.n_tokens} more tokens in the KV cache of {self.n_ctx}; remove "
+                f"no room for {n_tokens} more tokens in the KV cache of {self.n_ctx}; remove "
                 "or shorten sequences, or make the context with a larger n_ctx"
             )
         if status == _ABORTED:
@@ -288,6 +313,7 @@ class Context(Closing):
         Raises:
             As ``decode_tree``; the nodes that were pending before stay so.
         """
+        self.native.require_sequence(seq)
         with self.exclusive():
             batch = self._scratch
             batch.clear()
@@ -304,6 +330,7 @@ class Context(Closing):
             Where the nodes stand in the batch, which is also where their rows of logits are if
             the batch holds nothing but trees.
         """
+        self.native.require_sequence(seq)
         if self._trees.is_pending(seq):
             raise MemoryStateError(
                 f"sequence {seq} has pending nodes; grow, commit or discard them before a new tree"
@@ -312,6 +339,9 @@ class Context(Closing):
 
     def decode_trees(self, batch: Batch, seqs: Sequence[int]) -> None:
         """``decode`` for a batch made by ``add_tree``; on failure none of its nodes is pending."""
+        for seq in seqs:
+            if not self._trees.is_pending(seq):
+                raise MemoryStateError(f"sequence {seq} has no nodes in this batch; use add_tree")
         try:
             self._run(batch, self.native.n_seq_ids)
         except BaseException:
@@ -353,7 +383,8 @@ class Context(Closing):
     @property
     def logits(self) -> Float32:
         """Logits of the last pass, float32, shape (n_outputs, n_vocab): a copy."""
-        return copy_floats(self._all_logits(), self._n_outputs, self.n_vocab)
+        with self.exclusive():
+            return copy_floats(self._all_logits(), self._n_outputs, self.n_vocab)
 
     def logits_pointer(self, row: int) -> Any:
         """cdata ``float *`` to a row of logits, valid until the next pass.
@@ -370,7 +401,8 @@ class Context(Closing):
 
     def argmax(self) -> Int32:
         """The likeliest token of each row of logits, int32, shape (n_outputs,)."""
-        return argmax_rows(self._all_logits(), self._n_outputs, self.n_vocab)
+        with self.exclusive():
+            return argmax_rows(self._all_logits(), self._n_outputs, self.n_vocab)
 
     def top_k(self, k: int) -> tuple[Int32, Float32]:
         """The k likeliest tokens of each row, falling, and their log-probabilities.
@@ -381,7 +413,8 @@ class Context(Closing):
         """
         if not 1 <= k <= self.n_vocab:
             raise ContextError(f"k = {k} was asked for; allowed is 1 to {self.n_vocab}")
-        return top_k_rows(self._all_logits(), self._n_outputs, self.n_vocab, k)
+        with self.exclusive():
+            return top_k_rows(self._all_logits(), self._n_outputs, self.n_vocab, k)
 
     def logp(self, tokens: Sequence[int]) -> Float32:
         """Log-probability of one token a row (softmax at temperature 1).
@@ -396,12 +429,13 @@ class Context(Closing):
             BatchError: not one id a row, or ids out of the vocabulary.
         """
         ids = _token_array(tokens)
-        if len(ids) != self._n_outputs or ((ids < 0) | (ids >= self.n_vocab)).any():
-            raise BatchError(
-                f"give one token id from 0 to {self.n_vocab - 1} for each of the "
-                f"{self._n_outputs} rows of logits"
-            )
-        return logp_rows(self._all_logits(), self._n_outputs, self.n_vocab, ids)
+        with self.exclusive():
+            if len(ids) != self._n_outputs or ((ids < 0) | (ids >= self.n_vocab)).any():
+                raise BatchError(
+                    f"give one token id from 0 to {self.n_vocab - 1} for each of the "
+                    f"{self._n_outputs} rows of logits"
+                )
+            return logp_rows(self._all_logits(), self._n_outputs, self.n_vocab, ids)
 
     def _all_logits(self) -> Any:
         return self.logits_pointer(0) if self._n_outputs else ffi.NULL
@@ -417,13 +451,14 @@ class Context(Closing):
         """
         if not self.params.embeddings:
             raise ContextError("make the context with embeddings=True to get hidden states")
-        pointer = ffi.NULL
-        if self._n_outputs and -1 <= row < self._n_outputs:
-            pointer = lib.llama_get_embeddings_ith(self.native.pointer, row)
-        if pointer == ffi.NULL:
-            drain_log()
-            raise ContextError(f"the last pass left no hidden state in row {row}")
-        return copy_floats(pointer, self.native.n_embd_out)
+        with self.exclusive():
+            pointer = ffi.NULL
+            if self._n_outputs and -1 <= row < self._n_outputs:
+                pointer = lib.llama_get_embeddings_ith(self.native.pointer, row)
+            if pointer == ffi.NULL:
+                drain_log()
+                raise ContextError(f"the last pass left no hidden state in row {row}")
+            return copy_floats(pointer, self.native.n_embd_out)
 
     @property
     def n_reused_graphs(self) -> int:
@@ -439,13 +474,11 @@ class Context(Closing):
         Returns:
             None if the model has no such cache.
         """
-        return self._cache.cells(seq, sliding=sliding)
+        self.native.require_sequence(seq)
+        with self.exclusive():
+            return self._cache.cells(seq, sliding=sliding)
 
     # -- what batch_check asks
-
-    def pos_max(self, seq: int) -> int:
-        """Largest position of a sequence in the cache, -1 if it is empty."""
-        return self._cache.pos_max(seq)
 
     def position_ranges(self, seq_ids: Int32) -> tuple[Int32, Int32]:
         """Smallest and largest position in the cache of each sequence, -1 where empty."""

@@ -44,13 +44,15 @@ class Memory:
 
         Not 0 where a sliding window has dropped the beginning.
         """
-        self._check_id(seq)
-        return self._cache.pos_min(seq)
+        self._native.require_sequence(seq)
+        with self._native.exclusive():
+            return self._cache.pos_min(seq)
 
     def pos_max(self, seq: int) -> int:
         """Largest position of a sequence in the cache, -1 if it is empty."""
-        self._check_id(seq)
-        return self._cache.pos_max(seq)
+        self._native.require_sequence(seq)
+        with self._native.exclusive():
+            return self._cache.pos_max(seq)
 
     def clear(self, *, data: bool = True) -> None:
         """Forget everything, pending nodes as well.
@@ -69,6 +71,7 @@ class Memory:
             MemoryStateError: seq out of range or with pending nodes, or a recurrent model, whose
                 state has no parts that could be taken out.
         """
+        _require_int32(p0, p1)
         with self._settled(seq):
             self._cache.rm(seq, p0, p1)
 
@@ -80,6 +83,7 @@ class Memory:
                 positions already, or, where each sequence has a stream of its own
                 (``kv_unified=False``), a part of a sequence or a target that is not empty.
         """
+        _require_int32(p0, p1)
         with self._settled(source), self._settled(target):
             if source == target:
                 return
@@ -105,6 +109,7 @@ class Memory:
             MemoryStateError: seq out of range or with pending nodes, or positions that this model
                 cannot move.
         """
+        _require_int32(p0, p1, delta)
         with self._movable(seq, "add"):
             if max(self._cache.pos_max(seq), p1, 0) + delta > _INT32_MAX:
                 raise MemoryStateError(f"a shift by {delta} leaves no room for 32-bit positions")
@@ -116,6 +121,7 @@ class Memory:
         Raises:
             MemoryStateError: as ``add``, or a divisor below 1.
         """
+        _require_int32(p0, p1, divisor)
         with self._movable(seq, "div"):
             if divisor < 1:
                 raise MemoryStateError(f"positions cannot be divided by {divisor}; give 1 or more")
@@ -161,12 +167,12 @@ class Memory:
     def _settled(self, seq: int | None) -> AbstractContextManager[None]:
         """Exclusive use, once it is sure that no pending node could be hurt."""
         if seq is not None:
-            self._check_id(seq)
+            self._native.require_sequence(seq)
         require_no_pending(self._trees, "change", seq)
         return self._native.exclusive()
 
     def _movable(self, seq: int, verb: str) -> AbstractContextManager[None]:
-        self._check_id(seq)
+        self._native.require_sequence(seq)
         if not self._cache.can_shift:
             raise MemoryStateError(
                 f"memory.{verb} is not possible: the positions of this model are not rotary, or "
@@ -174,13 +180,6 @@ class Memory:
             )
         require_no_pending(self._trees, _MOVE)
         return self._native.exclusive()
-
-    def _check_id(self, seq: int) -> None:
-        if not 0 <= seq < self._native.n_seq_max:
-            raise MemoryStateError(
-                f"sequence id {seq} is out of range; this context has ids from 0 to "
-                f"{self._native.n_seq_max - 1}"
-            )
 
     def _require_whole(self, source: int, target: int, p0: int, p1: int) -> None:
         """A copy between streams takes the whole, and llama.cpp empties the target first."""
@@ -223,3 +222,9 @@ class Memory:
             return False
         between = (positions >= copied.min()) & (positions <= copied.max())
         return bool((others & ~own & between).any())
+
+
+def _require_int32(*numbers: int) -> None:
+    for number in numbers:
+        if not -_INT32_MAX <= number <= _INT32_MAX:
+            raise MemoryStateError(f"{number} does not fit into the 32 bits of a position")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from pytreellama.core.handle import Handle
 from pytreellama.core.model import Model
 from pytreellama.core.params import MAX_SEQ_IDS, ContextParams, default_n_threads
-from pytreellama.errors import ContextError
+from pytreellama.errors import ContextError, MemoryStateError
 from pytreellama.native import drain_log, ffi, last_error, lib
 
 
@@ -30,11 +29,12 @@ class NativeContext:
     """
 
     def __init__(self, model: Model, params: ContextParams, probe: Any) -> None:
-        self._lock = threading.RLock()
+        self._lock = _Exclusive()
         self._model = model.handle.share()
         self._abort_flag = ffi.new("int32_t *", 0)
         pointer = _make(self._model.pointer, params, probe, self._abort_flag)
         self._handle = Handle(pointer, lib.llama_free, "context", ContextError, needs=self._model)
+        self._threadpool = _attach_threadpool(pointer)
         self.kv_unified = params.kv_unified
         self.n_ctx = int(lib.llama_n_ctx(pointer))
         self.n_batch = int(lib.llama_n_batch(pointer))
@@ -58,6 +58,14 @@ class NativeContext:
         """Sequence ids that llama.cpp takes: a unified cache has more than the user's own."""
         return MAX_SEQ_IDS if self.kv_unified else self.n_seq_max
 
+    def require_sequence(self, seq: int) -> None:
+        """Raise ``MemoryStateError`` unless this is a sequence that a user may name."""
+        if not 0 <= seq < self.n_seq_max:
+            raise MemoryStateError(
+                f"sequence id {seq} is out of range; this context has ids from 0 to "
+                f"{self.n_seq_max - 1}"
+            )
+
     @property
     def closed(self) -> bool:
         return self._handle.closed
@@ -66,20 +74,13 @@ class NativeContext:
         """Free the context; a second call does nothing."""
         with self.exclusive():
             self._handle.close()
+            if self._threadpool is not None:
+                self._threadpool.close()
             self._model.close()
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self) -> AbstractContextManager[None]:
         """Hold the context for this thread; another thread's call meanwhile raises."""
-        if not self._lock.acquire(blocking=False):
-            raise ContextError(
-                "this context is in use by another thread; give each thread a context of its own, "
-                "or take turns with a lock"
-            )
-        try:
-            yield
-        finally:
-            self._lock.release()
+        return self._lock
 
     def abort(self) -> None:
         """Let the pass that is running end, where the backend asks."""
@@ -89,6 +90,30 @@ class NativeContext:
         """One ``llama_decode``; an abort that was asked for earlier does not count."""
         self._abort_flag[0] = 0
         return int(lib.treellama_decode(self.pointer, batch))
+
+    def decode_one(self, token: int, seq: int) -> int:
+        """A pass over the next token of a sequence, with logits; otherwise as ``decode``."""
+        self._abort_flag[0] = 0
+        return int(lib.treellama_decode_one(self.pointer, token, seq))
+
+
+class _Exclusive:
+    """A lock that raises instead of waiting. A class, because it is taken at every step."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise ContextError(
+                "this context is in use by another thread; give each thread a context of its own, "
+                "or take turns with a lock"
+            )
+
+    def __exit__(self, *failure: object) -> None:
+        self._lock.release()
 
 
 def _make(model: Any, params: ContextParams, probe: Any, abort_flag: Any) -> Any:
@@ -102,6 +127,16 @@ def _make(model: Any, params: ContextParams, probe: Any, abort_flag: Any) -> Any
         why = "; ".join(reasons) or last_error() or "llama.cpp gives no reason"
         raise ContextError(f"cannot make a context with {params}: {why}")
     return pointer
+
+
+def _attach_threadpool(pointer: Any) -> Handle | None:
+    """Threads that wait from pass to pass; without them ggml makes new ones for every graph."""
+    n_threads = max(lib.llama_n_threads(pointer), lib.llama_n_threads_batch(pointer))
+    pool = lib.treellama_threadpool_new(n_threads)
+    if pool == ffi.NULL:
+        return None
+    lib.llama_attach_threadpool(pointer, pool, pool)
+    return Handle(pool, lib.treellama_threadpool_free, "thread pool", ContextError)
 
 
 def _native_params(params: ContextParams) -> Any:

@@ -74,6 +74,11 @@ class ContextParams:
         _require(
             1 <= self.n_seq_max <= MAX_SEQ_IDS, "n_seq_max", self.n_seq_max, f"1 to {MAX_SEQ_IDS}"
         )
+        if self.n_seq_max > min(self.n_batch, self.n_ctx or self.n_batch):
+            raise ContextError(
+                f"n_seq_max = {self.n_seq_max} was asked for with n_ctx = {self.n_ctx} and n_batch = "
+                f"{self.n_batch}; both must have room for a token of each sequence"
+            )
         for name in ("n_threads", "n_threads_batch"):
             value = getattr(self, name)
             _require(value is None or 1 <= value <= 512, name, value, "None or 1 to 512")

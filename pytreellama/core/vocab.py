@@ -135,7 +135,8 @@ class Vocab:
         """The text of tokens; bytes that are not UTF-8 become U+FFFD.
 
         The space that sentencepiece vocabularies put before a text's first word is taken off
-        again, so that ``decode(encode(text))`` is ``text``.
+        again, so that ``decode(encode(text))`` is ``text`` (where the vocabulary has a token for
+        each byte of it: few lack control characters and the rarest planes of Unicode).
 
         Args:
             tokens: ids, each in [0, n_tokens).

@@ -47,6 +47,13 @@ class Stats:
     total_s: float = 0.0
     tree_sizes: list[int] = field(default_factory=list)
 
+    def count_step(self, n_nodes: int, n_accepted: int) -> None:
+        """Count a verified tree: its root was text already, the others were drafted."""
+        self.n_steps += 1
+        self.n_drafted += n_nodes - 1
+        self.n_accepted += n_accepted
+        self.tree_sizes.append(n_nodes)
+
     @property
     def tokens_per_step(self) -> float:
         """Tokens that one pass of the target brought, its own included: 1.0 is plain decoding."""

@@ -75,8 +75,13 @@ class Scheduler:
             if room < 1:
                 sequence.finish("context")
         ready = [s for s in self._running if not s.is_finished]
-        if ready:
-            self._advance(ready, [self._draft(s, rooms[s], len(ready)) for s in ready])
+        trees = [self._draft(s, rooms[s], len(ready)) for s in ready]
+        if len(ready) == 1 and len(trees[0]) == 0:
+            self._advance_plainly(ready[0])
+        elif ready:
+            self._advance(
+                ready, [t.with_root(s.last_token) for t, s in zip(trees, ready, strict=True)]
+            )
         stepped, self._running = self._running, [s for s in self._running if not s.is_finished]
         for sequence in stepped:
             if sequence.is_finished:
@@ -138,6 +143,20 @@ class Scheduler:
 
     # -- one step
 
+    def _advance_plainly(self, sequence: Sequence) -> None:
+        """One sequence without a guess: a step of plain decoding, without a batch or a tree."""
+        root = sequence.last_token
+        started_s = time.perf_counter()
+        self._context.decode_one(_id_of(sequence), root)
+        decoded_s = time.perf_counter()
+        token = sequence.sampler.sample(self._context, 0)
+        sequence.stats.target_s += decoded_s - started_s
+        sequence.stats.verify_s += time.perf_counter() - decoded_s
+        sequence.stats.count_step(1, 0)
+        self._take(sequence, (token,))
+        if self._on_step is not None:
+            self._on_step(Step(sequence.index, TokenTree.chain([root]), (0,), (token,)))
+
     def _advance(self, sequences: list[Sequence], trees: list[TokenTree]) -> None:
         places = self._pass(sequences, trees)
         greedy_rows = self._greedy_rows(sequences)
@@ -150,9 +169,8 @@ class Scheduler:
         # the last token that may be written needs no node: nothing is drawn after it
         useful = room if sequence.n_left > 1 else 0
         n_nodes = max(useful, 0)
-        drafted = sequence.drafter.propose(n_nodes)
-        self._check_draft(drafted, n_nodes, sequence)
-        tree = drafted.with_root(sequence.last_token)
+        tree = sequence.drafter.propose(n_nodes)
+        self._check_draft(tree, n_nodes, sequence)
         sequence.stats.draft_s += time.perf_counter() - started_s
         return tree
 
@@ -184,7 +202,7 @@ class Scheduler:
         if len(tree) > 1:
             return self._context.add_tree(self._batch, seq_id, tree)
         # the root is text already: alone it is a plain step, with nothing to commit or take back
-        return self._batch.add_one(sequence.last_token, sequence.n_past, seq_id)
+        return self._batch.add(tree.tokens, sequence.n_past, seq_id, logits=True)
 
     def _greedy_rows(self, sequences: list[Sequence]) -> np.ndarray | None:
         return self._context.argmax() if any(s.sampler.is_argmax for s in sequences) else None
@@ -196,12 +214,9 @@ class Scheduler:
         verdict = self._match(sequence, tree, place, greedy_rows)
         if len(tree) > 1:
             self._context.commit(_id_of(sequence), verdict.path)
-        self._count(sequence, tree, verdict)
+        sequence.stats.count_step(len(tree), verdict.n_accepted)
         sequence.stats.verify_s += time.perf_counter() - started_s
-        started_s = time.perf_counter()
-        sequence.drafter.observe(verdict.tokens)
-        sequence.stats.draft_s += time.perf_counter() - started_s
-        sequence.accept(verdict.tokens)
+        self._take(sequence, verdict.tokens)
         if self._on_step is not None:
             self._on_step(Step(sequence.index, tree, verdict.path, verdict.tokens))
 
@@ -221,12 +236,11 @@ class Scheduler:
             tree, lambda node: sequence.sampler.sample(self._context, place.start + node), stop
         )
 
-    def _count(self, sequence: Sequence, tree: TokenTree, verdict: Verdict) -> None:
-        stats = sequence.stats
-        stats.n_steps += 1
-        stats.n_drafted += len(tree) - 1
-        stats.n_accepted += verdict.n_accepted
-        stats.tree_sizes.append(len(tree))
+    def _take(self, sequence: Sequence, tokens: tuple[int, ...]) -> None:
+        started_s = time.perf_counter()
+        sequence.drafter.observe(tokens)
+        sequence.stats.draft_s += time.perf_counter() - started_s
+        sequence.accept(tokens)
 
     def _n_cells_left(self, sequence: Sequence) -> int:
         """Cells for this sequence's next tree."""

@@ -23,6 +23,8 @@ class StopStrings:
 
     def push(self, text: str) -> str:
         """Take a piece and return what is certain; sets ``found`` once a stop is complete."""
+        if not self._stops:
+            return text
         text = self._held + text
         self._held = ""
         at, stop = self._first_stop(text)

@@ -160,6 +160,28 @@ int32_t treellama_cells(llama_context * ctx, bool swa, llama_seq_id seq_id, llam
 // context
 //
 
+template <typename F>
+static F cpu_function(const char * name) {
+    ggml_backend_dev_t device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    return device ? (F) ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), name) : nullptr;
+}
+
+ggml_threadpool * treellama_threadpool_new(int32_t n_threads) {
+    return treellama_catch((ggml_threadpool *) nullptr, [&]() -> ggml_threadpool * {
+        const auto make = cpu_function<decltype(ggml_threadpool_new) *>("ggml_threadpool_new");
+
+        ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
+        return make ? make(&params) : nullptr;
+    });
+}
+
+void treellama_threadpool_free(ggml_threadpool * threadpool) {
+    const auto free = cpu_function<decltype(ggml_threadpool_free) *>("ggml_threadpool_free");
+    if (free) {
+        free(threadpool);
+    }
+}
+
 bool treellama_abort_if(void * flag) {
     return *(volatile int32_t *) flag != 0;
 }
@@ -193,6 +215,17 @@ int32_t treellama_decode(llama_context * ctx, const llama_batch * batch) {
     return treellama_catch(TREELLAMA_EXCEPTION, [&] {
         return has_learned_positions(ctx->get_model(), *batch) ? llama_decode(ctx, *batch) : -1;
     });
+}
+
+int32_t treellama_decode_one(llama_context * ctx, llama_token token, llama_seq_id seq_id) {
+    llama_pos      pos      = llama_memory_seq_pos_max(llama_get_memory(ctx), seq_id) + 1;
+    int32_t        n_seq_id = 1;
+    llama_seq_id * seq_ids  = &seq_id;
+    int8_t         output   = 1;
+
+    const llama_batch batch = { 1, &token, nullptr, &pos, &n_seq_id, &seq_ids, &output };
+
+    return treellama_decode(ctx, &batch);
 }
 
 //
@@ -279,8 +312,21 @@ size_t treellama_state_get(llama_context * ctx, llama_seq_id seq_id, uint8_t * d
     });
 }
 
+// a whole state begins with the name of an architecture, for which llama.cpp takes the memory before it reads it
+static bool has_name(const uint8_t * src, size_t size) {
+    uint32_t n_name;
+    if (size < sizeof(n_name)) {
+        return false;
+    }
+    memcpy(&n_name, src, sizeof(n_name));
+    return n_name <= size - sizeof(n_name);
+}
+
 size_t treellama_state_set(llama_context * ctx, llama_seq_id seq_id, const uint8_t * src, size_t size) {
-    return treellama_guard((size_t) 0, [&] {
-        return seq_id < 0 ? llama_state_set_data(ctx, src, size) : llama_state_seq_set_data(ctx, src, size, seq_id);
+    return treellama_guard((size_t) 0, [&]() -> size_t {
+        if (seq_id >= 0) {
+            return llama_state_seq_set_data(ctx, src, size, seq_id);
+        }
+        return has_name(src, size) ? llama_state_set_data(ctx, src, size) : 0;
     });
 }

@@ -80,11 +80,19 @@ struct treellama_probe;
 LLAMA_API struct llama_context * treellama_context_init(
         struct llama_model * model, const struct llama_context_params * params, struct treellama_probe * probe);
 
+// threads that wait between passes; without one, ggml makes and frees a pool for every graph
+// NULL if this build has no CPU backend. Free it after the contexts that it is attached to.
+LLAMA_API struct ggml_threadpool * treellama_threadpool_new (int32_t n_threads);
+LLAMA_API void                     treellama_threadpool_free(struct ggml_threadpool * threadpool);
+
 // true once *(int32_t *) flag is not 0: an abort callback that needs no Python
 LLAMA_API bool treellama_abort_if(void * flag);
 
 // as llama_decode, or TREELLAMA_EXCEPTION
 LLAMA_API int32_t treellama_decode(struct llama_context * ctx, const struct llama_batch * batch);
+
+// one token of one sequence, at the position after its last, with logits: a plain step in one call
+LLAMA_API int32_t treellama_decode_one(struct llama_context * ctx, llama_token token, llama_seq_id seq_id);
 
 //
 // memory: as llama_memory_*, with 0 for success
