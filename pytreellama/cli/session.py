@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pytreellama.cli.options import GenerationOptions
 from pytreellama.cli.output import ProgressBar
@@ -110,17 +110,15 @@ def run(
             **_as_keywords(sampling),
         )
         # an interrupted stream must let go of the cache before the engine closes it
-        with closing(cast("Generator[Chunk, None, None]", stream)) as chunks:
-            return _collect(chunks, sampling, on_text)
+        with closing(stream) as chunks:
+            return _collect(chunks, on_text)
 
 
 def _as_keywords(sampling: SamplingParams) -> dict[str, Any]:
     return {name: getattr(sampling, name) for name in sampling.__dataclass_fields__}
 
 
-def _collect(
-    chunks: Generator[Chunk, None, None], sampling: SamplingParams, on_text: OnText | None
-) -> Completion:
+def _collect(chunks: Generator[Chunk, None, None], on_text: OnText | None) -> Completion:
     from pytreellama.engine import Completion
 
     texts: list[str] = []
@@ -131,9 +129,9 @@ def _collect(
         if on_text is not None and chunk.text:
             on_text(chunk.text)
         if chunk.finish_reason is not None:
-            assert chunk.stats is not None and sampling.seed is not None
+            assert chunk.stats is not None and chunk.seed is not None
             return Completion(
-                "".join(texts), tuple(tokens), chunk.finish_reason, sampling.seed, chunk.stats
+                "".join(texts), tuple(tokens), chunk.finish_reason, chunk.seed, chunk.stats
             )
     raise AssertionError("the stream ended without a finish reason")
 

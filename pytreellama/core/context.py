@@ -92,7 +92,7 @@ class Context(Closing):
         if not model.can_branch:
             return StateChains(native, self._cache, self.decode)
         window_drops_cells = model.n_swa > 0 and not self.params.swa_full
-        return SequenceTrees(native, self._cache, window_drops_cells)
+        return _ENCODERS[self.tree_encoding](native, self._cache, window_drops_cells)
 
     # -- life
 
@@ -130,12 +130,16 @@ class Context(Closing):
         Raises:
             ContextError: all ``n_seq_max`` ids are in use.
         """
-        if not self._free_ids:
-            raise ContextError(
-                f"all {self.n_seq_max} sequences of this context are in use; free one, or make "
-                "the context with a larger n_seq_max"
-            )
-        return self._free_ids.pop(0)
+        with self.exclusive():
+            for seq in self._free_ids:
+                # an id that was filled by name, or by loading a state, is in use too
+                if self._trees.n_past(seq) == 0 and not self._trees.is_pending(seq):
+                    self._free_ids.remove(seq)
+                    return seq
+        raise ContextError(
+            f"all {self.n_seq_max} sequences of this context are in use; free one, or make "
+            "the context with a larger n_seq_max"
+        )
 
     def free_sequence(self, seq: int) -> None:
         """Forget a sequence, pending nodes too, and give its id back."""
@@ -174,7 +178,8 @@ class Context(Closing):
         Raises:
             BatchError: empty, or ids out of range.
             MemoryStateError: a sequence with pending nodes.
-            CacheFullError, DecodeError: the sequence is then as it was before.
+            CacheFullError, DecodeError: the sequence is then as it was before (of a recurrent
+                model: if it was empty; otherwise ``MemoryStateError`` says that it is not).
         """
         ids = _token_array(tokens)
         if len(ids) == 0:
@@ -182,18 +187,25 @@ class Context(Closing):
         with self.exclusive():
             require_no_pending(self._trees, "prefill", seq)
             target = self.new_sequence() if seq is None else seq
+            start = self._trees.n_past(target)
             try:
-                self._prefill(ids, target, logits, progress)
+                self._prefill(ids, target, start, logits, progress)
             except BaseException:
-                if seq is None and target not in self._free_ids:
-                    self._free_ids.insert(0, target)
+                if seq is None:
+                    self.free_sequence(target)
+                else:
+                    self._cache.rm(target, start, -1)
                 raise
             return target
 
     def _prefill(
-        self, ids: Int32, seq: int, logits: bool, progress: Callable[[float], None] | None
+        self,
+        ids: Int32,
+        seq: int,
+        start: int,
+        logits: bool,
+        progress: Callable[[float], None] | None,
     ) -> None:
-        start = self.memory.pos_max(seq) + 1
         batch = self._scratch
         for begin in range(0, len(ids), self.n_batch):
             part = ids[begin : begin + self.n_batch]
@@ -202,11 +214,7 @@ class Context(Closing):
             flags[-1] = logits and end == len(ids)
             batch.clear()
             batch.add(part, np.arange(start + begin, start + end), seq, flags)
-            try:
-                self.decode(batch)
-            except (BatchError, CacheFullError, DecodeError):
-                self._cache.rm(seq, start, -1)
-                raise
+            self.decode(batch)
             if progress is not None:
                 progress(end / len(ids))
 
@@ -331,25 +339,30 @@ class Context(Closing):
             the batch holds nothing but trees.
         """
         self.native.require_sequence(seq)
-        if self._trees.is_pending(seq):
-            raise MemoryStateError(
-                f"sequence {seq} has pending nodes; grow, commit or discard them before a new tree"
-            )
-        return self._trees.place(batch, seq, tree.tokens, tree.parents)
+        with self.exclusive():
+            if self._trees.is_pending(seq):
+                raise MemoryStateError(
+                    f"sequence {seq} has pending nodes; grow, commit or discard them before a new "
+                    "tree"
+                )
+            return self._trees.place(batch, seq, tree.tokens, tree.parents)
 
     def decode_trees(self, batch: Batch, seqs: Sequence[int]) -> None:
         """``decode`` for a batch made by ``add_tree``; on failure none of its nodes is pending."""
-        for seq in seqs:
-            if not self._trees.is_pending(seq):
-                raise MemoryStateError(f"sequence {seq} has no nodes in this batch; use add_tree")
-        try:
-            self._run(batch, self.native.n_seq_ids)
-        except BaseException:
+        with self.exclusive():
             for seq in seqs:
-                self._trees.undo(seq)
-            raise
-        for seq in seqs:
-            self._trees.confirm(seq)
+                if not self._trees.is_pending(seq):
+                    raise MemoryStateError(
+                        f"sequence {seq} has no nodes in this batch; use add_tree"
+                    )
+            try:
+                self._run(batch, self.native.n_seq_ids)
+            except BaseException:
+                for seq in seqs:
+                    self._trees.undo(seq)
+                raise
+            for seq in seqs:
+                self._trees.confirm(seq)
 
     def commit(self, seq: int, path: Sequence[int]) -> None:
         """Make a path of the pending tree part of the text, and free all other nodes.
@@ -357,9 +370,13 @@ class Context(Closing):
         Args:
             path: node indices from a root downwards, each the parent of the next; may be empty.
 
+        Where the model keeps a recurrent state, a part of a chain is decoded again, so the rows
+        of ``logits`` are gone then.
+
         Raises:
             TreeError: not such a path.
             MemoryStateError: the sequence has no pending nodes.
+            DecodeError: that further pass failed (recurrent models only).
         """
         with self.exclusive():
             self._trees.commit(seq, path)
@@ -368,6 +385,11 @@ class Context(Closing):
         """Free all pending nodes of a sequence; without any it does nothing."""
         with self.exclusive():
             self._trees.discard(seq)
+
+    @property
+    def n_spare_leaves(self) -> int:
+        """Leaves that trees may have beyond the first of each, in all sequences together."""
+        return self._trees.n_spare_leaves
 
     def is_pending(self, seq: int) -> bool:
         """True while a sequence has nodes that were neither committed nor discarded."""
@@ -483,6 +505,9 @@ class Context(Closing):
     def position_ranges(self, seq_ids: Int32) -> tuple[Int32, Int32]:
         """Smallest and largest position in the cache of each sequence, -1 where empty."""
         return self._cache.ranges(seq_ids)
+
+
+_ENCODERS = {TreeEncoding.SEQUENCES: SequenceTrees}
 
 
 def _params_by_name(options: dict[str, Any]) -> ContextParams:

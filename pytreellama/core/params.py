@@ -76,7 +76,7 @@ class ContextParams:
         )
         if self.n_seq_max > min(self.n_batch, self.n_ctx or self.n_batch):
             raise ContextError(
-                f"n_seq_max = {self.n_seq_max} was asked for with n_ctx = {self.n_ctx} and n_batch = "
+                f"n_seq_max = {self.n_seq_max} was asked for with n_ctx = {self.n_ctx}, n_batch = "
                 f"{self.n_batch}; both must have room for a token of each sequence"
             )
         for name in ("n_threads", "n_threads_batch"):

@@ -75,6 +75,10 @@ class SequenceTrees:
     def pending_sequences(self) -> frozenset[int]:
         return frozenset(self._trees)
 
+    @property
+    def n_spare_leaves(self) -> int:
+        return len(self._spare_ids)
+
     def is_pending(self, seq: int) -> bool:
         return seq in self._trees
 

@@ -50,6 +50,10 @@ class StateChains:
     def pending_sequences(self) -> frozenset[int]:
         return frozenset(self._chains)
 
+    @property
+    def n_spare_leaves(self) -> int:
+        return 0
+
     def is_pending(self, seq: int) -> bool:
         return seq in self._chains
 

@@ -19,8 +19,8 @@ class TreeEncoding(Enum):
     """The ways to encode a tree in the cache; all mean the same.
 
     SEQUENCES is stock llama.cpp's: one sequence id a leaf, and a node carries the ids of all the
-    leaves under it. At most 256 leaves over all sequences, and every leaf costs a copy of the
-    text's cell marks each step.
+    leaves under it. The first leaf of a tree has its sequence's own id; all others together have
+    llama.cpp's 256 ids less n_seq_max. Every leaf costs a copy of the text's cell marks each step.
     """
 
     SEQUENCES = "sequences"
@@ -32,6 +32,11 @@ class TreeEncoder(Protocol):
     @property
     def pending_sequences(self) -> frozenset[int]:
         """Sequences that have pending nodes."""
+        ...
+
+    @property
+    def n_spare_leaves(self) -> int:
+        """Leaves that trees may have beyond the first of each, in all sequences together."""
         ...
 
     def is_pending(self, seq: int) -> bool: ...

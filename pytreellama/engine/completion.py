@@ -19,7 +19,8 @@ class Step:
         index: which prompt of the call it belongs to.
         tree: node 0 is the text's last token, the drafted nodes are below it.
         path: accepted nodes, node 0 included.
-        tokens: what the step added to the text, one for each node of the path.
+        tokens: what was drawn, one for each node of the path: the text goes on with them, but for
+            an end token, or what follows a stop string.
     """
 
     index: int
@@ -86,7 +87,7 @@ class Chunk:
     """A piece of text that is certain, as ``Engine.stream`` yields it.
 
     Attributes:
-        text: new text; may be empty in the last chunk.
+        text: new text; empty while a stop string or an unfinished character is held back.
         tokens: the tokens behind it; text may lag behind tokens by an unfinished character.
         finish_reason: None until the last chunk.
         stats: the whole generation's, in the last chunk only.
@@ -108,7 +109,8 @@ class Completion:
         text: the continuation, without the prompt, end tokens and stop strings.
         tokens: its tokens, end tokens left out.
         finish_reason: why it ended.
-        seed: what the sampler was seeded with; the same seed gives the same text.
+        seed: what the sampler was seeded with; the same seed, request and engine give the same
+            text again.
         stats: see ``Stats``.
     """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+import threading
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, cast, overload
 
 import numpy as np
@@ -15,12 +17,14 @@ from pytreellama.core.params import ContextParams
 from pytreellama.core.sampling import SamplingParams
 from pytreellama.draft import DrafterSpec, drafter_factory, make_drafter
 from pytreellama.engine.completion import Chunk, Completion
-from pytreellama.engine.scheduler import OnPrefill, OnStep, Scheduler
+from pytreellama.engine.scheduler import OnPrefill, OnStep, Scheduler, can_roll_back
 from pytreellama.engine.sequence import Request
 from pytreellama.engine.sequence import Sequence as Running
 from pytreellama.errors import ContextError, RequestError
 
 Message = Mapping[str, Any]
+_NO_PROMPT = "a prompt is a text, a list of token ids, or a list of chat messages"
+
 Prompt = str | Sequence[int] | Sequence[Message]
 """Text, token ids, or chat messages for the model's template."""
 
@@ -32,7 +36,9 @@ class Engine(Closing):
     from the model's logits. (On stock kernels logits differ in their last bits between a pass over
     one token and a pass over many, so greedy text may part where two tokens are all but equal.)
 
-    An engine is used by one thread at a time.
+    An engine does one thing at a time: a second call while a stream is open is refused. Models
+    whose memory cannot be rolled back (recurrent ones; sliding windows without ``swa_full``) are
+    decoded plainly, whatever the drafter.
 
     Args:
         model: the target.
@@ -40,7 +46,7 @@ class Engine(Closing):
         n_draft: most drafted nodes in one tree.
         n_ctx: tokens that the cache holds, for all sequences together; by default 4096, or what
             the model was trained for if that is less.
-        n_seq_max: prompts that run at once.
+        n_seq_max: prompts that run at once; by default 1.
         params: all sizes and types at once; then ``n_ctx``, ``n_seq_max`` and ``options`` must
             not be given.
         options: further fields of ``ContextParams`` by name.
@@ -56,26 +62,31 @@ class Engine(Closing):
         *,
         n_draft: int = 8,
         n_ctx: int | None = None,
-        n_seq_max: int = 1,
+        n_seq_max: int | None = None,
         params: ContextParams | None = None,
         **options: Any,
     ) -> None:
         if n_draft < 0:
             raise RequestError(f"n_draft = {n_draft} was asked for; give 0 or more")
+        if params is not None and not (n_ctx is None and n_seq_max is None):
+            raise ContextError("give n_ctx and n_seq_max in params, or by name, not both")
         if not model.vocab_only and not model.can_generate:
-            raise ContextError(
-                f"{model.path.name} is not a model that writes text from left to right"
-            )
-        # recurrent states cannot be rolled back to where the guesses went wrong
-        self._new_drafter = drafter_factory(drafter if model.can_branch else "none")
+            raise ContextError(f"{model.path.name} does not write text from left to right")
+        self._new_drafter = drafter_factory(drafter)
         self.model = model
-        self.n_draft = n_draft
         if params is None:
             size = min(4096, model.n_ctx_train) if n_ctx is None else n_ctx
-            self.context = Context(model, n_ctx=size, n_seq_max=n_seq_max, **options)
+            self.context = Context(model, n_ctx=size, n_seq_max=n_seq_max or 1, **options)
         else:
             self.context = Context(model, params, **options)
+        if not self.context.kv_unified:
+            self.context.close()
+            raise ContextError(
+                "an engine needs kv_unified=True, so that all its trees can share one pass"
+            )
+        self.n_draft = n_draft if can_roll_back(self.context) else 0
         self.vocab = model.vocab
+        self._is_running = threading.Lock()
 
     def close(self) -> None:
         """Free the context; the model stays open."""
@@ -116,7 +127,8 @@ class Engine(Closing):
 
         Raises:
             RequestError, SamplerError, GrammarError, VocabError, ChatTemplateError: a request
-                that cannot be served. Nothing of it stays in the cache.
+                that cannot be served, or a stream that is still open. The whole call ends, and
+                nothing of it stays in the cache.
         """
         prompts = prompt if _is_many(prompt) else [prompt]
         requests = [
@@ -140,11 +152,11 @@ class Engine(Closing):
         on_step: OnStep | None = None,
         on_prefill: OnPrefill | None = None,
         **sampling: Any,
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk, None, None]:
         """Continue one prompt and yield text as it becomes certain; arguments as ``generate``.
 
-        The last chunk carries ``finish_reason`` and ``stats``. Leaving the loop early frees what
-        the generation holds.
+        The last chunk carries ``finish_reason``, ``stats`` and ``seed``. A stream that is left
+        early holds the engine until it is closed (``stream.close()``) or forgotten.
         """
         request = self._request(prompt, max_tokens, stop, ignore_eos, sampling)
         sequence = self._sequence(0, request)
@@ -159,11 +171,16 @@ class Engine(Closing):
         """
         if isinstance(prompt, str):
             return self.vocab.encode(prompt)
+        if not isinstance(prompt, (Sequence, np.ndarray)):
+            raise RequestError(_NO_PROMPT)
         if len(prompt) and isinstance(prompt[0], Mapping):
             return encode_chat(
                 self.vocab, chat_prompt(self.model, cast("Sequence[Message]", prompt))
             )
-        ids = [int(token) for token in cast("Sequence[int]", prompt)]
+        try:
+            ids = [operator.index(token) for token in cast("Sequence[int]", prompt)]
+        except TypeError:
+            raise RequestError(_NO_PROMPT) from None
         wrong = [token for token in ids if not 0 <= token < self.vocab.n_tokens]
         if wrong:
             raise RequestError(
@@ -180,14 +197,21 @@ class Engine(Closing):
         ignore_eos: bool,
         sampling: dict[str, Any],
     ) -> Request:
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
         ids = tuple(self.encode_prompt(prompt))
         return Request(ids, max_tokens, stops, ignore_eos, _sampling_params(sampling))
 
     def _sequence(self, index: int, request: Request) -> Running:
         return Running(index, request, self.vocab, make_drafter(self._new_drafter))
 
-    def _run(self, scheduler: Scheduler, sequences: Sequence[Running]) -> Iterator[None]:
+    def _run(
+        self, scheduler: Scheduler, sequences: Sequence[Running]
+    ) -> Generator[None, None, None]:
+        if not self._is_running.acquire(blocking=False):
+            raise RequestError(
+                "this engine is at work already; finish or close its stream first, or make "
+                "another engine on the same model"
+            )
         try:
             for sequence in sequences:
                 scheduler.add(sequence)
@@ -196,8 +220,9 @@ class Engine(Closing):
                 yield
         finally:
             scheduler.cancel_all()
+            self._is_running.release()
 
-    def _chunks(self, scheduler: Scheduler, sequence: Running) -> Iterator[Chunk]:
+    def _chunks(self, scheduler: Scheduler, sequence: Running) -> Generator[Chunk, None, None]:
         for _ in self._run(scheduler, [sequence]):
             yield sequence.take_chunk()
 

@@ -41,8 +41,7 @@ class Scheduler:
         on_prefill: OnPrefill | None = None,
     ) -> None:
         self._context = context
-        # a recurrent state could only be taken back by keeping a copy of it before each tree
-        self._n_draft = n_draft if context.model.can_branch else 0
+        self._n_draft = n_draft
         self._on_step = on_step
         self._on_prefill = on_prefill
         self._waiting: deque[Sequence] = deque()
@@ -57,7 +56,7 @@ class Scheduler:
         """Queue a sequence.
 
         Raises:
-            RequestError: its prompt leaves no room for a single token.
+            RequestError: its prompt fills the context.
         """
         n_prompt, n_ctx = len(sequence.request.prompt), self._context.n_ctx
         if n_prompt >= n_ctx:
@@ -100,6 +99,7 @@ class Scheduler:
     def _admit(self) -> None:
         while self._waiting and self._has_room(self._waiting[0]):
             sequence = self._waiting.popleft()
+            sequence.start()
             sequence.seq_id = self._context.new_sequence()
             self._running.append(sequence)
             self._prefill(sequence)
@@ -136,7 +136,7 @@ class Scheduler:
         sequence.stats.draft_s += time.perf_counter() - started_s
 
     def _release(self, sequence: Sequence) -> None:
-        if sequence.seq_id is not None:
+        if sequence.seq_id is not None and not self._context.closed:
             self._context.free_sequence(sequence.seq_id)
             sequence.seq_id = None
         sequence.sampler.close()
@@ -165,7 +165,13 @@ class Scheduler:
 
     def _draft(self, sequence: Sequence, n_cells_left: int, n_running: int) -> TokenTree:
         started_s = time.perf_counter()
-        room = min(self._n_draft, n_cells_left - 1, self._batch.capacity // n_running - 1)
+        room = min(
+            self._n_draft,
+            n_cells_left - 1,
+            self._batch.capacity // n_running - 1,
+            # n nodes have n leaves at most, and the first needs no id of its own
+            1 + self._context.n_spare_leaves // n_running,
+        )
         # the last token that may be written needs no node: nothing is drawn after it
         useful = room if sequence.n_left > 1 else 0
         n_nodes = max(useful, 0)
@@ -246,6 +252,12 @@ class Scheduler:
         """Cells for this sequence's next tree."""
         others = (s for s in self._running if s is not sequence and not s.is_finished)
         return self._context.n_ctx - sequence.n_past - sum(map(self._reserved, others))
+
+
+def can_roll_back(context: Context) -> bool:
+    """True if guesses can be taken back without a copy of the memory before each tree."""
+    window_drops_cells = context.model.n_swa > 0 and not context.params.swa_full
+    return context.model.can_branch and not window_drops_cells
 
 
 def _id_of(sequence: Sequence) -> int:

@@ -36,8 +36,12 @@ class Request:
     def __post_init__(self) -> None:
         if not self.prompt:
             raise RequestError("the prompt has no tokens; give at least one")
-        if self.max_tokens < 1:
-            raise RequestError(f"max_tokens = {self.max_tokens} was asked for; give at least 1")
+        if not isinstance(self.max_tokens, int) or self.max_tokens < 1:
+            raise RequestError(
+                f"max_tokens = {self.max_tokens!r} was asked for; give a whole number from 1"
+            )
+        if not all(isinstance(stop, str) for stop in self.stop):
+            raise RequestError(f"stop = {self.stop!r} was asked for; give a string or strings")
 
 
 class Sequence:
@@ -59,6 +63,10 @@ class Sequence:
         self._text: list[str] = []
         self._new_text: list[str] = []
         self._n_chunked = 0
+        self._started_s = time.perf_counter()
+
+    def start(self) -> None:
+        """The clock runs from here: time in the queue is not the generation's."""
         self._started_s = time.perf_counter()
 
     @property

@@ -24,19 +24,22 @@ def drain_log(errors_only: bool = False) -> list[str]:
     """Forward the waiting lines to ``logging`` and return them, oldest first.
 
     Args:
-        errors_only: return only warnings and errors (all lines are forwarded either way).
+        errors_only: return errors alone, or warnings where there are no errors (all lines are
+            forwarded either way).
     """
     if lib.treellama_log_pending() == 0:
         return []
     level, buffer = ffi.new("int32_t *"), ffi.new("char[]", _LINE_BYTES)
-    lines = []
+    lines: list[tuple[int, str]] = []
     while (n_bytes := lib.treellama_log_next(level, buffer, _LINE_BYTES)) >= 0:
         text = bytes(ffi.buffer(buffer, n_bytes)).decode("utf-8", "replace").rstrip()
         severity = _LEVELS[level[0]] if 0 <= level[0] < len(_LEVELS) else logging.DEBUG
         logger.log(min(severity, logging.WARNING), "%s", text)
-        if text and (severity >= logging.INFO or not errors_only):
-            lines.append(text)
-    return lines
+        if text:
+            lines.append((severity, text))
+    worst = max((severity for severity, _ in lines), default=logging.DEBUG)
+    least = max(worst, logging.INFO) if errors_only else logging.DEBUG
+    return [text for severity, text in lines if severity >= least]
 
 
 def last_error() -> str:

@@ -86,6 +86,39 @@ def test_leaving_a_stream_early_frees_the_cache(engine: Engine) -> None:
     assert engine.generate(PROMPT, max_tokens=4).finish_reason == "length"
 
 
+def test_a_second_call_while_a_stream_is_open_is_refused(engine: Engine) -> None:
+    stream = engine.stream(PROMPT, max_tokens=40)
+    next(stream)
+    with pytest.raises(RequestError, match="at work already"):
+        engine.generate(PROMPT, max_tokens=4)
+    stream.close()
+    assert len(engine.generate(PROMPT, max_tokens=4).tokens) == 4
+
+
+def test_an_engine_may_be_closed_before_its_stream(tiny_model: TinyModel) -> None:
+    engine = Engine(tiny_model("rope"), n_ctx=256, n_threads=1)
+    stream = engine.stream(PROMPT, max_tokens=40)
+    next(stream)
+    engine.close()
+    stream.close()
+
+
+def test_trees_shrink_where_sequence_ids_are_scarce(tiny_model: TinyModel) -> None:
+    """An id is needed for each further leaf, and all sequences together have 256."""
+    model = tiny_model("rope")
+    prompts = [[5 + i % 7, 9, 5 + i % 7] * 2 for i in range(40)]
+    wide = draft.Suffix(min_p=0.0)
+    crowded = Engine(model, wide, n_draft=64, n_ctx=4096, n_seq_max=250, n_threads=1)
+    alone = Engine(model, "none", n_ctx=256, n_threads=1)
+    for prompt, done in zip(prompts, crowded.generate(prompts, max_tokens=6), strict=True):
+        assert done.tokens == alone.generate(prompt, max_tokens=6).tokens
+
+
+def test_a_window_that_drops_cells_is_decoded_plainly(tiny_model: TinyModel) -> None:
+    engine = Engine(tiny_model("swa"), EAGER, n_ctx=256, swa_full=False, n_threads=1)
+    assert engine.generate(PROMPT, max_tokens=12).stats.n_drafted == 0
+
+
 def test_max_tokens_is_exact_with_any_drafter(engine: Engine) -> None:
     for n_tokens in (1, 2, 3, 7, 20):
         assert len(engine.generate(PROMPT, max_tokens=n_tokens).tokens) == n_tokens
@@ -197,6 +230,23 @@ class TestRequestsThatCannotBeServed:
     def test_no_room_for_a_single_token(self, engine: Engine) -> None:
         with pytest.raises(RequestError, match="max_tokens = 0"):
             engine.generate(PROMPT, max_tokens=0)
+
+    @pytest.mark.parametrize("max_tokens", [2.5, "8", None])
+    def test_a_number_of_tokens_that_is_none(self, engine: Engine, max_tokens: object) -> None:
+        with pytest.raises(RequestError, match="max_tokens"):
+            engine.generate(PROMPT, max_tokens=max_tokens)
+
+    def test_a_stop_that_is_no_text(self, engine: Engine) -> None:
+        with pytest.raises(RequestError, match="stop"):
+            engine.generate(PROMPT, max_tokens=2, stop=[1])
+
+    def test_a_prompt_that_is_none(self, engine: Engine) -> None:
+        with pytest.raises(RequestError, match="token ids"):
+            engine.generate([1.5, 2], max_tokens=2)
+
+    def test_streams_of_their_own(self, tiny_model: TinyModel) -> None:
+        with pytest.raises(ContextError, match="kv_unified"):
+            Engine(tiny_model("rope"), n_ctx=256, n_seq_max=2, kv_unified=False)
 
     def test_an_unknown_option(self, engine: Engine) -> None:
         with pytest.raises(RequestError, match=r"no option temprature.*temperature"):

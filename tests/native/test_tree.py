@@ -12,6 +12,7 @@ from pytreellama import Batch, Context, Model, TokenTree
 from pytreellama.errors import (
     BatchError,
     CacheFullError,
+    ContextError,
     DecodeError,
     MemoryStateError,
     TreeError,
@@ -288,6 +289,27 @@ def test_other_sequences_may_change_while_a_tree_is_pending(make_context: MakeCo
     context.commit(0, [0, 2])
     assert_is_text(context, 0, [*TEXT, 5, 6], make_context())
     assert_is_text(context, 2, [60, 70], make_context())
+
+
+def test_a_new_sequence_is_never_one_that_holds_text(make_context: MakeContext) -> None:
+    context = make_context("rope", n_seq_max=3)
+    context.prefill(TEXT, seq=0)
+    assert context.prefill(TEXT) == 1
+    context.memory.cp(0, 2)
+    with pytest.raises(ContextError, match="in use"):
+        context.new_sequence()
+
+
+def test_a_prefill_that_its_watcher_ends_leaves_nothing(make_context: MakeContext) -> None:
+    context = make_context("rope", n_seq_max=1)
+
+    def stop(share: float) -> None:
+        raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough"):
+        context.prefill(TEXT, progress=stop)
+    assert context.memory.pos_max(0) == -1
+    assert context.prefill(TEXT) == 0
 
 
 def test_clear_and_free_forget_pending_nodes(context: Context) -> None:

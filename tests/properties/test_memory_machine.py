@@ -75,12 +75,14 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule()
     def new_sequence(self) -> None:
-        if len(self.in_use) == N_SEQ_MAX:
+        holds_text = {seq for seq in range(N_SEQ_MAX) if self.model.cells(seq)}
+        free = set(range(N_SEQ_MAX)) - self.in_use - holds_text - set(self.model.pending)
+        if not free:
             with pytest.raises(ContextError):
                 self.context.new_sequence()
             return
         seq = self.context.new_sequence()
-        assert seq not in self.in_use
+        assert seq == min(free)
         self.in_use.add(seq)
 
     @precondition(lambda self: len(self.in_use) == N_SEQ_MAX)
