@@ -305,7 +305,6 @@ def test_a_closed_context_refuses_every_use(tiny_model: TinyModel) -> None:
     for call in (
         lambda: context.prefill([5], 0),
         lambda: context.decode(batch()),
-        lambda: context.decode_one(0, 5),
         lambda: context.decode_tree(0, TREE),
         lambda: context.grow_tree(0, [5], [-1]),
         lambda: context.decode_trees(batch(), []),
@@ -331,6 +330,7 @@ def test_a_closed_context_refuses_every_use(tiny_model: TinyModel) -> None:
         lambda: memory.save(0),
         lambda: memory.load(b"x"),
         lambda: memory.load(b"x", 0),
+        lambda: context.decode_one(0, 5),
     ):
         with pytest.raises(ContextError, match="closed"):
             call()
