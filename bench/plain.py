@@ -115,6 +115,7 @@ def speed(model: Model, n_threads: int, n_repeats: int) -> tuple[list[float], li
 
 def engine_speed(engine: Engine) -> float:
     prompt = [engine.vocab.bos or 0]
+    engine.generate(prompt, max_tokens=1)  # llama-bench warms up by a token before each run too
     start_s = time.perf_counter()
     engine.generate(prompt, max_tokens=N_TOKENS, ignore_eos=True)
     return N_TOKENS / (time.perf_counter() - start_s)

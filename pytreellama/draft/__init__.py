@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from pytreellama.draft.none import NoDrafter
-from pytreellama.draft.protocol import Drafter, DrafterFactory
+from pytreellama.draft.protocol import EMPTY_TREE, Drafter, DrafterFactory
 from pytreellama.draft.suffix import Suffix, SuffixDrafter, SuffixOptions
 from pytreellama.errors import DraftError
 
 __all__ = [
     "DRAFTERS",
+    "EMPTY_TREE",
     "Drafter",
     "DrafterFactory",
     "DrafterSpec",

@@ -15,7 +15,7 @@ from pytreellama.core.context import Context
 from pytreellama.core.model import Model
 from pytreellama.core.params import ContextParams
 from pytreellama.core.sampling import SamplingParams
-from pytreellama.draft import DrafterSpec, drafter_factory, make_drafter
+from pytreellama.draft import DrafterSpec, NoDrafter, drafter_factory, make_drafter
 from pytreellama.engine.completion import Chunk, Completion
 from pytreellama.engine.scheduler import OnPrefill, OnStep, Scheduler, can_roll_back
 from pytreellama.engine.sequence import Request
@@ -84,7 +84,8 @@ class Engine(Closing):
             raise ContextError(
                 "an engine needs kv_unified=True, so that all its trees can share one pass"
             )
-        self.n_draft = n_draft if can_roll_back(self.context) else 0
+        drafts = self._new_drafter is not NoDrafter and can_roll_back(self.context)
+        self.n_draft = n_draft if drafts else 0
         self.vocab = model.vocab
         self._is_running = threading.Lock()
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from pytreellama.core.batch import Batch
 from pytreellama.core.context import Context
+from pytreellama.draft import EMPTY_TREE
 from pytreellama.engine.completion import Step
 from pytreellama.engine.sequence import Sequence
 from pytreellama.errors import DraftError, RequestError
@@ -28,7 +29,7 @@ class Scheduler:
 
     Args:
         context: the target; its sequences belong to the scheduler.
-        n_draft: most drafted nodes of a tree.
+        n_draft: most drafted nodes of a tree; with 0, drafters are not asked at all.
         on_step: told of every verified tree.
         on_prefill: told of the share of a prompt that is in the cache.
     """
@@ -164,6 +165,9 @@ class Scheduler:
             self._verify(sequence, tree, place, greedy_rows)
 
     def _draft(self, sequence: Sequence, n_cells_left: int, n_running: int) -> TokenTree:
+        # the last token that may be written needs no tree: nothing is drawn after it
+        if self._n_draft == 0 or sequence.n_left == 1:
+            return EMPTY_TREE
         started_s = time.perf_counter()
         room = min(
             self._n_draft,
@@ -172,9 +176,7 @@ class Scheduler:
             # n nodes have n leaves at most, and the first needs no id of its own
             1 + self._context.n_spare_leaves // n_running,
         )
-        # the last token that may be written needs no node: nothing is drawn after it
-        useful = room if sequence.n_left > 1 else 0
-        n_nodes = max(useful, 0)
+        n_nodes = max(room, 0)
         tree = sequence.drafter.propose(n_nodes)
         self._check_draft(tree, n_nodes, sequence)
         sequence.stats.draft_s += time.perf_counter() - started_s
@@ -243,9 +245,10 @@ class Scheduler:
         )
 
     def _take(self, sequence: Sequence, tokens: tuple[int, ...]) -> None:
-        started_s = time.perf_counter()
-        sequence.drafter.observe(tokens)
-        sequence.stats.draft_s += time.perf_counter() - started_s
+        if self._n_draft > 0:
+            started_s = time.perf_counter()
+            sequence.drafter.observe(tokens)
+            sequence.stats.draft_s += time.perf_counter() - started_s
         sequence.accept(tokens)
 
     def _n_cells_left(self, sequence: Sequence) -> int:
