@@ -175,7 +175,7 @@ class _Tokens:
 
         self._by_piece = {piece: token for token, piece in enumerate(self.tokens) if piece}
         self._n_longest = max(map(len, self._by_piece))
-        self._mark = _MARK if _adds_space(vocab) else ""
+        self._mark = _MARK if vocab.adds_space_prefix else ""
 
     def __call__(self, text: bytes | str) -> list[int]:
         """Tokens of a piece of text that need not be the first: what a schema forces to come."""
@@ -204,10 +204,6 @@ class _Tokens:
 
     def _bytes_of(self, tokens: list[int]) -> bytes:
         return b"".join(self.tokens[token] for token in tokens)
-
-
-def _adds_space(vocab: Vocab) -> bool:
-    return vocab.decode_bytes(vocab.encode("a", add_special=False)).startswith(b" ")
 
 
 def _first_line(text: str) -> str:

@@ -30,7 +30,6 @@ class Vocab:
         self._piece_of: dict[tuple[int, bool], bytes] = {}
         self.n_tokens: int = lib.llama_vocab_n_tokens(pointer)
         self.has_text: bool = lib.llama_vocab_type(pointer) != lib.LLAMA_VOCAB_TYPE_NONE
-        self._is_spm: bool = lib.llama_vocab_type(pointer) == lib.LLAMA_VOCAB_TYPE_SPM
 
     @property
     def pointer(self) -> Any:
@@ -146,7 +145,7 @@ class Vocab:
             VocabError: an id out of range, or a model without a tokenizer.
         """
         text = self.decode_bytes(tokens, special=special).decode("utf-8", "replace")
-        return text[1:] if self._adds_space_prefix and text.startswith(" ") else text
+        return text[1:] if self.adds_space_prefix and text.startswith(" ") else text
 
     def decode_bytes(self, tokens: Tokens, *, special: bool = False) -> bytes:
         """The bytes of tokens, put together as they are. Arguments and errors as ``decode``."""
@@ -160,13 +159,9 @@ class Vocab:
         return self._piece_of[key]
 
     @cached_property
-    def _adds_space_prefix(self) -> bool:
-        # sentencepiece marks words by a space in front, and so the first word as well
-        return self._is_spm and self._pieces_start_with_space()
-
-    def _pieces_start_with_space(self) -> bool:
-        tokens = self.encode("a", add_special=False)
-        return self.decode_bytes(tokens).startswith(b" ")
+    def adds_space_prefix(self) -> bool:
+        """True if ``encode`` puts a space before a text's first word, as sentencepiece does."""
+        return self.decode_bytes(self.encode("a", add_special=False)).startswith(b" ")
 
     def _pieces(self, tokens: NDArray[np.int32], special: bool) -> list[bytes]:
         self._require_text("decode")

@@ -198,7 +198,7 @@ llama_context * treellama_context_init(llama_model * model, const llama_context_
 }
 
 // a position without a row of its own ends the process on the threads that look it up
-static bool has_learned_positions(const llama_model & model, const llama_batch & batch) {
+static bool positions_exist(const llama_model & model, const llama_batch & batch) {
     const int64_t n_pos = model.pos_embd ? model.pos_embd->ne[1] : INT64_MAX;
 
     for (int32_t i = 0; i < batch.n_tokens; ++i) {
@@ -213,7 +213,7 @@ static bool has_learned_positions(const llama_model & model, const llama_batch &
 
 int32_t treellama_decode(llama_context * ctx, const llama_batch * batch) {
     return treellama_catch(TREELLAMA_EXCEPTION, [&] {
-        return has_learned_positions(ctx->get_model(), *batch) ? llama_decode(ctx, *batch) : -1;
+        return positions_exist(ctx->get_model(), *batch) ? llama_decode(ctx, *batch) : -1;
     });
 }
 

@@ -14,9 +14,6 @@ enum ggml_type {
     ...
 };
 
-size_t  ggml_row_size(enum ggml_type type, int64_t ne);
-int64_t ggml_blck_size(enum ggml_type type);
-const char * ggml_type_name(enum ggml_type type);
 
 typedef bool (*ggml_abort_callback)(void * data);
 

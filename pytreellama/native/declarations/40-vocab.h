@@ -18,13 +18,11 @@ int32_t llama_vocab_n_tokens(const struct llama_vocab * vocab);
 bool llama_vocab_is_eog    (const struct llama_vocab * vocab, llama_token token);
 bool llama_vocab_is_control(const struct llama_vocab * vocab, llama_token token);
 bool llama_vocab_get_add_bos(const struct llama_vocab * vocab);
-bool llama_vocab_get_add_eos(const struct llama_vocab * vocab);
 
 llama_token llama_vocab_bos(const struct llama_vocab * vocab);
 llama_token llama_vocab_eos(const struct llama_vocab * vocab);
 llama_token llama_vocab_eot(const struct llama_vocab * vocab);
 llama_token llama_vocab_nl (const struct llama_vocab * vocab);
-llama_token llama_vocab_pad(const struct llama_vocab * vocab);
 
 /* treellama.h */
 

@@ -42,14 +42,10 @@ struct llama_context_params llama_context_default_params(void);
 void llama_free(struct llama_context * ctx);
 
 uint32_t llama_n_ctx    (const struct llama_context * ctx);
-uint32_t llama_n_ctx_seq(const struct llama_context * ctx);
 uint32_t llama_n_batch  (const struct llama_context * ctx);
 uint32_t llama_n_ubatch (const struct llama_context * ctx);
 uint32_t llama_n_seq_max(const struct llama_context * ctx);
 
-enum llama_pooling_type llama_pooling_type(const struct llama_context * ctx);
-
-void    llama_set_n_threads    (struct llama_context * ctx, int32_t n_threads, int32_t n_threads_batch);
 int32_t llama_n_threads        (struct llama_context * ctx);
 int32_t llama_n_threads_batch  (struct llama_context * ctx);
 
@@ -66,7 +62,6 @@ typedef struct llama_batch {
 
 float * llama_get_logits        (struct llama_context * ctx);
 float * llama_get_embeddings_ith(struct llama_context * ctx, int32_t i);
-float * llama_get_embeddings_seq(struct llama_context * ctx, llama_seq_id seq_id);
 
 typedef struct llama_memory_i * llama_memory_t;
 llama_memory_t llama_get_memory(const struct llama_context * ctx);
