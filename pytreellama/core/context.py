@@ -52,7 +52,8 @@ class Context(Closing):
         probe: record the mask that every attention really used (slow; for tests).
 
     Raises:
-        ContextError: sizes that do not fit the model or this machine's memory.
+        ContextError: sizes that do not fit the model or this machine's memory, or a model that is
+            not a decoder.
     """
 
     def __init__(
@@ -69,6 +70,11 @@ class Context(Closing):
         if model.vocab_only:
             raise ContextError(
                 f"{model.path.name} was loaded with vocab_only; load its weights too"
+            )
+        if not model.can_generate:
+            raise ContextError(
+                f"{model.path.name} ({model.architecture}) does not write text from left to right; "
+                "a context runs decoders only"
             )
         self.params = params or _params_by_name(options)
         require_memory_for(model, self.params)

@@ -70,8 +70,6 @@ class Engine(Closing):
             raise RequestError(f"n_draft = {n_draft} was asked for; give 0 or more")
         if params is not None and not (n_ctx is None and n_seq_max is None):
             raise ContextError("give n_ctx and n_seq_max in params, or by name, not both")
-        if not model.vocab_only and not model.can_generate:
-            raise ContextError(f"{model.path.name} does not write text from left to right")
         self._new_drafter = drafter_factory(drafter)
         self.model = model
         if params is None:
