@@ -146,6 +146,12 @@ class Model(Closing):
         return int(lib.llama_model_n_ctx_train(self.handle.pointer))
 
     @property
+    def n_positions(self) -> int | None:
+        """Positions that the model has learned one by one; None if it has no such limit."""
+        n_positions = int(lib.treellama_n_positions(self.handle.pointer))
+        return n_positions if n_positions >= 0 else None
+
+    @property
     def n_embd(self) -> int:
         """Width of the hidden states."""
         return int(lib.llama_model_n_embd(self.handle.pointer))

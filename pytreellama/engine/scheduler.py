@@ -13,7 +13,7 @@ from pytreellama.core.context import Context
 from pytreellama.draft import EMPTY_TREE
 from pytreellama.engine.completion import Step
 from pytreellama.engine.sequence import Sequence
-from pytreellama.errors import DraftError, RequestError
+from pytreellama.errors import DraftError, RequestError, SamplerError
 from pytreellama.tree import TokenTree
 from pytreellama.verify import Verdict, match, match_greedy
 
@@ -43,6 +43,7 @@ class Scheduler:
     ) -> None:
         self._context = context
         self._n_draft = n_draft
+        self._n_text_max = min(context.n_ctx, context.model.n_positions or context.n_ctx)
         self._on_step = on_step
         self._on_prefill = on_prefill
         self._waiting: deque[Sequence] = deque()
@@ -59,7 +60,7 @@ class Scheduler:
         Raises:
             RequestError: its prompt fills the context.
         """
-        n_prompt, n_ctx = len(sequence.request.prompt), self._context.n_ctx
+        n_prompt, n_ctx = len(sequence.request.prompt), self._n_text_max
         if n_prompt >= n_ctx:
             raise RequestError(
                 f"the prompt has {n_prompt} tokens, and the context of {n_ctx} must hold it and "
@@ -239,10 +240,19 @@ class Scheduler:
             return sequence.ends_at(token, n_drawn)
 
         if sequence.sampler.is_argmax and greedy_rows is not None:
-            return match_greedy(tree, greedy_rows[place], stop)
+            verdict = match_greedy(tree, greedy_rows[place], stop)
+            self._require_numbers(place.start + verdict.path[-1], verdict.next_token)
+            return verdict
         return match(
             tree, lambda node: sequence.sampler.sample(self._context, place.start + node), stop
         )
+
+    def _require_numbers(self, row: int, token: int) -> None:
+        """An argmax over NaN is a token like any other; a sampler would refuse it."""
+        if not self._context.logits_pointer(row)[token] > -np.inf:
+            raise SamplerError(
+                "no token to choose from: every logit of the row is NaN or -infinity"
+            )
 
     def _take(self, sequence: Sequence, tokens: tuple[int, ...]) -> None:
         if self._n_draft > 0:
@@ -254,7 +264,8 @@ class Scheduler:
     def _n_cells_left(self, sequence: Sequence) -> int:
         """Cells for this sequence's next tree."""
         others = (s for s in self._running if s is not sequence and not s.is_finished)
-        return self._context.n_ctx - sequence.n_past - sum(map(self._reserved, others))
+        n_cells = self._context.n_ctx - sum(map(self._reserved, others))
+        return min(n_cells, self._n_text_max) - sequence.n_past
 
 
 def can_roll_back(context: Context) -> bool:

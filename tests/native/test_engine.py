@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGUFReader
 
 from pytreellama import Engine, Model, Step, TokenTree, draft
-from pytreellama.errors import ContextError, DraftError, RequestError, VocabError
+from pytreellama.errors import ContextError, DraftError, RequestError, SamplerError, VocabError
 from tiny_models import BRANCHING_KINDS, IM_END
 
 PROMPT = "the cat and the dog and the cat and the"
@@ -148,6 +150,34 @@ def test_a_full_context_ends_the_text_with_its_own_reason(tiny_model: TinyModel)
     # the last token written needs no cell
     assert len(done.tokens) == 256 - len(prompt) + 1
     assert cache_is_empty(engine)
+
+
+def test_a_model_with_learned_positions_ends_where_they_end(tiny_model: TinyModel) -> None:
+    model = tiny_model("learned", n_ctx_train=64)
+    assert model.n_positions == 64
+    assert tiny_model("rope").n_positions is None
+    engine = Engine(model, drafter=EAGER, n_ctx=256, n_threads=1)
+    done = engine.generate(PROMPT, max_tokens=200)
+    assert done.finish_reason == "context"
+    assert len(engine.encode_prompt(PROMPT)) + len(done.tokens) == 64 + 1
+    with pytest.raises(RequestError, match="context of 64"):
+        engine.generate([5] * 64, max_tokens=1)
+
+
+@pytest.mark.parametrize("drafter", ["none", EAGER], ids=["none", "eager"])
+def test_logits_that_are_no_numbers_choose_nothing(
+    tiny_model_path: Callable[..., Path], tmp_path: Path, drafter: draft.DrafterSpec
+) -> None:
+    broken = tmp_path / "nan.gguf"
+    data = bytearray(tiny_model_path("rope").read_bytes())
+    output = next(
+        t for t in GGUFReader(tiny_model_path("rope")).tensors if t.name == "output.weight"
+    )
+    nothing = np.full(output.n_elements, np.nan, dtype=np.float32).tobytes()
+    data[output.data_offset : output.data_offset + output.n_bytes] = nothing
+    broken.write_bytes(data)
+    with Model(broken) as model, pytest.raises(SamplerError, match="NaN"):
+        Engine(model, drafter, n_ctx=256, n_threads=1).generate("ab ab ab ab", max_tokens=4)
 
 
 def test_many_prompts_run_in_turns_when_they_do_not_fit_together(tiny_model: TinyModel) -> None:

@@ -199,9 +199,9 @@ llama_context * treellama_context_init(llama_model * model, const llama_context_
 
 // a position without a row of its own ends the process on the threads that look it up
 static bool positions_exist(const llama_model & model, const llama_batch & batch) {
-    const int64_t n_pos = model.pos_embd ? model.pos_embd->ne[1] : INT64_MAX;
+    const int64_t n_pos = treellama_n_positions(&model);
 
-    for (int32_t i = 0; i < batch.n_tokens; ++i) {
+    for (int32_t i = 0; n_pos >= 0 && i < batch.n_tokens; ++i) {
         if (batch.pos[i] >= n_pos) {
             LLAMA_LOG_ERROR("position %d: this model has learned %d positions, and no others\n", batch.pos[i], (int) n_pos);
             return false;

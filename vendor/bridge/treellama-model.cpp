@@ -161,6 +161,10 @@ int64_t treellama_kv_bytes(const llama_model * model, uint32_t n_ctx, ggml_type 
     return n_bytes*n_ctx;
 }
 
+int64_t treellama_n_positions(const llama_model * model) {
+    return model->pos_embd ? model->pos_embd->ne[1] : -1;
+}
+
 int32_t treellama_quantize(const char * path_in, const char * path_out, const llama_model_quantize_params * params) {
     return treellama_guard(TREELLAMA_EXCEPTION, [&] { return (int32_t) llama_model_quantize(path_in, path_out, params); });
 }

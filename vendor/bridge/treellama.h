@@ -49,6 +49,9 @@ LLAMA_API struct llama_model * treellama_model_load(const char * path, const str
 LLAMA_API int64_t treellama_kv_bytes(
         const struct llama_model * model, uint32_t n_ctx, enum ggml_type type_k, enum ggml_type type_v);
 
+// positions that the model has learned, each with weights of its own; -1 if it has no such limit
+LLAMA_API int64_t treellama_n_positions(const struct llama_model * model);
+
 LLAMA_API int32_t treellama_quantize(const char * path_in, const char * path_out, const struct llama_model_quantize_params * params);
 
 //

@@ -95,6 +95,7 @@ llama_model_quantize_params llama_model_quantize_default_params(void);
 
 int32_t treellama_gguf_check(const char * path);
 struct llama_model * treellama_model_load(const char * path, const struct llama_model_params * params);
+int64_t treellama_n_positions(const struct llama_model * model);
 int64_t treellama_kv_bytes(
     const struct llama_model * model, uint32_t n_ctx, enum ggml_type type_k, enum ggml_type type_v);
 int32_t treellama_quantize(const char * path_in, const char * path_out, const llama_model_quantize_params * params);
