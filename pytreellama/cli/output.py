@@ -6,8 +6,9 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from pytreellama.core.closing import Closing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +52,7 @@ def print_json(value: Mapping[str, Any]) -> None:
     print(json.dumps(value, ensure_ascii=not encoding.startswith("utf")), flush=True)
 
 
-class ProgressBar:
+class ProgressBar(Closing):
     """A bar on stderr that appears only if the work takes longer than half a second.
 
     Nothing is shown where stderr is not a terminal.
@@ -79,17 +80,6 @@ class ProgressBar:
         progress, self._progress = self._progress, None
         if progress is not None:
             progress.stop()
-
-    def __enter__(self) -> ProgressBar:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _show(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn

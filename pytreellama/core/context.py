@@ -45,6 +45,9 @@ class Context(Closing):
     A context belongs to one thread at a time: a second thread that calls it meanwhile gets a
     ``ContextError``. While a pass runs the GIL is released.
 
+    Attributes:
+        can_roll_back: guesses can be taken back without a copy of the memory before each tree.
+
     Args:
         model: the model; it may be closed while the context goes on.
         params: sizes and types; or give them by name, as in ``Context(model, n_ctx=8192)``.
@@ -87,18 +90,19 @@ class Context(Closing):
         self.kv_unified = native.kv_unified
         self.n_ctx, self.n_batch, self.n_ubatch = native.n_ctx, native.n_batch, native.n_ubatch
         self.n_seq_max, self.n_threads = native.n_seq_max, native.n_threads
+        window_drops_cells = model.n_swa > 0 and not self.params.swa_full
+        self.can_roll_back = model.can_branch and not window_drops_cells
         self._cache = Cache(native)
-        self._trees = self._make_encoder(native, model)
+        self._trees: TreeEncoder
+        if model.can_branch:
+            make_encoder = _ENCODERS[tree_encoding]
+            self._trees = make_encoder(native, self._cache, window_drops_cells)
+        else:
+            self._trees = StateChains(native, self._cache, self.decode)
         self.memory = Memory(native, self._cache, self._trees)
         self._free_ids = list(range(self.n_seq_max))
         self._n_outputs = 0
         self._scratch = Batch(self.n_batch)
-
-    def _make_encoder(self, native: NativeContext, model: Model) -> TreeEncoder:
-        if not model.can_branch:
-            return StateChains(native, self._cache, self.decode)
-        window_drops_cells = model.n_swa > 0 and not self.params.swa_full
-        return _ENCODERS[self.tree_encoding](native, self._cache, window_drops_cells)
 
     # -- life
 

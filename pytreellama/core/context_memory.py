@@ -7,6 +7,7 @@ is far too large would end the process instead of failing.
 from __future__ import annotations
 
 from pytreellama.core.model import Model
+from pytreellama.core.native_context import ggml_type
 from pytreellama.core.params import ContextParams
 from pytreellama.errors import ContextError
 from pytreellama.native import lib
@@ -14,7 +15,7 @@ from pytreellama.native import lib
 
 def kv_cache_bytes(model: Model, params: ContextParams) -> int:
     """Bytes of the KV cache: an upper bound, as if no layer had a sliding window."""
-    types = (getattr(lib, f"GGML_TYPE_{name.upper()}") for name in (params.type_k, params.type_v))
+    types = map(ggml_type, (params.type_k, params.type_v))
     n_ctx = params.n_ctx or model.n_ctx_train
     return int(lib.treellama_kv_bytes(model.handle.pointer, n_ctx, *types))
 

@@ -17,7 +17,7 @@ from pytreellama.core.params import ContextParams
 from pytreellama.core.sampling import SamplingParams
 from pytreellama.draft import DrafterSpec, NoDrafter, drafter_factory, make_drafter
 from pytreellama.engine.completion import Chunk, Completion
-from pytreellama.engine.scheduler import OnPrefill, OnStep, Scheduler, can_roll_back
+from pytreellama.engine.scheduler import OnPrefill, OnStep, Scheduler
 from pytreellama.engine.sequence import Request
 from pytreellama.engine.sequence import Sequence as Running
 from pytreellama.errors import ContextError, RequestError
@@ -82,7 +82,7 @@ class Engine(Closing):
             raise ContextError(
                 "an engine needs kv_unified=True, so that all its trees can share one pass"
             )
-        drafts = self._new_drafter is not NoDrafter and can_roll_back(self.context)
+        drafts = self._new_drafter is not NoDrafter and self.context.can_roll_back
         self.n_draft = n_draft if drafts else 0
         self.vocab = model.vocab
         self._is_running = threading.Lock()

@@ -268,12 +268,6 @@ class Scheduler:
         return min(n_cells, self._n_text_max) - sequence.n_past
 
 
-def can_roll_back(context: Context) -> bool:
-    """True if guesses can be taken back without a copy of the memory before each tree."""
-    window_drops_cells = context.model.n_swa > 0 and not context.params.swa_full
-    return context.model.can_branch and not window_drops_cells
-
-
 def _id_of(sequence: Sequence) -> int:
     assert sequence.seq_id is not None
     return sequence.seq_id
