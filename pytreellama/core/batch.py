@@ -9,9 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pytreellama.errors import BatchError
-from pytreellama.native import ffi
+from pytreellama.native import ffi, lib
 
 Int32 = NDArray[np.int32]
+
+
+TEXT = int(lib.TREELLAMA_TEXT)
+"""Instead of a parent: a token that is text, and no node of a tree."""
 
 
 class SequenceSets:
@@ -53,6 +57,8 @@ class Batch:
     Attributes:
         tokens, positions: int32 views, shape (n_tokens,).
         logits: bool view, shape (n_tokens,); whose logits are wanted.
+        parents: int32 view, shape (n_tokens,): the parent of a token that is a tree's node, counted
+            among the pending nodes of its sequence (-1: the end of its text), or ``TEXT``.
 
     Args:
         capacity: most tokens that the batch can hold.
@@ -68,6 +74,7 @@ class Batch:
         self._positions = np.zeros(capacity, dtype=np.int32)
         self._counts = np.zeros(capacity, dtype=np.int32)
         self._logits = np.zeros(capacity, dtype=np.int8)
+        self._parents = np.full(capacity, TEXT, dtype=np.int32)
         self._flat = np.zeros(capacity, dtype=np.int32)
         self._flat_address = int(self._flat.ctypes.data)
         self._pointers = np.zeros(capacity, dtype=np.uintp)
@@ -89,6 +96,10 @@ class Batch:
     @property
     def logits(self) -> NDArray[np.bool_]:
         return self._logits[: self.n_tokens].view(np.bool_)
+
+    @property
+    def parents(self) -> Int32:
+        return self._parents[: self.n_tokens]
 
     @property
     def sequences(self) -> SequenceSets:
@@ -114,6 +125,7 @@ class Batch:
         positions: ArrayLike,
         sequences: SequenceSets | int | Sequence[int] | Sequence[Sequence[int]] = 0,
         logits: ArrayLike = False,
+        parents: ArrayLike = TEXT,
     ) -> slice:
         """Append tokens and return where they stand.
 
@@ -122,6 +134,8 @@ class Batch:
             positions: shape (n,), or one position for all.
             sequences: the sets of sequences that see each token; one id may stand for all.
             logits: which tokens' logits are wanted, shape (n,) or one flag for all.
+            parents: of a tree's nodes, shape (n,); by default the tokens are text. Such a batch is
+                for ``Context.decode_trees``, and made by ``Context.add_tree``.
 
         Raises:
             BatchError: no room for n tokens, or shapes that do not fit.
@@ -142,6 +156,7 @@ class Batch:
         self._assign(self._tokens, where, _as_int32(ids, "token id"), "token id")
         self._assign(self._positions, where, _as_int32(positions, "position"), "position")
         self._assign(self._logits, where, np.asarray(logits, dtype=np.bool_), "logits flag")
+        self._assign(self._parents, where, _as_int32(parents, "parent"), "parent")
         self._counts[where] = sets.counts
         self._append_flat(sets.flat)
         self.n_tokens += n_new

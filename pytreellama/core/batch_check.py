@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.core.batch import Batch
+from pytreellama.core.batch import TEXT, Batch
 from pytreellama.errors import BatchError
 
 Int32 = NDArray[np.int32]
@@ -71,7 +71,9 @@ def _check_sequences(batch: Batch, limits: Limits, n_seq_ids: int) -> None:
             f"{n_seq_ids - 1} (n_seq_max and kv_unified decide)"
         )
     owners = np.repeat(np.arange(batch.n_tokens, dtype=np.int32), sets.counts)
-    _check_positions(sets.flat, batch.positions[owners], limits)
+    is_text = batch.parents[owners] == TEXT  # a tree's positions fork; its encoder made them
+    if is_text.any():
+        _check_positions(sets.flat[is_text], batch.positions[owners][is_text], limits)
     if len(sets.flat) > batch.n_tokens:
         _check_coupled(sets.flat, sets.counts, owners, limits)
 

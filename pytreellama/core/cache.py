@@ -6,6 +6,7 @@ the encodings of trees work below them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,10 +30,13 @@ class Cells:
 
     Attributes:
         positions: int32, shape (n_cells,), -1 where a cell is empty.
+        nodes: int32, shape (n_cells,): the pending node that a cell holds, -1 where it is text or
+            empty. Known with ``TreeEncoding.ANCESTORS`` alone.
         members: bool, shape (n_cells, 256): the sequences that a cell belongs to.
     """
 
     positions: Int32
+    nodes: Int32
     members: NDArray[np.bool_]
 
 
@@ -107,6 +111,16 @@ class Cache:
         else:
             self.rm(seq)
 
+    def commit(self, seq: int, path: Sequence[int]) -> None:
+        """Make a path of pending nodes text, and free all others."""
+        self._succeed(
+            lib.treellama_tree_commit(self._native.pointer, seq, list(path), len(path), False)
+        )
+
+    def discard(self, seq: int) -> None:
+        """Free all pending nodes of a sequence."""
+        self._succeed(lib.treellama_tree_discard(self._native.pointer, seq))
+
     def state(self, seq: int) -> bytes:
         """The state of a sequence, or of ``EVERYTHING``."""
         self._settle()
@@ -140,20 +154,21 @@ class Cache:
         """The cells of the cache that holds a sequence; None if the model has no such cache."""
         self._check_id(seq)
         pointer = self._native.pointer
-        count = lib.treellama_cells(pointer, sliding, seq, ffi.NULL, ffi.NULL)
+        count = lib.treellama_cells(pointer, sliding, seq, ffi.NULL, ffi.NULL, ffi.NULL)
         if count < 0:
             return None
-        positions = np.empty(count, dtype=np.int32)
+        positions, nodes = np.empty(count, dtype=np.int32), np.empty(count, dtype=np.int32)
         words = np.empty((count, _WORDS_PER_CELL), dtype="<u4")
         lib.treellama_cells(
             pointer,
             sliding,
             seq,
             ffi.from_buffer("llama_pos[]", positions),
+            ffi.from_buffer("int32_t[]", nodes),
             ffi.from_buffer("uint32_t[]", words),
         )
         bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")
-        return Cells(positions, bits.astype(np.bool_))
+        return Cells(positions, nodes, bits.astype(np.bool_))
 
     def _check_id(self, seq: int) -> None:
         """What follows ends the process on any other id."""

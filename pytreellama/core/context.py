@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.core.batch import Batch
+from pytreellama.core.ancestor_trees import AncestorTrees
+from pytreellama.core.batch import TEXT, Batch
 from pytreellama.core.batch_check import check_batch
 from pytreellama.core.cache import Cache, Cells
 from pytreellama.core.closing import Closing
@@ -47,16 +48,18 @@ class Context(Closing):
 
     Attributes:
         can_roll_back: guesses can be taken back without a copy of the memory before each tree.
+        tree_encoding: the one that is used.
 
     Args:
         model: the model; it may be closed while the context goes on.
         params: sizes and types; or give them by name, as in ``Context(model, n_ctx=8192)``.
-        tree_encoding: how the nodes of a tree are told apart in the cache.
+        tree_encoding: how the nodes of a tree are told apart in the cache; by default by their
+            ancestors, or by sequence ids where the model's memory takes no others.
         probe: record the mask that every attention really used (slow; for tests).
 
     Raises:
-        ContextError: sizes that do not fit the model or this machine's memory, or a model that is
-            not a decoder.
+        ContextError: sizes that do not fit the model or this machine's memory, a model that is
+            not a decoder, or a tree encoding that its memory cannot hold.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class Context(Closing):
         model: Model,
         params: ContextParams | None = None,
         *,
-        tree_encoding: TreeEncoding = TreeEncoding.SEQUENCES,
+        tree_encoding: TreeEncoding | None = None,
         probe: bool = False,
         **options: Any,
     ) -> None:
@@ -83,7 +86,6 @@ class Context(Closing):
         require_memory_for(model, self.params)
         self.model = model
         self.n_vocab = model.vocab.n_tokens
-        self.tree_encoding = tree_encoding
         self.probe = Probe() if probe else None
         native = NativeContext(model, self.params, self.probe.pointer if self.probe else ffi.NULL)
         self.native = native
@@ -91,14 +93,17 @@ class Context(Closing):
         self.n_ctx, self.n_batch, self.n_ubatch = native.n_ctx, native.n_batch, native.n_ubatch
         self.n_seq_max, self.n_threads = native.n_seq_max, native.n_threads
         window_drops_cells = model.n_swa > 0 and not self.params.swa_full
-        self.can_roll_back = model.can_branch and not window_drops_cells
+        self.tree_encoding = _encoding_for(model, native, tree_encoding)
+        by_ancestors = self.tree_encoding is TreeEncoding.ANCESTORS
+        self.can_roll_back = model.can_branch and (by_ancestors or not window_drops_cells)
         self._cache = Cache(native)
         self._trees: TreeEncoder
-        if model.can_branch:
-            make_encoder = _ENCODERS[tree_encoding]
-            self._trees = make_encoder(native, self._cache, window_drops_cells)
-        else:
+        if not model.can_branch:
             self._trees = StateChains(native, self._cache, self.decode)
+        elif by_ancestors:
+            self._trees = AncestorTrees(native, self._cache)
+        else:
+            self._trees = SequenceTrees(native, self._cache, window_drops_cells)
         self.memory = Memory(native, self._cache, self._trees)
         self._free_ids = list(range(self.n_seq_max))
         self._n_outputs = 0
@@ -273,7 +278,12 @@ class Context(Closing):
         with self.exclusive():
             check_batch(batch, self, n_seq_ids)
             self._n_outputs = 0
-            status = self.native.decode(batch.as_struct())
+            struct = batch.as_struct()
+            if (batch.parents == TEXT).all():
+                status = self.native.decode(struct)
+            else:
+                parents = ffi.from_buffer("int32_t[]", batch.parents)
+                status = self.native.decode_tree(struct, parents)
             if status != 0:
                 self._raise_for(status, batch.n_tokens)
             self._n_outputs = batch.n_tokens if self.params.embeddings else batch.n_outputs
@@ -517,7 +527,16 @@ class Context(Closing):
         return self._cache.ranges(seq_ids)
 
 
-_ENCODERS = {TreeEncoding.SEQUENCES: SequenceTrees}
+def _encoding_for(
+    model: Model, native: NativeContext, wanted: TreeEncoding | None
+) -> TreeEncoding:
+    if wanted is TreeEncoding.ANCESTORS and model.can_branch and not native.has_trees:
+        raise ContextError(
+            "this model's memory cannot hold trees by ancestors; leave tree_encoding out, or take "
+            "TreeEncoding.SEQUENCES"
+        )
+    default = TreeEncoding.ANCESTORS if native.has_trees else TreeEncoding.SEQUENCES
+    return wanted or default
 
 
 def _params_by_name(options: dict[str, Any]) -> ContextParams:

@@ -54,6 +54,11 @@ class NativeContext:
         return lib.llama_get_memory(self.pointer)
 
     @property
+    def has_trees(self) -> bool:
+        """True if the cells of this memory can know their nodes."""
+        return bool(lib.treellama_tree_supported(self.pointer))
+
+    @property
     def n_seq_ids(self) -> int:
         """Sequence ids that llama.cpp takes: a unified cache has more than the user's own."""
         return MAX_SEQ_IDS if self.kv_unified else self.n_seq_max
@@ -90,6 +95,11 @@ class NativeContext:
         """One ``llama_decode``; an abort that was asked for earlier does not count."""
         self._abort_flag[0] = 0
         return int(lib.treellama_decode(self.pointer, batch))
+
+    def decode_tree(self, batch: Any, parents: Any) -> int:
+        """As ``decode``; parents is cdata ``int32_t *``, one a token."""
+        self._abort_flag[0] = 0
+        return int(lib.treellama_tree_decode(self.pointer, batch, parents))
 
     def decode_one(self, token: int, seq: int) -> int:
         """A pass over the next token of a sequence, with logits; otherwise as ``decode``."""

@@ -18,11 +18,16 @@ Int32 = NDArray[np.int32]
 class TreeEncoding(Enum):
     """The ways to encode a tree in the cache; all mean the same.
 
+    ANCESTORS is the default: every node carries its sequence's one id, a cell knows the node that
+    it holds, and the mask is made from each node's ancestors. Up to 1,024 nodes a sequence, any
+    number of leaves, and a step costs the tree's size.
+
     SEQUENCES is stock llama.cpp's: one sequence id a leaf, and a node carries the ids of all the
     leaves under it. The first leaf of a tree has its sequence's own id; all others together have
     llama.cpp's 256 ids less n_seq_max. Every leaf costs a copy of the text's cell marks each step.
     """
 
+    ANCESTORS = "ancestors"
     SEQUENCES = "sequences"
 
 

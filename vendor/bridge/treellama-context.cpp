@@ -5,7 +5,6 @@
 #include "llama-context.h"
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
-#include "llama-kv-cache-iswa.h"
 #include "llama-model.h"
 
 #include <cstring>
@@ -121,18 +120,8 @@ int32_t treellama_probe_read(
     return 0;
 }
 
-static const llama_kv_cache * find_cache(const llama_context * ctx, bool swa) {
-    auto * memory = ctx->get_memory();
-
-    if (auto * iswa = dynamic_cast<llama_kv_cache_iswa *>(memory)) {
-        return swa ? iswa->get_swa() : iswa->get_base();
-    }
-
-    return swa ? nullptr : dynamic_cast<llama_kv_cache *>(memory);
-}
-
-int32_t treellama_cells(llama_context * ctx, bool swa, llama_seq_id seq_id, llama_pos * pos, uint32_t * seqs) {
-    const auto * cache = find_cache(ctx, swa);
+int32_t treellama_cells(llama_context * ctx, bool swa, llama_seq_id seq_id, llama_pos * pos, int32_t * nodes, uint32_t * seqs) {
+    const auto * cache = treellama_find_cache(ctx, swa);
     if (!cache) {
         return -1;
     }
@@ -140,7 +129,8 @@ int32_t treellama_cells(llama_context * ctx, bool swa, llama_seq_id seq_id, llam
     const auto & cells = cache->get_cells(seq_id);
 
     for (uint32_t i = 0; pos && i < cells.size(); ++i) {
-        pos[i] = cells.is_empty(i) ? -1 : cells.pos_get(i);
+        pos[i]   = cells.is_empty(i) ? -1 : cells.pos_get(i);
+        nodes[i] = cells.node_get(i);
     }
 
     constexpr uint32_t n_words = 256/32;
@@ -211,9 +201,13 @@ static bool positions_exist(const llama_model & model, const llama_batch & batch
     return true;
 }
 
+int32_t treellama_decode_checked(llama_context * ctx, const llama_batch & batch) {
+    return positions_exist(ctx->get_model(), batch) ? llama_decode(ctx, batch) : -1;
+}
+
 int32_t treellama_decode(llama_context * ctx, const llama_batch * batch) {
     return treellama_catch(TREELLAMA_EXCEPTION, [&] {
-        return positions_exist(ctx->get_model(), *batch) ? llama_decode(ctx, *batch) : -1;
+        return treellama_is_text(ctx, *batch) ? treellama_decode_checked(ctx, *batch) : -1;
     });
 }
 

@@ -7,7 +7,18 @@
 #include <exception>
 #include <string>
 
+class llama_kv_cache;
+
 void treellama_set_error(const std::string & message);
+
+// the cache of a context (the sliding-window one if swa); NULL if its memory has none
+llama_kv_cache * treellama_find_cache(const llama_context * ctx, bool swa);
+
+// false, and a line in the log, if a sequence of the batch has pending nodes
+bool treellama_is_text(const llama_context * ctx, const llama_batch & batch);
+
+// llama_decode, once the positions are known to exist
+int32_t treellama_decode_checked(llama_context * ctx, const llama_batch & batch);
 
 // while one lives, an assertion of llama.cpp that fails on this thread throws instead of ending the process
 struct treellama_assertions_throw {

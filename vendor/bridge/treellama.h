@@ -98,6 +98,43 @@ LLAMA_API int32_t treellama_decode(struct llama_context * ctx, const struct llam
 LLAMA_API int32_t treellama_decode_one(struct llama_context * ctx, llama_token token, llama_seq_id seq_id);
 
 //
+// trees: a sequence's guesses, which hang on the end of its text and all carry its one seq_id
+//
+// a node sees the text, its ancestors and itself. Its position is one more than its parent's; siblings share one.
+// Nodes are pending until a path of them is committed, or all are discarded. They are numbered in the order in which
+// they were added. While a sequence has some, its text cannot go on, and treellama_memory_* and treellama_state_* must
+// leave it alone.
+//
+
+// most pending nodes of a sequence
+#define TREELLAMA_N_NODES_MAX 1024
+
+// a token that is no node
+#define TREELLAMA_TEXT -2
+
+// false if the memory of this model cannot hold trees: what is recurrent, or looks up tokens by their position
+LLAMA_API bool treellama_tree_supported(const struct llama_context * ctx);
+
+// as treellama_decode; the tokens with a parent other than TREELLAMA_TEXT become nodes
+//   parents: -1 for the end of the text, or a node of the same sequence, old or earlier in this batch
+// unless 0 is returned, none of them does, and what was pending before stays so
+LLAMA_API int32_t treellama_tree_decode(
+        struct llama_context * ctx, const struct llama_batch * batch, const int32_t * parents);
+
+// number of pending nodes of a sequence; parents and pos may be NULL together to ask
+LLAMA_API int32_t treellama_tree_nodes(
+        const struct llama_context * ctx, llama_seq_id seq_id, int32_t * parents, llama_pos * pos);
+
+// make a path of nodes (each the parent of the next) text and free all others; -1 if it is not such a path
+// the path's keys and values move, bit for bit, to the lowest cells of the tree
+//   by_graph: move them as on a device, for tests
+LLAMA_API int32_t treellama_tree_commit(
+        struct llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path, bool by_graph);
+
+// free all pending nodes of a sequence
+LLAMA_API int32_t treellama_tree_discard(struct llama_context * ctx, llama_seq_id seq_id);
+
+//
 // memory: as llama_memory_*, with 0 for success
 //
 
@@ -196,10 +233,12 @@ LLAMA_API int32_t treellama_probe_read(
         bool * is_swa, int32_t * n_kv, int32_t * n_tokens, int32_t * n_streams, float * data);
 
 // the cells of the cache (the sliding-window one if swa) that holds seq_id
-//   pos:  position of each cell, -1 if empty
-//   seqs: 256 bits a cell, the sequences that it belongs to
-// returns the number of cells (pos and seqs may be NULL to ask), or -1 if the memory has no such cache
-LLAMA_API int32_t treellama_cells(struct llama_context * ctx, bool swa, llama_seq_id seq_id, llama_pos * pos, uint32_t * seqs);
+//   pos:   position of each cell, -1 if empty
+//   nodes: the pending node that it holds, -1 if none
+//   seqs:  256 bits a cell, the sequences that it belongs to
+// returns the number of cells (pos, nodes and seqs may be NULL together to ask), or -1 if the memory has no such cache
+LLAMA_API int32_t treellama_cells(
+        struct llama_context * ctx, bool swa, llama_seq_id seq_id, llama_pos * pos, int32_t * nodes, uint32_t * seqs);
 
 #ifdef __cplusplus
 }

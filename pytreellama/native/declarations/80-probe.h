@@ -8,4 +8,5 @@ int32_t treellama_probe_read(
     const struct treellama_probe * probe, int32_t i,
     bool * is_swa, int32_t * n_kv, int32_t * n_tokens, int32_t * n_streams, float * data);
 
-int32_t treellama_cells(struct llama_context * ctx, bool swa, llama_seq_id seq_id, llama_pos * pos, uint32_t * seqs);
+int32_t treellama_cells(
+    struct llama_context * ctx, bool swa, llama_seq_id seq_id, llama_pos * pos, int32_t * nodes, uint32_t * seqs);

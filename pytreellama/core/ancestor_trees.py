@@ -1,0 +1,122 @@
+"""Trees in the patched llama.cpp: cells know their node, and nodes know their ancestors.
+
+Every node of a tree carries its sequence's one id. What a tree costs is its own size: not the
+text's, and not its leaves'. The trees themselves live in C (``treellama_tree_*``); here stands what
+must be known before a batch is decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytreellama.core.batch import Batch
+from pytreellama.core.cache import Cache
+from pytreellama.core.native_context import NativeContext
+from pytreellama.core.pending import check_nodes, check_room, checked_path, not_pending, undecoded
+from pytreellama.errors import TreeError
+from pytreellama.native import lib
+from pytreellama.tree import depths
+
+Int32 = NDArray[np.int32]
+_NONE = np.empty(0, dtype=np.int32)
+
+N_NODES_MAX = int(lib.TREELLAMA_N_NODES_MAX)
+"""Most pending nodes of a sequence."""
+
+
+@dataclass(slots=True)
+class _PendingTree:
+    """The nodes of a sequence that are neither committed nor discarded.
+
+    Attributes:
+        n_decoded: those of ``parents`` that are in the cache; the others wait in a batch.
+    """
+
+    n_past: int
+    parents: Int32 = field(default_factory=lambda: _NONE)
+    n_decoded: int = 0
+
+    @property
+    def is_placed(self) -> bool:
+        """True while nodes wait in a batch."""
+        return self.n_decoded < len(self.parents)
+
+
+class AncestorTrees:
+    """The ``TreeEncoder`` of ``TreeEncoding.ANCESTORS``."""
+
+    def __init__(self, native: NativeContext, cache: Cache) -> None:
+        self._native = native
+        self._cache = cache
+        self._trees: dict[int, _PendingTree] = {}
+
+    @property
+    def pending_sequences(self) -> frozenset[int]:
+        return frozenset(self._trees)
+
+    @property
+    def n_spare_leaves(self) -> int:
+        return self._native.n_batch
+
+    def is_pending(self, seq: int) -> bool:
+        return seq in self._trees
+
+    def n_past(self, seq: int) -> int:
+        tree = self._trees.get(seq)
+        return self._cache.pos_max(seq) + 1 if tree is None else tree.n_past
+
+    def place(self, batch: Batch, seq: int, tokens: Int32, parents: Int32) -> slice:
+        tree = self._trees.get(seq) or _PendingTree(self.n_past(seq))
+        if tree.is_placed:
+            raise undecoded(seq)
+        n_old = tree.n_decoded
+        check_nodes(tokens, parents, n_old)
+        check_room(batch, self._native.n_batch, len(tokens))
+        _check_count(seq, n_old, len(tokens))
+        joined = np.concatenate([tree.parents, parents]) if n_old else parents
+        positions = tree.n_past + depths(joined)[n_old:]
+        where = batch.add(tokens, positions, seq, logits=True, parents=parents)
+        self._trees[seq] = _PendingTree(tree.n_past, joined, n_old)
+        return where
+
+    def confirm(self, seq: int) -> None:
+        tree = self._trees[seq]
+        tree.n_decoded = len(tree.parents)
+
+    def undo(self, seq: int) -> None:
+        """Nodes that failed have left no trace in the cache: only what was placed is forgotten."""
+        tree = self._trees.get(seq)
+        if tree is None:
+            return
+        tree.parents = tree.parents[: tree.n_decoded]
+        if tree.n_decoded == 0:
+            del self._trees[seq]
+
+    def commit(self, seq: int, path: Sequence[int]) -> None:
+        tree = self._trees.get(seq)
+        if tree is None:
+            raise not_pending(seq)
+        if tree.is_placed:
+            raise undecoded(seq)
+        self._cache.commit(seq, checked_path(path, tree.parents))
+        del self._trees[seq]
+
+    def discard(self, seq: int) -> None:
+        self.undo(seq)
+        if self._trees.pop(seq, None) is not None:
+            self._cache.discard(seq)
+
+    def forget(self) -> None:
+        self._trees.clear()
+
+
+def _check_count(seq: int, n_old: int, n_new: int) -> None:
+    if n_old + n_new > N_NODES_MAX:
+        raise TreeError(
+            f"sequence {seq} would have {n_old + n_new} pending nodes, at most {N_NODES_MAX} are "
+            "possible; truncate the tree, or commit a path first"
+        )

@@ -1,0 +1,189 @@
+// speculative trees: nodes that join a KV cache, and leave it or become text
+
+#include "treellama-impl.h"
+
+#include "llama-context.h"
+#include "llama-impl.h"
+#include "llama-kv-cache.h"
+#include "llama-kv-cache-iswa.h"
+
+#include <vector>
+
+llama_kv_cache * treellama_find_cache(const llama_context * ctx, bool swa) {
+    auto * memory = ctx->get_memory();
+
+    if (auto * iswa = dynamic_cast<llama_kv_cache_iswa *>(memory)) {
+        return swa ? iswa->get_swa() : iswa->get_base();
+    }
+
+    return swa ? nullptr : dynamic_cast<llama_kv_cache *>(memory);
+}
+
+// the caches that hold nodes: one, or two if the model has sliding windows, or none
+static std::vector<llama_kv_cache *> tree_caches(const llama_context * ctx) {
+    std::vector<llama_kv_cache *> res;
+
+    for (const bool swa : { false, true }) {
+        auto * cache = treellama_find_cache(ctx, swa);
+        if (cache && cache->can_hold_trees()) {
+            res.push_back(cache);
+        }
+    }
+
+    return res;
+}
+
+static llama_kv_trees * find_trees(const llama_context * ctx) {
+    const auto caches = tree_caches(ctx);
+    return caches.empty() ? nullptr : caches[0]->get_trees().get();
+}
+
+bool treellama_tree_supported(const llama_context * ctx) {
+    return find_trees(ctx) != nullptr;
+}
+
+bool treellama_is_text(const llama_context * ctx, const llama_batch & batch) {
+    const auto * trees = find_trees(ctx);
+
+    for (int32_t i = 0; trees && !trees->empty() && i < batch.n_tokens; ++i) {
+        for (int32_t s = 0; s < batch.n_seq_id[i]; ++s) {
+            if (trees->get(batch.seq_id[i][s])) {
+                LLAMA_LOG_ERROR("sequence %d has pending nodes: commit or discard them before its text goes on\n", batch.seq_id[i][s]);
+                return false;
+            }
+        }
+    }
+
+    return true;
+}
+
+// announce the nodes of a batch; false if one cannot be a node, or a sequence has nodes and text
+static bool add_nodes(llama_context * ctx, llama_kv_trees & trees, const llama_batch & batch, const int32_t * parents) {
+    const auto * cache = treellama_find_cache(ctx, false);
+
+    trees.begin(batch.n_tokens);
+
+    for (int32_t i = 0; i < batch.n_tokens; ++i) {
+        if (parents[i] == TREELLAMA_TEXT) {
+            continue;
+        }
+
+        const llama_seq_id seq_id = batch.seq_id[i][0];
+        if (batch.n_seq_id[i] != 1 || seq_id < 0 || seq_id >= (llama_seq_id) ctx->n_seq_max()) {
+            LLAMA_LOG_ERROR("token %d of the batch cannot be a node: it must belong to one sequence, from 0 to %d\n", i, (int) ctx->n_seq_max() - 1);
+            return false;
+        }
+
+        if (!trees.add(i, seq_id, batch.pos[i], parents[i], cache->seq_pos_max(seq_id))) {
+            LLAMA_LOG_ERROR("token %d of the batch cannot be a node with parent %d at position %d: a parent stands before its "
+                    "child and one position before it, and a sequence has %d nodes at most\n",
+                    i, parents[i], batch.pos[i], (int) llama_kv_trees::n_nodes_max);
+            return false;
+        }
+    }
+
+    for (int32_t i = 0; i < batch.n_tokens; ++i) {
+        for (int32_t s = 0; parents[i] == TREELLAMA_TEXT && s < batch.n_seq_id[i]; ++s) {
+            if (trees.get(batch.seq_id[i][s])) {
+                LLAMA_LOG_ERROR("token %d of the batch is text of sequence %d, which has nodes\n", i, batch.seq_id[i][s]);
+                return false;
+            }
+        }
+    }
+
+    return true;
+}
+
+namespace {
+
+// whatever ends a batch, no half of its nodes stays behind
+struct batch_of_nodes {
+    const std::vector<llama_kv_cache *> caches;
+
+    bool success = false;
+
+    ~batch_of_nodes() {
+        for (auto * cache : caches) {
+            if (!success) {
+                cache->tree_undo();
+            }
+        }
+        caches[0]->get_trees()->end(success);
+    }
+};
+
+}
+
+int32_t treellama_tree_decode(llama_context * ctx, const llama_batch * batch, const int32_t * parents) {
+    return treellama_catch(TREELLAMA_EXCEPTION, [&] {
+        auto * trees = find_trees(ctx);
+        if (!trees) {
+            LLAMA_LOG_ERROR("the memory of this model cannot hold trees\n");
+            return -1;
+        }
+
+        batch_of_nodes nodes { tree_caches(ctx) };
+        if (!add_nodes(ctx, *trees, *batch, parents)) {
+            return -1;
+        }
+
+        const int32_t status = treellama_decode_checked(ctx, *batch);
+        nodes.success = status == 0;
+
+        return status;
+    });
+}
+
+int32_t treellama_tree_nodes(const llama_context * ctx, llama_seq_id seq_id, int32_t * parents, llama_pos * pos) {
+    const auto * trees = find_trees(ctx);
+    const auto * tree  = trees ? trees->get(seq_id) : nullptr;
+    if (!tree) {
+        return 0;
+    }
+
+    for (uint32_t i = 0; parents && i < tree->n_nodes(); ++i) {
+        parents[i] = tree->parents[i];
+        pos[i]     = tree->pos[i];
+    }
+
+    return (int32_t) tree->n_nodes();
+}
+
+// a path goes from the text from parent to child
+static bool is_path(const llama_kv_tree & tree, const std::vector<int32_t> & path) {
+    int32_t parent = -1;
+
+    for (const int32_t node : path) {
+        if (node < 0 || node >= (int32_t) tree.n_nodes() || tree.parents[node] != parent) {
+            return false;
+        }
+        parent = node;
+    }
+
+    return true;
+}
+
+int32_t treellama_tree_commit(llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path, bool by_graph) {
+    // not treellama_guard: moving cells may compute a graph
+    return treellama_catch(TREELLAMA_EXCEPTION, [&] {
+        auto * trees = find_trees(ctx);
+        const auto * tree = trees ? trees->get(seq_id) : nullptr;
+
+        const std::vector<int32_t> nodes(path, path + n_path);
+        if (!tree || !is_path(*tree, nodes)) {
+            return -1;
+        }
+
+        for (auto * cache : tree_caches(ctx)) {
+            cache->tree_commit(ctx, seq_id, nodes, by_graph);
+        }
+        trees->erase(seq_id);
+
+        return 0;
+    });
+}
+
+int32_t treellama_tree_discard(llama_context * ctx, llama_seq_id seq_id) {
+    auto * trees = find_trees(ctx);
+    return trees && trees->get(seq_id) ? treellama_tree_commit(ctx, seq_id, nullptr, 0, false) : 0;
+}
