@@ -527,9 +527,7 @@ class Context(Closing):
         return self._cache.ranges(seq_ids)
 
 
-def _encoding_for(
-    model: Model, native: NativeContext, wanted: TreeEncoding | None
-) -> TreeEncoding:
+def _encoding_for(model: Model, native: NativeContext, wanted: TreeEncoding | None) -> TreeEncoding:
     if wanted is TreeEncoding.ANCESTORS and model.can_branch and not native.has_trees:
         raise ContextError(
             "this model's memory cannot hold trees by ancestors; leave tree_encoding out, or take "

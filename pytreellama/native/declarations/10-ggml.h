@@ -14,6 +14,7 @@ enum ggml_type {
     ...
 };
 
+int64_t ggml_blck_size(enum ggml_type type);
 
 typedef bool (*ggml_abort_callback)(void * data);
 
