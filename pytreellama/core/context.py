@@ -48,6 +48,8 @@ class Context(Closing):
 
     Attributes:
         can_roll_back: guesses can be taken back without a copy of the memory before each tree.
+        n_nodes_max: most nodes that certainly find room in one pass beside full texts: what a cache
+            of a sliding window's own size (``swa_full=False``) has beyond the windows.
         tree_encoding: the one that is used.
 
     Args:
@@ -96,6 +98,8 @@ class Context(Closing):
         self.tree_encoding = _encoding_for(model, native, tree_encoding)
         by_ancestors = self.tree_encoding is TreeEncoding.ANCESTORS
         self.can_roll_back = model.can_branch and (by_ancestors or not window_drops_cells)
+        room = min(self.n_batch, self.n_ubatch) if window_drops_cells else self.n_batch
+        self.n_nodes_max = max(room, self.n_seq_max)
         self._cache = Cache(native)
         self._trees: TreeEncoder
         if not model.can_branch:

@@ -37,8 +37,7 @@ class Engine(Closing):
     one token and a pass over many, so greedy text may part where two tokens are all but equal.)
 
     An engine does one thing at a time: a second call while a stream is open is refused. Models
-    whose memory cannot be rolled back (recurrent ones; sliding windows without ``swa_full``) are
-    decoded plainly, whatever the drafter.
+    whose memory cannot be rolled back (recurrent ones) are decoded plainly, whatever the drafter.
 
     Args:
         model: the target.

@@ -48,7 +48,7 @@ class Scheduler:
         self._on_prefill = on_prefill
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
-        self._batch = Batch(context.n_batch)
+        self._batch = Batch(context.n_nodes_max)
 
     @property
     def is_idle(self) -> bool:

@@ -116,9 +116,16 @@ def test_trees_shrink_where_sequence_ids_are_scarce(tiny_model: TinyModel) -> No
         assert done.tokens == alone.generate(prompt, max_tokens=6).tokens
 
 
-def test_a_window_that_drops_cells_is_decoded_plainly(tiny_model: TinyModel) -> None:
-    engine = Engine(tiny_model("swa"), EAGER, n_ctx=256, swa_full=False, n_threads=1)
-    assert engine.generate(PROMPT, max_tokens=12).stats.n_drafted == 0
+def test_a_window_that_drops_cells_gets_trees_as_large_as_it_has_room_for(
+    tiny_model: TinyModel,
+) -> None:
+    """The texts are many windows long, and all sequences' trees fill what is free beside them."""
+    options = {"n_ctx": 4096, "n_seq_max": 8, "n_ubatch": 32, "n_batch": 512, "n_threads": 1}
+    engine = Engine(tiny_model("swa"), EAGER, swa_full=False, n_draft=64, **options)
+    prompts = [[5 + i, *range(5, 90)] for i in range(8)]
+    done = engine.generate(prompts, max_tokens=120, ignore_eos=True)
+    assert [len(completion.tokens) for completion in done] == [120] * 8
+    assert sum(completion.stats.n_drafted for completion in done) > 0
 
 
 def test_max_tokens_is_exact_with_any_drafter(engine: Engine) -> None:

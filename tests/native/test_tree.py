@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from pytreellama import Batch, Context, Model, TokenTree
+from pytreellama import Batch, Context, Model, TokenTree, TreeEncoding
 from pytreellama.errors import (
     BatchError,
     CacheFullError,
@@ -17,32 +17,56 @@ from pytreellama.errors import (
     MemoryStateError,
     TreeError,
 )
+from pytreellama.native import ffi, lib
 
 TEXT = [10, 20, 30, 40, 50]
 BRANCHING = TokenTree.from_paths([[5, 6, 7], [5, 8], [9]])  # nodes 5 9, 6 8, 7
 
 MakeContext = Callable[..., Context]
 
+ANCESTORS, SEQUENCES = TreeEncoding.ANCESTORS, TreeEncoding.SEQUENCES
+
+
+@pytest.fixture(params=TreeEncoding, ids=lambda encoding: encoding.value)
+def encoding(request: pytest.FixtureRequest) -> TreeEncoding:
+    """Each test that makes a context runs once for each."""
+    found: TreeEncoding = request.param
+    return found
+
+
+def for_one(encoding: TreeEncoding) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("encoding", [encoding], ids=[encoding.value], indirect=True)
+
+
+by_ancestors, by_sequences = for_one(ANCESTORS), for_one(SEQUENCES)
+
 
 @pytest.fixture(scope="module")
-def make_context(tiny_model: Callable[..., Model]) -> Iterator[MakeContext]:
-    """An empty context over a kind of tiny model; one for each set of options."""
+def made_contexts() -> Iterator[dict[object, Context]]:
     made: dict[object, Context] = {}
+    yield made
+    for context in made.values():
+        context.close()
+
+
+@pytest.fixture
+def make_context(
+    tiny_model: Callable[..., Model], made_contexts: dict[object, Context], encoding: TreeEncoding
+) -> MakeContext:
+    """An empty context over a kind of tiny model; one for each set of options."""
 
     def make(kind: str = "rope", **options: object) -> Context:
-        key = (kind, *sorted(options.items()))
-        if key not in made:
+        key = (kind, encoding, *sorted(options.items()))
+        if key not in made_contexts:
             sizes = {"n_ctx": 512, "n_batch": 256, "n_threads": 1} | options
-            made[key] = Context(tiny_model(kind), **sizes)
-        context = made[key]
+            made_contexts[key] = Context(tiny_model(kind), tree_encoding=encoding, **sizes)
+        context = made_contexts[key]
         context.memory.clear(data=False)
         for seq in range(context.n_seq_max):
             context.free_sequence(seq)
         return context
 
-    yield make
-    for context in made.values():
-        context.close()
+    return make
 
 
 @pytest.fixture
@@ -86,6 +110,7 @@ def test_a_tree_may_have_many_leaves(context: Context) -> None:
     assert used_cells(context) == [(p, (seq,)) for p in range(7)]
 
 
+@by_sequences
 def test_trees_of_several_sequences_share_the_ids_for_leaves(make_context: MakeContext) -> None:
     context = make_context(n_seq_max=3, n_batch=512)
     tree = TokenTree.from_paths([[token] for token in range(10, 110)])
@@ -103,6 +128,7 @@ def test_trees_of_several_sequences_share_the_ids_for_leaves(make_context: MakeC
     context.decode_tree(2, tree)
 
 
+@by_sequences
 def test_too_many_leaves_are_refused_and_leave_nothing_behind(make_context: MakeContext) -> None:
     context = make_context(n_seq_max=3, n_batch=512)
     seq = context.prefill(TEXT)
@@ -121,6 +147,249 @@ def test_a_tree_larger_than_the_batch_is_refused(context: Context) -> None:
         context.decode_tree(seq, TokenTree.chain([5] * 257))
     assert not context.is_pending(seq)
     assert len(context.decode_tree(seq, TokenTree.chain([5] * 256))) == 256
+
+
+BIG = TokenTree.from_parents(np.arange(600) % 250 + 3, [-1, *(i // 3 for i in range(1, 600))])
+
+
+@by_ancestors
+def test_sequences_have_big_trees_of_their_own_in_one_pass(make_context: MakeContext) -> None:
+    """Far more leaves than there are sequence ids; a prime number of nodes in each micro-batch."""
+    context = make_context(n_seq_max=3, n_ctx=2048, n_batch=2048, n_ubatch=97)
+    batch = Batch(2048)
+    texts = {0: TEXT, 1: [], 2: TEXT[::-1]}
+    for seq, text in texts.items():
+        if text:
+            context.prefill(text, seq)
+    places = {seq: context.add_tree(batch, seq, BIG) for seq in texts}
+    context.decode_trees(batch, [0, 1, 2])
+    logits = context.logits
+    assert BIG.n_leaves > 256
+    plain = make_context(n_ctx=2048, n_batch=2048)
+    for seq, text in texts.items():
+        for node in (0, 17, 300, 599):
+            path = BIG.tokens[BIG.path(node)].tolist()
+            plain.memory.clear()
+            plain.prefill([*text, *path], 0, logits=True)
+            assert np.abs(logits[places[seq]][node] - plain.logits[0]).max() < 2e-2
+    context.commit(1, BIG.path(599).tolist())
+    assert_is_text(context, 1, BIG.tokens[BIG.path(599)].tolist(), plain)
+
+
+@by_ancestors
+def test_a_sequence_has_1024_nodes_at_most(make_context: MakeContext) -> None:
+    context = make_context(n_seq_max=2, n_ctx=2048, n_batch=2048)
+    context.prefill(TEXT, 1)
+    before = used_cells(context)
+    many = TokenTree.from_parents(np.full(1025, 5), np.arange(-1, 1024))
+    with pytest.raises(TreeError, match=r"1025 pending nodes, at most 1024.*truncate"):
+        context.decode_tree(1, many)
+    assert used_cells(context) == before
+    assert len(context.decode_tree(1, many.truncate(1024))) == 1024
+    with pytest.raises(TreeError, match="1025 pending nodes"):
+        context.grow_tree(1, [5], [7])
+    context.commit(1, [0, 1])
+    assert_is_text(context, 1, [*TEXT, 5, 5], make_context())
+
+
+@by_ancestors
+@pytest.mark.parametrize("kind", ["rope", "alibi", "swa"])
+def test_growth_by_single_nodes_anywhere_goes_deeper_than_any_shortcut(
+    make_context: MakeContext, kind: str
+) -> None:
+    """llama.cpp's mask revisits what is near a batch's positions alone: 40 levels is beyond."""
+    context, plain = make_context(kind, n_seq_max=2), make_context(kind)
+    context.prefill(TEXT * 12, 1)
+    rng = np.random.default_rng(2)
+    tokens, parents = [7], [-1]
+    context.decode_tree(1, TokenTree.chain([7]))
+    for node in range(1, 120):
+        tokens.append(int(rng.integers(3, 320)))
+        parents.append(node - 1 if rng.random() < 0.8 else int(rng.integers(-1, node)))
+        logits = context.grow_tree(1, tokens[-1:], parents[-1:])
+        if node % 15 == 0:
+            path = path_to(parents, node)
+            plain.memory.clear()
+            plain.prefill([*TEXT * 12, *(tokens[n] for n in path)], 0, logits=True)
+            assert np.abs(logits[0] - plain.logits[0]).max() < 2e-2
+    path = path_to(parents, 119)
+    context.commit(1, path)
+    assert_is_text(context, 1, [*TEXT * 12, *(tokens[n] for n in path)], plain)
+
+
+def path_to(parents: list[int], node: int) -> list[int]:
+    path = []
+    while node >= 0:
+        path.insert(0, node)
+        node = parents[node]
+    return path
+
+
+@by_ancestors
+def test_a_stream_of_its_own_and_a_small_window_take_trees(make_context: MakeContext) -> None:
+    """Text is longer than the window, so cells are dropped; what a rollback needs is not."""
+    for kind, options in (("rope", {"kv_unified": False}), ("swa", {"swa_full": False})):
+        context, plain = make_context(kind, n_seq_max=2, **options), make_context(kind)
+        text = TEXT * 20
+        for seq in (1, 0):
+            context.prefill(text, seq)
+        for _ in range(30):
+            context.decode_tree(1, BRANCHING)
+            context.grow_tree(1, [11, 12], [4, -1])
+            context.commit(1, [0, 2])
+            context.decode_tree(0, BRANCHING)
+            context.discard(0)
+            text = [*text, 5, 6]
+        assert_is_text(context, 1, text, plain)
+        assert_is_text(context, 0, TEXT * 20, plain)
+
+
+@by_ancestors
+def test_a_small_window_without_room_for_a_tree_refuses_it_whole(
+    make_context: MakeContext,
+) -> None:
+    context = make_context("swa", n_ctx=2048, n_batch=1024, n_ubatch=64, swa_full=False)
+    seq = context.prefill(TEXT * 40)
+    with pytest.raises(CacheFullError, match="no room for 600"):
+        context.decode_tree(seq, BIG)
+    assert not context.is_pending(seq)
+    assert_is_text(context, seq, TEXT * 40, make_context("swa"))
+
+
+@by_ancestors
+def test_text_of_one_sequence_and_nodes_of_another_share_a_pass(
+    make_context: MakeContext,
+) -> None:
+    context, batch = make_context(n_seq_max=2), Batch(8)
+    context.prefill(TEXT, 0)
+    context.prefill(TEXT, 1)
+    context.add_tree(batch, 1, BRANCHING)
+    batch.add([60], context.n_past(0), 0, True)
+    context.decode_trees(batch, [1])
+    context.commit(1, [0, 2])
+    assert_is_text(context, 0, [*TEXT, 60], make_context())
+    assert_is_text(context, 1, [*TEXT, 5, 6], make_context())
+
+
+@by_ancestors
+def test_the_native_side_refuses_what_would_mix_text_and_nodes(context: Context) -> None:
+    """Checked in C as well, for whoever calls it without Context."""
+    context.prefill(TEXT, 0)
+    context.decode_tree(0, BRANCHING)
+    before = used_cells(context)
+    batch = Batch(2)
+    batch.add([60], [len(TEXT) + 3], 0, True)
+    assert context.native.decode(batch.as_struct()) == -1
+    assert context.native.decode_one(60, 0) == -1
+    for parents, positions in (
+        ([-1, lib.TREELLAMA_TEXT], [5, 8]),  # a node, and text of its sequence
+        ([5, 4], [6, 8]),  # a child of a node that comes later
+        ([-1, 5], [5, 7]),  # one position too far
+        ([-3, -1], [5, 5]),
+    ):
+        batch.clear()
+        batch.add([60, 61], positions, 0, True, parents)
+        given = ffi.from_buffer("int32_t[]", batch.parents)
+        if parents == [5, 4]:
+            given = ffi.new("int32_t[]", [6, 5])
+        assert context.native.decode_tree(batch.as_struct(), given) == -1
+    assert used_cells(context) == before
+    assert lib.treellama_tree_commit(context.native.pointer, 0, [1, 2], 2, False) == -1
+    context.commit(0, [0, 2])
+
+
+@by_ancestors
+def test_trees_of_one_size_reuse_the_graph(make_context: MakeContext) -> None:
+    context = make_context(n_seq_max=3)
+    context.prefill(TEXT, 0)
+    before = context.n_reused_graphs
+    for step in range(10):
+        context.decode_tree(0, TokenTree.from_parents([5, 6, 7], [-1, 0, step % 2]))
+        context.commit(0, [0])
+    assert context.n_reused_graphs - before >= 8
+
+
+CACHE_KINDS = [
+    ("rope", {}),
+    ("rope", {"flash_attention": False}),
+    ("rope", {"type_k": "f32", "type_v": "f32", "flash_attention": False}),
+    ("rope", {"type_k": "q8_0", "type_v": "q8_0"}),
+    ("rope", {"type_k": "q4_0", "type_v": "q5_1"}),
+    ("swa", {}),
+    ("swa", {"flash_attention": False}),
+    ("swa", {"swa_full": False}),
+    ("rope", {"kv_unified": False}),
+    ("rope", {"kv_unified": False, "flash_attention": False}),
+]
+
+
+@pytest.mark.parametrize("by_graph", [False, True], ids=["host", "graph"])
+@pytest.mark.parametrize(("kind", "options"), CACHE_KINDS, ids=str)
+def test_a_commit_moves_the_path_to_the_lowest_cells_bit_for_bit(
+    tiny_model: Callable[..., Model], kind: str, options: dict[str, object], by_graph: bool
+) -> None:
+    """The other encoding leaves the path where it stood: the same bytes, cell by cell. On the
+    host, and by a graph as on a device."""
+    sizes = {"n_ctx": 512, "n_seq_max": 2, "n_threads": 1}
+    with Context(tiny_model(kind), **sizes, **options) as context:
+        context.prefill(TEXT, 1)
+        first = lowest_free_cell(context)
+        context.decode_tree(1, SCATTERED)
+        commit_natively(context, 1, PATH, by_graph)
+        for sliding in (False, True):
+            cells = context.cells(1, sliding=sliding)
+            if cells is not None:
+                assert cells.positions[first : first + 4].tolist() == [5, 6, 7, -1]
+                assert (cells.nodes == -1).all()
+        moved = context.memory.save(1)
+    usual = {name: value for name, value in options.items() if name not in STOCK_CANNOT}
+    with Context(tiny_model(kind), **sizes, **usual, tree_encoding=SEQUENCES) as context:
+        context.prefill(TEXT, 1)
+        context.decode_tree(1, SCATTERED)
+        context.commit(1, PATH)
+        expected = context.memory.save(1)
+    after_streams = 12  # their number, and how many cells each has
+    assert moved.endswith(expected[after_streams:])
+
+
+STOCK_CANNOT = ("kv_unified", "swa_full")
+SCATTERED = TokenTree.from_parents([5, 9, 6, 8, 7, 11], [-1, -1, 0, 0, 2, 2])
+PATH = [0, 2, 4]
+
+
+def commit_natively(context: Context, seq: int, path: list[int], by_graph: bool) -> None:
+    pointer = context.native.pointer
+    assert lib.treellama_tree_commit(pointer, seq, path, len(path), by_graph) == 0
+    context._trees.forget()
+
+
+@by_ancestors
+@pytest.mark.parametrize("path", [[0, 1], [0, 1, 2], [0, 3], [4], []], ids=str)
+@pytest.mark.parametrize("by_graph", [False, True], ids=["host", "graph"])
+def test_a_tree_whose_cells_wrap_around_is_committed_as_well(
+    make_context: MakeContext, path: list[int], by_graph: bool
+) -> None:
+    """Later nodes stand in lower cells then, and some of the path on cells that it moves to."""
+    context, plain = make_context(n_ctx=256, n_seq_max=3), make_context()
+    context.prefill([3] * 3, 1)
+    context.prefill(TEXT, 0)
+    context.prefill([4] * 246, 2)  # all but two cells
+    context.decode_tree(0, TokenTree.chain([5, 6]))
+    context.memory.rm(1)
+    context.grow_tree(0, [7, 8, 9], [1, 0, -1])
+    cells = context.cells()
+    assert cells is not None
+    stands = [int(np.flatnonzero(cells.nodes == node)[0]) for node in range(5)]
+    assert stands == [254, 255, 0, 1, 2]
+    commit_natively(context, 0, path, by_graph)
+    context.memory.rm(2)
+    assert_is_text(context, 0, [*TEXT, *(5 + node for node in path)], plain)
+
+
+def lowest_free_cell(context: Context) -> int:
+    cells = context.cells(1)
+    assert cells is not None
+    return int(np.flatnonzero(cells.positions < 0)[0])
 
 
 def test_an_empty_tree_is_refused(context: Context) -> None:
@@ -268,6 +537,7 @@ def test_cells_that_a_pending_tree_may_share_are_not_moved(context: Context) -> 
         context.memory.div(0, 0, -1, 2)
 
 
+@by_sequences
 def test_the_ids_of_leaves_are_out_of_a_users_reach(context: Context) -> None:
     seq = context.prefill(TEXT)
     context.decode_tree(seq, BRANCHING)
@@ -362,6 +632,7 @@ def test_a_recurrent_model_takes_chains_and_goes_back_to_any_part_of_one(
     assert context.n_past(1) == 0
 
 
+@by_sequences
 def test_a_sequence_with_a_stream_of_its_own_takes_chains_alone(make_context: MakeContext) -> None:
     context = make_context(n_seq_max=2, kv_unified=False)
     context.prefill(TEXT, 1)
@@ -375,6 +646,7 @@ def test_a_sequence_with_a_stream_of_its_own_takes_chains_alone(make_context: Ma
     assert_is_text(context, 1, [*TEXT, 5, 6], make_context())
 
 
+@by_sequences
 def test_a_small_window_cache_takes_no_trees(make_context: MakeContext) -> None:
     context = make_context("swa", n_seq_max=2, swa_full=False)
     seq = context.prefill(TEXT)
