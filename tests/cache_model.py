@@ -63,10 +63,14 @@ class Stream:
 class CacheModel:
     """The cache of a context; ranges are [p0, p1), and a negative bound is none."""
 
-    def __init__(self, n_cells: int, n_seq_max: int, *, unified: bool) -> None:
-        """`n_cells`: of all sequences together if unified, of each otherwise."""
+    def __init__(self, n_cells: int, n_seq_max: int, *, unified: bool, branches: bool) -> None:
+        """`n_cells`: of all sequences together if unified, of each otherwise.
+
+        `branches`: trees may have them.
+        """
         self.n_seq_max = n_seq_max
         self.unified = unified
+        self.branches = branches
         self._streams = [Stream(n_cells) for _ in range(1 if unified else n_seq_max)]
         self.pending: dict[int, list[int]] = {}  # sequence -> parents of its nodes
 
@@ -96,6 +100,11 @@ class CacheModel:
         """Positions of the pending nodes in the pool of a sequence."""
         return Counter(c.position for c in self._pool(seq).cells if c.node is not None)
 
+    def pending_nodes(self, seq: int) -> Counter[tuple[int, int, int]]:
+        """Position, owner and node of the pending cells in the pool of a sequence."""
+        cells = (c for c in self._pool(seq).cells if c.node is not None)
+        return Counter((c.position, *c.sequences, c.node) for c in cells if c.node is not None)
+
     def plain_text(self, seq: int) -> Text | None:
         """The tokens of a sequence that sequential decoding would have left just so, or None."""
         cells = self.cells(seq)
@@ -117,7 +126,7 @@ class CacheModel:
     def grow(self, seq: int, tokens: Sequence[int], parents: Sequence[int]) -> None:
         old = self.pending.get(seq, [])
         joined = [*old, *parents]
-        if not self.unified and (len(set(joined)) < len(joined) or self._branches(old, parents)):
+        if not self.branches and (len(set(joined)) < len(joined) or self._branches(old, parents)):
             raise RefusedError
         start, nodes = self.pos_max(seq) + 1, self._nodes(seq)
         new = []

@@ -16,7 +16,7 @@ from pytreellama import Context, Model, TokenTree
 from strategies import token_trees
 
 N_VOCAB = 320
-KINDS = ("rope", "learned", "alibi", "swa", "mha")
+KINDS = ("rope", "rope_mha", "learned", "alibi", "swa")
 CACHES = ("f16", "q8_0", "q4_0")
 
 ContextOf = Callable[..., Context]
@@ -30,9 +30,8 @@ def context_of(tiny_model: Callable[..., Model]) -> Iterator[ContextOf]:
     def get(kind: str, cache: str, n_threads: int, n_seq_max: int) -> Context:
         key = (kind, cache, n_threads, n_seq_max)
         if key not in made:
-            options = {"n_head_kv": 4} if kind == "mha" else {}
             made[key] = Context(
-                tiny_model("rope" if kind == "mha" else kind, **options),
+                tiny_model(kind),
                 n_ctx=1024,
                 n_seq_max=n_seq_max,
                 n_threads=n_threads,

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from cache_model import CacheModel, FullError, RefusedError
-from pytreellama import Batch, Context, Model, TokenTree
+from pytreellama import Batch, Context, Model, TokenTree, TreeEncoding
 from pytreellama.errors import (
     BatchError,
     CacheFullError,
@@ -49,9 +49,15 @@ class CacheMachine(RuleBasedStateMachine):
         super().__init__()
         self.context, self.plain = context, plain
         self.unified = context.kv_unified
+        self.by_ancestors = context.tree_encoding is TreeEncoding.ANCESTORS
         cells = context.cells()
         assert cells is not None
-        self.model = CacheModel(len(cells.positions), N_SEQ_MAX, unified=self.unified)
+        self.model = CacheModel(
+            len(cells.positions),
+            N_SEQ_MAX,
+            unified=self.unified,
+            branches=self.unified or self.by_ancestors,
+        )
         context.memory.clear(data=False)
         for seq in range(N_SEQ_MAX):
             context.free_sequence(seq)
@@ -164,6 +170,7 @@ class CacheMachine(RuleBasedStateMachine):
                 self.context.decode_tree(seq, tree)
             return
         self._grow(
+            seq,
             lambda: self.context.decode_tree(seq, tree),
             lambda: self.model.grow(seq, tree.tokens.tolist(), tree.parents.tolist()),
         )
@@ -177,12 +184,35 @@ class CacheMachine(RuleBasedStateMachine):
             parents = [data.draw(st.integers(-1, n_old + i - 1), "parent") for i in range(n_new)]
         new = data.draw(st.lists(tokens, min_size=n_new, max_size=n_new), "tokens")
         self._grow(
+            seq,
             lambda: self.context.grow_tree(seq, new, parents),
             lambda: self.model.grow(seq, new, parents),
         )
 
-    def _grow(self, act: Callable[[], object], expect: Callable[[], object]) -> None:
-        self.both(act, expect, TreeError)
+    def _grow(self, seq: int, act: Callable[[], object], expect: Callable[[], object]) -> None:
+        assert self.context.probe is not None
+        self.context.probe.reset()
+        n_old = len(self.model.pending.get(seq, []))
+        if self.both(act, expect, TreeError):
+            self._compare_masks(seq, n_old)
+
+    def _compare_masks(self, seq: int, n_old: int) -> None:
+        """Each new node sees the text's positions, and those of its ancestors and itself."""
+        assert self.context.probe is not None
+        cells = self.context.cells(seq)
+        assert cells is not None
+        text = [cell.position for cell in self.model.cells(seq)]
+        parents = self.model.pending[seq]
+        [record] = self.context.probe.records()
+        for row, node in zip(record.visible[0], range(n_old, len(parents)), strict=False):
+            nodes = path_to(parents, node)
+            first = self.model.pos_max(seq) + 1
+            seen = np.flatnonzero(row)
+            expected = [*text, *range(first, first + len(nodes))]
+            assert sorted(cells.positions[seen].tolist()) == expected
+            if self.by_ancestors:
+                assert sorted(cells.nodes[seen].tolist()) == [-1] * len(text) + nodes
+                assert cells.members[seen, seq].all()
 
     @rule(seq=seqs)
     def commit_without_a_tree(self, seq: int) -> None:
@@ -372,7 +402,13 @@ class CacheMachine(RuleBasedStateMachine):
         assert Counter(p for p, _ in (held - committed).elements()) == (
             self.model.pending_positions(seq)
         )
-        if not self.model.pending:
+        if self.by_ancestors:
+            pending = np.flatnonzero(cells.nodes >= 0)
+            assert self.model.pending_nodes(seq) == Counter(
+                (int(cells.positions[i]), *np.flatnonzero(cells.members[i]), int(cells.nodes[i]))
+                for i in pending
+            )
+        if self.by_ancestors or not self.model.pending:
             assert not cells.members[:, N_SEQ_MAX:].any(), "a tree's ids are left behind"
 
     def teardown(self) -> None:
@@ -382,6 +418,14 @@ class CacheMachine(RuleBasedStateMachine):
         for seq in range(N_SEQ_MAX):
             self.logits_of_a_plain_text_are_those_of_sequential_decode(seq, 77)
         self.compare()
+
+
+def path_to(parents: list[int], node: int) -> list[int]:
+    path: list[int] = []
+    while node >= 0:
+        path.insert(0, node)
+        node = parents[node]
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -414,10 +458,14 @@ def streams(model: Model) -> Iterator[Context]:
         yield context
 
 
+@pytest.mark.parametrize("encoding", TreeEncoding, ids=lambda encoding: encoding.value)
 @pytest.mark.parametrize("unified", [True, False], ids=["unified", "streams"])
-def test_the_cache_is_what_the_model_of_it_says(model: Model, unified: bool) -> None:
+def test_the_cache_is_what_the_model_of_it_says(
+    model: Model, unified: bool, encoding: TreeEncoding
+) -> None:
+    options = {"n_seq_max": N_SEQ_MAX, "kv_unified": unified, "tree_encoding": encoding}
     with (
-        make_context(model, n_ctx=256, n_seq_max=N_SEQ_MAX, kv_unified=unified) as context,
+        make_context(model, n_ctx=256, probe=True, **options) as context,
         make_context(model, n_ctx=1024) as plain,
     ):
         run_state_machine_as_test(

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytreellama import Batch, Context, Model, TokenTree
+from pytreellama import Batch, Context, Model, TokenTree, TreeEncoding
 from pytreellama.core.batch import SequenceSets
 from pytreellama.core.probe import MaskRecord
+from pytreellama.errors import TreeError
 from pytreellama.tree import sequence_sets
 from pytreellama.tree.layout import depths, dfs_order
 from pytreellama.tree.mask import ancestor_mask
@@ -30,8 +31,10 @@ TEXT = 33  # a token id: masks do not depend on it
 ContextOf = Callable[..., Context]
 
 
-@pytest.fixture(scope="module")
-def context_of(tiny_model: Callable[..., Model]) -> Iterator[ContextOf]:
+@pytest.fixture(scope="module", params=TreeEncoding, ids=lambda encoding: encoding.value)
+def context_of(
+    tiny_model: Callable[..., Model], request: pytest.FixtureRequest
+) -> Iterator[ContextOf]:
     """A probed context of these options, empty; made once, since making one takes longest."""
     contexts: dict[tuple[object, ...], Context] = {}
 
@@ -47,6 +50,7 @@ def context_of(tiny_model: Callable[..., Model]) -> Iterator[ContextOf]:
                 n_threads=1,
                 flash_attention=flash,
                 kv_unified=unified,
+                tree_encoding=request.param,
                 probe=True,
             )
         contexts[key].memory.clear(data=False)
@@ -325,28 +329,42 @@ def test_growth_beyond_forty_levels_keeps_branches_apart(context_of: ContextOf, 
     grow(context, kind, ledger, 0, [0, 1, 2, 80, len(ledger.parents[0]) - 1])
 
 
+@pytest.mark.parametrize("branches", [False, True], ids=["chains", "trees"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_chains_in_streams_of_their_own_see_their_own_stream(
-    context_of: ContextOf, kind: str
+@given(data=st.data())
+def test_trees_in_streams_of_their_own_see_their_own_stream(
+    context_of: ContextOf, kind: str, branches: bool, data: st.DataObject
 ) -> None:
-    context = context_of(kind, flash=True, unified=False)
+    """Streams with trees of one size share a pass."""
+    context = context_of(kind, flash=data.draw(st.booleans(), "flash"), unified=False)
+    n_nodes = data.draw(st.integers(1, 12), "nodes")
+    if branches and context.tree_encoding is TreeEncoding.SEQUENCES:
+        with pytest.raises(TreeError, match="only chains"):
+            context.grow_tree(0, [TEXT] * 2, [-1, -1])
+        return
+    batch, n_text, forests = Batch(64), {}, {}
     for seq in (0, 1):
-        context.prefill([TEXT] * 11, seq)
-    batch = Batch(8)
-    for seq in (0, 1):
-        context.add_tree(batch, seq, TokenTree.chain([TEXT] * 4))
+        n_text[seq] = data.draw(st.integers(1, 20), "text")
+        context.prefill([TEXT] * n_text[seq], seq)
+        shape = parent_lists(min_nodes=n_nodes, max_nodes=n_nodes)
+        parents = data.draw(shape, "parents") if branches else list(range(-1, n_nodes - 1))
+        tree = TokenTree.from_parents(np.arange(n_nodes), parents)
+        forests[seq] = tree.parents
+        context.add_tree(batch, seq, tree)
     run(context, lambda: context.decode_trees(batch, [0, 1]))
     assert context.probe is not None
     for record in context.probe.records():
-        assert record.values.shape[:2] == (2, 4)
+        assert record.values.shape[:2] == (2, n_nodes)
         for seq, visible in enumerate(record.visible):
             cells = context.cells(seq, sliding=record.is_sliding)
             assert cells is not None
             positions = cells.positions[: visible.shape[1]]
-            distance = (11 + np.arange(4))[:, None] - positions
-            sees = (positions >= 0) & (distance >= 0)
+            sees = np.zeros_like(visible)
+            sees[:, : n_text[seq]] = True  # the text, then the nodes, in cells from the first on
+            sees[:, n_text[seq] : n_text[seq] + n_nodes] = ancestor_mask(forests[seq])
             if record.is_sliding:
-                sees &= distance < N_SWA
+                own = n_text[seq] + depths(forests[seq])
+                sees &= own[:, None] - positions < N_SWA
             assert (visible == sees).all()
 
 

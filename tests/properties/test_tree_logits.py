@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytreellama import Batch, Context, Model, TokenTree
+from pytreellama import Batch, Context, Model, TokenTree, TreeEncoding
 from strategies import token_trees
 from tiny_models import BRANCHING_KINDS
 
@@ -31,6 +31,8 @@ class CacheKind:
     type_kv: str
     flash: bool
     tolerance: float
+    unified: bool = True
+    swa_full: bool = True
 
 
 CACHES = (
@@ -39,16 +41,30 @@ CACHES = (
     CacheKind("f16", flash=False, tolerance=3e-2),
     CacheKind("f16", flash=True, tolerance=3e-2),
     CacheKind("q8_0", flash=True, tolerance=0.15),
+    CacheKind("q4_0", flash=True, tolerance=0.3),
+)
+# what the encoding by sequence ids cannot have
+OTHER_CACHES = (
+    CacheKind("f16", flash=True, tolerance=3e-2, unified=False),
+    CacheKind("f16", flash=False, tolerance=3e-2, unified=False),
+    CacheKind("f16", flash=True, tolerance=3e-2, swa_full=False),
+    CacheKind("q8_0", flash=True, tolerance=0.15, unified=False, swa_full=False),
 )
 N_VOCAB = 320
 
 ContextOf = Callable[[str, CacheKind], Context]
 
 
+@pytest.fixture(scope="module", params=TreeEncoding, ids=lambda encoding: encoding.value)
+def encoding(request: pytest.FixtureRequest) -> TreeEncoding:
+    found: TreeEncoding = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def context_of(tiny_model: Callable[..., Model]) -> Iterator[ContextOf]:
+def context_of(tiny_model: Callable[..., Model], encoding: TreeEncoding) -> Iterator[ContextOf]:
     """The context for trees of a kind of model and cache, empty."""
-    with _Contexts(tiny_model, n_seq_max=4) as contexts:
+    with _Contexts(tiny_model, n_seq_max=4, tree_encoding=encoding) as contexts:
         yield contexts.get
 
 
@@ -60,8 +76,8 @@ def plain_of(tiny_model: Callable[..., Model]) -> Iterator[ContextOf]:
 
 
 class _Contexts:
-    def __init__(self, tiny_model: Callable[..., Model], n_seq_max: int) -> None:
-        self._tiny_model, self._n_seq_max = tiny_model, n_seq_max
+    def __init__(self, tiny_model: Callable[..., Model], **options: object) -> None:
+        self._tiny_model, self._options = tiny_model, options
         self._made: dict[tuple[str, CacheKind], Context] = {}
 
     def get(self, kind: str, cache: CacheKind) -> Context:
@@ -70,8 +86,10 @@ class _Contexts:
                 self._tiny_model(kind),
                 n_ctx=1024,
                 n_batch=512,
-                n_seq_max=self._n_seq_max,
                 n_threads=1,
+                kv_unified=cache.unified,
+                swa_full=cache.swa_full,
+                **self._options,
                 type_k=cache.type_kv,
                 type_v=cache.type_kv,
                 flash_attention=cache.flash,
@@ -120,7 +138,11 @@ def tree_differences(
 
 
 tokens = st.integers(3, N_VOCAB - 1)
-caches = st.sampled_from(CACHES)
+
+
+def caches(encoding: TreeEncoding) -> st.SearchStrategy[CacheKind]:
+    """What a context of this encoding may be made with."""
+    return st.sampled_from(CACHES + (OTHER_CACHES if encoding is TreeEncoding.ANCESTORS else ()))
 
 
 @st.composite
@@ -140,10 +162,14 @@ def random_path(data: st.DataObject, tree: TokenTree) -> list[int]:
 @pytest.mark.parametrize("kind", BRANCHING_KINDS)
 @given(data=st.data())
 def test_logits_of_each_node_equal_decoding_its_path_alone(
-    context_of: ContextOf, plain_of: ContextOf, kind: str, data: st.DataObject
+    context_of: ContextOf,
+    plain_of: ContextOf,
+    encoding: TreeEncoding,
+    kind: str,
+    data: st.DataObject,
 ) -> None:
     """Also of two sequences in one pass, the second of which shares a prefix with the first."""
-    cache = data.draw(caches)
+    cache = data.draw(caches(encoding))
     context, plain = context_of(kind, cache), plain_of(kind, cache)
     first = data.draw(texts(), "text")
     n_shared = data.draw(st.integers(0, len(first)), "shared")
@@ -165,6 +191,8 @@ def start(context: Context, both: list[list[int]], n_shared: int) -> None:
     """Two texts; the second is put on the cells of the first as far as they are the same."""
     if both[0]:
         context.prefill(both[0], 0)
+    if n_shared and not context.kv_unified:
+        n_shared = 0
     if n_shared:
         context.memory.cp(0, 1, 0, n_shared)
     if len(both[1]) > n_shared:
@@ -174,9 +202,13 @@ def start(context: Context, both: list[list[int]], n_shared: int) -> None:
 @pytest.mark.parametrize("kind", BRANCHING_KINDS)
 @given(data=st.data())
 def test_logits_of_a_tree_that_grew_equal_decoding_its_paths_alone(
-    context_of: ContextOf, plain_of: ContextOf, kind: str, data: st.DataObject
+    context_of: ContextOf,
+    plain_of: ContextOf,
+    encoding: TreeEncoding,
+    kind: str,
+    data: st.DataObject,
 ) -> None:
-    cache = data.draw(caches)
+    cache = data.draw(caches(encoding))
     context, plain = context_of(kind, cache), plain_of(kind, cache)
     text, tree = data.draw(texts(min_size=1), "text"), data.draw(trees(), "tree")
     context.prefill(text, 0)
@@ -197,9 +229,13 @@ def grow_in_passes(data: st.DataObject, context: Context, tree: TokenTree) -> np
 @pytest.mark.parametrize("kind", BRANCHING_KINDS)
 @given(data=st.data())
 def test_commit_then_decode_equals_sequential_decode(
-    context_of: ContextOf, plain_of: ContextOf, kind: str, data: st.DataObject
+    context_of: ContextOf,
+    plain_of: ContextOf,
+    encoding: TreeEncoding,
+    kind: str,
+    data: st.DataObject,
 ) -> None:
-    cache = data.draw(caches)
+    cache = data.draw(caches(encoding))
     context, plain = context_of(kind, cache), plain_of(kind, cache)
     text, tree = data.draw(texts(min_size=1), "text"), data.draw(trees(), "tree")
     context.prefill(text, 0)
@@ -213,9 +249,13 @@ def test_commit_then_decode_equals_sequential_decode(
 @pytest.mark.parametrize("kind", BRANCHING_KINDS)
 @given(data=st.data())
 def test_discard_then_decode_equals_decoding_without_the_tree(
-    context_of: ContextOf, plain_of: ContextOf, kind: str, data: st.DataObject
+    context_of: ContextOf,
+    plain_of: ContextOf,
+    encoding: TreeEncoding,
+    kind: str,
+    data: st.DataObject,
 ) -> None:
-    cache = data.draw(caches)
+    cache = data.draw(caches(encoding))
     context, plain = context_of(kind, cache), plain_of(kind, cache)
     text, tree = data.draw(texts(min_size=1), "text"), data.draw(trees(), "tree")
     context.prefill(text, 0)
