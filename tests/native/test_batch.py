@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytreellama import Batch
-from pytreellama.core.batch import SequenceSets
+from pytreellama.core.batch import TEXT, SequenceSets
 from pytreellama.errors import BatchError
 from pytreellama.native import ffi
 
@@ -115,3 +115,15 @@ def test_the_struct_is_one_object_over_the_same_memory() -> None:
     assert batch.as_struct() == first
     assert ffi.string(ffi.cast("char *", first.token)) == b"\x01"
     assert np.array_equal(batch.tokens, [1, 2])
+
+
+def test_tokens_are_text_unless_they_have_parents() -> None:
+    batch = Batch(8)
+    batch.add([5, 6], [0, 1])
+    batch.add([7, 8], [2, 3], parents=[-1, 0])
+    assert batch.parents.tolist() == [TEXT, TEXT, -1, 0]
+    batch.clear()
+    batch.add([5], [0])
+    assert batch.parents.tolist() == [TEXT]
+    with pytest.raises(BatchError, match="parents of shape"):
+        batch.add([5, 6], [1, 2], parents=[0, 1, 2])

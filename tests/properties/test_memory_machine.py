@@ -26,6 +26,8 @@ from pytreellama.errors import (
     MemoryStateError,
     TreeError,
 )
+from pytreellama.native import ffi, lib
+from pytreellama.tree import depths
 from strategies import token_trees
 
 N_SEQ_MAX = 3
@@ -381,6 +383,8 @@ class CacheMachine(RuleBasedStateMachine):
     def compare(self) -> None:
         for seq in range(N_SEQ_MAX):
             assert self.context.is_pending(seq) == (seq in self.model.pending)
+            if self.by_ancestors:
+                assert native_parents(self.context, seq) == self.model.pending.get(seq, [])
             assert self.context.n_past(seq) == self.model.pos_max(seq) + 1
             if seq not in self.model.pending:
                 assert self.context.memory.pos_min(seq) == self.model.pos_min(seq)
@@ -418,6 +422,17 @@ class CacheMachine(RuleBasedStateMachine):
         for seq in range(N_SEQ_MAX):
             self.logits_of_a_plain_text_are_those_of_sequential_decode(seq, 77)
         self.compare()
+
+
+def native_parents(context: Context, seq: int) -> list[int]:
+    """The parents of the nodes that are pending, as the native side knows them."""
+    pointer = context.native.pointer
+    count = lib.treellama_tree_nodes(pointer, seq, ffi.NULL, ffi.NULL)
+    parents, positions = ffi.new("int32_t[]", count), ffi.new("llama_pos[]", count)
+    assert lib.treellama_tree_nodes(pointer, seq, parents, positions) == count
+    n_past = context.n_past(seq)
+    assert list(positions) == (n_past + depths(list(parents))).tolist()
+    return list(parents)
 
 
 def path_to(parents: list[int], node: int) -> list[int]:
