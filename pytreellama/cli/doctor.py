@@ -280,6 +280,6 @@ def exactness_text(check: SpeedCheck | None) -> str:
     return (
         f"Exactness: {general}. In this check, {what}, differed by up to "
         f"{check.logit_difference:.2g}: greedy text equals plain text except where the two "
-        "likeliest tokens are about as close. Flash attention on a CPU gives the same bits at every "
-        "width; matrix products do not yet."
+        "likeliest tokens are about as close. Flash attention on a CPU gives the same bits at "
+        "every width; matrix products do not yet."
     )

@@ -1,4 +1,4 @@
-"""One attention op by itself, on the CPU: the kernel that trees run on, open to tests and curiosity.
+"""One attention op by itself, on the CPU: the kernel that trees run on, open to the curious.
 
 The kernel sums over cells in the order of their positions, so that what a query gets depends on
 its own past alone; see docs/exactness.md.
@@ -33,8 +33,8 @@ class CellGroup:
     Attributes:
         queries: which, int32, shape (n_queries,).
         cells: which, int32, shape (n_cells,), in the order of their positions.
-        positions: int32, shape (n_cells,), never falling. They may repeat, as siblings of a tree do;
-            a query may see one cell of each position.
+        positions: int32, shape (n_cells,), never falling. They may repeat, as those of siblings in
+            a tree do; a query may see one cell of each position.
     """
 
     queries: Int32
