@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Callable, Iterator
 
@@ -193,28 +194,37 @@ def test_a_sequence_has_1024_nodes_at_most(make_context: MakeContext) -> None:
 
 
 @by_ancestors
+@pytest.mark.parametrize("n_new", [1, 3])
 @pytest.mark.parametrize("kind", ["rope", "alibi", "swa"])
-def test_growth_by_single_nodes_anywhere_goes_deeper_than_any_shortcut(
-    make_context: MakeContext, kind: str
+def test_growth_anywhere_goes_deeper_than_any_shortcut(
+    make_context: MakeContext, kind: str, n_new: int
 ) -> None:
-    """llama.cpp's mask revisits what is near a batch's positions alone: 40 levels is beyond."""
+    """A pass copies the first row of a sequence's mask to its other rows, and llama.cpp then looks
+    again only at what is near the batch's positions: 40 levels is beyond."""
     context, plain = make_context(kind, n_seq_max=2), make_context(kind)
-    context.prefill(TEXT * 12, 1)
+    text = TEXT * 12
+    context.prefill(text, 1)
     rng = np.random.default_rng(2)
-    tokens, parents = [7], [-1]
-    context.decode_tree(1, TokenTree.chain([7]))
-    for node in range(1, 120):
-        tokens.append(int(rng.integers(3, 320)))
-        parents.append(node - 1 if rng.random() < 0.8 else int(rng.integers(-1, node)))
-        logits = context.grow_tree(1, tokens[-1:], parents[-1:])
-        if node % 15 == 0:
-            path = path_to(parents, node)
-            plain.memory.clear()
-            plain.prefill([*TEXT * 12, *(tokens[n] for n in path)], 0, logits=True)
-            assert np.abs(logits[0] - plain.logits[0]).max() < 2e-2
-    path = path_to(parents, 119)
+    tokens, parents = rng.integers(3, 320, 210).tolist(), list[int]()
+    for begin in range(0, 210, n_new):
+        parents += [parent_deep_down(rng, parents + [-1] * i) for i in range(n_new)]
+        logits = context.grow_tree(1, tokens[begin : begin + n_new], parents[begin:])
+        if begin % 30 == 0:
+            for row in range(n_new):
+                path = [tokens[node] for node in path_to(parents, begin + row)]
+                plain.memory.clear()
+                plain.prefill([*text, *path], 0, logits=True)
+                assert np.abs(logits[row] - plain.logits[0]).max() < 2e-2
+    path = max((path_to(parents, node) for node in range(210)), key=len)
+    assert len(path) > 50
     context.commit(1, path)
-    assert_is_text(context, 1, [*TEXT * 12, *(tokens[n] for n in path)], plain)
+    assert_is_text(context, 1, [*text, *(tokens[node] for node in path)], plain)
+
+
+def parent_deep_down(rng: np.random.Generator, parents: list[int]) -> int:
+    """Mostly one of the last nodes, so that a few branches become long; sometimes any."""
+    node = len(parents)
+    return int(rng.integers(-1, node)) if rng.random() < 0.1 else max(-1, node - 3)
 
 
 def path_to(parents: list[int], node: int) -> list[int]:
@@ -223,6 +233,21 @@ def path_to(parents: list[int], node: int) -> list[int]:
         path.insert(0, node)
         node = parents[node]
     return path
+
+
+@pytest.mark.parametrize("kind", ["rope", "learned", "alibi", "swa"])
+def test_nodes_may_come_branch_by_branch(make_context: MakeContext, kind: str) -> None:
+    """Parents before children is all that growth asks for: depths jump back in one pass."""
+    context, plain = make_context(kind, n_seq_max=3), make_context(kind)
+    context.prefill(TEXT, 1)
+    tokens, parents = [5, 6, 7, 8, 9, 11, 12], [-1, 0, 1, 0, -1, 4, 2]
+    logits = context.grow_tree(1, tokens, parents)
+    for node in range(7):
+        plain.memory.clear()
+        plain.prefill([*TEXT, *(tokens[n] for n in path_to(parents, node))], 0, logits=True)
+        assert np.abs(logits[node] - plain.logits[0]).max() < 2e-2
+    context.commit(1, [0, 1, 2, 6])
+    assert_is_text(context, 1, [*TEXT, 5, 6, 7, 12], plain)
 
 
 @by_ancestors
@@ -272,6 +297,42 @@ def test_text_of_one_sequence_and_nodes_of_another_share_a_pass(
 
 
 @by_ancestors
+@pytest.mark.parametrize("position", [5, 6, 8], ids=["sibling", "child", "after the tree"])
+def test_text_of_a_sequence_beside_its_own_nodes_is_refused(
+    make_context: MakeContext, position: int
+) -> None:
+    context, batch = make_context(n_seq_max=2), Batch(8)
+    context.prefill(TEXT, 0)
+    context.prefill(TEXT, 1)
+    before = used_cells(context)
+    context.add_tree(batch, 1, BRANCHING)
+    batch.add([60], position, 1, True)
+    with pytest.raises(BatchError):
+        context.decode_trees(batch, [1])
+    assert not context.is_pending(1)
+    assert used_cells(context) == before
+
+
+def test_text_of_a_sequence_with_pending_nodes_is_refused_and_they_stay(
+    context: Context,
+) -> None:
+    context.prefill(TEXT, 0)
+    context.decode_tree(0, BRANCHING)
+    before = used_cells(context)
+    batch = Batch(2)
+    batch.add([60], [len(TEXT)], 0)
+    for act in (
+        lambda: context.decode(batch),
+        lambda: context.decode_one(0, 60),
+        lambda: context.prefill([60], 0),
+    ):
+        with pytest.raises(MemoryStateError, match="commit or discard"):
+            act()
+    assert used_cells(context) == before
+    context.commit(0, [0, 2])
+
+
+@by_ancestors
 def test_the_native_side_refuses_what_would_mix_text_and_nodes(context: Context) -> None:
     """Checked in C as well, for whoever calls it without Context."""
     context.prefill(TEXT, 0)
@@ -299,26 +360,38 @@ def test_the_native_side_refuses_what_would_mix_text_and_nodes(context: Context)
 
 
 @by_ancestors
-def test_trees_of_one_size_reuse_the_graph(make_context: MakeContext) -> None:
+@pytest.mark.parametrize("by_graph", [False, True], ids=["host", "graph"])
+def test_trees_of_one_size_reuse_the_graph(make_context: MakeContext, by_graph: bool) -> None:
+    """Whatever their shapes, and also where a commit between them has computed its own graph."""
     context = make_context(n_seq_max=3)
     context.prefill(TEXT, 0)
     before = context.n_reused_graphs
+    text = list(TEXT)
     for step in range(10):
-        context.decode_tree(0, TokenTree.from_parents([5, 6, 7], [-1, 0, step % 2]))
-        context.commit(0, [0])
+        context.decode_tree(0, TokenTree.from_parents([5, 6, 7, 8], [-1, -1, step % 2, 1]))
+        commit_natively(context, 0, [1, 3], by_graph)
+        text += [6, 8]
     assert context.n_reused_graphs - before >= 8
+    assert_is_text(context, 0, text, make_context())
 
 
 CACHE_KINDS = [
     ("rope", {}),
     ("rope", {"flash_attention": False}),
     ("rope", {"type_k": "f32", "type_v": "f32", "flash_attention": False}),
+    ("rope", {"type_k": "f32", "type_v": "f32"}),
     ("rope", {"type_k": "q8_0", "type_v": "q8_0"}),
+    ("rope", {"type_k": "q8_0", "flash_attention": False}),
+    ("rope", {"type_k": "q4_0", "type_v": "q4_0"}),
     ("rope", {"type_k": "q4_0", "type_v": "q5_1"}),
     ("swa", {}),
     ("swa", {"flash_attention": False}),
+    ("swa", {"type_k": "q8_0", "type_v": "q8_0"}),
     ("swa", {"swa_full": False}),
+    ("swa", {"swa_full": False, "flash_attention": False}),
+    ("swa", {"swa_full": False, "kv_unified": False}),
     ("rope", {"kv_unified": False}),
+    ("rope", {"kv_unified": False, "type_k": "q8_0", "type_v": "q8_0"}),
     ("rope", {"kv_unified": False, "flash_attention": False}),
 ]
 
@@ -342,16 +415,19 @@ def test_a_commit_moves_the_path_to_the_lowest_cells_bit_for_bit(
                 assert cells.positions[first : first + 4].tolist() == [5, 6, 7, -1]
                 assert (cells.nodes == -1).all()
         moved = context.memory.save(1)
+        if not context.kv_unified:
+            moved = moved.replace(IN_THE_SECOND_STREAM, IN_THE_ONLY_STREAM)
     usual = {name: value for name, value in options.items() if name not in STOCK_CANNOT}
     with Context(tiny_model(kind), **sizes, **usual, tree_encoding=SEQUENCES) as context:
         context.prefill(TEXT, 1)
         context.decode_tree(1, SCATTERED)
         context.commit(1, PATH)
         expected = context.memory.save(1)
-    after_streams = 12  # their number, and how many cells each has
-    assert moved.endswith(expected[after_streams:])
+    assert moved == expected
 
 
+# the number of streams, and how many cells each has
+IN_THE_SECOND_STREAM, IN_THE_ONLY_STREAM = struct.pack("<3I", 2, 0, 8), struct.pack("<2I", 1, 8)
 STOCK_CANNOT = ("kv_unified", "swa_full")
 SCATTERED = TokenTree.from_parents([5, 9, 6, 8, 7, 11], [-1, -1, 0, 0, 2, 2])
 PATH = [0, 2, 4]
@@ -384,6 +460,40 @@ def test_a_tree_whose_cells_wrap_around_is_committed_as_well(
     commit_natively(context, 0, path, by_graph)
     context.memory.rm(2)
     assert_is_text(context, 0, [*TEXT, *(5 + node for node in path)], plain)
+
+
+@by_ancestors
+@pytest.mark.parametrize("kind", ["rope", "swa"])
+@pytest.mark.parametrize(
+    "options", [{}, {"flash_attention": False}, {"kv_unified": False}], ids=str
+)
+def test_many_commits_leave_the_cells_that_plain_decoding_leaves(
+    make_context: MakeContext, kind: str, options: dict[str, object]
+) -> None:
+    """Each position in the cell of its number, so that attention never reads beyond the text."""
+    context, plain = make_context(kind, n_seq_max=2, **options), make_context(kind)
+    rng = np.random.default_rng(4)
+    text = list(TEXT)
+    context.prefill(text, 1)
+    for step in range(50):
+        tree = BIG.truncate(int(rng.integers(1, 60)))
+        context.decode_tree(1, tree)
+        if step % 3 == 0:
+            context.grow_tree(1, [11, 12], [len(tree) - 1, -1])
+        path = tree.path(int(rng.integers(-1, len(tree)))).tolist()
+        context.commit(1, path)
+        text += tree.tokens[path].tolist()
+        for sliding in (False, True) if kind == "swa" else (False,):
+            assert cells_in_use(context, 1, sliding) == list(range(len(text)))
+    assert len(text) > 100
+    assert_is_text(context, 1, text, plain)
+
+
+def cells_in_use(context: Context, seq: int, sliding: bool) -> list[int]:
+    """The positions that stand in the cells up to the last that is used."""
+    cells = context.cells(seq, sliding=sliding)
+    assert cells is not None
+    return cells.positions[: np.flatnonzero(cells.positions >= 0)[-1] + 1].tolist()
 
 
 def lowest_free_cell(context: Context) -> int:
@@ -728,6 +838,42 @@ def test_an_aborted_pass_leaves_the_text_and_the_nodes_that_were_pending(
     assert used_cells(context) == before
     context.commit(seq, [0, 2, 4])
     assert_is_text(context, seq, [*TEXT, 5, 6, 7], make_context())
+
+
+def test_a_pass_that_is_aborted_in_its_middle_leaves_none_of_its_nodes(
+    make_context: MakeContext,
+) -> None:
+    """Micro-batches that were done before the abort have put nodes into the cache."""
+    context = make_context(n_seq_max=3, n_ubatch=1, probe=True)
+    seq = context.prefill(TEXT)
+    context.decode_tree(seq, BRANCHING)
+    before = used_cells(context)
+    delays_s = (step / 4000 for step in range(1, 80))
+    assert any(0 < passes_until_abort(context, seq, delay_s) < 200 for delay_s in delays_s)
+    assert used_cells(context) == before
+    context.grow_tree(seq, [7], [2])
+    context.commit(seq, [0, 2, 5])
+    assert_is_text(context, seq, [*TEXT, 5, 6, 7], make_context())
+
+
+def passes_until_abort(context: Context, seq: int, delay_s: float) -> int:
+    """Micro-batches of 200 nodes that ran until the abort, all of which must leave no trace."""
+    before = used_cells(context)
+    assert context.probe is not None
+    context.probe.reset()
+    timer = threading.Timer(delay_s, context.abort)
+    timer.start()
+    try:
+        context.grow_tree(seq, [7] * 200, [-1, *range(5, 204)])
+    except DecodeError:
+        assert used_cells(context) == before
+        return len(context.probe.records()) - 1
+    finally:
+        timer.cancel()
+        timer.join()
+    context.discard(seq)
+    context.decode_tree(seq, BRANCHING)
+    return 200
 
 
 class aborting:  # noqa: N801

@@ -196,25 +196,71 @@ class CacheMachine(RuleBasedStateMachine):
         self.context.probe.reset()
         n_old = len(self.model.pending.get(seq, []))
         if self.both(act, expect, TreeError):
-            self._compare_masks(seq, n_old)
+            n_new = len(self.model.pending[seq]) - n_old
+            self._compare_masks([(seq, n_old + i) for i in range(n_new)])
 
-    def _compare_masks(self, seq: int, n_old: int) -> None:
-        """Each new node sees the text's positions, and those of its ancestors and itself."""
+    def _compare_masks(self, rows: list[tuple[int, int]]) -> None:
+        """Each new node (of a sequence) sees the text, its ancestors and itself in one record."""
         assert self.context.probe is not None
+        [record] = self.context.probe.records()
+        visible = record.visible[0, : len(rows)]
+        for (seq, node), row in zip(rows, visible, strict=True):
+            self._compare_row(seq, node, np.flatnonzero(row))
+
+    def _compare_row(self, seq: int, node: int, seen: np.ndarray) -> None:
         cells = self.context.cells(seq)
         assert cells is not None
         text = [cell.position for cell in self.model.cells(seq)]
-        parents = self.model.pending[seq]
-        [record] = self.context.probe.records()
-        for row, node in zip(record.visible[0], range(n_old, len(parents)), strict=False):
-            nodes = path_to(parents, node)
-            first = self.model.pos_max(seq) + 1
-            seen = np.flatnonzero(row)
-            expected = [*text, *range(first, first + len(nodes))]
-            assert sorted(cells.positions[seen].tolist()) == expected
-            if self.by_ancestors:
-                assert sorted(cells.nodes[seen].tolist()) == [-1] * len(text) + nodes
-                assert cells.members[seen, seq].all()
+        nodes = path_to(self.model.pending[seq], node)
+        first = self.model.pos_max(seq) + 1
+        expected = [*text, *range(first, first + len(nodes))]
+        assert sorted(cells.positions[seen].tolist()) == expected
+        if self.by_ancestors:
+            assert sorted(cells.nodes[seen].tolist()) == [-1] * len(text) + nodes
+            assert cells.members[seen, seq].all()
+
+    @rule(seq=seqs, other=seqs, one=trees, two=trees)
+    def decode_two_trees(self, seq: int, other: int, one: TokenTree, two: TokenTree) -> None:
+        """In one pass, which finds room for both or leaves nothing of either."""
+        if seq == other or {seq, other} & self.model.pending.keys():
+            return
+        planted = {seq: one, other: two}
+        if not self.model.branches:
+            planted = {s: TokenTree.chain(tree.tokens.tolist()) for s, tree in planted.items()}
+        batch = Batch(64)
+        for s, tree in planted.items():
+            self.context.add_tree(batch, s, tree)
+        if self._fit({s: len(tree) for s, tree in planted.items()}, batch, [seq, other]):
+            for s, tree in planted.items():
+                self.model.grow(s, tree.tokens.tolist(), tree.parents.tolist())
+            if self.unified:
+                self._compare_masks([(s, i) for s, t in planted.items() for i in range(len(t))])
+
+    @rule(seq=seqs, other=seqs, tree=trees, token=tokens)
+    def decode_a_tree_beside_text(self, seq: int, other: int, tree: TokenTree, token: int) -> None:
+        """As a scheduler does whose sequences do not all have guesses."""
+        if seq == other or {seq, other} & self.model.pending.keys():
+            return
+        if not self.model.branches:
+            tree = TokenTree.chain(tree.tokens.tolist())
+        batch = Batch(64)
+        self.context.add_tree(batch, seq, tree)
+        batch.add([token], self.context.n_past(other), other)
+        if self._fit({seq: len(tree), other: 1}, batch, [seq]):
+            self.model.grow(seq, tree.tokens.tolist(), tree.parents.tolist())
+            self.model.append(other, [token])
+
+    def _fit(self, n_new: dict[int, int], batch: Batch, trees_of: list[int]) -> bool:
+        """Decode it; where the cache has no room for all of it, that must be refused."""
+        assert self.context.probe is not None
+        self.context.probe.reset()
+        n_wanted = sum(n_new.values())
+        if all(self.model.n_free(s) >= (n_wanted if self.unified else n_new[s]) for s in n_new):
+            self.context.decode_trees(batch, trees_of)
+            return True
+        with pytest.raises(CacheFullError):
+            self.context.decode_trees(batch, trees_of)
+        return False
 
     @rule(seq=seqs)
     def commit_without_a_tree(self, seq: int) -> None:
@@ -228,10 +274,7 @@ class CacheMachine(RuleBasedStateMachine):
         seq = data.draw(st.sampled_from(sorted(self.model.pending)), "sequence")
         parents = self.model.pending[seq]
         node = data.draw(st.integers(-1, len(parents) - 1), "end of the path")
-        path: list[int] = []
-        while node >= 0:
-            path.insert(0, node)
-            node = parents[node]
+        path = path_to(parents, node)
         self.context.commit(seq, path)
         self.model.commit(seq, path)
 

@@ -6,6 +6,7 @@ in layers with a sliding window only what stands less than a window before it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -38,20 +39,17 @@ def context_of(
     """A probed context of these options, empty; made once, since making one takes longest."""
     contexts: dict[tuple[object, ...], Context] = {}
 
-    def get(kind: str, *, flash: bool, n_ubatch: int = 64, unified: bool = True) -> Context:
-        key = (kind, flash, n_ubatch, unified)
+    def get(kind: str, *, flash: bool, **options: int) -> Context:
+        key = (kind, flash, *sorted(options.items()))
         if key not in contexts:
+            sizes = {"n_ctx": 512, "n_batch": 256, "n_ubatch": 64, "n_seq_max": 16}
             contexts[key] = Context(
                 tiny_model(kind, n_swa=N_SWA),
-                n_ctx=512,
-                n_batch=256,
-                n_ubatch=n_ubatch,
-                n_seq_max=16,
                 n_threads=1,
                 flash_attention=flash,
-                kv_unified=unified,
                 tree_encoding=request.param,
                 probe=True,
+                **sizes | options,
             )
         contexts[key].memory.clear(data=False)
         return contexts[key]
@@ -336,7 +334,7 @@ def test_trees_in_streams_of_their_own_see_their_own_stream(
     context_of: ContextOf, kind: str, branches: bool, data: st.DataObject
 ) -> None:
     """Streams with trees of one size share a pass."""
-    context = context_of(kind, flash=data.draw(st.booleans(), "flash"), unified=False)
+    context = context_of(kind, flash=data.draw(st.booleans(), "flash"), kv_unified=False)
     n_nodes = data.draw(st.integers(1, 12), "nodes")
     if branches and context.tree_encoding is TreeEncoding.SEQUENCES:
         with pytest.raises(TreeError, match="only chains"):
@@ -366,6 +364,88 @@ def test_trees_in_streams_of_their_own_see_their_own_stream(
                 own = n_text[seq] + depths(forests[seq])
                 sees &= own[:, None] - positions < N_SWA
             assert (visible == sees).all()
+
+
+SEQS = (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "context_of", [TreeEncoding.ANCESTORS], indirect=True, ids=lambda encoding: encoding.value
+)
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+def test_rounds_of_unlike_trees_see_their_text_and_their_ancestors_in_any_cache(
+    context_of: ContextOf, kind: str, data: st.DataObject
+) -> None:
+    """Streams that are not equally long, windows that drop cells, micro-batches of any size."""
+    context = context_of(kind, **any_cache(data, kind))
+    for seq in SEQS:
+        context.prefill([TEXT] * data.draw(st.sampled_from([1, 7, 20, 300]), "text"), seq)
+    for _ in range(data.draw(st.integers(1, 3), "rounds")):
+        batch, forests = Batch(64), {}
+        for seq in data.draw(st.lists(st.sampled_from(SEQS), min_size=1, unique=True), "growing"):
+            tree = data.draw(token_trees(min_nodes=1, max_nodes=16), "tree")
+            forests[seq] = tree.parents.tolist()
+            context.add_tree(batch, seq, tree)
+        run(context, lambda b=batch, seqs=list(forests): context.decode_trees(b, seqs))
+        assert_rows_are_of(context, kind, forests, n_old={})
+        seq = data.draw(st.sampled_from(sorted(forests)), "grown")
+        n_old, new = len(forests[seq]), random_growth(data, forests[seq], 3)
+        run(context, lambda s=seq, n=new: context.grow_tree(s, [TEXT] * len(n), n))
+        forests[seq] += new
+        assert_rows_are_of(context, kind, {seq: forests[seq]}, n_old={seq: n_old})
+        for seq, parents in forests.items():
+            context.commit(seq, random_path(data, parents))
+
+
+def any_cache(data: st.DataObject, kind: str) -> dict[str, int]:
+    return {
+        "flash": data.draw(st.booleans(), "flash"),
+        "n_ubatch": data.draw(st.sampled_from(N_UBATCH), "n_ubatch"),
+        "kv_unified": data.draw(st.booleans(), "unified"),
+        "swa_full": kind != "swa" or data.draw(st.booleans(), "swa_full"),
+        "n_seq_max": len(SEQS),
+        "n_ctx": 2048,
+    }
+
+
+def assert_rows_are_of(
+    context: Context, kind: str, forests: dict[int, list[int]], n_old: dict[int, int]
+) -> None:
+    """The last pass's rows are those of its nodes, in whatever order its streams took them."""
+    assert context.probe is not None
+    records = context.probe.records()
+    for sliding in (False, True) if kind == "swa" else (False,):
+        rows = (
+            frozenset(np.flatnonzero(row).tolist())
+            for record in records
+            if record.is_sliding == sliding
+            for row in record.visible.reshape(-1, record.visible.shape[-1])
+        )
+        assert Counter(rows) == Counter(
+            seen_by(context, seq, parents, node, sliding)
+            for seq, parents in forests.items()
+            for node in range(n_old.get(seq, 0), len(parents))
+        )
+
+
+def seen_by(
+    context: Context, seq: int, parents: list[int], node: int, sliding: bool
+) -> frozenset[int]:
+    """The cells that a node sees, all of which must be there."""
+    cells = context.cells(seq, sliding=sliding)
+    assert cells is not None
+    path = [node]
+    while parents[path[-1]] >= 0:
+        path.append(parents[path[-1]])
+    n_past = context.n_past(seq)
+    position = n_past + len(path) - 1
+    first = max(0, position - N_SWA + 1) if sliding else 0
+    own = cells.members[:, seq] & (cells.positions >= first)
+    text, ancestors = own & (cells.nodes < 0), own & np.isin(cells.nodes, path)
+    assert sorted(cells.positions[text]) == list(range(first, n_past))
+    assert sorted(cells.positions[ancestors]) == list(range(max(first, n_past), position + 1))
+    return frozenset(np.flatnonzero(text | ancestors).tolist())
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -52,6 +52,18 @@ OTHER_CACHES = (
 )
 N_VOCAB = 320
 
+
+def id_of(value: TreeEncoding | CacheKind) -> str:
+    if isinstance(value, TreeEncoding):
+        return value.value
+    flags = {
+        "flash": value.flash,
+        "streams": not value.unified,
+        "small": not value.swa_full,
+    }
+    return "-".join([value.type_kv, *(word for word, flag in flags.items() if flag)])
+
+
 ContextOf = Callable[[str, CacheKind], Context]
 
 
@@ -188,15 +200,13 @@ def test_logits_of_each_node_equal_decoding_its_path_alone(
 
 
 def start(context: Context, both: list[list[int]], n_shared: int) -> None:
-    """Two texts; the second is put on the cells of the first as far as they are the same."""
-    if both[0]:
-        context.prefill(both[0], 0)
-    if n_shared and not context.kv_unified:
-        n_shared = 0
+    """Two texts; what they share is computed once, in one stream or copied to the other's."""
     if n_shared:
-        context.memory.cp(0, 1, 0, n_shared)
-    if len(both[1]) > n_shared:
-        context.prefill(both[1][n_shared:], 1)
+        context.prefill(both[0][:n_shared], 0)
+        context.memory.cp(0, 1)
+    for seq, text in enumerate(both):
+        if len(text) > n_shared:
+            context.prefill(text[n_shared:], seq)
 
 
 @pytest.mark.parametrize("kind", BRANCHING_KINDS)
@@ -273,7 +283,13 @@ def assert_goes_on_as(
     assert np.abs(next_logits(context, seq, token) - alone).max() <= cache.tolerance
 
 
-@pytest.mark.parametrize("cache", CACHES, ids=lambda cache: f"{cache.type_kv}-{cache.flash}")
+ROUNDS = [
+    *((TreeEncoding.SEQUENCES, cache) for cache in CACHES),
+    *((TreeEncoding.ANCESTORS, cache) for cache in CACHES + OTHER_CACHES),
+]
+
+
+@pytest.mark.parametrize(("encoding", "cache"), ROUNDS, indirect=["encoding"], ids=id_of)
 @pytest.mark.parametrize("kind", BRANCHING_KINDS)
 def test_many_rounds_of_trees_equal_sequential_decode(
     context_of: ContextOf, plain_of: ContextOf, kind: str, cache: CacheKind
@@ -328,7 +344,7 @@ def random_tree(rng: np.random.Generator) -> TokenTree:
     return TokenTree.from_parents(rng.integers(3, N_VOCAB, n_nodes), parents)
 
 
-@pytest.mark.parametrize("cache", CACHES, ids=lambda cache: f"{cache.type_kv}-{cache.flash}")
+@pytest.mark.parametrize("cache", CACHES, ids=id_of)
 @pytest.mark.parametrize("kind", BRANCHING_KINDS)
 def test_the_tolerance_tells_a_tree_with_another_ancestor(
     plain_of: ContextOf, kind: str, cache: CacheKind
