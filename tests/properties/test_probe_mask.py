@@ -368,6 +368,12 @@ def test_trees_in_streams_of_their_own_see_their_own_stream(
 
 SEQS = (0, 1, 2)
 
+# longer than the window, so that its end no longer sees its beginning
+bushes_and_long_chains = st.one_of(
+    token_trees(min_nodes=1, max_nodes=16),
+    st.integers(1, 20).map(lambda n_nodes: TokenTree.chain([TEXT] * n_nodes)),
+)
+
 
 @pytest.mark.parametrize(
     "context_of", [TreeEncoding.ANCESTORS], indirect=True, ids=lambda encoding: encoding.value
@@ -384,7 +390,7 @@ def test_rounds_of_unlike_trees_see_their_text_and_their_ancestors_in_any_cache(
     for _ in range(data.draw(st.integers(1, 3), "rounds")):
         batch, forests = Batch(64), {}
         for seq in data.draw(st.lists(st.sampled_from(SEQS), min_size=1, unique=True), "growing"):
-            tree = data.draw(token_trees(min_nodes=1, max_nodes=16), "tree")
+            tree = data.draw(bushes_and_long_chains, "tree")
             forests[seq] = tree.parents.tolist()
             context.add_tree(batch, seq, tree)
         run(context, lambda b=batch, seqs=list(forests): context.decode_trees(b, seqs))

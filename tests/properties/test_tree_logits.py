@@ -325,7 +325,7 @@ def test_a_pending_chain_longer_than_the_window_costs_its_text_no_cell(
     context_of: ContextOf, plain_of: ContextOf
 ) -> None:
     """Another sequence's pass must not count the text as out of the chain's window: it may be
-    rolled back to."""
+    rolled back to. (Nothing is taken here, as cells are free: a full cache is in test_tree.py.)"""
     cache = CACHES[0]
     context, plain = context_of("swa", cache), plain_of("swa", cache)
     text = list(range(40, 60))

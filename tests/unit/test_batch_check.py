@@ -104,6 +104,29 @@ def test_what_is_written_into_the_views_is_checked_too() -> None:
         check_batch(batch, Cache(), N_SEQ_IDS)
 
 
+def test_positions_of_nodes_may_fork_and_those_of_text_beside_them_may_not() -> None:
+    cache = Cache({0: (0, 4), 1: (0, 2)})
+    batch = Batch(8)
+    batch.add([1, 2, 3], [5, 6, 5], 0, parents=[-1, 0, -1])
+    batch.add([4], [3], 1)
+    check_batch(batch, cache, N_SEQ_IDS)
+    batch.positions[3] = 4
+    with pytest.raises(BatchError, match=r"sequence 1 starts at position 4 .* must go on at 3"):
+        check_batch(batch, cache, N_SEQ_IDS)
+
+
+@pytest.mark.parametrize(
+    ("token", "seq", "message"), [(-1, 0, "has id -1"), (1, 4, "sequence id 4 is out of range")]
+)
+def test_tokens_and_sequences_of_nodes_are_checked_as_those_of_text(
+    token: int, seq: int, message: str
+) -> None:
+    batch = Batch(1)
+    batch.add([token], [5], seq, parents=[-1])
+    with pytest.raises(BatchError, match=message):
+        check_batch(batch, Cache(), N_SEQ_IDS)
+
+
 def accepts(rows: list[Row], cache: Cache) -> bool:
     """The rules once more, token by token."""
     if not 1 <= len(rows) <= cache.n_batch:
