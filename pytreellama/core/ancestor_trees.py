@@ -14,9 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.core.batch import Batch
-from pytreellama.core.cache import Cache
-from pytreellama.core.native_context import NativeContext
-from pytreellama.core.pending import check_nodes, check_room, checked_path, not_pending, undecoded
+from pytreellama.core.pending import (
+    PendingBook,
+    check_nodes,
+    check_room,
+    checked_path,
+    undecoded,
+)
 from pytreellama.errors import TreeError
 from pytreellama.native import lib
 from pytreellama.tree import depths
@@ -46,31 +50,15 @@ class _PendingTree:
         return self.n_decoded < len(self.parents)
 
 
-class AncestorTrees:
+class AncestorTrees(PendingBook[_PendingTree]):
     """The ``TreeEncoder`` of ``TreeEncoding.ANCESTORS``."""
-
-    def __init__(self, native: NativeContext, cache: Cache) -> None:
-        self._native = native
-        self._cache = cache
-        self._trees: dict[int, _PendingTree] = {}
-
-    @property
-    def pending_sequences(self) -> frozenset[int]:
-        return frozenset(self._trees)
 
     @property
     def n_spare_leaves(self) -> int:
         return self._native.n_batch
 
-    def is_pending(self, seq: int) -> bool:
-        return seq in self._trees
-
-    def n_past(self, seq: int) -> int:
-        tree = self._trees.get(seq)
-        return self._cache.pos_max(seq) + 1 if tree is None else tree.n_past
-
     def place(self, batch: Batch, seq: int, tokens: Int32, parents: Int32) -> slice:
-        tree = self._trees.get(seq) or _PendingTree(self.n_past(seq))
+        tree = self._pending.get(seq) or _PendingTree(self.n_past(seq))
         if tree.is_placed:
             raise undecoded(seq)
         n_old = tree.n_decoded
@@ -80,38 +68,30 @@ class AncestorTrees:
         joined = np.concatenate([tree.parents, parents]) if n_old else parents
         positions = tree.n_past + depths(joined)[n_old:]
         where = batch.add(tokens, positions, seq, logits=True, parents=parents)
-        self._trees[seq] = _PendingTree(tree.n_past, joined, n_old)
+        self._pending[seq] = _PendingTree(tree.n_past, joined, n_old)
         return where
 
     def confirm(self, seq: int) -> None:
-        tree = self._trees[seq]
+        tree = self._pending[seq]
         tree.n_decoded = len(tree.parents)
 
     def undo(self, seq: int) -> None:
         """Nodes that failed have left no trace in the cache: only what was placed is forgotten."""
-        tree = self._trees.get(seq)
+        tree = self._pending.get(seq)
         if tree is None:
             return
         tree.parents = tree.parents[: tree.n_decoded]
         if tree.n_decoded == 0:
-            del self._trees[seq]
+            del self._pending[seq]
 
     def commit(self, seq: int, path: Sequence[int]) -> None:
-        tree = self._trees.get(seq)
-        if tree is None:
-            raise not_pending(seq)
-        if tree.is_placed:
-            raise undecoded(seq)
-        self._cache.commit(seq, checked_path(path, tree.parents))
-        del self._trees[seq]
+        self._cache.commit(seq, checked_path(path, self.decoded(seq).parents))
+        del self._pending[seq]
 
     def discard(self, seq: int) -> None:
         self.undo(seq)
-        if self._trees.pop(seq, None) is not None:
+        if self._pending.pop(seq, None) is not None:
             self._cache.discard(seq)
-
-    def forget(self) -> None:
-        self._trees.clear()
 
 
 def _check_count(seq: int, n_old: int, n_new: int) -> None:

@@ -1,16 +1,66 @@
-"""What every encoding checks before it touches the cache for a tree's nodes."""
+"""What every encoding keeps of pending nodes, and checks before it touches the cache for them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.core.batch import Batch
+from pytreellama.core.cache import Cache
+from pytreellama.core.native_context import NativeContext
 from pytreellama.errors import MemoryStateError, TreeError
 
 Int32 = NDArray[np.int32]
+
+
+class Pending(Protocol):
+    """The nodes of a sequence that are neither committed nor discarded."""
+
+    n_past: int
+
+    @property
+    def is_placed(self) -> bool:
+        """True while nodes wait in a batch."""
+        ...
+
+
+P = TypeVar("P", bound=Pending)
+
+
+class PendingBook(Generic[P]):
+    """Which sequences have pending nodes, and where their text ends meanwhile."""
+
+    def __init__(self, native: NativeContext, cache: Cache) -> None:
+        self._native = native
+        self._cache = cache
+        self._pending: dict[int, P] = {}
+
+    @property
+    def pending_sequences(self) -> frozenset[int]:
+        return frozenset(self._pending)
+
+    def is_pending(self, seq: int) -> bool:
+        return seq in self._pending
+
+    def n_past(self, seq: int) -> int:
+        pending = self._pending.get(seq)
+        return self._cache.pos_max(seq) + 1 if pending is None else pending.n_past
+
+    def decoded(self, seq: int) -> P:
+        """What is pending; ``MemoryStateError`` if that is nothing, or waits in a batch."""
+        pending = self._pending.get(seq)
+        if pending is None:
+            raise MemoryStateError(f"sequence {seq} has no pending nodes; decode a tree first")
+        if pending.is_placed:
+            raise undecoded(seq)
+        return pending
+
+    def forget(self) -> None:
+        """The whole cache was cleared."""
+        self._pending.clear()
 
 
 def check_nodes(tokens: Int32, parents: Int32, n_old: int) -> None:
@@ -54,11 +104,6 @@ def checked_path(path: Sequence[int], parents: Int32) -> list[int]:
             )
         expected = node
     return nodes
-
-
-def not_pending(seq: int) -> MemoryStateError:
-    """What to raise where a tree was expected."""
-    return MemoryStateError(f"sequence {seq} has no pending nodes; decode a tree first")
 
 
 def undecoded(seq: int) -> MemoryStateError:

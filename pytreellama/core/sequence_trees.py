@@ -17,7 +17,13 @@ from pytreellama.core.batch import Batch, SequenceSets
 from pytreellama.core.cache import Cache
 from pytreellama.core.native_context import NativeContext
 from pytreellama.core.params import MAX_SEQ_IDS
-from pytreellama.core.pending import check_nodes, check_room, checked_path, not_pending, undecoded
+from pytreellama.core.pending import (
+    PendingBook,
+    check_nodes,
+    check_room,
+    checked_path,
+    undecoded,
+)
 from pytreellama.errors import TreeError
 from pytreellama.tree import depths, leaves, sequence_sets
 
@@ -47,6 +53,10 @@ class _PendingTree:
     borrowed: list[int] = field(default_factory=list)
     growth: _Growth | None = None
 
+    @property
+    def is_placed(self) -> bool:
+        return self.growth is not None
+
     def depth(self, node: int) -> int:
         """Depth of a pending node; -1 for the end of the text."""
         depth = -1
@@ -59,41 +69,28 @@ class _PendingTree:
         return next((seq_id for seq_id, end in self.ends.items() if end == node), None)
 
 
-class SequenceTrees:
+class SequenceTrees(PendingBook[_PendingTree]):
     """The ``TreeEncoder`` of ``TreeEncoding.SEQUENCES``."""
 
     def __init__(self, native: NativeContext, cache: Cache, window_drops_cells: bool) -> None:
-        self._native = native
-        self._cache = cache
+        super().__init__(native, cache)
         self._window_drops_cells = window_drops_cells
-        self._trees: dict[int, _PendingTree] = {}
         # falling, so that the smallest is handed out first: llama.cpp's checks of a batch take
         # time that grows with the square of the largest id
         self._spare_ids = list(range(native.n_seq_ids - 1, native.n_seq_max - 1, -1))
 
     @property
-    def pending_sequences(self) -> frozenset[int]:
-        return frozenset(self._trees)
-
-    @property
     def n_spare_leaves(self) -> int:
         return len(self._spare_ids)
 
-    def is_pending(self, seq: int) -> bool:
-        return seq in self._trees
-
-    def n_past(self, seq: int) -> int:
-        tree = self._trees.get(seq)
-        return self._cache.pos_max(seq) + 1 if tree is None else tree.n_past
-
     def place(self, batch: Batch, seq: int, tokens: Int32, parents: Int32) -> slice:
-        tree = self._trees.get(seq) or _PendingTree(self.n_past(seq), {seq: -1})
+        tree = self._pending.get(seq) or _PendingTree(self.n_past(seq), {seq: -1})
         n_old = len(tree.parents)
         self._check(batch, seq, tree, tokens, parents)
         first = int(parents[0])
         seq_id = tree.end_id(first)
         is_run = seq_id is not None and _is_run(parents, n_old)
-        self._trees[seq] = tree
+        self._pending[seq] = tree
         try:
             if is_run and seq_id is not None:
                 tree.growth = _run_growth(parents, seq_id, first)
@@ -105,11 +102,11 @@ class SequenceTrees:
         except BaseException:
             self.undo(seq)
             if len(tree.parents) == 0:
-                self._trees.pop(seq, None)
+                self._pending.pop(seq, None)
             raise
 
     def confirm(self, seq: int) -> None:
-        tree = self._trees[seq]
+        tree = self._pending[seq]
         growth, tree.growth = tree.growth, None
         if growth is None:
             return
@@ -122,7 +119,7 @@ class SequenceTrees:
         tree.ends.update({seq_id: n_old + node for seq_id, node in growth.ends.items()})
 
     def undo(self, seq: int) -> None:
-        tree = self._trees.get(seq)
+        tree = self._pending.get(seq)
         if tree is None or tree.growth is None:
             return
         growth, tree.growth = tree.growth, None
@@ -132,10 +129,10 @@ class SequenceTrees:
         for seq_id, node in growth.taken.items():
             self._cache.rm(seq_id, tree.n_past + tree.depth(node) + 1, -1)
         if len(tree.parents) == 0:
-            del self._trees[seq]
+            del self._pending[seq]
 
     def commit(self, seq: int, path: Sequence[int]) -> None:
-        tree = self._decoded(seq)
+        tree = self.decoded(seq)
         nodes = checked_path(path, tree.parents)
         end = tree.n_past + len(nodes)
         chosen = int(tree.ids[nodes[-1]]) if nodes else seq
@@ -148,31 +145,23 @@ class SequenceTrees:
 
     def discard(self, seq: int) -> None:
         self.undo(seq)
-        tree = self._trees.get(seq)
+        tree = self._pending.get(seq)
         if tree is not None:
             self._cache.rm(seq, tree.n_past, -1)
             self._release(seq, tree)
 
     def forget(self) -> None:
-        for tree in self._trees.values():
+        for tree in self._pending.values():
             self._give_back(tree.borrowed)
             if tree.growth is not None:
                 self._give_back(tree.growth.borrowed)
-        self._trees.clear()
-
-    def _decoded(self, seq: int) -> _PendingTree:
-        tree = self._trees.get(seq)
-        if tree is None:
-            raise not_pending(seq)
-        if tree.growth is not None:
-            raise undecoded(seq)
-        return tree
+        super().forget()
 
     def _release(self, seq: int, tree: _PendingTree) -> None:
         for seq_id in tree.borrowed:
             self._cache.rm(seq_id)
         self._give_back(tree.borrowed)
-        del self._trees[seq]
+        del self._pending[seq]
 
     def _give_back(self, seq_ids: list[int]) -> None:
         if seq_ids:
@@ -181,7 +170,7 @@ class SequenceTrees:
     def _check(
         self, batch: Batch, seq: int, tree: _PendingTree, tokens: Int32, parents: Int32
     ) -> None:
-        if tree.growth is not None:
+        if tree.is_placed:
             raise undecoded(seq)
         n_old = len(tree.parents)
         check_nodes(tokens, parents, n_old)

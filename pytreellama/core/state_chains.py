@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pytreellama.core.batch import Batch
 from pytreellama.core.cache import Cache
 from pytreellama.core.native_context import NativeContext
-from pytreellama.core.pending import check_nodes, check_room, checked_path, not_pending, undecoded
+from pytreellama.core.pending import PendingBook, check_nodes, check_room, checked_path
 from pytreellama.errors import TreeError
 
 Int32 = NDArray[np.int32]
@@ -28,10 +28,10 @@ class _Chain:
     n_past: int
     before: bytes | None
     tokens: Int32
-    is_decoded: bool = False
+    is_placed: bool = True
 
 
-class StateChains:
+class StateChains(PendingBook[_Chain]):
     """The ``TreeEncoder`` of models with a recurrent state, whatever encoding was asked for.
 
     Args:
@@ -41,28 +41,15 @@ class StateChains:
     def __init__(
         self, native: NativeContext, cache: Cache, decode: Callable[[Batch], None]
     ) -> None:
-        self._native = native
-        self._cache = cache
+        super().__init__(native, cache)
         self._decode = decode
-        self._chains: dict[int, _Chain] = {}
-
-    @property
-    def pending_sequences(self) -> frozenset[int]:
-        return frozenset(self._chains)
 
     @property
     def n_spare_leaves(self) -> int:
         return 0
 
-    def is_pending(self, seq: int) -> bool:
-        return seq in self._chains
-
-    def n_past(self, seq: int) -> int:
-        chain = self._chains.get(seq)
-        return self._cache.pos_max(seq) + 1 if chain is None else chain.n_past
-
     def place(self, batch: Batch, seq: int, tokens: Int32, parents: Int32) -> slice:
-        pending = self._chains.get(seq)
+        pending = self._pending.get(seq)
         check_nodes(tokens, parents, n_old=0 if pending is None else len(pending.tokens))
         if pending is not None or (parents != np.arange(-1, len(parents) - 1)).any():
             raise TreeError(
@@ -72,26 +59,22 @@ class StateChains:
         n_past = self.n_past(seq)
         before = self._cache.state(seq) if n_past > 0 else None
         where = batch.add(tokens, np.arange(n_past, n_past + len(tokens)), seq, logits=True)
-        self._chains[seq] = _Chain(n_past, before, tokens)
+        self._pending[seq] = _Chain(n_past, before, tokens)
         return where
 
     def confirm(self, seq: int) -> None:
-        self._chains[seq].is_decoded = True
+        self._pending[seq].is_placed = False
 
     def undo(self, seq: int) -> None:
-        chain = self._chains.get(seq)
-        if chain is not None and not chain.is_decoded:
+        chain = self._pending.get(seq)
+        if chain is not None and chain.is_placed:
             self._restore(seq)
 
     def commit(self, seq: int, path: Sequence[int]) -> None:
-        chain = self._chains.get(seq)
-        if chain is None:
-            raise not_pending(seq)
-        if not chain.is_decoded:
-            raise undecoded(seq)
+        chain = self.decoded(seq)
         nodes = checked_path(path, np.arange(-1, len(chain.tokens) - 1, dtype=np.int32))
         if len(nodes) == len(chain.tokens):
-            del self._chains[seq]
+            del self._pending[seq]
             return
         self._restore(seq)
         if nodes:
@@ -101,14 +84,11 @@ class StateChains:
             self._decode(batch)
 
     def discard(self, seq: int) -> None:
-        if seq in self._chains:
+        if seq in self._pending:
             self._restore(seq)
 
-    def forget(self) -> None:
-        self._chains.clear()
-
     def _restore(self, seq: int) -> None:
-        chain = self._chains.pop(seq)
+        chain = self._pending.pop(seq)
         self._cache.empty(seq)
         if chain.before is not None:
             self._cache.set_state(seq, chain.before)
