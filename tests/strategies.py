@@ -73,6 +73,15 @@ def shuffled_trees(
     return tree, tree.tokens[nodes].tolist(), parents, tree.p[nodes].tolist()
 
 
+def path_to(parents: list[int], node: int) -> list[int]:
+    """The nodes from a root down to `node`; of -1, none."""
+    path: list[int] = []
+    while node >= 0:
+        path.insert(0, node)
+        node = parents[node]
+    return path
+
+
 def node_paths(tree: TokenTree) -> dict[tuple[int, ...], float | None]:
     """Each node's token path with its p: what a tree says, whatever the order of its nodes."""
     paths: dict[tuple[int, ...], float | None] = {}

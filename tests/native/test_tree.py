@@ -19,6 +19,7 @@ from pytreellama.errors import (
     TreeError,
 )
 from pytreellama.native import ffi, lib
+from strategies import path_to
 
 TEXT = [10, 20, 30, 40, 50]
 BRANCHING = TokenTree.from_paths([[5, 6, 7], [5, 8], [9]])  # nodes 5 9, 6 8, 7
@@ -225,14 +226,6 @@ def parent_deep_down(rng: np.random.Generator, parents: list[int]) -> int:
     """Mostly one of the last nodes, so that a few branches become long; sometimes any."""
     node = len(parents)
     return int(rng.integers(-1, node)) if rng.random() < 0.1 else max(-1, node - 3)
-
-
-def path_to(parents: list[int], node: int) -> list[int]:
-    path = []
-    while node >= 0:
-        path.insert(0, node)
-        node = parents[node]
-    return path
 
 
 @pytest.mark.parametrize("kind", ["rope", "learned", "alibi", "swa"])

@@ -28,7 +28,7 @@ from pytreellama.errors import (
 )
 from pytreellama.native import ffi, lib
 from pytreellama.tree import depths
-from strategies import token_trees
+from strategies import path_to, token_trees
 
 N_SEQ_MAX = 3
 N_VOCAB = 320
@@ -476,14 +476,6 @@ def native_parents(context: Context, seq: int) -> list[int]:
     n_past = context.n_past(seq)
     assert list(positions) == (n_past + depths(list(parents))).tolist()
     return list(parents)
-
-
-def path_to(parents: list[int], node: int) -> list[int]:
-    path: list[int] = []
-    while node >= 0:
-        path.insert(0, node)
-        node = parents[node]
-    return path
 
 
 @pytest.fixture(scope="module")

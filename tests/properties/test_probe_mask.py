@@ -22,7 +22,7 @@ from pytreellama.errors import TreeError
 from pytreellama.tree import sequence_sets
 from pytreellama.tree.layout import depths, dfs_order
 from pytreellama.tree.mask import ancestor_mask
-from strategies import parent_lists, token_trees
+from strategies import parent_lists, path_to, token_trees
 
 N_SWA = 8  # narrower than many trees are deep
 KINDS = ("rope", "learned", "alibi", "swa")
@@ -188,10 +188,7 @@ def run(context: Context, action: Callable[[], object]) -> None:
 
 
 def random_path(data: st.DataObject, parents: list[int]) -> list[int]:
-    path = [data.draw(st.integers(-1, len(parents) - 1), "path")]
-    while path[-1] >= 0:
-        path.append(parents[path[-1]])
-    return path[-2::-1]
+    return path_to(parents, data.draw(st.integers(-1, len(parents) - 1), "path"))
 
 
 def start_texts(data: st.DataObject, context: Context) -> list[int]:

@@ -4,6 +4,7 @@
 
 #include "ggml-backend.h"
 #include "ggml-cpp.h"
+#include "ggml-cpu.h"
 
 #include <stdexcept>
 #include <vector>
@@ -17,12 +18,6 @@ static void set_from_f32(ggml_tensor * tensor, const float * data) {
     std::vector<char> converted(ggml_nbytes(tensor));
     ggml_quantize_chunk(tensor->type, data, converted.data(), 0, ggml_nrows(tensor), tensor->ne[0], nullptr);
     ggml_backend_tensor_set(tensor, converted.data(), 0, converted.size());
-}
-
-// a function that the CPU backend has beyond the common ones
-template <typename F>
-static F cpu_function(ggml_backend_t backend, const char * name) {
-    return (F) ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(ggml_backend_get_device(backend)), name);
 }
 
 int32_t treellama_attention(const treellama_attention_params * p, const float * q, const float * k, const float * v,
@@ -72,8 +67,8 @@ int32_t treellama_attention(const treellama_attention_params * p, const float * 
             ggml_backend_tensor_set(ts, sinks, 0, ggml_nbytes(ts));
         }
 
-        cpu_function<ggml_backend_set_n_threads_t>(backend.get(), "ggml_backend_set_n_threads")(backend.get(), p->n_threads);
-        cpu_function<void (*)(ggml_backend_t, bool)>(backend.get(), "ggml_backend_cpu_set_use_ref")(backend.get(), p->use_ref);
+        treellama_cpu_function<ggml_backend_set_n_threads_t>("ggml_backend_set_n_threads")(backend.get(), p->n_threads);
+        treellama_cpu_function<decltype(ggml_backend_cpu_set_use_ref) *>("ggml_backend_cpu_set_use_ref")(backend.get(), p->use_ref);
 
         if (ggml_backend_graph_compute(backend.get(), gf) != GGML_STATUS_SUCCESS) {
             throw std::runtime_error("the CPU backend could not compute the attention");

@@ -150,15 +150,9 @@ int32_t treellama_cells(llama_context * ctx, bool swa, llama_seq_id seq_id, llam
 // context
 //
 
-template <typename F>
-static F cpu_function(const char * name) {
-    ggml_backend_dev_t device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
-    return device ? (F) ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), name) : nullptr;
-}
-
 ggml_threadpool * treellama_threadpool_new(int32_t n_threads) {
     return treellama_catch((ggml_threadpool *) nullptr, [&]() -> ggml_threadpool * {
-        const auto make = cpu_function<decltype(ggml_threadpool_new) *>("ggml_threadpool_new");
+        const auto make = treellama_cpu_function<decltype(ggml_threadpool_new) *>("ggml_threadpool_new");
 
         ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
         return make ? make(&params) : nullptr;
@@ -166,7 +160,7 @@ ggml_threadpool * treellama_threadpool_new(int32_t n_threads) {
 }
 
 void treellama_threadpool_free(ggml_threadpool * threadpool) {
-    const auto free = cpu_function<decltype(ggml_threadpool_free) *>("ggml_threadpool_free");
+    const auto free = treellama_cpu_function<decltype(ggml_threadpool_free) *>("ggml_threadpool_free");
     if (free) {
         free(threadpool);
     }

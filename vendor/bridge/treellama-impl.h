@@ -4,6 +4,8 @@
 
 #include "treellama.h"
 
+#include "ggml-backend.h"
+
 #include <exception>
 #include <string>
 
@@ -11,13 +13,20 @@ class llama_kv_cache;
 
 void treellama_set_error(const std::string & message);
 
+// a function that the CPU backend has beyond the common ones; NULL if this build has no CPU backend
+template <typename F>
+F treellama_cpu_function(const char * name) {
+    ggml_backend_dev_t device = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    return device ? (F) ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), name) : nullptr;
+}
+
 // the cache of a context (the sliding-window one if swa); NULL if its memory has none
 llama_kv_cache * treellama_find_cache(const llama_context * ctx, bool swa);
 
 // false, and a line in the log, if a sequence of the batch has pending nodes
 bool treellama_is_text(const llama_context * ctx, const llama_batch & batch);
 
-// llama_decode, once the positions are known to exist
+// llama_decode, or -1 if the model has no such positions
 int32_t treellama_decode_checked(llama_context * ctx, const llama_batch & batch);
 
 // while one lives, an assertion of llama.cpp that fails on this thread throws instead of ending the process

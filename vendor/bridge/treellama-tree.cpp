@@ -19,13 +19,14 @@ llama_kv_cache * treellama_find_cache(const llama_context * ctx, bool swa) {
     return swa ? nullptr : dynamic_cast<llama_kv_cache *>(memory);
 }
 
-// the caches that hold nodes: one, or two if the model has sliding windows, or none
+static_assert(TREELLAMA_N_NODES_MAX == llama_kv_trees::n_nodes_max, "what users are told must be what is checked");
+
+// the caches that hold the nodes of a context's trees: one, or two if the model has sliding windows
 static std::vector<llama_kv_cache *> tree_caches(const llama_context * ctx) {
     std::vector<llama_kv_cache *> res;
 
     for (const bool swa : { false, true }) {
-        auto * cache = treellama_find_cache(ctx, swa);
-        if (cache && cache->can_hold_trees()) {
+        if (auto * cache = treellama_find_cache(ctx, swa)) {
             res.push_back(cache);
         }
     }
@@ -34,8 +35,8 @@ static std::vector<llama_kv_cache *> tree_caches(const llama_context * ctx) {
 }
 
 static llama_kv_trees * find_trees(const llama_context * ctx) {
-    const auto caches = tree_caches(ctx);
-    return caches.empty() ? nullptr : caches[0]->get_trees().get();
+    const auto * cache = treellama_find_cache(ctx, false);
+    return cache && cache->can_hold_trees() ? cache->get_trees().get() : nullptr;
 }
 
 bool treellama_tree_supported(const llama_context * ctx) {
