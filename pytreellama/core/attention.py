@@ -23,6 +23,8 @@ Float32 = NDArray[np.float32]
 N_BLOCK = 64
 """Positions in which the kernel's running maximum stays the same."""
 
+MAX_POSITION = 2**31 - 1
+
 _N_HEAD = 5  # numbers that describe a group
 
 
@@ -32,7 +34,7 @@ class CellGroup:
 
     Attributes:
         queries: which, int32, shape (n_queries,).
-        cells: which, int32, shape (n_cells,), in the order of their positions.
+        cells: which, each once, int32, shape (n_cells,), in the order of their positions.
         positions: int32, shape (n_cells,), never falling. They may repeat, as those of siblings in
             a tree do; a query may see one cell of each position.
     """
@@ -42,8 +44,12 @@ class CellGroup:
     positions: Int32
 
     def __post_init__(self) -> None:
+        if any(np.ndim(array) != 1 for array in (self.queries, self.cells, self.positions)):
+            raise BatchError("queries, cells and positions of a group are lists")
         if len(self.cells) != len(self.positions) or (np.diff(self.positions) < 0).any():
             raise BatchError("give one position for each cell, and the cells in their order")
+        if len(np.unique(self.cells)) != len(self.cells):
+            raise BatchError("a cell is in the list of a group twice; name each once")
 
 
 def cell_order(groups: Sequence[CellGroup]) -> Int32:
@@ -145,10 +151,12 @@ def _check(
     groups: Sequence[CellGroup] | None,
     sinks: Float32 | None,
 ) -> None:
-    if not (q.ndim == k.ndim == v.ndim == 3 and mask.shape == (len(q), len(k)) and q.size):
+    fits = q.ndim == k.ndim == v.ndim == 3 and mask.shape == (len(q), len(k))
+    if not (fits and q.size and k.size and v.size):
         raise BatchError(
             f"q {q.shape}, k {k.shape}, v {v.shape} and mask {mask.shape} make no attention; give "
-            "(queries, heads, channels), twice (cells, heads, channels), and (queries, cells)"
+            "(queries, heads, channels), twice (cells, heads, channels), and (queries, cells), "
+            "none of them empty"
         )
     if k.shape[:2] != v.shape[:2] or k.shape[2] != q.shape[2] or q.shape[1] % k.shape[1]:
         raise BatchError(f"heads or channels of q {q.shape}, k {k.shape}, v {v.shape} do not fit")
@@ -160,6 +168,10 @@ def _check(
     if sorted(queries.tolist()) != list(range(len(q))):
         raise BatchError("each query must be in exactly one group")
     for group in groups:
-        cells = group.cells
-        if len(cells) and (cells.min() < 0 or cells.max() >= len(k) or group.positions[0] < 0):
-            raise BatchError(f"cells must be from 0 to {len(k) - 1}, at positions from 0")
+        cells, positions = group.cells, group.positions
+        if len(cells) == 0:
+            continue
+        if cells.min() < 0 or cells.max() >= len(k):
+            raise BatchError(f"cells must be from 0 to {len(k) - 1}")
+        if positions[0] < 0 or positions[-1] > MAX_POSITION:
+            raise BatchError(f"positions must be from 0 to {MAX_POSITION}")

@@ -187,6 +187,11 @@ def trees_on_text(draw: st.DrawFn, max_nodes: int, max_past: int) -> tuple[Input
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     n_past = draw(st.integers(0, max_past))
     parents = draw(parent_lists(min_nodes=1, max_nodes=max_nodes))
+    return tree_on_text(rng, n_past, parents), parents
+
+
+def tree_on_text(rng: np.random.Generator, n_past: int, parents: list[int]) -> Inputs:
+    """The nodes of a tree, in any cells."""
     n_nodes, n_cells = len(parents), n_past + len(parents) + 5
     cells = rng.permutation(n_cells)[: n_past + n_nodes].astype(np.int32)
     depth, mask = [], np.full((n_nodes, n_cells), -np.inf, np.float32)
@@ -200,7 +205,7 @@ def trees_on_text(draw: st.DrawFn, max_nodes: int, max_past: int) -> tuple[Input
     group = CellGroup(np.arange(n_nodes, dtype=np.int32), cells[order], positions[order])
     q = rng.normal(size=(n_nodes, 6, 64)).astype(np.float32)
     k, v = (rng.normal(size=(n_cells, 2, 64)).astype(np.float32) for _ in range(2))
-    return Inputs(q, k, v, mask, [group], {"type_k": "f16", "type_v": "f16"}), parents
+    return Inputs(q, k, v, mask, [group], {"type_k": "f16", "type_v": "f16"})
 
 
 @given(trees_on_text(max_nodes=40, max_past=700), st.data())
@@ -215,11 +220,8 @@ def test_a_node_of_a_tree_gets_the_bits_of_its_path_alone(
     assert same_bits(alone[0], together[node])
 
 
-@pytest.mark.parametrize("n_siblings", [65, 300, 1000])
-@pytest.mark.parametrize("n_past", [0, 63, 700])
-def test_hundreds_of_siblings_at_one_position_are_nothing_to_each_other(
-    n_siblings: int, n_past: int
-) -> None:
+def siblings_on_text(n_past: int, n_siblings: int, kind: str) -> Inputs:
+    """Alternatives for one next token, each seen by itself alone."""
     rng = np.random.default_rng(n_siblings + n_past)
     n_cells = n_past + n_siblings
     mask = np.full((n_siblings, n_cells), -np.inf, np.float32)
@@ -231,12 +233,66 @@ def test_hundreds_of_siblings_at_one_position_are_nothing_to_each_other(
     )
     q = rng.normal(size=(n_siblings, 3, 32)).astype(np.float32)
     k, v = (rng.normal(size=(n_cells, 1, 32)).astype(np.float32) for _ in range(2))
-    options = {"max_bias": 0.0, "softcap": 0.0, "sinks": None, "type_k": "f32", "type_v": "f32"}
-    siblings = Inputs(q, k, v, mask, [group], options)
+    options = {"max_bias": 0.0, "softcap": 0.0, "sinks": None, "type_k": kind, "type_v": kind}
+    return Inputs(q, k, v, mask, [group], options)
+
+
+@pytest.mark.parametrize("n_past", [0, 3, 40])
+@pytest.mark.parametrize("n_siblings", [64, 70, 130])
+def test_a_branch_below_many_siblings_keeps_the_places_of_its_positions(
+    n_siblings: int, n_past: int
+) -> None:
+    """Its positions count up, but stand elsewhere in the vectors than without the siblings."""
+    rng = np.random.default_rng(n_siblings)
+    parents = [-1] * n_siblings + list(range(n_siblings - 1, n_siblings + 19))
+    tree = tree_on_text(rng, n_past, parents)
+    together = tree.run(n_threads=2)
+    for node in range(n_siblings - 1, len(parents)):
+        assert same_bits(only(tree, node, tree.groups[0], rng).run()[0], together[node])
+
+
+@pytest.mark.parametrize("n_siblings", [65, 300, 1000])
+@pytest.mark.parametrize("n_past", [0, 63, 700])
+def test_hundreds_of_siblings_at_one_position_are_nothing_to_each_other(
+    n_siblings: int, n_past: int
+) -> None:
+    rng = np.random.default_rng(n_siblings + n_past)
+    siblings = siblings_on_text(n_past, n_siblings, "f32")
     together = siblings.run(n_threads=2)
     assert relative_error(together, exact_attention(siblings)) <= TOLERANCE
     for node in (0, n_siblings // 2, n_siblings - 1):
-        assert same_bits(only(siblings, node, group, rng).run()[0], together[node])
+        assert same_bits(only(siblings, node, siblings.groups[0], rng).run()[0], together[node])
+
+
+@pytest.mark.parametrize("n_siblings", [2, 40, 300])
+@pytest.mark.parametrize("kind", ["f32", "f16"])
+@pytest.mark.parametrize("which", ["k", "v"])
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e30])
+def test_infinities_of_a_sibling_reach_nobody_else(
+    value: float, which: str, kind: str, n_siblings: int
+) -> None:
+    """F16 ends at 65504, and nothing times an infinity is no number."""
+    siblings = siblings_on_text(100, n_siblings, kind)
+    ill = n_siblings // 2
+    inputs_of_ill = {"k": siblings.k.copy(), "v": siblings.v.copy()}
+    inputs_of_ill[which][100 + ill, :, ::2] = value
+    with np.errstate(over="ignore"):
+        together = replace(siblings, **inputs_of_ill).run(n_threads=2)
+    well = np.arange(n_siblings) != ill
+    assert same_bits(together[well], siblings.run()[well])
+    assert not same_bits(together[ill], siblings.run()[ill])
+
+
+def test_what_is_no_number_hides_no_score() -> None:
+    """x86 forgets the first of two numbers if one is none, Arm both. All that the one query sees
+    is cell 5, in the same place of a vector as cell 21 behind it, and 37 behind that."""
+    siblings = siblings_on_text(0, 80, "f32")
+    group = replace(siblings.groups[0], queries=np.zeros(1, np.int32))
+    alone = replace(siblings, q=siblings.q[5:6], mask=siblings.mask[5:6], groups=[group])
+    expected = alone.run()
+    alone.k[21] = np.nan
+    assert expected.any()
+    assert same_bits(alone.run(), expected)
 
 
 def long_text(n_queries: int, n_cells: int) -> Inputs:
@@ -283,10 +339,16 @@ def test_what_does_not_fit_is_refused() -> None:
         lambda: replace(given, groups=[replace(group, cells=group.cells + 1)]).run(),
         lambda: replace(given, mask=given.mask[:1]).run(),
         lambda: replace(given, k=given.k[:, :2]).run(),
+        lambda: replace(given, v=given.v[:, :, :0]).run(),
+        lambda: replace(given, k=given.k[:0], v=given.v[:0], mask=given.mask[:, :0]).run(),
+        lambda: replace(given, groups=[replace(group, positions=group.positions - 1)]).run(),
+        lambda: replace(given, groups=[replace(group, positions=group.positions * 2.0**31)]).run(),
         lambda: given.run(type_k="q6_k"),
         lambda: given.run(sinks=np.zeros(5)),
         lambda: CellGroup(group.queries, group.cells, group.positions[::-1]),
         lambda: CellGroup(group.queries, group.cells, group.positions[1:]),
+        lambda: CellGroup(group.queries, group.cells * 0, group.positions),
+        lambda: CellGroup(group.queries[:, None], group.cells, group.positions),
     ):
         with pytest.raises(BatchError):
             wrong()
