@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import psutil
-from report import Figure, Spread, publish, tool
+from report import Figure, Spread, note, publish, tool
 
 from pytreellama import Context, Engine, Model, TokenTree
 from pytreellama.core.params import default_n_threads
@@ -93,10 +93,6 @@ def main() -> None:
         model=str(path.name),
         threads=options.threads,
     )
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def speed(model: Model, n_threads: int, n_repeats: int) -> tuple[list[float], list[float]]:

@@ -25,10 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from report import Figure, Spread, publish, tool
+from models import requantised
+from report import Figure, Spread, note, publish, tool
 from stock import stock_tool
 
-from pytreellama import Batch, Context, Model, TokenTree, TreeEncoding, quantize
+from pytreellama import Batch, Context, Model, TokenTree, TreeEncoding
+from pytreellama.core.default_model import default_model_path
 from pytreellama.core.params import default_n_threads
 
 CONTEXTS = (256, 1024, 4096, 8192)
@@ -57,7 +59,7 @@ def main() -> None:
     figures: list[Figure] = []
     curves: dict[str, dict[str, Any]] = {}
     for file_type in options.types:
-        path = requantised(file_type)
+        path = requantised(default_model_path(), file_type)
         with worker("stock", path, options) as stock, worker("ours", path, options) as ours:
             sides = {"stock": stock, "ours": ours}
             curve = measure_curve(sides, options)
@@ -74,19 +76,6 @@ def main() -> None:
     if options.plot:
         draw(curves, options)
     publish("tree attention", rows, figures, options.json, threads=options.threads)
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def requantised(file_type: str) -> Path:
-    with Model.default() as model:
-        path = model.path.with_name(f"{model.path.stem}.bench-{file_type}.gguf")
-        if not path.exists():
-            note(f"requantising to {file_type}")
-            quantize(model.path, path, file_type)
-        return path
 
 
 #
