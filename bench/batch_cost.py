@@ -101,10 +101,12 @@ def parse_options() -> argparse.Namespace:
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     output.add_argument("--markdown", action="store_true", help="the table of costs for the docs")
-    parser.add_argument("--types", nargs="+", type=str.upper, choices=FILE_TYPES, default=TYPES)
+    parser.add_argument(
+        "--types", nargs="+", type=str.upper, choices=FILE_TYPES, default=TYPES, metavar="T"
+    )
     parser.add_argument("--large", action="store_true", help="a random model of 1B parameters, too")
     parser.add_argument("--model", type=Path, help="a GGUF file instead of the default model")
-    parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS, help="sizes of passes")
+    parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS, metavar="N")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--stock-attention", action="store_true", help="let ours attend as stock")
     parser.add_argument("--threads", type=int, default=default_n_threads())
@@ -166,6 +168,7 @@ def batched_bench(
         "-b": PREFILL,
         "-ub": PREFILL,
         "--output-format": "jsonl",
+        "-lv": 1,  # errors, no warnings
     }
     command = [str(tool), "-no-kvu", "-pps", *(str(w) for pair in words.items() for w in pair)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

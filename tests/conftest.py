@@ -67,12 +67,3 @@ def default_model() -> Iterator[Model]:
 
     with Model.default() as model:
         yield model
-
-
-@pytest.fixture(scope="session")
-def default_model_f16(default_model: Model, model_directory: Path) -> Iterator[Model]:
-    """The default model requantised to F16, on which kernels differ least."""
-    from pytreellama import Model, quantize
-
-    with Model(quantize(default_model.path, model_directory / "f16.gguf", "F16")) as model:
-        yield model

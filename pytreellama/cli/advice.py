@@ -34,7 +34,7 @@ class Facts:
         file_type: the quantisation, as llama.cpp names it.
         can_branch: can the model evaluate trees?
         weight_buffers: MiB of weights in each kind of buffer; empty if unknown.
-        repacked_types: quantisations that are rearranged for batches on this CPU.
+        batched_types: quantisations that this CPU multiplies with a few columns at once.
         speed: the speed check, unless it was left out.
     """
 
@@ -51,7 +51,7 @@ class Facts:
     file_type: str
     can_branch: bool
     weight_buffers: dict[str, float] = field(default_factory=dict)
-    repacked_types: tuple[str, ...] = ()
+    batched_types: tuple[str, ...] = ()
     speed: SpeedCheck | None = None
 
 
@@ -156,20 +156,20 @@ def _gain(speed: SpeedCheck, acceptance: float) -> str:
 
 
 def _batches(facts: Facts) -> Iterator[str]:
-    """Dear batches whose reason is that the weights lie as they are in the file."""
+    """Dear batches whose reason is the type of the weights."""
     speed = facts.speed
     if speed is None or 4 not in speed.median_s or speed.cost(4) < _DEAR_BATCH:
         return
-    cost = f"A pass over 4 nodes costs {speed.cost(4):.1f} times a pass over one"
     if not facts.weight_buffers or not _is_all_on_cpu(facts.weight_buffers):
         return
-    rearranged = [name for name in facts.weight_buffers if name in _REARRANGED]
-    if rearranged:
-        yield f"{cost}, although the weights are rearranged for batches ({', '.join(rearranged)})."
-    elif facts.repacked_types:
+    cost = f"A pass over 4 nodes costs {speed.cost(4):.1f} times a pass over one"
+    if facts.file_type.removeprefix("all ").startswith(facts.batched_types):
+        yield f"{cost}, although weights of type {facts.file_type} are multiplied with all at once."
+    elif facts.batched_types:
+        better = ", ".join(name for name in facts.batched_types if "Q" in name)
         yield (
-            f"{cost}. Weights of type {facts.file_type} are not rearranged for batches on this "
-            f"CPU; {', '.join(facts.repacked_types)} are: requantise to one of them with "
+            f"{cost}. Weights of type {facts.file_type} are multiplied with one after the other on "
+            f"this CPU; {better} are not: requantise to one of them with "
             "pytreellama.quantize and run this check on the result."
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -134,7 +134,7 @@ def _model_facts(model: Model) -> Report:
 
 def _advice(report: Report) -> list[str]:
     from pytreellama.cli.advice import Facts, advise
-    from pytreellama.core.system import repacked_types
+    from pytreellama.core.system import batched_types
 
     build, machine, model = report["build"], report["machine"], report["model"]
     return advise(
@@ -152,7 +152,7 @@ def _advice(report: Report) -> list[str]:
             file_type=model["file_type"],
             can_branch=model["can_branch"],
             weight_buffers=model["weight_buffers"],
-            repacked_types=repacked_types(report["cpu_features"]),
+            batched_types=batched_types(report["cpu_features"]),
             speed=report.get("_check"),
         )
     )
@@ -175,7 +175,7 @@ def _print(console: Console, report: Report) -> None:
             f"{check.n_past} tokens in the cache"
         )
     if report["model"]:
-        console.print(exactness_text(check), markup=False, soft_wrap=True)
+        console.print(exactness_text(check, report["cpu_features"]), markup=False, soft_wrap=True)
     if report["advice"]:
         console.print("\nWhat follows from that:", style="bold")
     for text in report["advice"]:
@@ -267,19 +267,29 @@ def _break_even_text(check: SpeedCheck, n_nodes: int) -> str:
     return "never" if share is None else f"{share:.0%} of the time"
 
 
-def exactness_text(check: SpeedCheck | None) -> str:
+def exactness_text(check: SpeedCheck | None, features: Collection[str]) -> str:
     """What speculative text has to do with plain text, measured where it was."""
+    from pytreellama.core.system import has_invariant_products
+
     general = "Speculative text is drawn by the model's own sampler from the model's own logits"
+    products = (
+        "On this CPU matrix products and flash attention give the same bits at every width, for "
+        "every type of weights; on GPUs they do not (docs/exactness.md)."
+        if has_invariant_products(features)
+        else "Here matrix products depend on the width of a pass (docs/exactness.md)."
+    )
     if check is None or not check.n_compared:
-        return f"Exactness: {general}; in bits, see docs/exactness.md (not measured here)."
+        return f"Exactness: {general}. {products}"
     what = (
         f"the logits of {check.n_compared} tokens after {check.n_past}, in one pass and one by one"
     )
     if check.logit_difference == 0.0:
-        return f"Exactness: {general}. In this check, {what}, were the same bits."
+        return (
+            f"Exactness: {general}. {products} In this check, {what}, were the same bits: greedy "
+            "text is plain text, byte for byte."
+        )
     return (
-        f"Exactness: {general}. In this check, {what}, differed by up to "
+        f"Exactness: {general}. {products} In this check, {what}, differed by up to "
         f"{check.logit_difference:.2g}: greedy text equals plain text except where the two "
-        "likeliest tokens are about as close. Flash attention on a CPU gives the same bits at "
-        "every width; matrix products do not yet."
+        "likeliest tokens are about as close."
     )

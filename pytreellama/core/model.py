@@ -31,7 +31,8 @@ class Model(Closing):
         mmap: map the file instead of reading it (pages are then shared between processes).
         mlock: keep the weights from being swapped out.
         check_tensors: look at every weight for NaN and infinity (slow).
-        repack: let the backend rearrange weights for speed (takes memory of its own).
+        repack: let the backend rearrange weights for speed (takes memory of its own, and changes no
+            bit where products are the same at any width; see docs/exactness.md).
         vocab_only: load the vocabulary alone; such a model makes no contexts.
         progress: called with a share from 0.0 to 1.0 while loading; what it raises ends the load.
 

@@ -17,15 +17,16 @@ from pytreellama.native import build_info, ffi, lib
 
 __all__ = [
     "Device",
+    "batched_types",
     "build_info",
     "cpu_features",
     "cpu_quota",
     "devices",
     "gpu_traces",
+    "has_invariant_products",
     "llama_version",
     "machine_facts",
     "native_log",
-    "repacked_types",
     "weight_buffers",
 ]
 
@@ -40,7 +41,13 @@ _KINDS: dict[int, DeviceKind] = {
 
 _BUFFER_LINE = re.compile(r"load_tensors:\s+(\S+) model buffer size =\s+([0-9.]+) MiB")
 
-# GGUF's names of the types whose weights ggml-cpu rearranges where the CPU has the feature:
+# GGUF's names of the types that are unpacked once for all columns: ggml-cpu/invariant/panel.h
+_INVARIANT = (
+    *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "IQ4_XS", "MXFP4"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "F16", "BF16", "F32"),
+)
+
+# those whose weights stock ggml-cpu rearranges where the CPU has the feature:
 # ggml/src/ggml-cpu/repack.cpp and amx/common.h at the pinned commit
 _REPACKED_WITH = {
     "AMX_INT8": ("Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"),
@@ -95,10 +102,17 @@ def _enabled(system_info: str) -> tuple[str, ...]:
     return tuple(name.strip() for name, _, value in parts if value.strip() not in ("", "0"))
 
 
-def repacked_types(features: Iterable[str]) -> tuple[str, ...]:
-    """Quantisations that are rearranged for batches on a CPU with these features."""
-    types = {name for feature in features for name in _REPACKED_WITH.get(feature, ())}
-    return tuple(sorted(types))
+def has_invariant_products(features: Iterable[str]) -> bool:
+    """Are the CPU's matrix products the same bits at any width? See docs/exactness.md."""
+    return "INVARIANT" in features
+
+
+def batched_types(features: Iterable[str]) -> tuple[str, ...]:
+    """Types of weights that a CPU with these features multiplies with a few columns at once."""
+    features = tuple(features)
+    if has_invariant_products(features):
+        return tuple(sorted(_INVARIANT))
+    return tuple(sorted({t for name in features for t in _REPACKED_WITH.get(name, ())}))
 
 
 @contextmanager

@@ -41,7 +41,7 @@ WELL = Facts(
     file_type="Q4_1",
     can_branch=True,
     weight_buffers={"CPU_Mapped": 4096.0},
-    repacked_types=("Q4_0",),
+    batched_types=("F16", "Q4_0"),
     speed=CHEAP,
 )
 
@@ -129,13 +129,14 @@ def test_a_busy_machine_is_told() -> None:
     assert "load" not in findings(load=0.5) and "load" not in findings(load=None)
 
 
-def test_dear_batches_are_blamed_on_the_type_only_where_weights_were_not_rearranged() -> None:
+def test_dear_batches_are_blamed_on_the_type_only_if_others_are_multiplied_at_once() -> None:
     dear = check(1, 1.8, 2.5)
-    assert "Q4_0 are: requantise" in findings(speed=dear)
+    assert "; Q4_0 are not: requantise" in findings(speed=dear)
     assert "requantise" not in findings(speed=CHEAP)
-    rearranged = findings(speed=dear, weight_buffers={"CPU_REPACK": 4000.0, "CPU_Mapped": 96.0})
-    assert "although the weights are rearranged for batches (CPU_REPACK)" in rearranged
+    for file_type in ("Q4_0", "F16", "all F16"):
+        assert "although weights of type" in findings(speed=dear, file_type=file_type)
     assert "times a pass over one" not in findings(speed=dear, weight_buffers={})
+    assert "times a pass over one" not in findings(speed=dear, batched_types=())
 
 
 def test_wide_weights_are_told_with_the_measured_rate() -> None:

@@ -29,10 +29,11 @@ def test_weight_buffers_are_read_from_the_log() -> None:
     assert system.weight_buffers(log) == {"AMX": 95.34, "CPU_Mapped": 92.10}
 
 
-def test_types_are_rearranged_where_the_cpu_has_the_feature() -> None:
-    assert "Q4_1" in system.repacked_types(["AMX_INT8"])
-    assert "Q4_1" not in system.repacked_types(["AVX2"])
-    assert system.repacked_types([]) == ()
+def test_types_are_multiplied_at_once_where_the_cpu_has_the_feature() -> None:
+    assert "Q4_1" in system.batched_types(["AMX_INT8"])
+    assert "Q4_1" not in system.batched_types(["AVX2"])
+    assert "Q4_1" in system.batched_types(["AVX2", "INVARIANT"])
+    assert system.batched_types([]) == ()
 
 
 def test_the_log_is_collected_while_asked_for_and_left_as_it_was() -> None:
