@@ -81,6 +81,9 @@ int32_t treellama_matmul(const treellama_matmul_params * p, const void * w, cons
         }
         ggml_backend_buffer_set_usage(buffer_w.get(), GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
 
+        // NaN, so that whoever adds to what was in the result before shows
+        ggml_backend_buffer_clear(buffer.get(), 0xFF);
+
         ggml_backend_tensor_set(tw, w, 0, ggml_nbytes(tw));
         ggml_backend_tensor_set(tx, x, 0, ggml_nbytes(tx));
         if (ti) {
