@@ -13,6 +13,9 @@ CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"
 # llama.cpp's LLAMA_MAX_SEQ
 MAX_SEQ_IDS = 256
 
+# ggml's GGML_MAX_N_THREADS
+MAX_THREADS = 512
+
 _MAX_N_CTX = 2**31 - 1
 
 
@@ -81,7 +84,8 @@ class ContextParams:
             )
         for name in ("n_threads", "n_threads_batch"):
             value = getattr(self, name)
-            _require(value is None or 1 <= value <= 512, name, value, "None or 1 to 512")
+            allowed = f"None or 1 to {MAX_THREADS}"
+            _require(value is None or 1 <= value <= MAX_THREADS, name, value, allowed)
         for name in ("type_k", "type_v"):
             _require(
                 getattr(self, name) in CACHE_TYPES,

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pytreellama.core.native_context import ggml_type
+from pytreellama.core.params import MAX_THREADS
 from pytreellama.errors import BatchError, DecodeError
 from pytreellama.native import ffi, last_error, lib
 
@@ -25,8 +26,6 @@ WeightType = Literal[
 # fmt: on
 
 WEIGHT_TYPES: tuple[WeightType, ...] = get_args(WeightType)
-
-MAX_THREADS = 512
 
 
 def encode_weights(values: Float32, type_w: WeightType) -> Bytes:

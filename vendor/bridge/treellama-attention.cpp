@@ -4,9 +4,8 @@
 
 #include "ggml-backend.h"
 #include "ggml-cpp.h"
-#include "ggml-cpu.h"
 
-#include <stdexcept>
+#include <new>
 #include <vector>
 
 static void set_from_f32(ggml_tensor * tensor, const float * data) {
@@ -23,10 +22,7 @@ static void set_from_f32(ggml_tensor * tensor, const float * data) {
 int32_t treellama_attention(const treellama_attention_params * p, const float * q, const float * k, const float * v,
         const float * mask, const int32_t * order, const float * sinks, float * out) {
     return treellama_catch(TREELLAMA_EXCEPTION, [&] {
-        ggml_backend_ptr backend { ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr) };
-        if (!backend) {
-            throw std::runtime_error("this build has no CPU backend");
-        }
+        ggml_backend_ptr backend { treellama_cpu_backend() };
 
         ggml_context_ptr ctx { ggml_init({ 32*ggml_tensor_overhead() + ggml_graph_overhead(), nullptr, true }) };
 
@@ -67,12 +63,7 @@ int32_t treellama_attention(const treellama_attention_params * p, const float * 
             ggml_backend_tensor_set(ts, sinks, 0, ggml_nbytes(ts));
         }
 
-        treellama_cpu_function<ggml_backend_set_n_threads_t>("ggml_backend_set_n_threads")(backend.get(), p->n_threads);
-        treellama_cpu_function<decltype(ggml_backend_cpu_set_use_ref) *>("ggml_backend_cpu_set_use_ref")(backend.get(), p->use_ref);
-
-        if (ggml_backend_graph_compute(backend.get(), gf) != GGML_STATUS_SUCCESS) {
-            throw std::runtime_error("the CPU backend could not compute the attention");
-        }
+        treellama_compute(backend.get(), gf, p->n_threads, p->use_ref, "the attention");
         ggml_backend_tensor_get(res, out, 0, ggml_nbytes(res));
 
         return 0;

@@ -20,6 +20,10 @@ F treellama_cpu_function(const char * name) {
     return device ? (F) ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), name) : nullptr;
 }
 
+// one op by itself on the CPU; both throw std::runtime_error
+ggml_backend_t treellama_cpu_backend();
+void treellama_compute(ggml_backend_t backend, ggml_cgraph * gf, int32_t n_threads, bool use_ref, const char * what);
+
 // the cache of a context (the sliding-window one if swa); NULL if its memory has none
 llama_kv_cache * treellama_find_cache(const llama_context * ctx, bool swa);
 

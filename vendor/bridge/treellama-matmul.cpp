@@ -4,7 +4,6 @@
 
 #include "ggml-backend.h"
 #include "ggml-cpp.h"
-#include "ggml-cpu.h"
 
 #include <cstring>
 #include <new>
@@ -51,10 +50,7 @@ static ggml_backend_buffer_type_t weight_buffer_type(ggml_backend_dev_t device, 
 
 int32_t treellama_matmul(const treellama_matmul_params * p, const void * w, const float * x, const int32_t * ids, float * out) {
     return treellama_catch(TREELLAMA_EXCEPTION, [&] {
-        ggml_backend_ptr backend { ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr) };
-        if (!backend) {
-            throw std::runtime_error("this build has no CPU backend");
-        }
+        ggml_backend_ptr backend { treellama_cpu_backend() };
 
         // weights have a buffer of their own, as a model's do
         ggml_context_ptr ctx_w { ggml_init({ ggml_tensor_overhead(), nullptr, true }) };
@@ -90,12 +86,7 @@ int32_t treellama_matmul(const treellama_matmul_params * p, const void * w, cons
             ggml_backend_tensor_set(ti, ids, 0, ggml_nbytes(ti));
         }
 
-        treellama_cpu_function<ggml_backend_set_n_threads_t>("ggml_backend_set_n_threads")(backend.get(), p->n_threads);
-        treellama_cpu_function<decltype(ggml_backend_cpu_set_use_ref) *>("ggml_backend_cpu_set_use_ref")(backend.get(), p->use_ref);
-
-        if (ggml_backend_graph_compute(backend.get(), gf) != GGML_STATUS_SUCCESS) {
-            throw std::runtime_error("the CPU backend could not compute the product");
-        }
+        treellama_compute(backend.get(), gf, p->n_threads, p->use_ref, "the product");
         ggml_backend_tensor_get(res, out, 0, ggml_nbytes(res));
 
         return 0;
