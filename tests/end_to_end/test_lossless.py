@@ -7,19 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from exactness import needs_exact
 from prompts import load_prompts
 from pytreellama import Engine, Model, draft, quantize
-from pytreellama.core.system import cpu_features, has_invariant_products
 
 N_TOKENS = 64
 PROMPTS = [prompt["messages"] for prompt in load_prompts()]
 WIDE = draft.Suffix(min_p=0.02)
-
-exact = pytest.mark.skipif(
-    not has_invariant_products(cpu_features()),
-    reason="products depend on the width here: needs AVX2 or Arm's dot products, without "
-    "GGML_CPU_INVARIANT=0",
-)
 
 ModelOf = Callable[[str], Model]
 
@@ -57,7 +51,7 @@ def plain_texts(default_model_as: ModelOf) -> Callable[[str], list[tuple[int, ..
     return get
 
 
-@exact
+@needs_exact
 @pytest.mark.parametrize("file_type", ["Q4_1", "Q8_0", "Q4_K_M", "F16"])
 @pytest.mark.parametrize("drafter", ["suffix", WIDE], ids=["suffix", "wide"])
 def test_greedy_speculative_text_is_plain_text(
@@ -86,7 +80,7 @@ def test_the_same_seed_gives_the_same_sampled_text_twice(
     assert another.tokens != one.tokens
 
 
-@exact
+@needs_exact
 def test_several_prompts_in_one_loop_answer_as_they_do_alone(
     default_model: Model, plain_texts: Callable[[str], list[tuple[int, ...]]]
 ) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from exactness import needs_exact
 from prompts import load_prompts
 from pytreellama import Batch, Context, Model, quantize
-from pytreellama.core.system import cpu_features, has_invariant_products
+from pytreellama.core.system import cpu_features
 
 TESTS = Path(__file__).parents[1]
 N_TOKENS = 400
@@ -35,9 +36,7 @@ def perplexity(model: Model) -> float:
     return math.exp(-float(logp[np.arange(len(logp)), tokens[1:]].mean()))
 
 
-@pytest.mark.skipif(
-    not has_invariant_products(cpu_features()), reason="this CPU has stock's products"
-)
+@needs_exact
 @pytest.mark.parametrize(("file_type", "tolerance"), [("F16", 1e-3), ("Q4_1", 1e-2)])
 def test_perplexity_is_stocks(
     default_model: Model, model_directory: Path, file_type: str, tolerance: float

@@ -1,6 +1,6 @@
 """Layout changes no bit: plain steps give the same logits wherever a sequence's cells stand.
 
-The widths of passes are the same on both sides here, since products still depend on them.
+The widths of passes are the same on both sides here, since on some CPUs products depend on them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exactness import logits_of_plain_steps
 from pytreellama import Context, Model, TokenTree
 from strategies import token_trees
 
@@ -47,14 +48,6 @@ def context_of(tiny_model: Callable[..., Model]) -> Iterator[ContextOf]:
     yield get
     for context in made.values():
         context.close()
-
-
-def logits_of_plain_steps(context: Context, seq: int, text: list[int]) -> np.ndarray:
-    rows = []
-    for token in text:
-        context.decode_one(seq, token)
-        rows.append(context.logits[0])
-    return np.array(rows)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,20 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from exactness import logits_of_plain_steps, needs_exact
 from pytreellama import Batch, Context, Model, quantize
 from pytreellama.core.quantize import FILE_TYPES
-from pytreellama.core.system import cpu_features, has_invariant_products
 from strategies import token_trees
 
 N_VOCAB = 320
 N_CTX = 1024
 MAX_WIDTH = 256
 
-pytestmark = pytest.mark.skipif(
-    not has_invariant_products(cpu_features()),
-    reason="products depend on the width here: needs AVX2 or Arm's dot products, without "
-    "GGML_CPU_INVARIANT=0",
-)
+pytestmark = needs_exact
 
 ModelOf = Callable[..., Model]
 ContextOf = Callable[..., Context]
@@ -79,15 +75,6 @@ def context_of(model_of: ModelOf) -> Iterator[ContextOf]:
         context.close()
 
 
-def one_by_one(context: Context, text: list[int]) -> np.ndarray:
-    """Logits behind each token, float32, shape (n_tokens, n_vocab)."""
-    rows = []
-    for token in text:
-        context.decode_one(0, token)
-        rows.append(context.logits[0])
-    return np.array(rows)
-
-
 def in_one_pass(context: Context, text: list[int]) -> np.ndarray:
     batch = Batch(len(text))
     batch.add(np.array(text), np.arange(len(text)), 0, np.ones(len(text), dtype=bool))
@@ -106,7 +93,7 @@ def test_a_long_chain_in_one_pass_is_plain_decoding(
     context_of: ContextOf, kind: str, file_type: str
 ) -> None:
     text = text_of(1, MAX_WIDTH + 3)
-    plain = one_by_one(context_of(kind, file_type, True, "f16", 1), text)
+    plain = logits_of_plain_steps(context_of(kind, file_type, True, "f16", 1), 0, text)
     for n_threads in (1, 2, 3):
         context = context_of(kind, file_type, True, "f16", n_threads)
         assert in_one_pass(context, text).tobytes() == plain.tobytes()
@@ -137,13 +124,13 @@ def test_nodes_of_a_tree_have_the_bits_of_plain_decoding(
     together = context.logits[rows]
     path = tree.path(data.draw(st.integers(0, len(tree) - 1), "node"))
     plain = context_of(kind, file_type, True, cache, data.draw(threads, "other threads"))
-    alone = one_by_one(plain, text + tree.tokens[path].tolist())[len(text) :]
+    alone = logits_of_plain_steps(plain, 0, text + tree.tokens[path].tolist())[len(text) :]
     assert together[path].tobytes() == alone.tobytes()
 
 
 def test_the_comparison_tells_another_text(context_of: ContextOf) -> None:
     context = context_of("rope", "Q8_0", True, "f16", 1)
-    plain = one_by_one(context, text_of(1, 20))
+    plain = logits_of_plain_steps(context, 0, text_of(1, 20))
     other = text_of(1, 20)
     other[3] = other[3] + 1
     got = in_one_pass(context_of("rope", "Q8_0", True, "f16", 1), other)

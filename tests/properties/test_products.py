@@ -257,19 +257,23 @@ def test_the_number_of_columns_changes_nothing(packed: bool, kind: WeightType) -
         assert same_bits(whole.only(last).run(), together[last]), n_columns
 
 
+def assert_same_bits_among_any_others(whole: Product, data: st.DataObject) -> None:
+    """Of some of the tokens, in any order, and one of them alone, on any number of threads."""
+    together = whole.run(n_threads=data.draw(threads, "threads"))
+    n_some = data.draw(st.integers(1, len(whole.x)), "how many")
+    some = np.random.default_rng(data.draw(seeds, "which")).permutation(len(whole.x))[:n_some]
+    found = whole.only(some).run(n_threads=data.draw(threads, "threads"))
+    assert same_bits(found, together[some])
+    assert same_bits(whole.only(some[:1]).run()[0], together[some[0]])
+
+
 @every_type
 @few_examples
 @given(st.data())
 def test_a_column_gets_the_same_bits_among_any_others(
     kind: WeightType, data: st.DataObject
 ) -> None:
-    whole = data.draw(products(kind), "product")
-    together = whole.run(n_threads=data.draw(threads, "threads"))
-    n_some = data.draw(st.integers(1, len(whole.x)), "how many of the columns")
-    some = np.random.default_rng(data.draw(seeds, "which")).permutation(len(whole.x))[:n_some]
-    found = whole.only(some).run(n_threads=data.draw(threads, "threads"))
-    assert same_bits(found, together[some])
-    assert same_bits(whole.only(some[:1]).run()[0], together[some[0]])
+    assert_same_bits_among_any_others(data.draw(products(kind), "product"), data)
 
 
 @every_type
@@ -278,13 +282,7 @@ def test_a_column_gets_the_same_bits_among_any_others(
 def test_a_token_gets_the_same_bits_among_tokens_of_any_experts(
     kind: WeightType, data: st.DataObject
 ) -> None:
-    whole = data.draw(expert_products(kind), "product")
-    together = whole.run(n_threads=data.draw(threads, "threads"))
-    n_some = data.draw(st.integers(1, len(whole.x)), "how many of the tokens")
-    some = np.random.default_rng(data.draw(seeds, "which")).permutation(len(whole.x))[:n_some]
-    found = whole.only(some).run(n_threads=data.draw(threads, "threads"))
-    assert same_bits(found, together[some])
-    assert same_bits(whole.only(some[:1]).run()[0], together[some[0]])
+    assert_same_bits_among_any_others(data.draw(expert_products(kind), "product"), data)
 
 
 @every_type

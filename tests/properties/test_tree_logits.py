@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exactness import EXACT
 from pytreellama import Batch, Context, Model, TokenTree, TreeEncoding
-from pytreellama.core.system import cpu_features, has_invariant_products
 from strategies import token_trees
 from tiny_models import BRANCHING_KINDS
 
@@ -35,9 +35,6 @@ class CacheKind:
     tolerance: float
     unified: bool = True
     swa_full: bool = True
-
-
-EXACT = has_invariant_products(cpu_features())
 
 
 def flash(type_kv: str, tolerance: float, **options: bool) -> CacheKind:

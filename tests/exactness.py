@@ -1,0 +1,29 @@
+"""Where the promise of equal bits holds, and what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from pytreellama import Context
+from pytreellama.core.system import cpu_features, has_invariant_products
+
+EXACT = has_invariant_products(cpu_features())
+"""Are this CPU's products, and so all logits with flash attention, the same bits at any width?"""
+
+needs_exact = pytest.mark.skipif(
+    not EXACT,
+    reason="products depend on the width here: needs AVX2 or Arm's dot products, without "
+    "GGML_CPU_INVARIANT=0",
+)
+
+
+def logits_of_plain_steps(context: Context, seq: int, text: Sequence[int]) -> np.ndarray:
+    """Logits behind each token, decoded one by one, float32, shape (n_tokens, n_vocab)."""
+    rows = []
+    for token in text:
+        context.decode_one(seq, token)
+        rows.append(context.logits[0])
+    return np.array(rows)
