@@ -1,0 +1,48 @@
+"""Questions to generate from: a file in the manner of Spec-Bench, or the suite's own prompts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from report import ROOT
+
+OWN = ROOT / "tests/data/prompts.jsonl"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One chat to answer.
+
+    Attributes:
+        category: what kind of task it is, such as ``translation``.
+        messages: for the model's chat template.
+    """
+
+    category: str
+    messages: list[dict[str, Any]]
+
+
+def load_questions(path: Path) -> list[Question]:
+    """One question a line: its ``category`` and either ``messages`` or ``turns``, of which the
+    first is asked."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [_question(json.loads(line)) for line in lines if line.strip()]
+
+
+def _question(line: dict[str, Any]) -> Question:
+    asked = line.get("messages") or [{"role": "user", "content": line["turns"][0]}]
+    return Question(line["category"], asked)
+
+
+def add_questions_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--questions",
+        type=Path,
+        metavar="FILE",
+        default=OWN,
+        help="questions as Spec-Bench keeps them, one JSON object a line; by default the suite's",
+    )
