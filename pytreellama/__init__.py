@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from pytreellama.core.tree_encoding import TreeEncoding as TreeEncoding
     from pytreellama.core.vocab import Detokenizer as Detokenizer
     from pytreellama.core.vocab import Vocab as Vocab
+    from pytreellama.engine import AsyncEngine as AsyncEngine
     from pytreellama.engine import Chunk as Chunk
     from pytreellama.engine import Completion as Completion
     from pytreellama.engine import Engine as Engine
+    from pytreellama.engine import Generation as Generation
     from pytreellama.engine import Stats as Stats
     from pytreellama.engine import Step as Step
+    from pytreellama.engine import TokenLogp as TokenLogp
     from pytreellama.errors import PyTreeLlamaError as PyTreeLlamaError
     from pytreellama.tree import TokenTree as TokenTree
 
@@ -39,6 +42,7 @@ __version__ = "0.1.0"
 # Names are imported when they are first used: trees and drafters work without a native build,
 # and `import pytreellama` costs nothing.
 _HOMES = {
+    "AsyncEngine": "engine",
     "Batch": "core.batch",
     "ChatTemplate": "core.chat",
     "Chunk": "engine",
@@ -47,12 +51,14 @@ _HOMES = {
     "ContextParams": "core.params",
     "Detokenizer": "core.vocab",
     "Engine": "engine",
+    "Generation": "engine",
     "Model": "core.model",
     "PyTreeLlamaError": "errors",
     "Sampler": "core.sampler",
     "SamplingParams": "core.sampling",
     "Stats": "engine",
     "Step": "engine",
+    "TokenLogp": "engine",
     "TokenTree": "tree",
     "TreeEncoding": "core.tree_encoding",
     "Vocab": "core.vocab",

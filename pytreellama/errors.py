@@ -68,3 +68,7 @@ class DraftError(PyTreeLlamaError):
 
 class RequestError(PyTreeLlamaError, ValueError):
     """A generation request that cannot be served: prompt too long, bad option."""
+
+
+class QueueFullError(PyTreeLlamaError):
+    """An engine has as many requests as it may hold, and the caller would not wait."""

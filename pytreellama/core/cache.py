@@ -75,6 +75,12 @@ class Cache:
         )
         return smallest, largest
 
+    def n_used(self, seq: int = 0) -> int | None:
+        """Cells in use, by text and pending nodes, of the cache that holds a sequence."""
+        self._check_id(seq)
+        n_used = int(lib.treellama_n_cells_used(self._native.pointer, seq))
+        return n_used if n_used >= 0 else None
+
     def clear(self, data: bool) -> None:
         self._succeed(lib.treellama_memory_clear(self._native.pointer, data))
 

@@ -23,6 +23,7 @@ from pytreellama.core.params import ContextParams
 from pytreellama.core.probe import Probe
 from pytreellama.core.sequence_trees import SequenceTrees
 from pytreellama.core.state_chains import StateChains
+from pytreellama.core.system import cpu_features, devices, has_invariant_products
 from pytreellama.core.tree_encoding import TreeEncoder, TreeEncoding, require_no_pending
 from pytreellama.errors import (
     BatchError,
@@ -140,6 +141,16 @@ class Context(Closing):
         Works where the backend asks (the CPU does). The next pass runs as usual.
         """
         self.native.abort()
+
+    @property
+    def is_batch_invariant(self) -> bool:
+        """True where a token's logits do not depend on what else is in its pass, to the last bit.
+
+        That is on CPUs with products of such bits, with flash attention; on no GPU yet.
+        """
+        has_flash = self.params.flash_attention is not False
+        on_cpu = all(device.kind == "cpu" for device in devices())
+        return has_flash and on_cpu and has_invariant_products(cpu_features())
 
     # -- sequences
 
@@ -450,8 +461,11 @@ class Context(Closing):
         with self.exclusive():
             return argmax_rows(self._all_logits(), self._n_outputs, self.n_vocab)
 
-    def top_k(self, k: int) -> tuple[Int32, Float32]:
+    def top_k(self, k: int, *, normalise: bool = True) -> tuple[Int32, Float32]:
         """The k likeliest tokens of each row, falling, and their log-probabilities.
+
+        Args:
+            normalise: False gives logits instead of log-probabilities, several times sooner.
 
         Returns:
             tokens int32 and logp float32 (natural logarithm, softmax at temperature 1), both of
@@ -460,7 +474,9 @@ class Context(Closing):
         if not 1 <= k <= self.n_vocab:
             raise ContextError(f"k = {k} was asked for; allowed is 1 to {self.n_vocab}")
         with self.exclusive():
-            return top_k_rows(self._all_logits(), self._n_outputs, self.n_vocab, k)
+            return top_k_rows(
+                self._all_logits(), self._n_outputs, self.n_vocab, k, normalise=normalise
+            )
 
     def logp(self, tokens: Sequence[int]) -> Float32:
         """Log-probability of one token a row (softmax at temperature 1).

@@ -34,24 +34,28 @@ def argmax_rows(pointer: Any, n_rows: int, n_vocab: int) -> Int32:
     return tokens
 
 
-def top_k_rows(pointer: Any, n_rows: int, n_vocab: int, k: int) -> tuple[Int32, Float32]:
-    """The k likeliest tokens of each row, falling, and their log-probabilities.
+def top_k_rows(
+    pointer: Any, n_rows: int, n_vocab: int, k: int, *, normalise: bool = True
+) -> tuple[Int32, Float32]:
+    """The k likeliest tokens of each row, falling, ties by id.
 
     Returns:
-        tokens int32 and logp float32 (natural logarithm, softmax at temperature 1), both of shape
-        (n_rows, k).
+        tokens int32 and float32 values, both of shape (n_rows, k): log-probabilities (natural
+        logarithm, softmax at temperature 1), or without ``normalise`` logits, which a row of 49k
+        has several times sooner.
     """
     tokens = np.empty((n_rows, k), dtype=np.int32)
-    logp = np.empty((n_rows, k), dtype=np.float32)
+    values = np.empty((n_rows, k), dtype=np.float32)
     lib.treellama_top_k(
         pointer,
         n_rows,
         n_vocab,
         k,
+        normalise,
         ffi.from_buffer("llama_token[]", tokens),
-        ffi.from_buffer("float[]", logp),
+        ffi.from_buffer("float[]", values),
     )
-    return tokens, logp
+    return tokens, values
 
 
 def logp_rows(pointer: Any, n_rows: int, n_vocab: int, tokens: Int32) -> Float32:

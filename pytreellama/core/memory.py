@@ -39,6 +39,15 @@ class Memory:
         """True if positions can be moved afterwards (``add`` and ``div``)."""
         return self._cache.can_shift
 
+    @property
+    def n_cells_used(self) -> int | None:
+        """Cells in use, by text and pending nodes of all sequences; shared ones count once.
+
+        Without ``kv_unified`` those of sequence 0's stream. None if the model has no such cache.
+        """
+        with self._native.exclusive():
+            return self._cache.n_used()
+
     def pos_min(self, seq: int) -> int:
         """Smallest position of a sequence in the cache, -1 if it is empty.
 

@@ -2,48 +2,90 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from pytreellama.draft.corpus import Corpus, vocab_fingerprint
+from pytreellama.draft.merge import Merge, MergeDrafter
+from pytreellama.draft.model import Model, ModelDrafter
+from pytreellama.draft.ngram import NGram, NGramDrafter, NGramOptions
+from pytreellama.draft.ngram_table import NGramTable
 from pytreellama.draft.none import NoDrafter
-from pytreellama.draft.protocol import EMPTY_TREE, Drafter, DrafterFactory
+from pytreellama.draft.protocol import (
+    EMPTY_TREE,
+    Drafter,
+    DrafterFactory,
+    NeedsTarget,
+    PassObserver,
+)
+from pytreellama.draft.recycling import Recycling, RecyclingDrafter, RecyclingOptions
 from pytreellama.draft.suffix import Suffix, SuffixDrafter, SuffixOptions
 from pytreellama.errors import DraftError
 
 __all__ = [
     "DRAFTERS",
     "EMPTY_TREE",
+    "Corpus",
     "Drafter",
     "DrafterFactory",
     "DrafterSpec",
+    "Merge",
+    "MergeDrafter",
+    "Model",
+    "ModelDrafter",
+    "NGram",
+    "NGramDrafter",
+    "NGramOptions",
+    "NGramTable",
+    "NeedsTarget",
     "NoDrafter",
+    "PassObserver",
+    "Recycling",
+    "RecyclingDrafter",
+    "RecyclingOptions",
     "Suffix",
     "SuffixDrafter",
     "SuffixOptions",
     "drafter_factory",
     "make_drafter",
+    "vocab_fingerprint",
 ]
 
-DrafterSpec: TypeAlias = str | DrafterFactory
+DrafterSpec: TypeAlias = str | DrafterFactory | Sequence[str | DrafterFactory]
+"""A name of `DRAFTERS`, a factory, or several of them, whose trees are merged.
+
+Names may be joined: "suffix+recycling" is ["suffix", "recycling"].
+"""
 
 # Without a measured cost to weigh a guess against, "auto" drafts only what is likelier than not.
 _AUTO_MIN_P = 0.5
 
-DRAFTERS: dict[str, DrafterFactory] = {
-    "none": NoDrafter,
-    "suffix": Suffix(),
-    "auto": Suffix(min_p=_AUTO_MIN_P),
+# What makes a factory, not a factory: what drafters learn together must not pass to other models.
+DRAFTERS: dict[str, Callable[[], DrafterFactory]] = {
+    "none": lambda: NoDrafter,
+    "suffix": Suffix,
+    "recycling": Recycling,
+    "ngram": NGram,
+    "auto": lambda: Suffix(min_p=_AUTO_MIN_P),
 }
 
 
 def drafter_factory(spec: DrafterSpec) -> DrafterFactory:
     """Resolve a name of `DRAFTERS`, or a factory such as `Suffix(min_p=0.3)`, to a factory.
 
+    Several in a list become one, whose drafters merge their trees. A name gives a factory of its
+    own each time, so that nothing is learned from one engine to the next.
+
     Raises DraftError for anything else, listing the names.
     """
+    if isinstance(spec, str) and "+" in spec:
+        return drafter_factory(spec.split("+"))
     if isinstance(spec, str):
         if spec in DRAFTERS:
-            return DRAFTERS[spec]
+            return DRAFTERS[spec]()
         raise DraftError(f"unknown drafter {spec!r}; {_allowed()}")
+    if isinstance(spec, Sequence):
+        return Merge(*map(drafter_factory, spec))
     if isinstance(spec, Drafter) and not isinstance(spec, type):
         raise DraftError(
             f"{spec.name!r} is one sequence's drafter, and an engine needs one for each; "

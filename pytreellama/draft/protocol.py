@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
 
+if TYPE_CHECKING:
+    from pytreellama.core.model import Model
+
+Int32Array: TypeAlias = NDArray[np.int32]
+Float32Array: TypeAlias = NDArray[np.float32]
 Tokens: TypeAlias = Sequence[int] | NDArray[np.int32]
 
 _MAX_TOKEN = int(np.iinfo(np.int32).max)
@@ -52,8 +57,39 @@ class Drafter(Protocol):
         ...
 
 
+@runtime_checkable
+class PassObserver(Protocol):
+    """A drafter that learns from what the target foresaw, at nodes that were refused as well."""
+
+    @property
+    def n_top(self) -> int:
+        """How many of a row's likeliest tokens it wants to know, 1 or more."""
+        ...
+
+    def observe_pass(self, tree: TokenTree, tokens: Int32Array, logits: Float32Array) -> None:
+        """See the rows of one pass, before `observe` tells which path was accepted.
+
+        Node 0 of `tree` is the text's last token, its descendants are what was drafted. Row i has
+        the likeliest successors of node i, falling: `tokens` int32 and `logits` float32, both of
+        shape (n_nodes, k), k >= `n_top`.
+        """
+        ...
+
+
 DrafterFactory: TypeAlias = Callable[[], Drafter]
 """Makes a fresh drafter for one sequence."""
+
+
+@runtime_checkable
+class NeedsTarget(Protocol):
+    """A factory whose drafters depend on the target, as those that guess with a second model."""
+
+    def prepare(self, model: Model) -> None:
+        """Get to know the target; an engine calls this once, before it asks for a drafter.
+
+        Raises DraftError if this target cannot be drafted for.
+        """
+        ...
 
 
 def checked_tokens(tokens: Tokens) -> list[int]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import heapq
+import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pytreellama.draft.automaton import SuffixAutomaton
+from pytreellama.draft.automaton import ROOT, SuffixAutomaton
+from pytreellama.draft.corpus import Corpus, Places
+from pytreellama.draft.corpus_reader import CorpusReader
 from pytreellama.draft.escape import EscapeTable
 from pytreellama.draft.protocol import EMPTY_TREE, Tokens, checked_n_nodes, checked_tokens
 from pytreellama.errors import DraftError
@@ -45,6 +49,8 @@ class _Context(NamedTuple):
 
     state: int
     length: int
+    places: Places | None = None
+    """Occurrences of that end in the corpus, whatever their length."""
 
 
 class _Guess(NamedTuple):
@@ -70,18 +76,23 @@ class SuffixDrafter:
     A path is always one that the text took before: at depth d only contexts are used that still
     hold `min_match` tokens of the text in front of the d guesses.
 
-    observe() costs amortised O(1) per token (see SuffixAutomaton), propose() O(1) per node,
-    whatever the text's length.
+    With a corpus, the places behind the longest match there are one context more. Where they match
+    more tokens than the text's own longest context does, they are asked before it.
 
-    Source: SAM Decoding (arXiv 2411.10666); SuffixDecoding (arXiv 2411.04975).
+    observe() costs amortised O(1) per token (see SuffixAutomaton), propose() O(1) per node,
+    whatever the text's length; with a corpus of n tokens, O(log n) more per observed token.
+
+    Source: SAM Decoding (arXiv 2411.10666); SuffixDecoding (arXiv 2411.04975); with a corpus, REST
+    (arXiv 2311.08252).
     """
 
-    __slots__ = ("_automaton", "_escapes", "_options")
+    __slots__ = ("_automaton", "_corpus", "_escapes", "_options", "_reader")
 
     name = "suffix"
 
-    def __init__(self, options: SuffixOptions | None = None) -> None:
+    def __init__(self, options: SuffixOptions | None = None, corpus: Corpus | None = None) -> None:
         self._options = SuffixOptions() if options is None else options
+        self._corpus = corpus
         self.reset()
 
     @property
@@ -99,37 +110,58 @@ class SuffixDrafter:
         # Guessed paths are counted too, so that a deep node's share is as exact as a root's.
         self._automaton = SuffixAutomaton(self._options.max_match + self._options.max_depth)
         self._escapes = EscapeTable()
+        self._reader = None if self._corpus is None else self._reader_of(self._corpus)
+
+    def _reader_of(self, corpus: Corpus) -> CorpusReader:
+        return CorpusReader(corpus, self._options.min_match, self._options.max_match)
 
     def observe(self, tokens: Tokens) -> None:
         """Hear committed text, shape (n,); raises DraftError, keeping nothing, if not token ids."""
         for token in checked_tokens(tokens):
             self._learn_escapes(token)
             self._automaton.append(token)
+            if self._reader is not None:
+                self._reader.append(token)
 
     def _learn_escapes(self, token: int) -> None:
         """Score each context that `token` is about to follow, down to the first that knew it."""
         automaton, options = self._automaton, self._options
-        n_known = 0
         state, length = automaton.longest_match(options.max_match)
+        offered = self._learn_corpus_escape(token, length)
+        if token in offered:
+            return
+        longer: Collection[int] = ()
         while length >= options.min_match:
             following = automaton.following(state)
-            n_new = len(following) - n_known
+            n_new = _n_new(following, longer, offered)
             if n_new:
                 hit = token in following
                 n_seen = automaton.count(state) - 1
-                self._escapes.learn(length, n_seen, n_new, n_known > 0, not hit)
+                escaped = bool(longer or offered)
+                self._escapes.learn(length, n_seen, n_new, escaped, not hit)
                 if hit:
                     if len(following) > options.max_fanout:
                         automaton.mark_latest(state, token)
                     return
-                n_known += n_new
+            longer = following
             state, length = automaton.shorter(state)
+
+    def _learn_corpus_escape(self, token: int, own_length: int) -> Collection[int]:
+        """Score the corpus, if it is to be asked before a match of `own_length`; its tokens."""
+        if self._reader is None:
+            return ()
+        places = self._reader.longest_match()
+        if places is None or places.length <= own_length:
+            return ()
+        self._reader.learn(places, token)
+        return places.following()
 
     def propose(self, n_nodes: int) -> TokenTree:
         """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
         checked_n_nodes(n_nodes)
-        start = _Context(*self._automaton.longest_match(self._options.max_match))
-        if n_nodes == 0 or start.length < self._options.min_match:
+        places = None if self._reader is None else self._reader.longest_match()
+        start = _Context(*self._automaton.longest_match(self._options.max_match), places)
+        if n_nodes == 0 or (start.length < self._options.min_match and places is None):
             return EMPTY_TREE
         return _as_tree(self._grow(start, n_nodes))
 
@@ -158,39 +190,99 @@ class SuffixDrafter:
         """Tokens that followed `context` or a suffix of it, with their path probabilities."""
         automaton, options = self._automaton, self._options
         found: list[tuple[int, float, _Context]] = []
-        known: set[int] = set()
-        n_known = 0
-        state, length = context
+        state, length, places = context
+        offered: Collection[int] = ()
+        if places is not None and places.length > length and places.following():
+            offered = places.following()
+            found, p_path = self._corpus_continuations(context, places, p_path, depth)
+        known = set(offered)
+        longer: Collection[int] = ()
         while length >= options.min_match + depth and p_path >= options.min_p:
             following = automaton.following(state)
-            n_new = len(following) - n_known
+            n_new = _n_new(following, longer, offered)
             if n_new:
                 # The occurrence at the very end of the text has no continuation yet.
                 n_seen = automaton.count(state) - (state in ending)
-                p_escape = self._escapes.p_escape(length, n_seen, n_new, n_known > 0)
-                n_left = n_seen - sum(automaton.count(following[token]) for token in known)
+                p_escape = self._escapes.p_escape(length, n_seen, n_new, bool(known))
+                n_left = n_seen - sum(
+                    automaton.count(following[token]) for token in known if token in following
+                )
                 share = p_path * (1.0 - p_escape) / n_left
                 for token in automaton.latest_following(state, options.max_fanout):
                     if token in known:
                         continue
                     known.add(token)
-                    longer = _Context(following[token], length + 1)
-                    p_token = share * automaton.count(longer.state)
+                    p_token = share * automaton.count(following[token])
                     if p_token >= options.min_p:
-                        found.append((token, p_token, longer))
+                        after = None if places is None else places.after(token)
+                        found.append(
+                            (token, p_token, _Context(following[token], length + 1, after))
+                        )
                 p_path *= p_escape
-                n_known += n_new
+            longer = following
             state, length = automaton.shorter(state)
         return found
+
+    def _corpus_continuations(
+        self, context: _Context, places: Places, p_path: float, depth: int
+    ) -> tuple[list[tuple[int, float, _Context]], float]:
+        """Tokens that followed in the corpus, with path probabilities, and what escapes them."""
+        assert self._reader is not None
+        p_escape = self._reader.p_escape(places)
+        share = p_path * (1.0 - p_escape) / places.n_continued
+        found = []
+        for token, after in places.following().items():
+            p_token = share * len(after)
+            if p_token >= self._options.min_p:
+                state, length = self._own_context_after(context, token, depth)
+                found.append((token, p_token, _Context(state, length, places.after(token))))
+        return found, p_path * p_escape
+
+    def _own_context_after(self, context: _Context, token: int, depth: int) -> tuple[int, int]:
+        """State and length of the longest suffix of `context` that `token` followed, with it."""
+        automaton = self._automaton
+        state, length = context.state, context.length
+        while length >= self._options.min_match + depth:
+            following = automaton.following(state)
+            if token in following:
+                return following[token], length + 1
+            state, length = automaton.shorter(state)
+        return ROOT, 0
 
 
 @dataclass(frozen=True, slots=True)
 class Suffix(SuffixOptions):
-    """Makes suffix drafters, one for each sequence: `Engine(model, drafter=Suffix(min_p=0.3))`."""
+    """Makes suffix drafters, one for each sequence: `Engine(model, drafter=Suffix(min_p=0.3))`.
+
+    Raises DraftError if options are out of range, or there is no corpus at the path given.
+    """
+
+    corpus: Corpus | str | os.PathLike[str] | None = None
+    """Texts to guess from beside the text itself, or the path of their file: see `Corpus`."""
+
+    def __post_init__(self) -> None:
+        SuffixOptions.__post_init__(self)
+        # Opened at once, so that a wrong path is told here, and all sequences share the file.
+        object.__setattr__(self, "corpus", _opened(self.corpus))
 
     def __call__(self) -> SuffixDrafter:
         """Return a fresh drafter with these options."""
-        return SuffixDrafter(self)
+        return SuffixDrafter(self, _opened(self.corpus))
+
+
+def _opened(corpus: Corpus | str | os.PathLike[str] | None) -> Corpus | None:
+    return corpus if corpus is None or isinstance(corpus, Corpus) else Corpus(corpus)
+
+
+def _n_new(following: Collection[int], longer: Collection[int], offered: Collection[int]) -> int:
+    """How many tokens of `following` are neither in `longer` nor in `offered`.
+
+    `longer` is what followed a longer context, so all of it is in `following`.
+    """
+    n_new = len(following) - len(longer)
+    if offered:
+        n_new -= sum(token in following and token not in longer for token in offered)
+    return n_new
 
 
 def _as_tree(grown: list[_Guess]) -> TokenTree:

@@ -1,6 +1,18 @@
 """The loop: many sequences, one pass over all their trees a step."""
 
-from pytreellama.engine.completion import Chunk, Completion, FinishReason, Stats, Step
+from pytreellama.engine.async_engine import AsyncEngine
+from pytreellama.engine.completion import Chunk, Completion, FinishReason, Stats, Step, TokenLogp
 from pytreellama.engine.engine import Engine
+from pytreellama.engine.generation import Generation
 
-__all__ = ["Chunk", "Completion", "Engine", "FinishReason", "Stats", "Step"]
+__all__ = [
+    "AsyncEngine",
+    "Chunk",
+    "Completion",
+    "Engine",
+    "FinishReason",
+    "Generation",
+    "Stats",
+    "Step",
+    "TokenLogp",
+]

@@ -7,8 +7,24 @@ from typing import Any, Literal
 
 from pytreellama.tree import TokenTree
 
-FinishReason = Literal["stop", "length", "context"]
-"""``stop``: an end token or a stop string; ``length``: max_tokens; ``context``: no room left."""
+FinishReason = Literal["stop", "length", "context", "cancelled"]
+"""``stop``: an end token or a stop string; ``length``: max_tokens; ``context``: no room left;
+``cancelled``: as its user asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogp:
+    """How likely the model held a token that was written.
+
+    Attributes:
+        token: its id.
+        logp: natural logarithm of its probability, at temperature 1 and before any sampler.
+        top: the likeliest tokens there with theirs, falling, as many as were asked for.
+    """
+
+    token: int
+    logp: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +50,15 @@ class Stats:
     """Where a generation's time went, and what its trees brought. Seconds; counts of tokens.
 
     A pass that served several sequences is charged to each by its share of the nodes.
+
+    Attributes:
+        n_shared: prompt tokens that another sequence had in the cache already.
+        n_preempted: times that it had to leave the cache to others.
     """
 
     n_prompt: int = 0
+    n_shared: int = 0
+    n_preempted: int = 0
     n_tokens: int = 0
     n_steps: int = 0
     n_drafted: int = 0
@@ -89,6 +111,7 @@ class Chunk:
     Attributes:
         text: new text; empty while a stop string or an unfinished character is held back.
         tokens: the tokens behind it; text may lag behind tokens by an unfinished character.
+        logprobs: one for each of the tokens, if asked for.
         finish_reason: None until the last chunk.
         stats: the whole generation's, in the last chunk only.
         seed: what the sampler was seeded with, in the last chunk only.
@@ -96,6 +119,7 @@ class Chunk:
 
     text: str
     tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogp, ...] | None = None
     finish_reason: FinishReason | None = None
     stats: Stats | None = None
     seed: int | None = None
@@ -112,6 +136,7 @@ class Completion:
         seed: what the sampler was seeded with; the same seed, request and engine give the same
             text again.
         stats: see ``Stats``.
+        logprobs: one for each token, if asked for.
     """
 
     text: str
@@ -119,3 +144,4 @@ class Completion:
     finish_reason: FinishReason
     seed: int
     stats: Stats
+    logprobs: tuple[TokenLogp, ...] | None = None

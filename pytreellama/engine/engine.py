@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import operator
-import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, cast, overload
 
 import numpy as np
@@ -15,10 +14,18 @@ from pytreellama.core.context import Context
 from pytreellama.core.model import Model
 from pytreellama.core.params import ContextParams
 from pytreellama.core.sampling import SamplingParams
-from pytreellama.draft import DrafterSpec, NoDrafter, drafter_factory, make_drafter
+from pytreellama.draft import (
+    DrafterSpec,
+    NeedsTarget,
+    NoDrafter,
+    drafter_factory,
+    make_drafter,
+)
 from pytreellama.engine.completion import Chunk, Completion
-from pytreellama.engine.scheduler import OnPrefill, OnStep, Scheduler
-from pytreellama.engine.sequence import Request
+from pytreellama.engine.generation import Generation
+from pytreellama.engine.loop import Loop
+from pytreellama.engine.request import OnPrefill, OnStep, Request
+from pytreellama.engine.scheduler import MAX_SAVED_BYTES, N_PREFILL, Scheduler
 from pytreellama.engine.sequence import Sequence as Running
 from pytreellama.errors import ContextError, RequestError
 
@@ -33,19 +40,25 @@ class Engine(Closing):
     """Generates text with a model, faster than token by token where its drafter guesses right.
 
     The text is the model's own, whatever is drafted: every token is drawn by the model's sampler
-    from the model's logits. (On stock kernels logits differ in their last bits between a pass over
-    one token and a pass over many, so greedy text may part where two tokens are all but equal.)
+    from the model's logits. (Where ``context.is_batch_invariant`` is False, logits differ in their
+    last bits between a pass over one token and a pass over many, so greedy text may part where two
+    tokens are all but equal.)
 
-    An engine does one thing at a time: a second call while a stream is open is refused. Models
-    whose memory cannot be rolled back (recurrent ones) are decoded plainly, whatever the drafter.
+    Requests from any number of threads run together, up to ``n_seq_max`` at once, on a thread of
+    the engine's own; others wait for their turn. Callbacks are called on that thread. Models whose
+    memory cannot be rolled back (recurrent ones) are decoded plainly, whatever the drafter.
 
     Args:
         model: the target.
-        drafter: "auto", "suffix", "none", or a factory such as ``pytreellama.draft.Suffix(...)``.
+        drafter: "auto", another name of ``draft.DRAFTERS``, or a factory such as
+            ``pytreellama.draft.Suffix(...)``.
         n_draft: most drafted nodes in one tree.
         n_ctx: tokens that the cache holds, for all sequences together; by default 4096, or what
             the model was trained for if that is less.
-        n_seq_max: prompts that run at once; by default 1.
+        n_seq_max: requests that run at once; by default 1.
+        n_queue_max: requests that may wait besides; what comes then has to wait itself.
+        n_prefill: most prompt tokens that are read between two steps of those who write.
+        max_saved_bytes: host memory for keys and values of requests that had to give way.
         params: all sizes and types at once; then ``n_ctx``, ``n_seq_max`` and ``options`` must
             not be given.
         options: further fields of ``ContextParams`` by name.
@@ -62,14 +75,19 @@ class Engine(Closing):
         n_draft: int = 8,
         n_ctx: int | None = None,
         n_seq_max: int | None = None,
+        n_queue_max: int = 1024,
+        n_prefill: int = N_PREFILL,
+        max_saved_bytes: int = MAX_SAVED_BYTES,
         params: ContextParams | None = None,
         **options: Any,
     ) -> None:
-        if n_draft < 0:
-            raise RequestError(f"n_draft = {n_draft} was asked for; give 0 or more")
+        _require_at_least(0, n_draft=n_draft, n_queue_max=n_queue_max)
+        _require_at_least(1, n_prefill=n_prefill)
         if params is not None and not (n_ctx is None and n_seq_max is None):
             raise ContextError("give n_ctx and n_seq_max in params, or by name, not both")
         self._new_drafter = drafter_factory(drafter)
+        if isinstance(self._new_drafter, NeedsTarget):
+            self._new_drafter.prepare(model)
         self.model = model
         if params is None:
             size = min(4096, model.n_ctx_train) if n_ctx is None else n_ctx
@@ -84,10 +102,15 @@ class Engine(Closing):
         drafts = self._new_drafter is not NoDrafter and self.context.can_roll_back
         self.n_draft = n_draft if drafts else 0
         self.vocab = model.vocab
-        self._is_running = threading.Lock()
+        scheduler = Scheduler(
+            self.context, self.n_draft, n_prefill=n_prefill, max_saved_bytes=max_saved_bytes
+        )
+        n_open_max = self.context.n_seq_max + n_queue_max
+        self._loop = Loop(scheduler, self.vocab, self._new_drafter, n_open_max)
 
     def close(self) -> None:
-        """Free the context; the model stays open."""
+        """Cancel what runs, and free the context; the model stays open."""
+        self._loop.close()
         self.context.close()
 
     @overload
@@ -99,67 +122,63 @@ class Engine(Closing):
         self, prompt: Prompt | Sequence[Prompt], **options: Any
     ) -> Completion | list[Completion]: ...
     def generate(
-        self,
-        prompt: Prompt | Sequence[Prompt],
-        *,
-        max_tokens: int = 128,
-        stop: str | Sequence[str] = (),
-        ignore_eos: bool = False,
-        on_step: OnStep | None = None,
-        on_prefill: OnPrefill | None = None,
-        **sampling: Any,
+        self, prompt: Prompt | Sequence[Prompt], **options: Any
     ) -> Completion | list[Completion]:
-        """Continue one prompt, or several in one loop.
+        """Continue one prompt, or several in one loop, and wait for the text.
 
         Args:
             prompt: text, token ids or chat messages; or a list of such prompts.
-            max_tokens: most tokens to write, for each prompt.
-            stop: a string or strings that end the text; they are not part of it.
-            ignore_eos: write on past end tokens.
-            on_step: called with every verified tree.
-            on_prefill: called with the share of a prompt that has been read.
-            sampling: fields of ``SamplingParams``, such as temperature, seed, grammar.
+            options: as ``submit``.
 
         Returns:
             A ``Completion``; for a list of prompts a list, in the same order.
 
         Raises:
+            As ``submit``, and whatever ends a request; the other prompts are then cancelled.
+        """
+        asks_many = is_many(prompt)
+        prompts = cast("Sequence[Prompt]", prompt if asks_many else [prompt])
+        sequences = [self._sequence(one, i, options) for i, one in enumerate(prompts)]
+        generations: list[Generation] = []
+        try:
+            generations.extend(self._loop.submit(sequence, wait=True) for sequence in sequences)
+            completions = [generation.result() for generation in generations]
+        finally:
+            _end(generations)
+        return completions if asks_many else completions[0]
+
+    def stream(self, prompt: Prompt, **options: Any) -> Generator[Chunk, None, None]:
+        """Continue one prompt and yield text as it becomes certain; arguments as ``submit``.
+
+        The last chunk carries ``finish_reason``, ``stats`` and ``seed``. A stream that is closed
+        early (``stream.close()``, or forgotten) is cancelled.
+        """
+        return self._chunks(self._sequence(prompt, 0, options))
+
+    def submit(self, prompt: Prompt, *, wait: bool = True, **options: Any) -> Generation:
+        """Begin to continue a prompt, and do not wait for the text.
+
+        Args:
+            prompt: text, token ids or chat messages.
+            wait: if the queue is full, wait for room in it.
+            max_tokens: most tokens to write, by default 128.
+            stop: a string or strings that end the text; they are not part of it.
+            stop_tokens: token ids that do, besides the model's own end tokens.
+            ignore_eos: write on past end tokens.
+            logprobs: tell how likely the tokens were, and this many of the likeliest at each.
+            context_shift: when the context is full, go on without the older half of what is not
+                kept, instead of ending.
+            n_keep: tokens at the beginning that a shift keeps, by default the prompt.
+            on_step: called with every verified tree.
+            on_prefill: called with the share of the prompt that has been read.
+            options: fields of ``SamplingParams``, such as temperature, seed, grammar.
+
+        Raises:
             RequestError, SamplerError, GrammarError, VocabError, ChatTemplateError: a request
-                that cannot be served, or a stream that is still open. The whole call ends, and
-                nothing of it stays in the cache.
+                that cannot be served.
+            QueueFullError: the queue is full, and ``wait`` is False.
         """
-        prompts = prompt if _is_many(prompt) else [prompt]
-        requests = [
-            self._request(one, max_tokens, stop, ignore_eos, sampling)
-            for one in cast("Sequence[Prompt]", prompts)
-        ]
-        sequences = [self._sequence(i, request) for i, request in enumerate(requests)]
-        scheduler = Scheduler(self.context, self.n_draft, on_step, on_prefill)
-        for _ in self._run(scheduler, sequences):
-            pass
-        completions = [sequence.completion() for sequence in sequences]
-        return completions if _is_many(prompt) else completions[0]
-
-    def stream(
-        self,
-        prompt: Prompt,
-        *,
-        max_tokens: int = 128,
-        stop: str | Sequence[str] = (),
-        ignore_eos: bool = False,
-        on_step: OnStep | None = None,
-        on_prefill: OnPrefill | None = None,
-        **sampling: Any,
-    ) -> Generator[Chunk, None, None]:
-        """Continue one prompt and yield text as it becomes certain; arguments as ``generate``.
-
-        The last chunk carries ``finish_reason``, ``stats`` and ``seed``. A stream that is left
-        early holds the engine until it is closed (``stream.close()``) or forgotten.
-        """
-        request = self._request(prompt, max_tokens, stop, ignore_eos, sampling)
-        sequence = self._sequence(0, request)
-        scheduler = Scheduler(self.context, self.n_draft, on_step, on_prefill)
-        return self._chunks(scheduler, sequence)
+        return self._loop.submit(self._sequence(prompt, 0, options), wait)
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """The token ids that a prompt becomes.
@@ -175,54 +194,70 @@ class Engine(Closing):
             return encode_chat(
                 self.vocab, chat_prompt(self.model, cast("Sequence[Message]", prompt))
             )
+        return self._checked_ids(cast("Sequence[int]", prompt), "the prompt")
+
+    def _checked_ids(self, tokens: Iterable[int], whose: str) -> list[int]:
         try:
-            ids = [operator.index(token) for token in cast("Sequence[int]", prompt)]
+            ids = [operator.index(token) for token in tokens]
         except TypeError:
             raise RequestError(_NO_PROMPT) from None
         wrong = [token for token in ids if not 0 <= token < self.vocab.n_tokens]
         if wrong:
             raise RequestError(
-                f"token id {wrong[0]} of the prompt is not in the vocabulary; ids are from 0 to "
+                f"token id {wrong[0]} of {whose} is not in the vocabulary; ids are from 0 to "
                 f"{self.vocab.n_tokens - 1}"
             )
         return ids
 
+    def _sequence(self, prompt: Prompt, index: int, options: Mapping[str, Any]) -> Running:
+        if self.context.closed:
+            raise ContextError("the engine is closed; make another one")
+        request = self._request(prompt, **options)
+        return Running(request, self.vocab, make_drafter(self._new_drafter), index)
+
     def _request(
         self,
         prompt: Prompt,
-        max_tokens: int,
-        stop: str | Sequence[str],
-        ignore_eos: bool,
-        sampling: dict[str, Any],
+        *,
+        max_tokens: int = 128,
+        stop: str | Sequence[str] = (),
+        stop_tokens: Iterable[int] = (),
+        ignore_eos: bool = False,
+        logprobs: int | None = None,
+        context_shift: bool = False,
+        n_keep: int | None = None,
+        on_step: OnStep | None = None,
+        on_prefill: OnPrefill | None = None,
+        **sampling: Any,
     ) -> Request:
-        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-        ids = tuple(self.encode_prompt(prompt))
-        return Request(ids, max_tokens, stops, ignore_eos, _sampling_params(sampling))
+        return Request(
+            prompt=tuple(self.encode_prompt(prompt)),
+            max_tokens=max_tokens,
+            stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
+            stop_tokens=frozenset(self._checked_ids(stop_tokens, "stop_tokens")),
+            ignore_eos=ignore_eos,
+            logprobs=logprobs,
+            context_shift=context_shift,
+            n_keep=n_keep,
+            sampling=_sampling_params(sampling),
+            on_step=on_step,
+            on_prefill=on_prefill,
+        )
 
-    def _sequence(self, index: int, request: Request) -> Running:
-        return Running(index, request, self.vocab, make_drafter(self._new_drafter))
-
-    def _run(
-        self, scheduler: Scheduler, sequences: Sequence[Running]
-    ) -> Generator[None, None, None]:
-        if not self._is_running.acquire(blocking=False):
-            raise RequestError(
-                "this engine is at work already; finish or close its stream first, or make "
-                "another engine on the same model"
-            )
+    def _chunks(self, sequence: Running) -> Generator[Chunk, None, None]:
+        generation = self._loop.submit(sequence, wait=True)
         try:
-            for sequence in sequences:
-                scheduler.add(sequence)
-            while not scheduler.is_idle:
-                scheduler.step()
-                yield
+            yield from generation
         finally:
-            scheduler.cancel_all()
-            self._is_running.release()
+            _end([generation])
 
-    def _chunks(self, scheduler: Scheduler, sequence: Running) -> Generator[Chunk, None, None]:
-        for _ in self._run(scheduler, [sequence]):
-            yield sequence.take_chunk()
+
+def _end(generations: Sequence[Generation]) -> None:
+    """Nothing of them is left in the cache when the caller goes on."""
+    for generation in generations:
+        generation.cancel()
+    for generation in generations:
+        generation.wait()
 
 
 def _sampling_params(options: dict[str, Any]) -> SamplingParams:
@@ -230,13 +265,24 @@ def _sampling_params(options: dict[str, Any]) -> SamplingParams:
     unknown = [name for name in options if name not in known]
     if unknown:
         raise RequestError(
-            f"generation has no option {', '.join(unknown)}; besides max_tokens, stop and "
-            f"ignore_eos there are {', '.join(known)}"
+            f"generation has no option {', '.join(unknown)}; besides {', '.join(_OPTIONS)} there "
+            f"are {', '.join(known)}"
         )
     return SamplingParams(**options)
 
 
-def _is_many(prompt: Prompt | Sequence[Prompt]) -> bool:
+_OPTIONS = tuple(
+    name for name in Request.__dataclass_fields__ if name not in ("prompt", "sampling")
+)
+
+
+def _require_at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise RequestError(f"{name} = {value} was asked for; give {least} or more")
+
+
+def is_many(prompt: Prompt | Sequence[Prompt]) -> bool:
     """True for a list of prompts: its items are not tokens or messages."""
     return (
         not isinstance(prompt, str)

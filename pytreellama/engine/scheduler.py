@@ -1,186 +1,330 @@
-"""Scheduler: who runs next, and one pass over the trees of all who run."""
+"""Scheduler: who is in the cache, who reads, who writes, and who has to wait."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections import deque
 from collections.abc import Callable
+from collections.abc import Sequence as Sequence_
 
 import numpy as np
 
-from pytreellama.core.batch import Batch
 from pytreellama.core.context import Context
 from pytreellama.draft import EMPTY_TREE
-from pytreellama.engine.completion import Step
+from pytreellama.engine.prefixes import Prefixes
+from pytreellama.engine.saved_states import SavedStates
 from pytreellama.engine.sequence import Sequence
-from pytreellama.errors import DraftError, RequestError, SamplerError
+from pytreellama.engine.shift import shift
+from pytreellama.engine.tree_pass import TreePass
+from pytreellama.errors import (
+    CacheFullError,
+    DraftError,
+    MemoryStateError,
+    RequestError,
+)
 from pytreellama.tree import TokenTree
-from pytreellama.verify import Verdict, match, match_greedy
 
-OnStep = Callable[[Step], None]
-OnPrefill = Callable[[float], None]
+_log = logging.getLogger(__name__)
+
+N_PREFILL = 128
+"""Prompt tokens that are read in a step, by default."""
+
+MAX_SAVED_BYTES = 1 << 30
+"""Of keys and values that are set aside, by default."""
 
 
 class Scheduler:
-    """Runs sequences on a context: each step is one pass over all their trees.
+    """Runs sequences on a context. A step reads a piece of a prompt, then writes for all that can.
 
-    A sequence is admitted once a sequence id is free and the cache has room for its prompt, its
-    answer and its trees, so a running sequence never finds the cache full.
+    Sequences come and go at any step. A prompt is read in pieces that begin at multiples of
+    ``n_prefill``, alone in their pass, so that what they come out as depends on the prompt and on
+    nothing beside it; in a step at most so many tokens are read, so that those who write wait no
+    longer. All that are ready to write share one pass over their trees.
+
+    Where the cache is full, the sequence that arrived last gives way: its keys and values are set
+    aside in host memory and come back later, bit for bit. It loses nothing but time.
+
+    It belongs to one thread at a time, as its context does.
 
     Args:
         context: the target; its sequences belong to the scheduler.
         n_draft: most drafted nodes of a tree; with 0, drafters are not asked at all.
-        on_step: told of every verified tree.
-        on_prefill: told of the share of a prompt that is in the cache.
+        n_prefill: prompt tokens that are read in a step, 1 or more.
+        max_saved_bytes: of keys and values that are set aside; beyond it they are computed again.
     """
 
     def __init__(
         self,
         context: Context,
         n_draft: int,
-        on_step: OnStep | None = None,
-        on_prefill: OnPrefill | None = None,
+        *,
+        n_prefill: int = N_PREFILL,
+        max_saved_bytes: int = MAX_SAVED_BYTES,
     ) -> None:
         self._context = context
         self._n_draft = n_draft
+        self._n_prefill = min(n_prefill, context.n_ubatch)
         self._n_text_max = min(context.n_ctx, context.model.n_positions or context.n_ctx)
-        self._on_step = on_step
-        self._on_prefill = on_prefill
-        self._waiting: deque[Sequence] = deque()
+        self._waiting: list[Sequence] = []  # in the order of arrival
         self._running: list[Sequence] = []
-        self._batch = Batch(context.n_nodes_max)
+        self._n_arrived = 0
+        self._saved = SavedStates(max_saved_bytes)
+        self._prefixes = Prefixes(context, 1 if context.is_batch_invariant else self._n_prefill)
+        self._pass = TreePass(context)
 
     @property
     def is_idle(self) -> bool:
         return not self._waiting and not self._running
 
-    def add(self, sequence: Sequence) -> None:
-        """Queue a sequence.
+    @property
+    def n_waiting(self) -> int:
+        """Sequences that are not in the cache, those that gave way included."""
+        return len(self._waiting)
 
-        Raises:
-            RequestError: its prompt fills the context.
-        """
-        n_prompt, n_ctx = len(sequence.request.prompt), self._n_text_max
+    def check(self, sequence: Sequence) -> None:
+        """Raise RequestError for a sequence that could never run here."""
+        n_prompt, n_ctx = len(sequence.context), self._n_text_max
         if n_prompt >= n_ctx:
             raise RequestError(
                 f"the prompt has {n_prompt} tokens, and the context of {n_ctx} must hold it and "
                 "the answer; shorten it, or make the engine with a larger n_ctx"
             )
+        if sequence.request.context_shift and not self._context.memory.can_shift:
+            raise RequestError(
+                "context_shift was asked for, but this model's positions cannot be moved; leave it "
+                "out, or make the engine with a larger n_ctx"
+            )
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence. Raises RequestError as ``check``."""
+        self.check(sequence)
+        sequence.arrival = self._n_arrived
+        self._n_arrived += 1
         self._waiting.append(sequence)
 
-    def step(self) -> list[Sequence]:
-        """One pass; returns the sequences that wrote something, finished ones included."""
-        self._admit()
-        rooms = {sequence: self._n_cells_left(sequence) for sequence in self._running}
-        for sequence, room in rooms.items():
-            if room < 1:
-                sequence.finish("context")
-        ready = [s for s in self._running if not s.is_finished]
-        trees = [self._draft(s, rooms[s], len(ready)) for s in ready]
-        if len(ready) == 1 and len(trees[0]) == 0:
-            self._advance_plainly(ready[0])
-        elif ready:
-            self._advance(
-                ready, [t.with_root(s.last_token) for t, s in zip(trees, ready, strict=True)]
-            )
-        stepped, self._running = self._running, [s for s in self._running if not s.is_finished]
-        for sequence in stepped:
-            if sequence.is_finished:
-                self._release(sequence)
-        return stepped
+    def cancel(self, sequence: Sequence) -> None:
+        """End a sequence where it stands; the next step frees what it holds."""
+        if not sequence.is_finished:
+            sequence.finish("cancelled")
 
     def cancel_all(self) -> None:
-        """Free what all sequences hold; none of them finishes."""
-        self._waiting.clear()
-        for sequence in self._running:
-            self._release(sequence)
-        self._running.clear()
+        """End all sequences, and free what they hold."""
+        for sequence in [*self._waiting, *self._running]:
+            self.cancel(sequence)
+        self._drop_finished()
 
-    # -- admission
+    def step(self) -> list[Sequence]:
+        """Read and write once; returns the sequences that got further, finished ones included."""
+        stepped = self._drop_finished()
+        try:
+            self._admit()
+            stepped += self._running
+            self._read()
+            self._write()
+        except Exception as error:
+            # a pass that fails takes with it all that were in it
+            for sequence in self._running:
+                if not sequence.is_finished:
+                    sequence.fail(error)
+        return [*stepped, *self._drop_finished(besides=stepped)]
+
+    # -- coming and going
 
     def _admit(self) -> None:
         while self._waiting and self._has_room(self._waiting[0]):
-            sequence = self._waiting.popleft()
-            sequence.start()
-            sequence.seq_id = self._context.new_sequence()
-            self._running.append(sequence)
-            self._prefill(sequence)
+            self._enter(self._waiting.pop(0))
 
     def _has_room(self, sequence: Sequence) -> bool:
+        """Room for what it lacks, what others still lack, and a tree for everyone."""
         if not self._running:
             return True
         if len(self._running) >= self._context.n_seq_max:
             return False
-        return sum(map(self._reserved, [*self._running, sequence])) <= self._context.n_ctx
+        n_shared = max(self._prefixes.n_shareable(sequence, other) for other in self._running)
+        n_lacking = len(sequence.context) - n_shared
+        n_lacking += sum(other.n_missing + 1 for other in self._running)
+        n_trees = (len(self._running) + 1) * self._n_draft
+        return n_lacking + n_trees <= self._n_free()
 
-    def _reserved(self, sequence: Sequence) -> int:
-        request = sequence.request
-        return len(request.prompt) + request.max_tokens + self._n_draft
+    def _enter(self, sequence: Sequence) -> None:
+        sequence.seq_id = self._context.new_sequence()
+        self._running.append(sequence)
+        if not sequence.is_started:
+            self._begin(sequence)
+        state = self._saved.take(sequence)
+        if state is not None:
+            self._load(sequence, state)
 
-    def _prefill(self, sequence: Sequence) -> None:
-        """All of the prompt but its last token, which is the first tree's root.
+    def _begin(self, sequence: Sequence) -> None:
+        sequence.start()
+        tokens = np.array(sequence.context, dtype=np.int32)
+        if not sequence.is_forked:
+            self._guard(sequence, lambda: sequence.sampler.accept_prompt(tokens))
+        if self._n_draft > 0:
+            started_s = time.perf_counter()
+            self._guard(sequence, lambda: sequence.drafter.observe(tokens))
+            sequence.stats.draft_s += time.perf_counter() - started_s
 
-        One sequence alone in a pass, cut at multiples of n_ubatch: what a prompt's keys and
-        values come out as then depends on the prompt and on nothing beside it.
-        """
-        started_s = time.perf_counter()
-        prompt = np.array(sequence.request.prompt, dtype=np.int32)
-        body = prompt[:-1]
-        for begin in range(0, len(body), self._context.n_ubatch):
-            part = body[begin : begin + self._context.n_ubatch]
-            self._context.prefill(part, sequence.seq_id)
-            if self._on_prefill is not None:
-                self._on_prefill((begin + len(part)) / len(body))
-        sequence.sampler.accept_prompt(prompt)
-        sequence.stats.prefill_s += time.perf_counter() - started_s
-        started_s = time.perf_counter()
-        sequence.drafter.observe(prompt)
-        sequence.stats.draft_s += time.perf_counter() - started_s
+    def _load(self, sequence: Sequence, state: bytes) -> None:
+        try:
+            self._context.memory.load(state, sequence.require_id())
+        except MemoryStateError:
+            return  # no room for it in one piece: it is read again
+        sequence.n_past = len(sequence.context) - 1
 
-    def _release(self, sequence: Sequence) -> None:
+    def _give_way(self, sequence: Sequence) -> None:
+        """Leave the cache, and wait for another turn."""
+        if sequence.n_missing == 0:
+            self._saved.put(sequence, self._context.memory.save(sequence.require_id()))
+        self._leave(sequence)
+        sequence.n_past = 0
+        sequence.stats.n_preempted += 1
+        self._running.remove(sequence)
+        self._waiting.append(sequence)
+        self._waiting.sort(key=lambda waiting: waiting.arrival)
+
+    def _leave(self, sequence: Sequence) -> None:
         if sequence.seq_id is not None and not self._context.closed:
             self._context.free_sequence(sequence.seq_id)
-            sequence.seq_id = None
-        sequence.sampler.close()
+        sequence.seq_id = None
 
-    # -- one step
+    def _drop_finished(self, besides: Sequence_[Sequence] = ()) -> list[Sequence]:
+        """Free what finished sequences hold; returns those that are not among ``besides``."""
+        done = [s for s in [*self._running, *self._waiting] if s.is_finished]
+        for sequence in done:
+            self._leave(sequence)
+            self._saved.take(sequence)
+            sequence.sampler.close()
+            self._let_go(sequence)
+        if done:
+            self._running = [s for s in self._running if not s.is_finished]
+            self._waiting = [s for s in self._waiting if not s.is_finished]
+        return [s for s in done if s not in besides]
 
-    def _advance_plainly(self, sequence: Sequence) -> None:
-        """One sequence without a guess: a step of plain decoding, without a batch or a tree."""
-        root = sequence.last_token
+    def _let_go(self, sequence: Sequence) -> None:
+        """A text has ended: its drafter may hold something for it, as cells of a cache."""
+        if self._n_draft == 0:
+            return
+        try:
+            sequence.drafter.reset()
+        except Exception:
+            _log.warning("the drafter %r fails to reset", sequence.drafter.name, exc_info=True)
+
+    def _n_free(self) -> int:
+        """Free cells; where the model has none, its sequences always have room."""
+        n_used = self._context.memory.n_cells_used
+        return self._context.n_ctx if n_used is None else self._context.n_ctx - n_used
+
+    def _guard(self, sequence: Sequence, act: Callable[[], object]) -> None:
+        """What goes wrong with one sequence ends that one alone."""
+        try:
+            act()
+        except Exception as error:
+            sequence.fail(error)
+
+    # -- reading
+
+    def _read(self) -> None:
+        """The next pieces of prompts, in the order of arrival, up to the budget of a step."""
+        n_left = self._n_prefill
+        reading = sorted(self._unread(), key=lambda sequence: sequence.arrival)
+        for i, sequence in enumerate(reading):
+            self._prefixes.adopt(sequence, self._running)
+            n_piece = self._n_prefill - sequence.n_past % self._n_prefill
+            n_piece = min(n_piece, sequence.n_missing)
+            if n_piece and not self._prefixes.is_coming(sequence, reading[:i]):
+                if n_piece > n_left:
+                    break
+                n_left -= n_piece
+                if not self._read_piece(sequence, n_piece):
+                    break
+            self._report_read(sequence)
+
+    def _unread(self) -> list[Sequence]:
+        return [s for s in self._running if s.n_missing > 0 and not s.is_finished]
+
+    def _read_piece(self, sequence: Sequence, n_piece: int) -> bool:
+        """False if there was no room, and someone had to give way."""
         started_s = time.perf_counter()
-        self._context.decode_one(_id_of(sequence), root)
-        decoded_s = time.perf_counter()
-        token = sequence.sampler.sample(self._context, 0)
-        sequence.stats.target_s += decoded_s - started_s
-        sequence.stats.verify_s += time.perf_counter() - decoded_s
-        sequence.stats.count_step(1, 0)
-        self._take(sequence, (token,))
-        if self._on_step is not None:
-            self._on_step(Step(sequence.index, TokenTree.chain([root]), (0,), (token,)))
+        piece = sequence.context[sequence.n_past : sequence.n_past + n_piece]
+        try:
+            self._context.prefill(piece, sequence.require_id())
+        except CacheFullError as error:
+            self._make_room(error)
+            return False
+        sequence.n_past += n_piece
+        sequence.stats.prefill_s += time.perf_counter() - started_s
+        return True
 
-    def _advance(self, sequences: list[Sequence], trees: list[TokenTree]) -> None:
-        places = self._pass(sequences, trees)
-        greedy_rows = self._greedy_rows(sequences)
-        for sequence, tree, place in zip(sequences, trees, places, strict=True):
-            self._verify(sequence, tree, place, greedy_rows)
+    def _report_read(self, sequence: Sequence) -> None:
+        report = sequence.request.on_prefill
+        if report is not None:
+            share = sequence.n_past / max(len(sequence.context) - 1, 1)
+            self._guard(sequence, lambda: report(share))
 
-    def _draft(self, sequence: Sequence, n_cells_left: int, n_running: int) -> TokenTree:
+    # -- writing
+
+    def _write(self) -> None:
+        ready = [s for s in self._running if s.n_missing == 0 and not s.is_finished]
+        ready = [s for s in ready if self._has_text_room(s)]
+        while len(ready) > 1 and self._n_free() < len(ready):
+            self._give_way(self._youngest())
+            ready = [s for s in ready if s.seq_id is not None]
+        if ready and self._n_free() < 1:
+            self._make_room(None)
+            ready = [s for s in ready if s.seq_id is not None and not s.is_finished]
+        n_nodes = self._n_free() // len(ready) if ready else 0
+        drafted = [(s, self._draft(s, n_nodes, len(ready))) for s in ready]
+        drafted = [(s, tree.with_root(s.last_token)) for s, tree in drafted if not s.is_finished]
+        if not drafted:
+            return
+        try:
+            self._pass.run([s for s, _ in drafted], [t for _, t in drafted], self._n_draft > 0)
+        except CacheFullError as error:
+            self._make_room(error)
+
+    def _has_text_room(self, sequence: Sequence) -> bool:
+        """Room for one token more; without it the text is shifted or ends."""
+        if sequence.n_past >= self._n_text_max:
+            if sequence.request.context_shift:
+                self._guard(sequence, lambda: shift(self._context, sequence, self._n_text_max))
+            else:
+                sequence.finish("context")
+        return not sequence.is_finished
+
+    def _make_room(self, error: CacheFullError | None) -> None:
+        """Someone must leave; alone in the cache, nobody can."""
+        if len(self._running) > 1:
+            self._give_way(self._youngest())
+        elif error is None:
+            self._running[0].finish("context")
+        else:
+            self._running[0].fail(error)
+
+    def _youngest(self) -> Sequence:
+        return max(self._running, key=lambda sequence: sequence.arrival)
+
+    def _draft(self, sequence: Sequence, n_cells: int, n_ready: int) -> TokenTree:
         # the last token that may be written needs no tree: nothing is drawn after it
         if self._n_draft == 0 or sequence.n_left == 1:
             return EMPTY_TREE
         started_s = time.perf_counter()
         room = min(
             self._n_draft,
-            n_cells_left - 1,
-            self._batch.capacity // n_running - 1,
+            n_cells - 1,
+            self._n_text_max - sequence.n_past - 1,
+            self._pass.capacity // n_ready - 1,
             # n nodes have n leaves at most, and the first needs no id of its own
-            1 + self._context.n_spare_leaves // n_running,
+            1 + self._context.n_spare_leaves // n_ready,
         )
-        n_nodes = max(room, 0)
-        tree = sequence.drafter.propose(n_nodes)
-        self._check_draft(tree, n_nodes, sequence)
-        sequence.stats.draft_s += time.perf_counter() - started_s
+        try:
+            tree = sequence.drafter.propose(max(room, 0))
+            self._check_draft(tree, max(room, 0), sequence)
+        except Exception as error:  # it is this request's own
+            sequence.fail(error)
+            return EMPTY_TREE
+        finally:
+            sequence.stats.draft_s += time.perf_counter() - started_s
         return tree
 
     def _check_draft(self, tree: TokenTree, n_nodes: int, sequence: Sequence) -> None:
@@ -194,80 +338,3 @@ class Scheduler:
                 f"the drafter {sequence.drafter.name!r} proposed token {int(tree.tokens.max())}, "
                 f"but the vocabulary ends at {self._context.n_vocab - 1}"
             )
-
-    def _pass(self, sequences: list[Sequence], trees: list[TokenTree]) -> list[slice]:
-        started_s = time.perf_counter()
-        self._batch.clear()
-        places = [self._place(s, tree) for s, tree in zip(sequences, trees, strict=True)]
-        branching = [_id_of(s) for s, tree in zip(sequences, trees, strict=True) if len(tree) > 1]
-        self._context.decode_trees(self._batch, branching)
-        spent_s = time.perf_counter() - started_s
-        for sequence, tree in zip(sequences, trees, strict=True):
-            sequence.stats.target_s += spent_s * len(tree) / len(self._batch)
-        return places
-
-    def _place(self, sequence: Sequence, tree: TokenTree) -> slice:
-        seq_id = _id_of(sequence)
-        if len(tree) > 1:
-            return self._context.add_tree(self._batch, seq_id, tree)
-        # the root is text already: alone it is a plain step, with nothing to commit or take back
-        return self._batch.add(tree.tokens, sequence.n_past, seq_id, logits=True)
-
-    def _greedy_rows(self, sequences: list[Sequence]) -> np.ndarray | None:
-        return self._context.argmax() if any(s.sampler.is_argmax for s in sequences) else None
-
-    def _verify(
-        self, sequence: Sequence, tree: TokenTree, place: slice, greedy_rows: np.ndarray | None
-    ) -> None:
-        started_s = time.perf_counter()
-        verdict = self._match(sequence, tree, place, greedy_rows)
-        if len(tree) > 1:
-            self._context.commit(_id_of(sequence), verdict.path)
-        sequence.stats.count_step(len(tree), verdict.n_accepted)
-        sequence.stats.verify_s += time.perf_counter() - started_s
-        self._take(sequence, verdict.tokens)
-        if self._on_step is not None:
-            self._on_step(Step(sequence.index, tree, verdict.path, verdict.tokens))
-
-    def _match(
-        self, sequence: Sequence, tree: TokenTree, place: slice, greedy_rows: np.ndarray | None
-    ) -> Verdict:
-        n_drawn = 0
-
-        def stop(token: int) -> bool:
-            nonlocal n_drawn
-            n_drawn += 1
-            return sequence.ends_at(token, n_drawn)
-
-        if sequence.sampler.is_argmax and greedy_rows is not None:
-            verdict = match_greedy(tree, greedy_rows[place], stop)
-            self._require_numbers(place.start + verdict.path[-1], verdict.next_token)
-            return verdict
-        return match(
-            tree, lambda node: sequence.sampler.sample(self._context, place.start + node), stop
-        )
-
-    def _require_numbers(self, row: int, token: int) -> None:
-        """An argmax over NaN is a token like any other; a sampler would refuse it."""
-        if not self._context.logits_pointer(row)[token] > -np.inf:
-            raise SamplerError(
-                "no token to choose from: every logit of the row is NaN or -infinity"
-            )
-
-    def _take(self, sequence: Sequence, tokens: tuple[int, ...]) -> None:
-        if self._n_draft > 0:
-            started_s = time.perf_counter()
-            sequence.drafter.observe(tokens)
-            sequence.stats.draft_s += time.perf_counter() - started_s
-        sequence.accept(tokens)
-
-    def _n_cells_left(self, sequence: Sequence) -> int:
-        """Cells for this sequence's next tree."""
-        others = (s for s in self._running if s is not sequence and not s.is_finished)
-        n_cells = self._context.n_ctx - sum(map(self._reserved, others))
-        return min(n_cells, self._n_text_max) - sequence.n_past
-
-
-def _id_of(sequence: Sequence) -> int:
-    assert sequence.seq_id is not None
-    return sequence.seq_id

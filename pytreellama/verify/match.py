@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.errors import TreeError
 from pytreellama.tree import TokenTree
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What one walk down a tree decided."""
-
-    path: tuple[int, ...]
-    """Accepted nodes from node 0 down, each a child of the one before: what to commit."""
-    tokens: tuple[int, ...]
-    """Drawn tokens, one at each node of `path`: what to emit. The last is in no committed node."""
-
-    @property
-    def n_accepted(self) -> int:
-        """Drafted nodes accepted: those of `path` below node 0."""
-        return len(self.path) - 1
-
-    @property
-    def next_token(self) -> int:
-        """The last token drawn: the bonus, the correction or the stop; the next tree's root."""
-        return self.tokens[-1]
+from pytreellama.verify.verdict import Verdict
 
 
 def match(
@@ -54,7 +34,7 @@ def match(
 
     Raises TreeError if the tree is empty or has more than one root. Costs O(1) per drawn token.
     """
-    _require_one_root(tree)
+    require_one_root(tree)
     node = 0
     path = [node]
     tokens = []
@@ -90,7 +70,8 @@ def match_greedy(
     return match(tree, choices.__getitem__, stop)
 
 
-def _require_one_root(tree: TokenTree) -> None:
+def require_one_root(tree: TokenTree) -> None:
+    """TreeError unless node 0 is the only root."""
     # Roots come first in BFS order, so the second node tells whether there is another.
     if len(tree) == 0:
         raise TreeError("the tree is empty; its node 0 must be the last token of the text")

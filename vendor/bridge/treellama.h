@@ -169,9 +169,10 @@ LLAMA_API size_t treellama_state_set (struct llama_context * ctx, llama_seq_id s
 
 LLAMA_API void treellama_argmax(const float * logits, int32_t n_rows, int32_t n_vocab, llama_token * tokens);
 
-// the k likeliest tokens of each row, falling, ties by token id, with their log-probabilities under softmax at temperature 1
+// the k likeliest tokens of each row, falling, ties by token id, with their logits or, if normalised, their log-probabilities
+// under softmax at temperature 1, which takes longer
 LLAMA_API int32_t treellama_top_k(
-        const float * logits, int32_t n_rows, int32_t n_vocab, int32_t k, llama_token * tokens, float * logp);
+        const float * logits, int32_t n_rows, int32_t n_vocab, int32_t k, bool normalise, llama_token * tokens, float * values);
 
 // natural log of the softmax probability of one token a row
 LLAMA_API void treellama_logp(
@@ -231,6 +232,9 @@ LLAMA_API int32_t treellama_probe_count(const struct treellama_probe * probe);
 LLAMA_API int32_t treellama_probe_read(
         const struct treellama_probe * probe, int32_t i,
         bool * is_swa, int32_t * n_kv, int32_t * n_tokens, int32_t * n_streams, float * data);
+
+// cells in use of the cache that holds a sequence, those of pending nodes too; -1 if the model has none
+LLAMA_API int32_t treellama_n_cells_used(struct llama_context * ctx, llama_seq_id seq_id);
 
 // the cells of the cache (the sliding-window one if swa) that holds seq_id
 //   pos:   position of each cell, -1 if empty

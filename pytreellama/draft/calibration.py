@@ -1,0 +1,83 @@
+"""Calibration: what a drafter's probabilities turn out to be worth, learned as the text comes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytreellama.errors import DraftError
+
+_N_STEPS = 5  # a knot at every fifth: more would be finer, and slower to learn
+_PRIOR_WEIGHT = 8.0  # outcomes that the first guess, "as it was called", counts for
+_MEMORY = 32.0  # outcomes near a knot after which older ones fade, so that a change shows
+
+
+class Calibration:
+    """Maps the probabilities that a drafter calls to how often such guesses came true of late.
+
+    For every kind of guess one piecewise linear map from [0, 1] to [0, 1], the identity at first.
+    An outcome moves the two knots around the called probability, each by its share: stochastic
+    gradient descent on the squared error (Brier score). Steps shrink like 1/n to a floor, so the
+    map settles soon, and still follows when the text or the drafter changes.
+
+    What is called may be conditional (this token, if all before it are right) or of a whole path,
+    as long as outcomes are told of the same.
+
+    Source: secondary symbol estimation with interpolated buckets, as in PAQ (Mahoney 2005,
+    Florida Tech. CS-2005-16).
+
+    Args:
+        n_kinds: kinds of guesses that are told apart, such as the rank among siblings; >= 1.
+
+    Raises:
+        DraftError: no kind at all.
+    """
+
+    __slots__ = ("_values", "_weights")
+
+    def __init__(self, n_kinds: int = 1) -> None:
+        if n_kinds < 1:
+            raise DraftError(f"a calibration of {n_kinds} kinds was asked for; give 1 or more")
+        self._values = [[i / _N_STEPS for i in range(_N_STEPS + 1)] for _ in range(n_kinds)]
+        self._weights = [[_PRIOR_WEIGHT] * (_N_STEPS + 1) for _ in range(n_kinds)]
+
+    def calibrated(self, p: float, kind: int = 0) -> float:
+        """How often guesses of this kind that were called `p` come true; both in [0, 1]."""
+        values = self._values[kind]
+        left, share = _place(p)
+        return values[left] + share * (values[left + 1] - values[left])
+
+    def learn(self, p: float, came_true: bool, kind: int = 0) -> None:
+        """Hear what came of a guess that was called `p`.
+
+        To be told of every guess whose turn came, right or wrong: of one whose parent was refused,
+        nobody knows.
+        """
+        values, weights = self._values[kind], self._weights[kind]
+        error = came_true - self.calibrated(p, kind)
+        left, share = _place(p)
+        for knot, part in ((left, 1.0 - share), (left + 1, share)):
+            values[knot] = min(max(values[knot] + error * part / weights[knot], 0.0), 1.0)
+            weights[knot] = min(weights[knot] + part, _MEMORY)
+
+    def copy(self) -> Calibration:
+        """What is known so far, to be learned on from without changing this one."""
+        twin = Calibration(len(self._values))
+        twin._values = [values.copy() for values in self._values]
+        twin._weights = [weights.copy() for weights in self._weights]
+        return twin
+
+
+def limit_siblings(p: Sequence[float]) -> list[float]:
+    """Siblings' conditional probabilities, scaled down where they sum to more than 1.
+
+    At most one child of a node comes true, but calibrated estimates do not know of each other.
+    """
+    scale = max(sum(p), 1.0)
+    return [p_one / scale for p_one in p]
+
+
+def _place(p: float) -> tuple[int, float]:
+    """The knot left of a probability, and how far it lies towards the right one."""
+    place = min(max(p, 0.0), 1.0) * _N_STEPS
+    left = min(int(place), _N_STEPS - 1)
+    return left, place - left

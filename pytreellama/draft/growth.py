@@ -1,0 +1,190 @@
+"""Growth: which guesses a drafter follows up, level by level, until a tree is worth proposing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, Protocol, TypeAlias
+
+from pytreellama.draft.protocol import EMPTY_TREE
+from pytreellama.errors import DraftError
+from pytreellama.tree import TokenTree
+
+Grow: TypeAlias = Literal["best", "chain"] | Sequence[int]
+"""How a tree grows: best-first, as a chain, or with so many children a node on each level."""
+
+TRUNK = -1
+"""Instead of a node: the end of the text."""
+
+
+Row: TypeAlias = tuple[list[int], list[float]]
+"""The likeliest tokens behind one node, falling, and their probabilities; 0 for no token."""
+
+
+class Foresight(Protocol):
+    """A text, guesses that hang below its end, and what is expected behind each of them."""
+
+    def children(self, node: int) -> Row:
+        """What is expected behind a node (or TRUNK), if the path so far is right."""
+        ...
+
+    def add(self, tokens: Sequence[int], parents: Sequence[int]) -> list[int]:
+        """Hang tokens below earlier nodes (or TRUNK), in one pass; the nodes, or [] for no room."""
+        ...
+
+
+Belief: TypeAlias = Callable[[list[float]], list[float]]
+"""What the probabilities of a node's children, in their order, are worth: at most 1 together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How far and how wide a tree may grow."""
+
+    n_children: tuple[int, ...]
+    """Most children of one node, by the children's depth. Its length is the number of levels."""
+    width: int | None
+    """Most nodes that are followed up on one level; None is no limit."""
+    min_p: float
+    """Nodes whose path probability is lower are not proposed."""
+
+    @classmethod
+    def of(cls, grow: Grow, *, top: int, width: int, n_levels: int, min_p: float) -> Growth:
+        """The growth that these options ask for; raises DraftError if one is out of range.
+
+        top, width, n_levels: for "best", children a node, nodes followed up a level, levels; all
+        >= 1. "chain" takes `n_levels` alone; numbers of children, all >= 1, speak for themselves.
+        min_p: in [0, 1].
+        """
+        for name, value in (("top", top), ("width", width), ("n_levels", n_levels)):
+            if value < 1:
+                raise DraftError(f"{name} is {value}; it must be 1 or more")
+        if not 0.0 <= min_p <= 1.0:
+            raise DraftError(f"min_p is {min_p}; it must lie between 0 and 1")
+        if grow == "best":
+            return cls((top,) * n_levels, width, min_p)
+        if grow == "chain":
+            return cls((1,) * n_levels, 1, min_p)
+        return cls(_checked_shape(grow), None, min_p)
+
+    @property
+    def n_levels(self) -> int:
+        """Levels of the largest tree."""
+        return len(self.n_children)
+
+    @property
+    def n_top(self) -> int:
+        """Children that are asked of a node."""
+        return max(self.n_children)
+
+    def as_chain(self) -> Growth:
+        """The chain of as many levels."""
+        return Growth((1,) * self.n_levels, 1, self.min_p)
+
+    def limited(self, n_levels: int) -> Growth:
+        """The same with at most `n_levels` levels; at least one."""
+        return Growth(self.n_children[:n_levels], self.width, self.min_p)
+
+
+def grow_tree(foresight: Foresight, growth: Growth, n_nodes: int, belief: Belief) -> TokenTree:
+    """The `n_nodes` (>= 1) likeliest nodes of the tree that grows below a text.
+
+    Each level takes up the `growth.width` likeliest nodes that were not taken up yet, in one call
+    of `foresight.add`; a child's path probability is its parent's times its own. Only nodes among
+    the `n_nodes` likeliest so far are taken up: below others nothing can get in, because a path
+    probability never rises with depth. It ends after `growth.n_levels` levels, or when no node is
+    left to take up. Of equal probabilities the earlier counts as the likelier.
+
+    Unlike the sources, a node that was passed over may be taken up on a later level, if it is then
+    among the likeliest. Source: EAGLE-2 (arXiv 2406.16858) and OPT-Tree (arXiv 2406.17276); fixed
+    numbers of children: SpecInfer (arXiv 2305.09781).
+    """
+    best = _likeliest(_children([_END_OF_TEXT], foresight, growth, belief), n_nodes)
+    for _level in range(1, growth.n_levels):
+        taken = _to_take_up(best, growth, n_nodes)
+        if not taken or not _take_up(taken, foresight):
+            break
+        best = _likeliest(best + _children(taken, foresight, growth, belief), n_nodes)
+    return _as_tree(best)
+
+
+@dataclass(slots=True, eq=False)
+class _Guess:
+    """A node that may be proposed. `node` is the foresight's name for it, once it is taken up."""
+
+    token: int
+    parent: _Guess | None
+    p: float
+    depth: int
+    node: int | None = None
+
+
+# Above the roots, so that every guess has a parent.
+_END_OF_TEXT = _Guess(token=-1, parent=None, p=1.0, depth=-1, node=TRUNK)
+
+
+def _children(
+    taken: list[_Guess], foresight: Foresight, growth: Growth, belief: Belief
+) -> list[_Guess]:
+    """What is expected below guesses that were taken up."""
+    found = []
+    for parent in taken:
+        depth = parent.depth + 1
+        tokens, p = foresight.children(_node(parent))
+        rated = list(zip(tokens, p, belief(p), strict=True))
+        for token, p_token, p_believed in rated[: growth.n_children[depth]]:
+            p_path = parent.p * p_believed
+            if p_token > 0 and p_path > 0 and p_path >= growth.min_p:
+                found.append(_Guess(token, parent, p_path, depth))
+    return found
+
+
+def _likeliest(guesses: list[_Guess], n_nodes: int) -> list[_Guess]:
+    """In falling order, and so that no child comes before its parent."""
+    return sorted(guesses, key=lambda guess: -guess.p)[:n_nodes]
+
+
+def _to_take_up(best: list[_Guess], growth: Growth, n_nodes: int) -> list[_Guess]:
+    """The likeliest guesses below which another of the `n_nodes` likeliest may stand."""
+    p_least = best[-1].p if len(best) == n_nodes else 0.0
+    is_open = (
+        guess
+        for guess in best
+        if guess.node is None and guess.p > p_least and guess.depth + 1 < growth.n_levels
+    )
+    return list(islice(is_open, growth.width))
+
+
+def _take_up(taken: list[_Guess], foresight: Foresight) -> bool:
+    parents = [_node(guess.parent) for guess in taken if guess.parent is not None]
+    nodes = foresight.add([guess.token for guess in taken], parents)
+    for guess, node in zip(taken, nodes, strict=False):
+        guess.node = node
+    return bool(nodes)
+
+
+def _node(guess: _Guess) -> int:
+    assert guess.node is not None
+    return guess.node
+
+
+def _as_tree(best: list[_Guess]) -> TokenTree:
+    if not best:
+        return EMPTY_TREE
+    place: dict[_Guess | None, int] = {guess: i for i, guess in enumerate(best)}
+    return TokenTree.from_parents(
+        [guess.token for guess in best],
+        [place.get(guess.parent, TRUNK) for guess in best],
+        p=[guess.p for guess in best],
+    )
+
+
+def _checked_shape(grow: Grow) -> tuple[int, ...]:
+    shape = () if isinstance(grow, str) else tuple(grow)
+    if not shape or not all(isinstance(n, int) and n >= 1 for n in shape):
+        raise DraftError(
+            f"grow = {grow!r} was asked for; give 'best', 'chain', or the number of children of a "
+            "node on each level, such as (4, 2, 2, 1)"
+        )
+    return shape

@@ -1,0 +1,328 @@
+"""The n-gram drafter: what followed the last few tokens, here, in earlier texts, in a corpus."""
+
+from __future__ import annotations
+
+import math
+import os
+from bisect import insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any, NamedTuple
+
+from pytreellama.draft.escape import EscapeTable
+from pytreellama.draft.ngram_table import Context, NGramTable
+from pytreellama.draft.protocol import EMPTY_TREE, Tokens, checked_n_nodes, checked_tokens
+from pytreellama.errors import DraftError
+from pytreellama.tree import TokenTree
+
+
+@dataclass(frozen=True, slots=True)
+class NGramOptions:
+    """How the n-gram drafter searches; lengths in tokens. Raises DraftError if out of range."""
+
+    min_n: int = 1
+    """Shortest context whose continuations count as a guess; at least 1."""
+    max_n: int = 4
+    """Longest context that is told apart; at least `min_n`."""
+    max_depth: int = 32
+    """Longest path proposed; at least 1."""
+    max_fanout: int = 16
+    """Continuations of one context that are looked at in each table, the latest first."""
+    min_p: float = 0.1
+    """Nodes whose path probability is lower are not proposed; in [0, 1]."""
+    max_entries: int = 1 << 17
+    """Entries of the text's own table, and of the dynamic one; see NGramTable."""
+    dynamic_worth: float = 8.0
+    """However often the dynamic table saw a context, it counts for less than so many occurrences
+    in the text itself; above 0."""
+    static_worth: float = 2.0
+    """The same for the static table."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_n", "max_depth", "max_fanout", "max_entries"):
+            if getattr(self, name) < 1:
+                raise DraftError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.max_n < self.min_n:
+            raise DraftError(f"max_n is {self.max_n}; it must be min_n ({self.min_n}) or more")
+        if not 0.0 <= self.min_p <= 1.0:
+            raise DraftError(f"min_p is {self.min_p}; it must lie between 0 and 1")
+        for name in ("dynamic_worth", "static_worth"):
+            if not getattr(self, name) > 0.0:
+                raise DraftError(f"{name} is {getattr(self, name)}; it must be more than 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Learned escapes, by the first of the three tables that knows a context."""
+
+    own: EscapeTable = field(default_factory=EscapeTable)
+    dynamic: EscapeTable = field(default_factory=EscapeTable)
+    static: EscapeTable = field(default_factory=EscapeTable)
+
+
+class _Source(NamedTuple):
+    """A table, and how far to believe it."""
+
+    table: NGramTable
+    worth: float
+    has_text: bool
+    """Whether the text's own n-grams are in the table too."""
+    escapes: EscapeTable
+    """For contexts that no source before this one knows."""
+
+
+class _Offer(NamedTuple):
+    """What the tables say of one context, less the tokens that longer ones offered."""
+
+    weights: dict[int, float]
+    """Of every token that is new here; they sum to no more than `n_left`."""
+    n_left: float
+    """Weighted occurrences of the context that did not go on with a token of a longer one."""
+    kind: tuple[int, int, int, bool]
+    """Length, occurrences, new tokens, whether a longer context offered any: see EscapeTable."""
+    escapes: EscapeTable
+    asked: list[dict[int, int]]
+    """What the tables counted behind the context."""
+
+    def learn(self, token: int) -> bool:
+        """Note whether `token`, which came next, was known here; return that."""
+        hit = any(token in counts for counts in self.asked)
+        self.escapes.learn(*self.kind, was_escape=not hit)
+        return hit
+
+
+class _Guess(NamedTuple):
+    """A node that may join the tree. Ordered so that the likeliest, oldest come first."""
+
+    minus_p: float
+    order: int
+    token: int
+    parent: int
+    depth: int
+    context: Context
+
+
+class NGramDrafter:
+    """Proposes what followed the last `max_n` to `min_n` tokens in any of three tables.
+
+    The text's own table knows this text; the dynamic one every text of the drafter's factory, this
+    one too; the static one a corpus. What they counted behind a context is added up: the text's
+    own occurrences at their number, another table's n occurrences at n w / (n + w), where w is the
+    table's worth. So a few occurrences elsewhere count nearly as much as here, but however many
+    they are, never more than w of the text's own: a text is the best sample of itself, earlier
+    texts share its user and its model, a corpus neither. (w is the concentration of a Dirichlet
+    prior that is itself only as sure as its n draws.)
+
+    Contexts are tried from the longest to the shortest. What one leaves to tokens it has not
+    shown, its escape probability, goes to the next, which offers other tokens: prediction by
+    partial matching with exclusion (PPM, Cleary and Witten 1984). Escapes are learned as texts go
+    on, separately for contexts that the text itself knows, that otherwise the dynamic table knows,
+    and that only the static one does: so each is believed as far as it came true.
+
+    A path's probability is the product of its tokens' shares: it never rises with depth, and
+    siblings never sum to more than their parent. The tree takes the likeliest paths first, until
+    `n_nodes` or `min_p`.
+
+    observe() costs amortised O(1) a token, propose() O(1) a node, whatever the tables hold.
+
+    Source of the three tables: lookup decoding in llama.cpp's examples. Drafting by n-grams of the
+    text: Prompt Lookup Decoding (Saxena 2023), ANPD (arXiv 2404.08698).
+
+    Args:
+        options: how to search.
+        dynamic: a table that learns this text too, shared with others, if there is one.
+        static: a table that is only read, if there is one.
+        trust: escapes that this text teaches too, shared with others; by default its own.
+    """
+
+    __slots__ = ("_context", "_dynamic", "_options", "_own", "_sources", "_static", "_trust")
+
+    name = "ngram"
+
+    def __init__(
+        self,
+        options: NGramOptions | None = None,
+        dynamic: NGramTable | None = None,
+        static: NGramTable | None = None,
+        trust: Trust | None = None,
+    ) -> None:
+        self._options = NGramOptions() if options is None else options
+        self._dynamic = dynamic
+        self._static = static
+        self._trust = trust
+        self.reset()
+
+    @property
+    def options(self) -> NGramOptions:
+        """What this drafter was made with."""
+        return self._options
+
+    def reset(self) -> None:
+        """Forget the text; what is shared with other drafters keeps what it learned."""
+        options, trust = self._options, self._trust or Trust()
+        self._context: Context = ()
+        self._own = NGramTable(options.min_n, options.max_n, options.max_entries)
+        self._sources = [_Source(self._own, math.inf, True, trust.own)]
+        if self._dynamic is not None:
+            worth = options.dynamic_worth
+            self._sources.append(_Source(self._dynamic, worth, True, trust.dynamic))
+        if self._static is not None:
+            self._sources.append(_Source(self._static, options.static_worth, False, trust.static))
+
+    def observe(self, tokens: Tokens) -> None:
+        """Hear committed text, shape (n,); raises DraftError, keeping nothing, if not token ids."""
+        for token in checked_tokens(tokens):
+            self._learn_escapes(token)
+            self._own.learn(self._context, token)
+            if self._dynamic is not None:
+                self._dynamic.learn(self._context, token)
+            self._context = self._moved(self._context, token)
+
+    def _learn_escapes(self, token: int) -> None:
+        """Score each context that `token` is about to follow, down to the first that knew it."""
+        for offer in self._offers(self._context):
+            if offer.learn(token):
+                return
+
+    def propose(self, n_nodes: int) -> TokenTree:
+        """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
+        if checked_n_nodes(n_nodes) == 0:
+            return EMPTY_TREE
+        grown = self._grow(n_nodes)
+        if not grown:
+            return EMPTY_TREE
+        return TokenTree.from_parents(
+            [guess.token for guess in grown],
+            [guess.parent for guess in grown],
+            p=[-guess.minus_p for guess in grown],
+        )
+
+    def _grow(self, n_nodes: int) -> list[_Guess]:
+        """The likeliest guesses in falling order; each one's parent is an index into the list."""
+        grown: list[_Guess] = []
+        frontier: list[_Guess] = []  # the likeliest first, no more than there is room for
+        n_guesses = 0
+        context, p, parent, depth = self._context, 1.0, -1, 0
+        while True:
+            n_left = n_nodes - len(grown)
+            if depth < self._options.max_depth:
+                for token, p_path in self._continuations(context, p, frontier, n_left):
+                    longer = self._moved(context, token)
+                    insort(frontier, _Guess(-p_path, n_guesses, token, parent, depth, longer))
+                    n_guesses += 1
+                del frontier[n_left:]
+            if not frontier:
+                return grown
+            best = frontier.pop(0)
+            context, p, parent, depth = best.context, -best.minus_p, len(grown), best.depth + 1
+            grown.append(best)
+            if len(grown) == n_nodes:
+                return grown
+
+    def _continuations(
+        self, context: Context, p_path: float, frontier: list[_Guess], n_left: int
+    ) -> list[tuple[int, float]]:
+        """Tokens that followed `context` or its end, with their path probabilities.
+
+        Those that are unlikelier than the last guess that there is room for are left out.
+        """
+        min_p = self._options.min_p
+        if len(frontier) == n_left:
+            min_p = max(min_p, -frontier[-1].minus_p)
+        found: list[tuple[int, float]] = []
+        for offer in self._offers(context):
+            p_escape = offer.escapes.p_escape(*offer.kind)
+            share = p_path * (1.0 - p_escape) / offer.n_left
+            for token, weight in offer.weights.items():
+                p_token = share * weight
+                if p_token >= min_p:
+                    found.append((token, p_token))
+            p_path *= p_escape
+            if p_path < min_p:
+                break
+        return found
+
+    def _offers(self, context: Context) -> Iterator[_Offer]:
+        """What the tables say of the end of `context`, at each length, the longest first."""
+        offered: set[int] = set()
+        for length in range(len(context), self._options.min_n - 1, -1):
+            offer = self._offer(context[-length:], offered)
+            if offer is not None:
+                yield offer
+                offered.update(offer.weights)
+
+    def _offer(self, context: Context, offered: set[int]) -> _Offer | None:
+        """What the tables say of exactly `context`; None if that is nothing new."""
+        weights: dict[int, float] = {}
+        asked: list[dict[int, int]] = []
+        n_first = 0
+        n_weighted = n_offered = 0.0
+        for table, worth, has_text, escapes_behind in self._sources:
+            counts = table.following(context)
+            if counts is None:
+                continue
+            n_seen = table.n_seen(context)
+            if not asked:
+                n_first, escapes = n_seen, escapes_behind
+            elif has_text and n_seen == n_first:
+                continue  # it has this text too, and saw the context nowhere else
+            asked.append(counts)
+            weight = 1.0 / (1.0 + n_seen / worth)
+            n_weighted += weight * n_seen
+            if offered:
+                n_offered += weight * sum([counts.get(token, 0) for token in offered])
+            for token in islice(reversed(counts), self._options.max_fanout):
+                if token not in offered:
+                    weights[token] = weights.get(token, 0.0) + weight * counts[token]
+        if not weights:
+            return None
+        kind = (len(context), int(n_weighted), len(weights), bool(offered))
+        return _Offer(weights, n_weighted - n_offered, kind, escapes, asked)
+
+    def _moved(self, context: Context, token: int) -> Context:
+        return (*context, token)[-self._options.max_n :]
+
+
+class NGram:
+    """Makes n-gram drafters that share what they learn: `Engine(model, drafter=NGram())`.
+
+    The tables are of one vocabulary: give each model a factory of its own. To keep what was
+    learned, save `dynamic`, and begin the next time with `NGram(dynamic=NGramTable.load(path))`.
+
+    Args:
+        options: how to search; by default `NGramOptions()`.
+        static: a table of a corpus, or the path of a saved one; it is only read.
+        dynamic: what to begin with; by default an empty table. Every drafter's text is added.
+        changes: fields of `NGramOptions`, in place of those in `options`.
+
+    Raises:
+        DraftError: options out of range, or no table at the path.
+    """
+
+    __slots__ = ("_trust", "dynamic", "options", "static")
+
+    def __init__(
+        self,
+        options: NGramOptions | None = None,
+        *,
+        static: NGramTable | str | os.PathLike[str] | None = None,
+        dynamic: NGramTable | None = None,
+        **changes: Any,
+    ) -> None:
+        self.options = replace(options or NGramOptions(), **changes)
+        self.static = static if static is None else _as_table(static)
+        self.dynamic = self._empty_table() if dynamic is None else dynamic
+        # Shared, so that a text of few tokens need not learn first how far to believe the tables.
+        self._trust = Trust()
+
+    def __call__(self) -> NGramDrafter:
+        """Return a fresh drafter for one sequence."""
+        return NGramDrafter(self.options, self.dynamic, self.static, self._trust)
+
+    def _empty_table(self) -> NGramTable:
+        return NGramTable(self.options.min_n, self.options.max_n, self.options.max_entries)
+
+
+def _as_table(table: NGramTable | str | os.PathLike[str]) -> NGramTable:
+    return table if isinstance(table, NGramTable) else NGramTable.load(table)

@@ -1,0 +1,162 @@
+"""The recycling drafter: what the target itself foresaw, in passes that were paid for already."""
+
+from __future__ import annotations
+
+import heapq
+import os
+from dataclasses import dataclass
+
+from pytreellama.draft.protocol import (
+    EMPTY_TREE,
+    Float32Array,
+    Int32Array,
+    Tokens,
+    checked_n_nodes,
+    checked_tokens,
+)
+from pytreellama.draft.successors import MAX_ORDER, SuccessorTable
+from pytreellama.errors import DraftError
+from pytreellama.tree import TokenTree
+
+
+@dataclass(frozen=True, slots=True)
+class RecyclingOptions:
+    """How the recycling drafter searches. Raises DraftError if out of range."""
+
+    n_top: int = 8
+    """Successors that are kept of each row; from 1 to 64."""
+    max_depth: int = 16
+    """Longest path proposed, in tokens; at least 1."""
+    min_p: float = 0.005
+    """Nodes whose path probability is lower are not proposed; in [0, 1]."""
+    max_entries: int = 1 << 17
+    """Contexts of each length that are remembered; of more, the oldest are forgotten."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n_top <= 64:
+            raise DraftError(f"n_top is {self.n_top}; it must lie between 1 and 64")
+        for name in ("max_depth", "max_entries"):
+            if getattr(self, name) < 1:
+                raise DraftError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if not 0.0 <= self.min_p <= 1.0:
+            raise DraftError(f"min_p is {self.min_p}; it must lie between 0 and 1")
+
+
+class RecyclingDrafter:
+    """Proposes what the target held likeliest when it last stood behind the same tokens.
+
+    Every pass computes the successors of each of its nodes, accepted or not. The table keeps the
+    likeliest of them under the last one, two and three tokens of the node's path, so a successor is
+    known even where its path was refused before. The tree takes the likeliest paths first.
+
+    Source: Token Recycling (arXiv 2408.08696), which keeps successors of single tokens and a tree
+    of fixed shape; longer contexts and learned probabilities are ours.
+    """
+
+    __slots__ = ("_options", "_seen", "_table", "_text")
+
+    name = "recycling"
+
+    def __init__(
+        self, table: SuccessorTable | None = None, options: RecyclingOptions | None = None
+    ) -> None:
+        self._options = RecyclingOptions() if options is None else options
+        self._table = SuccessorTable(self._options.max_entries) if table is None else table
+        self.reset()
+
+    @property
+    def n_top(self) -> int:
+        """Successors of a row that are kept."""
+        return self._options.n_top
+
+    def reset(self) -> None:
+        """Forget the text; the table, which other sequences learn too, stays."""
+        self._text: tuple[int, ...] = ()
+        self._seen: tuple[TokenTree, Int32Array, Float32Array] | None = None
+
+    def observe_pass(self, tree: TokenTree, tokens: Int32Array, logits: Float32Array) -> None:
+        """Keep a pass until its accepted tokens are known; see PassObserver."""
+        self._seen = (tree, tokens, logits)
+
+    def observe(self, tokens: Tokens) -> None:
+        """Hear committed text, shape (n,), and learn the pass that it came from.
+
+        Raises DraftError, keeping nothing, if not token ids.
+        """
+        accepted = tuple(checked_tokens(tokens))
+        if self._seen is not None:
+            # how good the table was is known only before it learns the pass itself
+            self._table.judge(self._text, accepted)
+            self._learn(*self._seen)
+            self._seen = None
+        self._text = (self._text + accepted)[-MAX_ORDER:]
+
+    def _learn(self, tree: TokenTree, tokens: Int32Array, logits: Float32Array) -> None:
+        n_top = self._options.n_top
+        self._table.learn(self._text[:-1], tree, tokens[:, :n_top], logits[:, :n_top])
+
+    def propose(self, n_nodes: int) -> TokenTree:
+        """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
+        checked_n_nodes(n_nodes)
+        if n_nodes == 0 or not self._text:
+            return EMPTY_TREE
+        return self._grow(n_nodes)
+
+    def _grow(self, n_nodes: int) -> TokenTree:
+        """The likeliest paths first, which is an order of parents before children."""
+        table, options = self._table, self._options
+        tokens: list[int] = []
+        parents: list[int] = []
+        p: list[float] = []
+        heap: list[tuple[float, int, int, int, int]] = []
+        contexts: list[tuple[int, ...]] = []
+        context, p_path, node, depth = self._text, 1.0, -1, 0
+        while True:
+            if depth < options.max_depth:
+                for token, p_token in table.successors(context):
+                    p_child = p_path * p_token
+                    if p_child >= options.min_p:
+                        heapq.heappush(heap, (-p_child, len(contexts), token, node, depth + 1))
+                        contexts.append((*context[1 - MAX_ORDER :], token))
+            if not heap or len(tokens) == n_nodes:
+                break
+            minus_p, order, token, parent, depth = heapq.heappop(heap)
+            context, p_path, node = contexts[order], -minus_p, len(tokens)
+            tokens.append(token)
+            parents.append(parent)
+            p.append(p_path)
+        return TokenTree.from_parents(tokens, parents, p=p) if tokens else EMPTY_TREE
+
+
+class Recycling(RecyclingOptions):
+    """Makes recycling drafters that learn one table: `Engine(model, drafter=Recycling())`.
+
+    The table is the factory's: texts of other requests and engines that use the same factory
+    improve it, and `save` keeps it. Give each model a factory of its own.
+
+    Args:
+        path: a table that `save` wrote, to begin with.
+        options: fields of `RecyclingOptions`.
+
+    Raises:
+        DraftError: options out of range, or no such table.
+    """
+
+    __slots__ = ("table",)
+
+    table: SuccessorTable
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, **options: float) -> None:
+        super().__init__(**options)  # type: ignore[arg-type]
+        table = SuccessorTable(self.max_entries)
+        if path is not None:
+            table.load(path)
+        object.__setattr__(self, "table", table)
+
+    def __call__(self) -> RecyclingDrafter:
+        """Return a fresh drafter that shares the table."""
+        return RecyclingDrafter(self.table, self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Keep the table in a file, which is replaced only when all is written."""
+        self.table.save(path)

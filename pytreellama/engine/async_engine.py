@@ -1,0 +1,120 @@
+"""AsyncEngine: the same engine for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, cast, overload
+
+from pytreellama.core.model import Model
+from pytreellama.draft import DrafterSpec
+from pytreellama.engine.completion import Chunk, Completion
+from pytreellama.engine.engine import Engine, Prompt, is_many
+from pytreellama.engine.generation import Generation
+
+
+class AsyncEngine:
+    """Generates for any number of tasks; its own thread does the work.
+
+    A task that is cancelled while it waits cancels its request. Where the queue is full, tasks wait
+    for room without holding up the event loop.
+
+    Args:
+        model, drafter, options: as `Engine`; or give a model's engine as ``engine``.
+    """
+
+    def __init__(
+        self,
+        model: Model | None = None,
+        drafter: DrafterSpec = "auto",
+        *,
+        engine: Engine | None = None,
+        **options: Any,
+    ) -> None:
+        if (model is None) == (engine is None):
+            raise TypeError("give either a model and options, or an engine")
+        self.engine = engine or Engine(cast("Model", model), drafter, **options)
+
+    async def close(self) -> None:
+        """Cancel what runs, and free the context; the model stays open."""
+        await asyncio.to_thread(self.engine.close)
+
+    async def __aenter__(self) -> AsyncEngine:
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        await self.close()
+
+    @overload
+    async def generate(self, prompt: str, **options: Any) -> Completion: ...
+    @overload
+    async def generate(self, prompt: list[str], **options: Any) -> list[Completion]: ...
+    @overload
+    async def generate(
+        self, prompt: Prompt | Sequence[Prompt], **options: Any
+    ) -> Completion | list[Completion]: ...
+    async def generate(
+        self, prompt: Prompt | Sequence[Prompt], **options: Any
+    ) -> Completion | list[Completion]:
+        """As `Engine.generate`."""
+        if not is_many(prompt):
+            return await self._generate_one(cast("Prompt", prompt), options)
+        prompts = cast("Sequence[Prompt]", prompt)
+        tasks = [asyncio.ensure_future(self._generate_one(one, options)) for one in prompts]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def stream(self, prompt: Prompt, **options: Any) -> AsyncIterator[Chunk]:
+        """As `Engine.stream`; one that is left early is cancelled when it is closed."""
+        generation = await self.submit(prompt, **options)
+        try:
+            async for chunk in _chunks(generation):
+                yield chunk
+        finally:
+            generation.cancel()
+
+    async def submit(self, prompt: Prompt, **options: Any) -> Generation:
+        """As `Engine.submit`; waits for room in the queue."""
+        submitting = asyncio.to_thread(self.engine.submit, prompt, **options)
+        future = asyncio.ensure_future(submitting)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(_cancel_submitted)
+            raise
+
+    async def _generate_one(self, prompt: Prompt, options: dict[str, Any]) -> Completion:
+        generation = await self.submit(prompt, **options)
+        try:
+            async for _ in _chunks(generation):
+                pass
+        finally:
+            generation.cancel()
+        return generation.result()
+
+
+async def _chunks(generation: Generation) -> AsyncIterator[Chunk]:
+    """The chunks as they come; the last has ``finish_reason``."""
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+
+    def tell() -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(changed.set)
+
+    generation.listen(tell)
+    is_done = False
+    while not is_done:
+        await changed.wait()
+        changed.clear()
+        is_done = generation.is_done  # asked first: what is there now comes out below
+        while (chunk := generation.take()) is not None:
+            yield chunk
+
+
+def _cancel_submitted(future: asyncio.Future[Generation]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        future.result().cancel()

@@ -1,0 +1,64 @@
+"""Request: what a user asks for, and who is told how it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pytreellama.core.sampling import SamplingParams
+from pytreellama.engine.completion import Step
+from pytreellama.errors import RequestError
+
+OnStep = Callable[[Step], None]
+OnPrefill = Callable[[float], None]
+
+MAX_LOGPROBS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for, checked against nothing yet but itself.
+
+    Attributes:
+        prompt: token ids, at least one.
+        max_tokens: most tokens to write.
+        stop: strings that end the text.
+        stop_tokens: ids that end the text, besides the model's own end tokens.
+        ignore_eos: write on past the model's end tokens.
+        logprobs: how many of the likeliest tokens to tell of at each token written, 0 for the
+            token alone; None tells nothing.
+        context_shift: go on when the context is full, without the older half of what is not kept.
+        n_keep: tokens at the beginning that a shift keeps; None is the prompt, or half of the
+            context if that is less.
+        sampling: how tokens are drawn.
+        on_step: told of every verified tree.
+        on_prefill: told of the share of the prompt that is in the cache.
+    """
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    stop_tokens: frozenset[int] = frozenset()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    context_shift: bool = False
+    n_keep: int | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    on_step: OnStep | None = None
+    on_prefill: OnPrefill | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise RequestError("the prompt has no tokens; give at least one")
+        if not isinstance(self.max_tokens, int) or self.max_tokens < 1:
+            raise RequestError(
+                f"max_tokens = {self.max_tokens!r} was asked for; give a whole number from 1"
+            )
+        if not all(isinstance(stop, str) for stop in self.stop):
+            raise RequestError(f"stop = {self.stop!r} was asked for; give a string or strings")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise RequestError(
+                f"logprobs = {self.logprobs} was asked for; give None or 0 to {MAX_LOGPROBS}"
+            )
+        if self.n_keep is not None and self.n_keep < 0:
+            raise RequestError(f"n_keep = {self.n_keep} was asked for; give None, or 0 or more")

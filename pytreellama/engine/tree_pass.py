@@ -1,0 +1,165 @@
+"""TreePass: one pass of the target over the trees of many sequences, and what is read from it."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytreellama.core.batch import Batch
+from pytreellama.core.context import Context
+from pytreellama.core.logits import logp_rows, top_k_rows
+from pytreellama.engine.completion import Step, TokenLogp
+from pytreellama.engine.sequence import Sequence
+from pytreellama.errors import SamplerError
+from pytreellama.tree import TokenTree
+from pytreellama.verify import Verdict, match, match_greedy
+
+Int32 = NDArray[np.int32]
+Float32 = NDArray[np.float32]
+
+
+class TreePass:
+    """Decodes trees, verifies each by its sequence's sampler, and commits the accepted paths.
+
+    What goes wrong with one sequence ends that one; what goes wrong with the pass is raised.
+
+    Attributes:
+        capacity: most nodes of all trees together.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._batch = Batch(context.n_nodes_max)
+        self.capacity = self._batch.capacity
+
+    def run(self, sequences: list[Sequence], trees: list[TokenTree], learns: bool) -> None:
+        """One pass; each tree's node 0 is its sequence's last token.
+
+        Args:
+            learns: tell drafters what came of it.
+        """
+        if len(sequences) == 1 and len(trees[0]) == 1:
+            self._decode_plainly(sequences[0])
+            places = [slice(0, 1)]
+        else:
+            places = self._decode(sequences, trees)
+        rows = _Rows(self._context, sequences)
+        for sequence, tree, place in zip(sequences, trees, places, strict=True):
+            try:
+                self._finish_step(sequence, tree, place, rows, learns)
+            except Exception as error:  # it is this request's own
+                sequence.fail(error)
+
+    # -- the pass
+
+    def _decode_plainly(self, sequence: Sequence) -> None:
+        """A step of plain decoding, without a batch or a tree."""
+        started_s = time.perf_counter()
+        self._context.decode_one(sequence.require_id(), sequence.last_token)
+        sequence.stats.target_s += time.perf_counter() - started_s
+
+    def _decode(self, sequences: list[Sequence], trees: list[TokenTree]) -> list[slice]:
+        started_s = time.perf_counter()
+        self._batch.clear()
+        places = [self._place(s, tree) for s, tree in zip(sequences, trees, strict=True)]
+        branching = [
+            s.require_id() for s, tree in zip(sequences, trees, strict=True) if len(tree) > 1
+        ]
+        self._context.decode_trees(self._batch, branching)
+        spent_s = time.perf_counter() - started_s
+        for sequence, tree in zip(sequences, trees, strict=True):
+            sequence.stats.target_s += spent_s * len(tree) / len(self._batch)
+        return places
+
+    def _place(self, sequence: Sequence, tree: TokenTree) -> slice:
+        if len(tree) > 1:
+            return self._context.add_tree(self._batch, sequence.require_id(), tree)
+        # the root is text already: alone it is a plain step, with nothing to commit or take back
+        return self._batch.add(tree.tokens, sequence.n_past, sequence.require_id(), logits=True)
+
+    # -- what each sequence makes of it
+
+    def _finish_step(
+        self, sequence: Sequence, tree: TokenTree, place: slice, rows: _Rows, learns: bool
+    ) -> None:
+        started_s = time.perf_counter()
+        verdict = self._match(sequence, tree, place, rows)
+        logprobs = self._logprobs(sequence, verdict, place.start)
+        if len(tree) > 1:
+            self._context.commit(sequence.require_id(), verdict.path)
+        sequence.n_past += len(verdict.path)
+        sequence.stats.count_step(len(tree), verdict.n_accepted)
+        verified_s = time.perf_counter()
+        sequence.stats.verify_s += verified_s - started_s
+        if learns:
+            if sequence.n_top:
+                sequence.drafter.observe_pass(tree, *rows.top(place))  # type: ignore[attr-defined]
+            sequence.drafter.observe(verdict.tokens)
+            sequence.stats.draft_s += time.perf_counter() - verified_s
+        sequence.accept(verdict.tokens, logprobs)
+        if sequence.request.on_step is not None:
+            sequence.request.on_step(Step(sequence.index, tree, verdict.path, verdict.tokens))
+
+    def _match(self, sequence: Sequence, tree: TokenTree, place: slice, rows: _Rows) -> Verdict:
+        n_drawn = 0
+
+        def stop(token: int) -> bool:
+            nonlocal n_drawn
+            n_drawn += 1
+            return sequence.ends_at(token, n_drawn)
+
+        if sequence.sampler.is_argmax:
+            verdict = match_greedy(tree, rows.argmax(place), stop)
+            self._require_numbers(place.start + verdict.path[-1], verdict.next_token)
+            return verdict
+        return match(
+            tree, lambda node: sequence.sampler.sample(self._context, place.start + node), stop
+        )
+
+    def _require_numbers(self, row: int, token: int) -> None:
+        """An argmax over NaN is a token like any other; a sampler would refuse it."""
+        if not self._context.logits_pointer(row)[token] > -np.inf:
+            raise SamplerError(
+                "no token to choose from: every logit of the row is NaN or -infinity"
+            )
+
+    def _logprobs(self, sequence: Sequence, verdict: Verdict, start: int) -> list[TokenLogp]:
+        n_top = sequence.request.logprobs
+        if n_top is None:
+            return []
+        steps = zip(verdict.path, verdict.tokens, strict=True)
+        return [self._logp(start + node, token, n_top) for node, token in steps]
+
+    def _logp(self, row: int, token: int, n_top: int) -> TokenLogp:
+        pointer, n_vocab = self._context.logits_pointer(row), self._context.n_vocab
+        logp = logp_rows(pointer, 1, n_vocab, np.array([token], np.int32))
+        if n_top == 0:
+            return TokenLogp(token, float(logp[0]))
+        tokens, logps = top_k_rows(pointer, 1, n_vocab, min(n_top, n_vocab))
+        top = tuple(zip(tokens[0].tolist(), logps[0].tolist(), strict=True))
+        return TokenLogp(token, float(logp[0]), top)
+
+
+class _Rows:
+    """What of a pass's logits several sequences ask for, read once for all rows."""
+
+    def __init__(self, context: Context, sequences: list[Sequence]) -> None:
+        n_top = max(sequence.n_top for sequence in sequences)
+        self._top: tuple[Int32, Float32] | None = None
+        self._argmax: Int32 | None = None
+        if n_top:
+            self._top = context.top_k(min(n_top, context.n_vocab), normalise=False)
+            self._argmax = self._top[0][:, 0]
+        elif any(sequence.sampler.is_argmax for sequence in sequences):
+            self._argmax = context.argmax()
+
+    def argmax(self, place: slice) -> Int32:
+        assert self._argmax is not None
+        return self._argmax[place]
+
+    def top(self, place: slice) -> tuple[Int32, Float32]:
+        assert self._top is not None
+        tokens, logits = self._top
+        return tokens[place], logits[place]

@@ -1,0 +1,358 @@
+"""Drafting with a second model: engines that use one, and what happens at its edges."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tiny_models
+from pytreellama import Context, Engine, Model, draft
+from pytreellama.errors import CacheFullError, ContextError, DecodeError, DraftError, ModelLoadError
+from tiny_models import BRANCHING_KINDS
+
+TinyModel = Callable[..., Model]
+
+PROMPT = "the cat and the dog and the cat and the"
+SIZES = {"n_ctx": 256, "n_threads": 1}
+SMALL = {"n_seq_max": 4, **SIZES}
+
+
+def n_ids_in_use(factory: draft.Model) -> int:
+    """Sequences that hold cells of the draft model's cache."""
+    context = factory._cache._context
+    return sum(context.memory.pos_max(seq) >= 0 for seq in range(context.n_seq_max))
+
+
+# -- engines
+
+
+@pytest.mark.parametrize("kind", BRANCHING_KINDS)
+def test_a_model_that_drafts_for_itself_is_accepted_whole(tiny_model: TinyModel, kind: str) -> None:
+    model = tiny_model(kind)
+    precise = {**SIZES, "flash_attention": False, "type_k": "f32", "type_v": "f32"}
+    plain = Engine(model, drafter="none", **precise).generate(PROMPT, max_tokens=33)
+    with draft.Model(model, grow="chain", n_levels=7, min_p=0, **precise, n_seq_max=1) as same:
+        drafted = Engine(model, drafter=same, n_draft=7, **precise).generate(PROMPT, max_tokens=33)
+    assert drafted.tokens == plain.tokens
+    assert drafted.stats.n_accepted == drafted.stats.n_drafted
+    # each pass brings seven drafted tokens and one of the model's own, until the last few
+    assert drafted.stats.n_steps <= 6
+
+
+@pytest.mark.parametrize("grow", ["best", "chain", (3, 2, 1)], ids=str)
+@pytest.mark.parametrize("drafting", ["rope", "recurrent", "hybrid", "swa"])
+def test_another_model_of_the_same_vocabulary_changes_no_token(
+    tiny_model: TinyModel, drafting: str, grow: draft.model.Grow
+) -> None:
+    target = tiny_model("rope", seed=5)
+    plain = Engine(target, drafter="none", **SIZES)
+    with draft.Model(tiny_model(drafting), grow=grow, min_p=0.001, **SMALL) as other:
+        engine = Engine(target, drafter=other, n_draft=6, n_seq_max=2, **SIZES)
+        prompts = [PROMPT, "once upon a time", "a"]
+        for prompt, done in zip(prompts, engine.generate(prompts, max_tokens=24), strict=True):
+            assert done.tokens == plain.generate(prompt, max_tokens=24).tokens
+            assert done.stats.n_drafted > 0, "nothing was drafted, so nothing was tested"
+
+
+def test_a_model_requantised_smaller_guesses_well(
+    tiny_model: TinyModel, tiny_model_path: Callable[..., Path]
+) -> None:
+    target = tiny_model("rope")
+    plain = Engine(target, drafter="none", **SIZES).generate(PROMPT, max_tokens=40)
+    with draft.Model(tiny_model_path("rope", dtype="q8_0"), **SMALL) as smaller:
+        done = Engine(target, drafter=smaller, n_draft=8, **SIZES).generate(PROMPT, max_tokens=40)
+    assert done.tokens == plain.tokens
+    assert done.stats.n_steps < 20
+
+
+def test_sampled_text_is_that_of_the_seed(tiny_model: TinyModel) -> None:
+    target, options = tiny_model("rope", seed=5), {"temperature": 0.8, "seed": 3, "max_tokens": 24}
+    plain = Engine(target, drafter="none", **SIZES).generate(PROMPT, **options)
+    with draft.Model(tiny_model("rope"), min_p=0.001, **SMALL) as other:
+        done = Engine(target, drafter=other, **SIZES).generate(PROMPT, **options)
+    assert done.tokens == plain.tokens
+
+
+def test_a_recurrent_draft_model_grows_chains(tiny_model: TinyModel) -> None:
+    with draft.Model(tiny_model("recurrent"), grow=(3, 2), min_p=0, **SMALL) as factory:
+        drafter = factory()
+        drafter.observe([270, 271])
+        assert drafter.propose(8).parents.tolist() == [-1, 0]
+
+
+# -- vocabularies
+
+
+def test_an_engine_refuses_a_draft_model_of_another_vocabulary(
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_models, "_COMMON_PIECES", ("▁t", "eh"))
+    other = tiny_models.write_tiny_model(tmp_path / "other.gguf", "rope")
+    with (
+        draft.Model(other, **SMALL) as factory,
+        pytest.raises(DraftError, match=r"token 289 is b'he' to the target .* b'eh' to the draft"),
+    ):
+        Engine(tiny_model("rope"), drafter=factory, **SIZES)
+
+
+@pytest.mark.parametrize(("n_target", "n_draft"), [(320, 400), (400, 320)])
+def test_a_padded_vocabulary_is_drafted_within(
+    tiny_model: TinyModel, n_target: int, n_draft: int
+) -> None:
+    target = tiny_model("rope", n_vocab=n_target)
+    plain = Engine(target, drafter="none", **SIZES).generate(PROMPT, max_tokens=40)
+    with draft.Model(tiny_model("rope", n_vocab=n_draft), min_p=0, **SMALL) as factory:
+        engine = Engine(target, drafter=factory, **SIZES)
+        assert engine.generate(PROMPT, max_tokens=40).tokens == plain.tokens
+        n_common = min(n_target, n_draft)
+        drafter = factory()
+        drafter.observe([270])
+        for _ in range(20):
+            tree = drafter.propose(8)
+            assert len(tree) > 0
+            assert int(tree.tokens.max()) < n_common
+            drafter.observe(tree.tokens[:1])
+
+
+def test_no_guess_follows_a_token_that_only_the_target_knows(tiny_model: TinyModel) -> None:
+    with draft.Model(tiny_model("rope"), min_p=0, **SMALL) as factory:
+        drafter = factory()
+        drafter.observe([270, 320, 271])
+        assert len(drafter.propose(8)) == 0
+        drafter.reset()
+        drafter.observe([270])
+        assert len(drafter.propose(8)) > 0
+
+
+# -- room
+
+
+@pytest.mark.parametrize("kind", ["rope", "recurrent"])
+def test_near_the_end_of_the_context_guesses_end_and_then_fail_to_come(
+    tiny_model: TinyModel, kind: str
+) -> None:
+    with draft.Model(tiny_model(kind), grow="chain", n_levels=4, min_p=0, **SMALL) as factory:
+        drafter = factory()
+        drafter.observe([270] * 250)
+        n_guesses = []
+        for _ in range(10):
+            n_guesses.append(len(drafter.propose(8)))
+            drafter.observe([271])
+        # a text of 256 tokens is full, and what follows it is expected all the same
+        assert n_guesses == [4, 4, 4, 4, 3, 2, 1, 0, 0, 0]
+        assert n_ids_in_use(factory) == 0 or factory._cache.n_cells_left == 256
+
+
+def test_learned_positions_end_where_they_were_learned(tiny_model: TinyModel) -> None:
+    with draft.Model(tiny_model("learned", n_ctx_train=64), min_p=0, **SMALL) as factory:
+        drafter = factory()
+        drafter.observe([270] * 62)
+        assert drafter.propose(64).n_levels == 3
+        drafter.observe([270] * 3)
+        assert len(drafter.propose(64)) == 0
+
+
+def test_texts_that_fill_the_cache_together_wait_for_room(tiny_model: TinyModel) -> None:
+    with draft.Model(tiny_model("rope"), min_p=0, n_levels=3, **SMALL) as factory:
+        first, second = factory(), factory()
+        first.observe([270] * 200)
+        assert first.propose(8).n_levels == 3
+        second.observe([271] * 100)
+        assert len(second.propose(8)) == 0
+        first.observe([272])
+        assert first.propose(8).n_levels == 3
+        first.reset()
+        assert second.propose(8).n_levels == 3
+
+
+def test_a_long_engine_run_outlives_the_draft_model_s_context(tiny_model: TinyModel) -> None:
+    target = tiny_model("rope", seed=5)
+    sizes = {"n_ctx": 512, "n_threads": 1}
+    plain = Engine(target, drafter="none", **sizes).generate(PROMPT, max_tokens=300)
+    with draft.Model(tiny_model("rope"), min_p=0.01, **SMALL) as factory:
+        done = Engine(target, drafter=factory, **sizes).generate(PROMPT, max_tokens=300)
+    assert done.tokens == plain.tokens
+    assert len(done.tokens) == 300
+
+
+# -- sequence ids
+
+
+def test_reset_gives_the_sequence_id_back(tiny_model: TinyModel) -> None:
+    with draft.Model(tiny_model("rope"), **SMALL) as factory:
+        drafter = factory()
+        for _ in range(10):
+            drafter.observe([270, 271])
+            assert len(drafter.propose(8)) > 0
+            assert n_ids_in_use(factory) == 1
+            drafter.reset()
+            assert n_ids_in_use(factory) == 0
+            assert len(drafter.propose(8)) == 0
+
+
+def test_reset_forgets_the_text(tiny_model: TinyModel) -> None:
+    with draft.Model(tiny_model("rope"), calibrate=False, min_p=0, **SMALL) as factory:
+        reused, fresh = factory(), factory()
+        reused.observe([270, 271, 272])
+        reused.propose(8)
+        reused.reset()
+        for drafter in (reused, fresh):
+            drafter.observe([273, 274])
+        assert reused.propose(8) == fresh.propose(8)
+
+
+def test_while_all_ids_are_in_use_others_wait(tiny_model: TinyModel) -> None:
+    with draft.Model(tiny_model("rope"), **SMALL) as factory:
+        drafters = [factory() for _ in range(5)]
+        for drafter in drafters:
+            drafter.observe([270, 271])
+        assert [len(drafter.propose(4)) > 0 for drafter in drafters] == [True] * 4 + [False]
+        drafters[1].reset()
+        assert len(drafters[4].propose(4)) > 0
+
+
+def test_a_forgotten_drafter_gives_its_id_back(tiny_model: TinyModel) -> None:
+    with draft.Model(tiny_model("rope"), **SMALL) as factory:
+        for _ in range(9):
+            drafter = factory()
+            drafter.observe([270, 271])
+            assert len(drafter.propose(4)) > 0
+            del drafter
+            gc.collect()
+
+
+def test_a_drafter_that_was_never_asked_holds_nothing(tiny_model: TinyModel) -> None:
+    with draft.Model(tiny_model("rope"), **SMALL) as factory:
+        drafters = [factory() for _ in range(100)]
+        for drafter in drafters:
+            drafter.observe([270, 271])
+        assert n_ids_in_use(factory) == 0
+        assert len(drafters[99].propose(4)) > 0
+
+
+# -- what it is told, and what it learns
+
+
+def test_without_a_text_or_nodes_nothing_is_guessed(tiny_model: TinyModel) -> None:
+    with draft.Model(tiny_model("rope"), **SMALL) as factory:
+        drafter = factory()
+        assert isinstance(drafter, draft.Drafter)
+        assert isinstance(factory, draft.NeedsTarget)
+        drafter.observe([])
+        assert len(drafter.propose(8)) == 0
+        drafter.observe([270])
+        assert len(drafter.propose(0)) == 0
+        with pytest.raises(DraftError, match="-1 nodes"):
+            drafter.propose(-1)
+        with pytest.raises(DraftError, match="token ids"):
+            drafter.observe([1.5])  # type: ignore[list-item]
+        assert len(drafter.propose(8)) > 0
+
+
+def test_what_comes_true_is_called_likelier_and_later_drafters_know(
+    tiny_model: TinyModel,
+) -> None:
+    def first_p(drafter: draft.ModelDrafter) -> float:
+        tree = drafter.propose(8)
+        assert tree.p is not None
+        return float(tree.p.max())
+
+    with draft.Model(tiny_model("rope"), min_p=0, **SMALL) as factory:
+        prompt = [270, 271, 272]
+        naive, learner = factory(), factory()
+        naive.observe(prompt)
+        learner.observe(prompt)
+        before = first_p(learner)
+        assert before == first_p(naive)
+        for _ in range(60):
+            learner.observe(learner.propose(8).tokens[:1])
+        later = factory()
+        later.observe(prompt)
+        assert first_p(later) > before + 0.1
+        assert first_p(naive) == before, "a sequence was disturbed by its neighbour"
+
+
+def test_a_context_can_be_asked_for_by_name(tiny_model: TinyModel) -> None:
+    with draft.Model(tiny_model("rope"), type_k="f32", **SMALL) as factory:
+        assert factory._cache._context.params.type_k == "f32"
+    with pytest.raises(ContextError, match="n_heads"):
+        draft.Model(tiny_model("rope"), n_heads=3)
+    with pytest.raises(ContextError, match="kv_unified"):
+        draft.Model(tiny_model("rope"), kv_unified=False)
+
+
+# -- failures
+
+
+@pytest.mark.parametrize("error", [DecodeError, CacheFullError])
+@pytest.mark.parametrize("method", ["prefill", "grow_tree", "commit"])
+def test_failures_of_the_draft_model_are_named_and_leave_a_working_drafter(
+    tiny_model: TinyModel,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    error: type[Exception],
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise error("no luck")
+
+    with draft.Model(tiny_model("rope"), calibrate=False, min_p=0, **SMALL) as factory:
+        drafter, fresh = factory(), factory()
+        drafter.observe([270, 271])
+        if method == "commit":
+            drafter.propose(8)
+            drafter.observe([272])
+        with monkeypatch.context() as patched:
+            patched.setattr(Context, method, fail)
+            with pytest.raises(DraftError, match=r"rope.gguf failed: no luck") as failure:
+                drafter.propose(8)
+        assert isinstance(failure.value.__cause__, error)
+        assert n_ids_in_use(factory) <= 1
+        fresh.observe([270, 271, 272] if method == "commit" else [270, 271])
+        assert drafter.propose(8) == fresh.propose(8)
+
+
+def test_a_closed_factory_says_so(tiny_model: TinyModel, tiny_model_path: TinyModel) -> None:
+    model = tiny_model("rope")
+    factory = draft.Model(model, **SMALL)
+    drafter = factory()
+    drafter.observe([270, 271])
+    drafter.propose(4)
+    factory.close()
+    factory.close()
+    assert not model.closed
+    for use in (factory, lambda: factory.prepare(model), lambda: drafter.propose(4)):
+        with pytest.raises(DraftError, match="closed"):
+            use()
+    drafter.reset()
+    own = draft.Model(tiny_model_path("rope"), **SMALL)
+    own.close()
+    assert own._cache.model.closed
+
+
+def test_a_draft_model_may_be_closed_by_its_owner(tiny_model_path: Callable[..., Path]) -> None:
+    with Model(tiny_model_path("rope")) as model:
+        factory = draft.Model(model, **SMALL)
+    drafter = factory()
+    drafter.observe([270, 271])
+    assert len(drafter.propose(4)) > 0
+    factory.close()
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError):
+        draft.Model(tmp_path / "none.gguf")
+
+
+def test_drafters_need_no_native_build_until_a_model_is_opened() -> None:
+    check = "import sys, pytreellama.draft; assert 'pytreellama.native' not in sys.modules"
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_options_are_checked_before_anything_is_loaded() -> None:
+    with pytest.raises(DraftError, match="n_levels is 0"):
+        draft.Model("none.gguf", n_levels=0)
