@@ -4,8 +4,8 @@
                              [--tokens N] [--model FILE]
 
 Each question is answered plainly, then with each drafter, then with each drafter while others are
-answered beside it. The model is the default one, requantised to each type. A text counts as
-different if a single token is.
+answered beside it. The model is the default one, requantised to each type; the drafter "model" is
+the same at 4 bits. A text counts as different if a single token is.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from models import requantised
 from questions import Question, add_questions_option, load_questions
 from report import Figure, publish, shown
 
-from pytreellama import Engine, Model
+from pytreellama import Engine, Model, draft
 from pytreellama.core.default_model import default_model_path
 from pytreellama.core.quantize import FILE_TYPES
-from pytreellama.draft import DRAFTERS
 
 TYPES = ("Q4_1", "Q8_0", "Q4_K_M", "F16")
+DRAFTERS = ("suffix", "recycling", "ngram", "model", "suffix+recycling")
 N_DRAFT = 16
 N_TOGETHER = 8
 N_CTX = 4096  # a question and its answer fit, and so do all that run together
@@ -65,7 +65,7 @@ def main() -> None:
     answers = [
         answer
         for file_type in options.types
-        for answer in compare(requantised(source, file_type), file_type, questions, options)
+        for answer in compare(source, file_type, questions, options)
     ]
     publish(
         "texts that differ from plain decoding's",
@@ -84,22 +84,23 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--types", nargs="+", type=str.upper, choices=FILE_TYPES, default=TYPES, metavar="T"
     )
-    drafters = [name for name in DRAFTERS if name not in ("none", "auto")]
-    parser.add_argument("--drafters", nargs="+", choices=drafters, default=drafters, metavar="D")
+    parser.add_argument("--drafters", nargs="+", default=DRAFTERS, metavar="D")
     parser.add_argument("--tokens", type=int, default=128, help="most tokens of an answer")
     parser.add_argument("--model", type=Path, help="a GGUF file instead of the default model")
     return parser.parse_args()
 
 
 def compare(
-    path: Path, file_type: str, questions: list[Question], options: argparse.Namespace
+    source: Path, file_type: str, questions: list[Question], options: argparse.Namespace
 ) -> Iterator[Answers]:
-    with Model(path) as model:
-        plain, _, plain_s = answer(model, file_type, "none", 1, questions, options.tokens)
+    with Model(requantised(source, file_type)) as model:
+        plain, _, plain_s = answer(model, f"{file_type} none", "none", 1, questions, options.tokens)
         for drafter in options.drafters:
             for n_together in (1, N_TOGETHER):
+                told = f"{file_type} {drafter}, {n_together} together"
+                spec = draft.Model(requantised(source, "Q4_0")) if drafter == "model" else drafter
                 texts, per_step, seconds = answer(
-                    model, file_type, drafter, n_together, questions, options.tokens
+                    model, told, spec, n_together, questions, options.tokens
                 )
                 n_different = sum(a != b for a, b in zip(texts, plain, strict=True))
                 yield Answers(
@@ -110,8 +111,8 @@ def compare(
 
 def answer(
     model: Model,
-    file_type: str,
-    drafter: str,
+    told: str,
+    drafter: draft.DrafterSpec,
     n_together: int,
     questions: list[Question],
     n_tokens: int,
@@ -120,7 +121,6 @@ def answer(
     completions: list[Any] = []
     sizes: dict[str, Any] = {"n_ctx": N_CTX * (2 if n_together > 1 else 1)}
     sizes |= {"n_seq_max": n_together, "n_draft": N_DRAFT}
-    told = f"{file_type}: {drafter}, {n_together} together"
     with shown(told) as progress, Engine(model, drafter, **sizes) as engine:
         for begin in range(0, len(questions), n_together):
             batch = [question.messages for question in questions[begin : begin + n_together]]

@@ -162,9 +162,9 @@ class GenerationOptions:
         option(
             "--drafter",
             "-d",
-            help="What guesses the tree: auto, none (plain decoding), suffix (what followed the same "
-            "words before), recycling (what the model foresaw in earlier passes), ngram (counts "
-            "over all texts); or several in one tree, as suffix+recycling.",
+            help="What guesses the tree: auto, none (plain decoding), suffix (what followed the "
+            "same words before), recycling (what the model foresaw in earlier passes), ngram "
+            "(counts over all texts); or several in one tree, as suffix+recycling.",
             panel=_DRAFTING,
             autocompletion=_complete_drafter,
         ),

@@ -54,11 +54,13 @@ class Stats:
     Attributes:
         n_shared: prompt tokens that another sequence had in the cache already.
         n_preempted: times that it had to leave the cache to others.
+        is_lossy: was the text verified by a rule that changes it (``verify="typical"``)?
     """
 
     n_prompt: int = 0
     n_shared: int = 0
     n_preempted: int = 0
+    is_lossy: bool = False
     n_tokens: int = 0
     n_steps: int = 0
     n_drafted: int = 0

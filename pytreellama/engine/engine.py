@@ -27,6 +27,7 @@ from pytreellama.engine.loop import Loop
 from pytreellama.engine.request import OnPrefill, OnStep, Request
 from pytreellama.engine.scheduler import MAX_SAVED_BYTES, N_PREFILL, Scheduler
 from pytreellama.engine.sequence import Sequence as Running
+from pytreellama.engine.tree_pass import RULES, Rule
 from pytreellama.errors import ContextError, RequestError
 
 Message = Mapping[str, Any]
@@ -58,6 +59,8 @@ class Engine(Closing):
         n_seq_max: requests that run at once; by default 1.
         n_queue_max: requests that may wait besides; what comes then has to wait itself.
         n_prefill: most prompt tokens that are read between two steps of those who write.
+        verify: "match" keeps what the model's sampler draws. "typical" is LOSSY: it keeps what the
+            model finds plausible (greedy requests alone; ``stats.is_lossy`` tells).
         max_saved_bytes: host memory for keys and values of requests that had to give way.
         params: all sizes and types at once; then ``n_ctx``, ``n_seq_max`` and ``options`` must
             not be given.
@@ -78,11 +81,14 @@ class Engine(Closing):
         n_queue_max: int = 1024,
         n_prefill: int = N_PREFILL,
         max_saved_bytes: int = MAX_SAVED_BYTES,
+        verify: Rule = "match",
         params: ContextParams | None = None,
         **options: Any,
     ) -> None:
         _require_at_least(0, n_draft=n_draft, n_queue_max=n_queue_max)
         _require_at_least(1, n_prefill=n_prefill)
+        if verify not in RULES:
+            raise RequestError(f"verify = {verify!r} was asked for; give one of {', '.join(RULES)}")
         if params is not None and not (n_ctx is None and n_seq_max is None):
             raise ContextError("give n_ctx and n_seq_max in params, or by name, not both")
         self._new_drafter = drafter_factory(drafter)
@@ -103,7 +109,11 @@ class Engine(Closing):
         self.n_draft = n_draft if drafts else 0
         self.vocab = model.vocab
         scheduler = Scheduler(
-            self.context, self.n_draft, n_prefill=n_prefill, max_saved_bytes=max_saved_bytes
+            self.context,
+            self.n_draft,
+            n_prefill=n_prefill,
+            max_saved_bytes=max_saved_bytes,
+            rule=verify,
         )
         n_open_max = self.context.n_seq_max + n_queue_max
         self._loop = Loop(scheduler, self.vocab, self._new_drafter, n_open_max)

@@ -15,7 +15,7 @@ from pytreellama.engine.prefixes import Prefixes
 from pytreellama.engine.saved_states import SavedStates
 from pytreellama.engine.sequence import Sequence
 from pytreellama.engine.shift import shift
-from pytreellama.engine.tree_pass import TreePass
+from pytreellama.engine.tree_pass import Rule, TreePass
 from pytreellama.errors import (
     CacheFullError,
     DraftError,
@@ -51,6 +51,7 @@ class Scheduler:
         n_draft: most drafted nodes of a tree; with 0, drafters are not asked at all.
         n_prefill: prompt tokens that are read in a step, 1 or more.
         max_saved_bytes: of keys and values that are set aside; beyond it they are computed again.
+        rule: how trees are verified; see ``TreePass``.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Scheduler:
         *,
         n_prefill: int = N_PREFILL,
         max_saved_bytes: int = MAX_SAVED_BYTES,
+        rule: Rule = "match",
     ) -> None:
         self._context = context
         self._n_draft = n_draft
@@ -70,7 +72,8 @@ class Scheduler:
         self._n_arrived = 0
         self._saved = SavedStates(max_saved_bytes)
         self._prefixes = Prefixes(context, 1 if context.is_batch_invariant else self._n_prefill)
-        self._pass = TreePass(context)
+        self._rule: Rule = rule
+        self._pass = TreePass(context, rule)
 
     @property
     def is_idle(self) -> bool:
@@ -89,6 +92,11 @@ class Scheduler:
                 f"the prompt has {n_prompt} tokens, and the context of {n_ctx} must hold it and "
                 "the answer; shorten it, or make the engine with a larger n_ctx"
             )
+        if self._rule == "typical" and not sequence.sampler.is_argmax:
+            raise RequestError(
+                "verify='typical' takes greedy requests alone; leave the sampler's options out, or "
+                "make the engine with verify='match', which is exact for every sampler"
+            )
         if sequence.request.context_shift and not self._context.memory.can_shift:
             raise RequestError(
                 "context_shift was asked for, but this model's positions cannot be moved; leave it "
@@ -98,6 +106,7 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Raises RequestError as ``check``."""
         self.check(sequence)
+        sequence.stats.is_lossy = self._rule != "match"
         sequence.arrival = self._n_arrived
         self._n_arrived += 1
         self._waiting.append(sequence)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.core.batch import Batch
 from pytreellama.core.context import Context
-from pytreellama.core.logits import logp_rows, top_k_rows
+from pytreellama.core.logits import copy_floats, logp_rows, top_k_rows
 from pytreellama.engine.completion import Step, TokenLogp
 from pytreellama.engine.sequence import Sequence
 from pytreellama.errors import SamplerError
 from pytreellama.tree import TokenTree
-from pytreellama.verify import Verdict, match, match_greedy
+from pytreellama.verify import Verdict, match, match_greedy, typical
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
+
+Rule = Literal["match", "typical"]
+RULES: tuple[Rule, ...] = ("match", "typical")
 
 
 class TreePass:
@@ -25,12 +29,17 @@ class TreePass:
 
     What goes wrong with one sequence ends that one; what goes wrong with the pass is raised.
 
+    Args:
+        context: the target.
+        rule: "match", which is lossless, or "typical", which is not and takes greedy texts alone.
+
     Attributes:
         capacity: most nodes of all trees together.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, rule: Rule = "match") -> None:
         self._context = context
+        self._rule = rule
         self._batch = Batch(context.n_nodes_max)
         self.capacity = self._batch.capacity
 
@@ -110,6 +119,8 @@ class TreePass:
             n_drawn += 1
             return sequence.ends_at(token, n_drawn)
 
+        if self._rule == "typical":
+            return typical(tree, lambda node: self._distribution(place.start + node), stop=stop)
         if sequence.sampler.is_argmax:
             verdict = match_greedy(tree, rows.argmax(place), stop)
             self._require_numbers(place.start + verdict.path[-1], verdict.next_token)
@@ -117,6 +128,12 @@ class TreePass:
         return match(
             tree, lambda node: sequence.sampler.sample(self._context, place.start + node), stop
         )
+
+    def _distribution(self, row: int) -> NDArray[np.float64]:
+        """Softmax of a row of logits at temperature 1."""
+        logits = copy_floats(self._context.logits_pointer(row), self._context.n_vocab)
+        p = np.exp(logits.astype(np.float64) - logits.max())
+        return np.asarray(p / p.sum())
 
     def _require_numbers(self, row: int, token: int) -> None:
         """An argmax over NaN is a token like any other; a sampler would refuse it."""

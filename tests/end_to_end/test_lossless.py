@@ -53,7 +53,11 @@ def plain_texts(default_model_as: ModelOf) -> Callable[[str], list[tuple[int, ..
 
 @needs_exact
 @pytest.mark.parametrize("file_type", ["Q4_1", "Q8_0", "Q4_K_M", "F16"])
-@pytest.mark.parametrize("drafter", ["suffix", WIDE], ids=["suffix", "wide"])
+@pytest.mark.parametrize(
+    "drafter",
+    ["suffix", WIDE, "ngram", "recycling", "suffix+recycling"],
+    ids=["suffix", "wide", "ngram", "recycling", "merged"],
+)
 def test_greedy_speculative_text_is_plain_text(
     default_model_as: ModelOf,
     plain_texts: Callable[[str], list[tuple[int, ...]]],
@@ -81,9 +85,10 @@ def test_the_same_seed_gives_the_same_sampled_text_twice(
 
 
 @needs_exact
+@pytest.mark.parametrize("drafter", ["auto", "suffix+recycling"])
 def test_several_prompts_in_one_loop_answer_as_they_do_alone(
-    default_model: Model, plain_texts: Callable[[str], list[tuple[int, ...]]]
+    default_model: Model, plain_texts: Callable[[str], list[tuple[int, ...]]], drafter: str
 ) -> None:
-    engine = Engine(default_model, n_ctx=4096, n_seq_max=4)
+    engine = Engine(default_model, drafter, n_ctx=4096, n_seq_max=4)
     together = engine.generate(PROMPTS, max_tokens=N_TOKENS)
     assert [completion.tokens for completion in together] == plain_texts("Q4_1")

@@ -385,6 +385,29 @@ class TestOptions:
             engine.generate("a b", **options)
 
 
+class TestRules:
+    def test_typical_acceptance_says_that_it_is_lossy(self, tiny_model: TinyModel) -> None:
+        model = tiny_model("rope")
+        prompt = prompt_of(40, 6)
+        loose = Engine(model, EAGER, n_ctx=512, verify="typical", **SIZES)
+        exact = Engine(model, EAGER, n_ctx=512, **SIZES)
+        one, other = (engine.generate(prompt, max_tokens=60) for engine in (loose, exact))
+        assert one.stats.is_lossy
+        assert not other.stats.is_lossy
+        # a random model finds everything plausible
+        assert one.stats.tokens_per_step > other.stats.tokens_per_step
+        assert one.tokens != other.tokens
+
+    def test_typical_acceptance_is_for_greedy_requests(self, tiny_model: TinyModel) -> None:
+        engine = Engine(tiny_model("rope"), n_ctx=256, verify="typical", **SIZES)
+        with pytest.raises(RequestError, match="verify='match'"):
+            engine.generate("a b", temperature=1.0)
+
+    def test_an_unknown_rule(self, tiny_model: TinyModel) -> None:
+        with pytest.raises(RequestError, match="match, typical"):
+            Engine(tiny_model("rope"), n_ctx=256, verify="rejection", **SIZES)
+
+
 class TestThreads:
     def test_requests_from_many_threads_share_the_loop(self, tiny_model: TinyModel) -> None:
         model = tiny_model("rope")

@@ -64,8 +64,18 @@ def test_auto_drafts_only_what_is_likelier_than_not() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(DraftError, match=r"'sufix'.*'auto', 'ngram', 'none', 'recycling', 'suffix'.*Suffix\("):
+    names = ", ".join(repr(name) for name in sorted(DRAFTERS))
+    with pytest.raises(DraftError, match=rf"'sufix'.*{names}.*Suffix\("):
         make_drafter("sufix")
+
+
+def test_names_may_be_joined() -> None:
+    drafter = make_drafter("suffix+recycling")
+    assert drafter.name == "merge"
+    drafter.observe(REPEATED)
+    assert drafter.propose(4).tokens.tolist() == [5, 6, 7, 8]
+    with pytest.raises(DraftError, match="'sufix'"):
+        make_drafter(["suffix", "sufix"])
 
 
 def test_a_factory_with_options_makes_a_drafter_for_each_sequence() -> None:
