@@ -1,7 +1,7 @@
 """How many greedy texts differ from plain decoding's: every drafter, alone and beside others.
 
     python bench/lossless.py [--json] [--questions FILE] [--types T ...] [--drafters D ...]
-                             [--tokens N] [--model FILE]
+                             [--tokens N] [--together N ...] [--model FILE]
 
 Each question is answered plainly, then with each drafter, then with each drafter while others are
 answered beside it. The model is the default one, requantised to each type; the drafter "model" is
@@ -18,7 +18,7 @@ from typing import Any
 
 from models import requantised
 from questions import Question, add_questions_option, load_questions
-from report import Figure, publish, shown
+from report import Figure, note, publish, shown
 
 from pytreellama import Engine, Model, draft
 from pytreellama.core.default_model import default_model_path
@@ -27,7 +27,7 @@ from pytreellama.core.quantize import FILE_TYPES
 TYPES = ("Q4_1", "Q8_0", "Q4_K_M", "F16")
 DRAFTERS = ("suffix", "recycling", "ngram", "model", "suffix+recycling")
 N_DRAFT = 16
-N_TOGETHER = 8
+TOGETHER = (1, 8)
 N_CTX = 4096  # a question and its answer fit, and so do all that run together
 
 Tokens = tuple[int, ...]
@@ -63,7 +63,7 @@ def main() -> None:
     questions = load_questions(options.questions)
     source = options.model or default_model_path()
     answers = [
-        answer
+        noted(answer)
         for file_type in options.types
         for answer in compare(source, file_type, questions, options)
     ]
@@ -77,6 +77,11 @@ def main() -> None:
     )
 
 
+def noted(answer: Answers) -> Answers:
+    note(f"{answer.name}: {answer}")
+    return answer
+
+
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
@@ -86,6 +91,7 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--drafters", nargs="+", default=DRAFTERS, metavar="D")
     parser.add_argument("--tokens", type=int, default=128, help="most tokens of an answer")
+    parser.add_argument("--together", nargs="+", type=int, default=TOGETHER, metavar="N")
     parser.add_argument("--model", type=Path, help="a GGUF file instead of the default model")
     return parser.parse_args()
 
@@ -96,7 +102,7 @@ def compare(
     with Model(requantised(source, file_type)) as model:
         plain, _, plain_s = answer(model, f"{file_type} none", "none", 1, questions, options.tokens)
         for drafter in options.drafters:
-            for n_together in (1, N_TOGETHER):
+            for n_together in options.together:
                 told = f"{file_type} {drafter}, {n_together} together"
                 spec = draft.Model(requantised(source, "Q4_0")) if drafter == "model" else drafter
                 texts, per_step, seconds = answer(

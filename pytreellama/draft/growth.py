@@ -173,10 +173,10 @@ def _as_tree(best: list[_Guess]) -> TokenTree:
     if not best:
         return EMPTY_TREE
     place: dict[_Guess | None, int] = {guess: i for i, guess in enumerate(best)}
-    return TokenTree.from_parents(
+    return TokenTree.from_grown(
         [guess.token for guess in best],
         [place.get(guess.parent, TRUNK) for guess in best],
-        p=[guess.p for guess in best],
+        [guess.p for guess in best],
     )
 
 

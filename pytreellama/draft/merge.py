@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytreellama.draft.protocol import (
@@ -18,6 +19,7 @@ from pytreellama.draft.protocol import (
 )
 from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
+from pytreellama.tree.arrays import TRUNK
 
 if TYPE_CHECKING:
     from pytreellama.core.model import Model
@@ -61,15 +63,61 @@ class MergeDrafter:
     def propose(self, n_nodes: int) -> TokenTree:
         """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
         checked_n_nodes(n_nodes)
-        union = EMPTY_TREE
-        for drafter in self._drafters:
-            union = union.merge(drafter.propose(n_nodes))
-        return union.truncate(n_nodes)
+        proposed = [drafter.propose(n_nodes) for drafter in self._drafters]
+        spoken = [tree for tree in proposed if len(tree)]
+        if len(spoken) < 2:
+            return spoken[0] if spoken else EMPTY_TREE
+        return _likeliest(_union(spoken), n_nodes)
 
     def reset(self) -> None:
         """Forget the text."""
         for drafter in self._drafters:
             drafter.reset()
+
+
+@dataclass(slots=True)
+class _Union:
+    """Nodes of several trees, equal paths made one; a parent comes before its children."""
+
+    tokens: list[int]
+    parents: list[int]
+    depths: list[int]
+    p: list[float]
+
+
+def _union(trees: Sequence[TokenTree]) -> _Union:
+    # One dictionary look-up a node; for so few it is sooner done than arrays are merged.
+    union = _Union([], [], [], [])
+    node_of: dict[tuple[int, int], int] = {}
+    for tree in trees:
+        assert tree.p is not None
+        places: list[int] = []
+        nodes = zip(tree.tokens.tolist(), tree.parents.tolist(), tree.p.tolist(), strict=True)
+        for token, parent, p in nodes:
+            above = places[parent] if parent >= 0 else parent
+            node = node_of.setdefault((above, token), len(node_of))
+            places.append(node)
+            if node < len(union.p):
+                union.p[node] = max(union.p[node], p)
+                continue
+            union.tokens.append(token)
+            union.parents.append(above)
+            union.depths.append(union.depths[above] + 1 if above >= 0 else 0)
+            union.p.append(p)
+    return union
+
+
+def _likeliest(union: _Union, n_nodes: int) -> TokenTree:
+    """The nodes of highest path probability, as `TokenTree.truncate` takes them."""
+    p, depths = union.p, union.depths
+    by_p = sorted(range(len(p)), key=lambda node: (-p[node], depths[node]))
+    kept = sorted(by_p[:n_nodes])
+    place = {node: i for i, node in enumerate(kept)}
+    return TokenTree.from_grown(
+        [union.tokens[node] for node in kept],
+        [place.get(union.parents[node], TRUNK) for node in kept],
+        [p[node] for node in kept],
+    )
 
 
 class Merge:

@@ -192,10 +192,10 @@ class NGramDrafter:
         grown = self._grow(n_nodes)
         if not grown:
             return EMPTY_TREE
-        return TokenTree.from_parents(
+        return TokenTree.from_grown(
             [guess.token for guess in grown],
             [guess.parent for guess in grown],
-            p=[-guess.minus_p for guess in grown],
+            [-guess.minus_p for guess in grown],
         )
 
     def _grow(self, n_nodes: int) -> list[_Guess]:

@@ -104,28 +104,30 @@ class RecyclingDrafter:
 
     def _grow(self, n_nodes: int) -> TokenTree:
         """The likeliest paths first, which is an order of parents before children."""
-        table, options = self._table, self._options
+        successors, options = self._table.successors, self._options
         tokens: list[int] = []
         parents: list[int] = []
         p: list[float] = []
-        heap: list[tuple[float, int, int, int, int]] = []
         contexts: list[tuple[int, ...]] = []
+        heap: list[tuple[float, int, int, int, int]] = []
+        n_guesses = 0
         context, p_path, node, depth = self._text, 1.0, -1, 0
         while True:
-            if depth < options.max_depth:
-                for token, p_token in table.successors(context):
-                    p_child = p_path * p_token
-                    if p_child >= options.min_p:
-                        heapq.heappush(heap, (-p_child, len(contexts), token, node, depth + 1))
-                        contexts.append((*context[1 - MAX_ORDER :], token))
+            if depth < options.max_depth and p_path > 0.0:
+                for token, p_token in successors(context, options.min_p / p_path):
+                    guess = (-p_path * p_token, n_guesses, token, node, depth + 1)
+                    heapq.heappush(heap, guess)
+                    n_guesses += 1
             if not heap or len(tokens) == n_nodes:
                 break
-            minus_p, order, token, parent, depth = heapq.heappop(heap)
-            context, p_path, node = contexts[order], -minus_p, len(tokens)
+            minus_p, _, token, parent, depth = heapq.heappop(heap)
+            above = contexts[parent] if parent >= 0 else self._text
+            context, p_path, node = (*above[1 - MAX_ORDER :], token), -minus_p, len(tokens)
             tokens.append(token)
             parents.append(parent)
             p.append(p_path)
-        return TokenTree.from_parents(tokens, parents, p=p) if tokens else EMPTY_TREE
+            contexts.append(context)
+        return TokenTree.from_grown(tokens, parents, p) if tokens else EMPTY_TREE
 
 
 class Recycling(RecyclingOptions):

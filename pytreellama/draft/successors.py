@@ -88,10 +88,11 @@ class SuccessorTable:
         while len(of_length) > self.max_entries:
             del of_length[next(iter(of_length))]
 
-    def successors(self, context: tuple[int, ...]) -> list[tuple[int, float]]:
+    def successors(self, context: tuple[int, ...], min_p: float = 0.0) -> list[tuple[int, float]]:
         """What may follow, with estimated probabilities, which sum to no more than 1.
 
-        Longer contexts come first; shorter ones add what those do not have.
+        Longer contexts come first; shorter ones add what those do not have. What is less likely
+        than `min_p` is left out.
         """
         found: list[tuple[int, float]] = []
         known: set[int] = set()
@@ -101,9 +102,11 @@ class SuccessorTable:
             for token, share in zip(*row, strict=True):
                 if token not in known:
                     known.add(token)
-                    p = min(estimates[share], left)
+                    p = estimates[share]
+                    p = p if p < left else left
                     left -= p
-                    found.append((token, p))
+                    if p >= min_p:
+                        found.append((token, p))
         return found
 
     def _rows_behind(self, context: tuple[int, ...]) -> Iterator[tuple[int, Row]]:

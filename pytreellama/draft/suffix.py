@@ -288,8 +288,8 @@ def _n_new(following: Collection[int], longer: Collection[int], offered: Collect
 def _as_tree(grown: list[_Guess]) -> TokenTree:
     if not grown:
         return EMPTY_TREE
-    return TokenTree.from_parents(
+    return TokenTree.from_grown(
         [guess.token for guess in grown],
         [guess.parent for guess in grown],
-        p=[-guess.minus_p for guess in grown],
+        [-guess.minus_p for guess in grown],
     )

@@ -151,7 +151,8 @@ class Engine(Closing):
         sequences = [self._sequence(one, i, options) for i, one in enumerate(prompts)]
         generations: list[Generation] = []
         try:
-            generations.extend(self._loop.submit(sequence, wait=True) for sequence in sequences)
+            for sequence in sequences:
+                generations.append(self._loop.submit(sequence, wait=True, streams=False))
             completions = [generation.result() for generation in generations]
         finally:
             _end(generations)

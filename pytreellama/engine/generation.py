@@ -19,9 +19,13 @@ class Generation(Iterator[Chunk]):
 
     It runs whether anyone waits for it or not. All methods may be called from any thread; chunks
     go to whoever takes them first.
+
+    Attributes:
+        streams: chunks come step by step, not all in one at the end.
     """
 
-    def __init__(self, loop: Loop, sequence: Sequence) -> None:
+    def __init__(self, loop: Loop, sequence: Sequence, streams: bool = True) -> None:
+        self.streams = streams
         self._loop = loop
         self._sequence = sequence
         self._changed = threading.Condition()

@@ -46,8 +46,8 @@ class Loop:
 
     # -- called from any thread
 
-    def submit(self, sequence: Sequence, wait: bool) -> Generation:
-        """Queue a sequence.
+    def submit(self, sequence: Sequence, wait: bool, streams: bool = True) -> Generation:
+        """Queue a sequence; without ``streams`` nobody hears of it before its end.
 
         Raises:
             RequestError: it could never run.
@@ -55,7 +55,7 @@ class Loop:
             ContextError: the engine is closed.
         """
         self._scheduler.check(sequence)
-        generation = Generation(self, sequence)
+        generation = Generation(self, sequence, streams)
         with self._changed:
             while self._n_open >= self._n_open_max and not self._is_closed:
                 if not wait:
@@ -165,6 +165,8 @@ class Loop:
         for sequence in stepped:
             generation = self._generations.get(sequence)
             if generation is None:
+                continue
+            if not sequence.is_finished and not generation.streams:
                 continue
             if sequence.is_finished:
                 with self._changed:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.core.batch import Batch
+from pytreellama.core.batch import Batch, SequenceSets
 from pytreellama.core.context import Context
 from pytreellama.core.logits import copy_floats, logp_rows, top_k_rows
 from pytreellama.engine.completion import Step, TokenLogp
@@ -72,21 +72,30 @@ class TreePass:
     def _decode(self, sequences: list[Sequence], trees: list[TokenTree]) -> list[slice]:
         started_s = time.perf_counter()
         self._batch.clear()
-        places = [self._place(s, tree) for s, tree in zip(sequences, trees, strict=True)]
-        branching = [
-            s.require_id() for s, tree in zip(sequences, trees, strict=True) if len(tree) > 1
-        ]
-        self._context.decode_trees(self._batch, branching)
+        planned = list(zip(sequences, trees, strict=True))
+        places = self._place_roots([s for s, tree in planned if len(tree) == 1])
+        branching = [(s, tree) for s, tree in planned if len(tree) > 1]
+        for sequence, tree in branching:
+            place = self._context.add_tree(self._batch, sequence.require_id(), tree)
+            places[sequence] = place
+        self._context.decode_trees(self._batch, [s.require_id() for s, _ in branching])
         spent_s = time.perf_counter() - started_s
-        for sequence, tree in zip(sequences, trees, strict=True):
+        for sequence, tree in planned:
             sequence.stats.target_s += spent_s * len(tree) / len(self._batch)
-        return places
+        return [places[sequence] for sequence in sequences]
 
-    def _place(self, sequence: Sequence, tree: TokenTree) -> slice:
-        if len(tree) > 1:
-            return self._context.add_tree(self._batch, sequence.require_id(), tree)
-        # the root is text already: alone it is a plain step, with nothing to commit or take back
-        return self._batch.add(tree.tokens, sequence.n_past, sequence.require_id(), logits=True)
+    def _place_roots(self, sequences: list[Sequence]) -> dict[Sequence, slice]:
+        """Roots are text already: alone they are plain steps, with nothing to take back."""
+        if not sequences:
+            return {}
+        ids = np.array([s.require_id() for s in sequences], np.int32)
+        where = self._batch.add(
+            [s.last_token for s in sequences],
+            [s.n_past for s in sequences],
+            SequenceSets(ids, np.ones_like(ids)),
+            logits=True,
+        )
+        return {s: slice(row, row + 1) for row, s in enumerate(sequences, where.start)}
 
     # -- what each sequence makes of it
 

@@ -149,6 +149,42 @@ class TokenTree:
         )
 
     @classmethod
+    def from_grown(
+        cls, tokens: Sequence[int], parents: Sequence[int], p: Sequence[float]
+    ) -> TokenTree:
+        """A tree of nodes as a drafter grows them, each after its parent; sorted by depth.
+
+        tokens, parents, p: n integers, n indices of earlier nodes or -1, n path probabilities.
+        Within a level nodes keep the given order. It is `from_parents` for trees of some tens of
+        nodes, of which lists are made sooner than arrays. TreeError for a parent that does not come
+        before its node, equal siblings, negative tokens, and p that rises or is not in [0, 1].
+        """
+        depths: list[int] = []
+        bounded: list[float] = []
+        for node, (parent, p_node) in enumerate(zip(parents, p, strict=True)):
+            if not TRUNK <= parent < node:
+                raise TreeError(f"parents[{node}] is {parent}; a parent comes before its nodes")
+            above = bounded[parent] if parent >= 0 else 1.0
+            if not -P_TOLERANCE <= p_node <= above + P_TOLERANCE:
+                raise TreeError(f"p[{node}] is {p_node}; allowed is 0..{above}, its parent's")
+            depths.append(depths[parent] + 1 if parent >= 0 else 0)
+            bounded.append(min(max(p_node, 0.0), above))
+        if len(set(zip(parents, tokens, strict=True))) < len(depths):
+            raise TreeError("two children of one node carry the same token; merge them")
+        if depths and min(tokens) < 0:
+            raise TreeError(f"token {min(tokens)} was given; token ids are not negative")
+        order = sorted(range(len(depths)), key=depths.__getitem__)
+        place = [TRUNK] * (len(order) + 1)  # the last one is that of TRUNK itself
+        for new, old in enumerate(order):
+            place[old] = new
+        return cls._of_valid(
+            np.array([tokens[old] for old in order], np.int32),
+            np.array([place[parents[old]] for old in order], np.int32),
+            np.array([bounded[old] for old in order], np.float32),
+            np.array([depths[old] for old in order], np.int32),
+        )
+
+    @classmethod
     def from_paths(cls, paths: Iterable[Iterable[int]]) -> TokenTree:
         """The smallest tree that holds all paths of token ids; equal prefixes are merged.
 

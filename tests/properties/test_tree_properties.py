@@ -7,9 +7,11 @@ from itertools import combinations
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytreellama.errors import TreeError
 from pytreellama.tree import (
     TokenTree,
     ancestor_mask,
@@ -308,3 +310,44 @@ def test_boxes_never_overlap_and_lie_within_the_sheet(tree: TokenTree, data: st.
         assert x >= 0 and y >= 0 and x + w <= width and y + h <= height
     for (x0, y0, w0, h0), (x1, y1, w1, h1) in combinations(placed, 2):
         assert x0 + w0 <= x1 or x1 + w1 <= x0 or y0 + h0 <= y1 or y1 + h1 <= y0
+
+
+@given(shuffled_trees())
+def test_nodes_as_they_were_grown_make_the_tree_of_their_parents(
+    shuffled: tuple[TokenTree, list[int], list[int], list[float]],
+) -> None:
+    _, tokens, parents, p = shuffled
+    comes_after = all(parent < node for node, parent in enumerate(parents))
+    if comes_after:
+        assert TokenTree.from_grown(tokens, parents, p) == TokenTree.from_parents(
+            tokens, parents, p
+        )
+    else:
+        with pytest.raises(TreeError, match="comes before"):
+            TokenTree.from_grown(tokens, parents, p)
+
+
+@given(token_trees(with_p=True))
+def test_a_tree_is_grown_in_its_own_order(tree: TokenTree) -> None:
+    assert tree.p is not None
+    grown = TokenTree.from_grown(tree.tokens.tolist(), tree.parents.tolist(), tree.p.tolist())
+    assert grown == tree
+
+
+@pytest.mark.parametrize(
+    ("tokens", "parents", "p", "what"),
+    [
+        ([1, 1], [-1, -1], [0.5, 0.5], "same token"),
+        ([1, -2], [-1, 0], [0.5, 0.5], "token -2"),
+        ([1, 2], [-1, 0], [0.5, 0.6], "its parent's"),
+        ([1], [-1], [1.5], "its parent's"),
+        ([1], [-1], [float("nan")], "its parent's"),
+        ([1], [-2], [0.5], "comes before"),
+        ([1], [0], [0.5], "comes before"),
+    ],
+)
+def test_nodes_that_cannot_have_grown(
+    tokens: list[int], parents: list[int], p: list[float], what: str
+) -> None:
+    with pytest.raises(TreeError, match=what):
+        TokenTree.from_grown(tokens, parents, p)

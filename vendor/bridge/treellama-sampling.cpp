@@ -23,32 +23,82 @@
 #define ROW_LOOP
 #endif
 
-// running values, for the lanes of a vector
+// running values, for the lanes of vectors
 static constexpr int32_t n_lanes = 16;
+
+#if defined(__GNUC__)
+// anywhere in memory
+typedef float lanes_t __attribute__((vector_size(n_lanes*sizeof(float)), aligned(sizeof(float)), may_alias));
+
+// no compiler makes vectors of this by itself
+static inline void lanes_max(lanes_t & lanes, const float * row) {
+    const lanes_t & x = *(const lanes_t *) row;
+    lanes = x > lanes ? x : lanes;
+}
+#else
+struct lanes_t {
+    float x[n_lanes];
+    float & operator[](int32_t l) { return x[l]; }
+};
+
+static inline void lanes_max(lanes_t & lanes, const float * row) {
+    for (int32_t l = 0; l < n_lanes; ++l) {
+        lanes[l] = row[l] > lanes[l] ? row[l] : lanes[l];
+    }
+}
+#endif
+
+static inline void lanes_fill(lanes_t & lanes, float x) {
+    for (int32_t l = 0; l < n_lanes; ++l) {
+        lanes[l] = x;
+    }
+}
 
 ROW_LOOP
 static float row_max(const float * row, int32_t n) {
-    float   lanes[n_lanes];
-    int32_t i = 0;
+    lanes_t lanes;
+    lanes_fill(lanes, -INFINITY);
 
-    std::fill(lanes, lanes + n_lanes, -INFINITY);
+    int32_t i = 0;
     for (; i + n_lanes <= n; i += n_lanes) {
-        for (int32_t l = 0; l < n_lanes; ++l) {
-            lanes[l] = row[i + l] > lanes[l] ? row[i + l] : lanes[l];
-        }
+        lanes_max(lanes, row + i);
     }
 
-    float best = *std::max_element(lanes, lanes + n_lanes);
+    float best = -INFINITY;
+    for (int32_t l = 0; l < n_lanes; ++l) {
+        best = lanes[l] > best ? lanes[l] : best;
+    }
     for (; i < n; ++i) {
         best = row[i] > best ? row[i] : best;
     }
     return best;
 }
 
+// index of the first value that equals x, n if there is none
+ROW_LOOP
+static int32_t row_find(const float * row, int32_t n, float x) {
+    constexpr int32_t n_part = 16*n_lanes;
+
+    int32_t i = 0;
+    for (; i + n_part <= n; i += n_part) {
+        int32_t found = 0;
+        for (int32_t l = 0; l < n_part; ++l) {
+            found |= row[i + l] == x;
+        }
+        if (found) {
+            break;
+        }
+    }
+    while (i < n && row[i] != x) {
+        ++i;
+    }
+    return i;
+}
+
 // the first of the largest values, as llama.cpp's greedy sampler chooses
 static llama_token row_argmax(const float * row, int32_t n) {
-    const float * found = std::find(row, row + n, row_max(row, n));
-    return found == row + n ? 0 : (llama_token) (found - row);
+    const int32_t found = row_find(row, n, row_max(row, n));
+    return found == n ? 0 : found;
 }
 
 // exp(x) for x <= 0, to 2e-7 of it; 0 below -87 and for NaN. standard libraries have none for vectors
@@ -104,33 +154,43 @@ static double row_log_sum_exp(const float * row, int32_t n, float max) {
     return max + log(sum);
 }
 
-// of each block of the row the largest value
-static constexpr int32_t n_block = 4*n_lanes;
+// a row in groups, each of as many blocks as there are lanes: a block has every n_lanes-th value of its group, so that its
+// maximum is one lane's
+static constexpr int32_t n_block = 64;
+static constexpr int32_t n_group = n_block*n_lanes;
 
 ROW_LOOP
-static void row_block_maxima(const float * row, int32_t n_blocks, float * maxima) {
-    for (int32_t b = 0; b < n_blocks; ++b) {
-        float lanes[n_lanes];
-        std::fill(lanes, lanes + n_lanes, -INFINITY);
-        for (int32_t i = 0; i < n_block; i += n_lanes) {
-            for (int32_t l = 0; l < n_lanes; ++l) {
-                const float x = row[b*n_block + i + l];
-                lanes[l] = x > lanes[l] ? x : lanes[l];
-            }
+static void row_block_maxima(const float * row, int32_t n_groups, float * maxima) {
+    for (int32_t g = 0; g < n_groups; ++g) {
+        lanes_t lanes;
+        lanes_fill(lanes, -INFINITY);
+        for (int32_t i = 0; i < n_group; i += n_lanes) {
+            lanes_max(lanes, row + g*n_group + i);
         }
-        float best = lanes[0];
-        for (int32_t l = 1; l < n_lanes; ++l) {
-            best = lanes[l] > best ? lanes[l] : best;
-        }
-        maxima[b] = best;
+        memcpy(maxima + g*n_lanes, &lanes, sizeof(lanes));
     }
 }
 
 struct top_k_scratch {
     std::vector<float>       maxima;
-    std::vector<float>       sorted;
+    std::vector<float>       largest;
     std::vector<llama_token> ids;
 };
+
+// heap: the k largest so far, the least of them in front, which most values are below
+static float kth_largest(const std::vector<float> & values, int32_t k, std::vector<float> & heap) {
+    heap.assign(values.begin(), values.begin() + k);
+    std::make_heap(heap.begin(), heap.end(), std::greater<float>());
+
+    for (size_t i = k; i < values.size(); ++i) {
+        if (values[i] > heap.front()) {
+            std::pop_heap(heap.begin(), heap.end(), std::greater<float>());
+            heap.back() = values[i];
+            std::push_heap(heap.begin(), heap.end(), std::greater<float>());
+        }
+    }
+    return heap.front();
+}
 
 // puts the k likeliest tokens in front of scratch.ids
 static void row_top_k(const float * row, int32_t n, int32_t k, top_k_scratch & scratch) {
@@ -138,17 +198,16 @@ static void row_top_k(const float * row, int32_t n, int32_t k, top_k_scratch & s
     ids.clear();
 
     // the k-th largest of the blocks' maxima is a bound: k tokens at least are not below it
-    const int32_t n_blocks = n/n_block;
+    const int32_t n_groups = n/n_group;
+    const int32_t n_blocks = n_groups*n_lanes;
     if (k <= n_blocks) {
         scratch.maxima.resize(n_blocks);
-        row_block_maxima(row, n_blocks, scratch.maxima.data());
+        row_block_maxima(row, n_groups, scratch.maxima.data());
 
-        scratch.sorted = scratch.maxima;
-        std::nth_element(scratch.sorted.begin(), scratch.sorted.begin() + k - 1, scratch.sorted.end(), std::greater<float>());
-        const float bound = scratch.sorted[k - 1];
+        const float bound = kth_largest(scratch.maxima, k, scratch.largest);
 
-        const auto collect = [&](int32_t begin, int32_t end) {
-            for (int32_t i = begin; i < end; ++i) {
+        const auto collect = [&](int32_t begin, int32_t end, int32_t step) {
+            for (int32_t i = begin; i < end; i += step) {
                 if (row[i] >= bound) {
                     ids.push_back(i);
                 }
@@ -156,10 +215,11 @@ static void row_top_k(const float * row, int32_t n, int32_t k, top_k_scratch & s
         };
         for (int32_t b = 0; b < n_blocks; ++b) {
             if (scratch.maxima[b] >= bound) {
-                collect(b*n_block, (b + 1)*n_block);
+                const int32_t begin = b/n_lanes*n_group;
+                collect(begin + b % n_lanes, begin + n_group, n_lanes);
             }
         }
-        collect(n_blocks*n_block, n);
+        collect(n_groups*n_group, n, 1);
     }
 
     // a short row, or one of NaN
