@@ -1,7 +1,7 @@
 """Tokens that a pass of the target brings, by drafter, number of drafted nodes and kind of task.
 
     python bench/acceptance.py [--json] [--questions FILE] [--drafters D ...] [--nodes N ...]
-                               [--tokens N] [--model FILE] [--plot FILE]
+                               [--tokens N] [--threads N] [--model FILE] [--plot FILE]
 
 Greedy answers, one question after the other; what a drafter learns in one question it knows in the
 next, as in an engine that runs for a while. Tokens a step count all that a pass brings, the model's
@@ -20,6 +20,7 @@ from questions import Question, add_questions_option, load_questions
 from report import Figure, publish, shown
 
 from pytreellama import Engine, Model
+from pytreellama.core.params import default_n_threads
 
 DRAFTERS = ("suffix", "ngram", "recycling", "suffix+recycling")
 NODES = (4, 8, 16, 32, 64)
@@ -52,7 +53,7 @@ def main() -> None:
     with Model(options.model) if options.model else Model.default() as model:
         name = model.path.name
         runs = [
-            run(model, drafter, n_nodes, questions, options.tokens)
+            run(model, drafter, n_nodes, questions, options)
             for drafter in options.drafters
             for n_nodes in options.nodes
         ]
@@ -81,20 +82,23 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--drafters", nargs="+", default=DRAFTERS, metavar="D")
     parser.add_argument("--nodes", nargs="+", type=int, default=NODES, metavar="N")
     parser.add_argument("--tokens", type=int, default=128, help="most tokens of an answer")
+    parser.add_argument("--threads", type=int, default=default_n_threads())
     parser.add_argument("--model", type=Path, help="a GGUF file; by default the default model")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture of all runs")
     return parser.parse_args()
 
 
-def run(model: Model, drafter: str, n_nodes: int, questions: list[Question], n_tokens: int) -> Run:
+def run(
+    model: Model, drafter: str, n_nodes: int, questions: list[Question], options: argparse.Namespace
+) -> Run:
     written: dict[str, int] = defaultdict(int)
     steps: dict[str, int] = defaultdict(int)
     with (
         shown(f"{drafter}, {n_nodes} nodes") as progress,
-        Engine(model, drafter, n_draft=n_nodes, n_ctx=N_CTX) as engine,
+        Engine(model, drafter, n_draft=n_nodes, n_ctx=N_CTX, n_threads=options.threads) as engine,
     ):
         for i, question in enumerate(questions):
-            stats = engine.generate([question.messages], max_tokens=n_tokens)[0].stats
+            stats = engine.generate([question.messages], max_tokens=options.tokens)[0].stats
             written[question.category] += stats.n_tokens
             steps[question.category] += stats.n_steps
             progress((i + 1) / len(questions))
