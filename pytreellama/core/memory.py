@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from pytreellama.core.cache import EVERYTHING, Cache
 from pytreellama.core.native_context import NativeContext
 from pytreellama.core.tree_encoding import TreeEncoder, require_no_pending
 from pytreellama.errors import MemoryStateError
+from pytreellama.files import replaced_file
 
 Int32 = NDArray[np.int32]
 
@@ -158,16 +158,9 @@ class Memory:
 
     def save_file(self, path: str | os.PathLike[str], seq: int | None = None) -> None:
         """``save`` to a file, which is replaced only when all is written."""
-        target = Path(path)
         data = self.save(seq)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=target.name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            os.replace(name, target)
-        except BaseException:
-            os.unlink(name)
-            raise
+        with replaced_file(path) as file:
+            file.write(data)
 
     def load_file(self, path: str | os.PathLike[str], seq: int | None = None) -> None:
         """``load`` from a file that ``save_file`` wrote."""

@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.errors import DraftError
+from pytreellama.files import replaced_file
 
 
 def save_arrays(
     path: str | os.PathLike[str], kind: str, arrays: Mapping[str, NDArray[np.generic]]
 ) -> None:
     """Write arrays, and what kind of thing they are. Raises OSError."""
-    target = Path(path)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=target.name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            parts: dict[str, Any] = {"kind": np.array(kind), **arrays}
-            np.savez_compressed(file, **parts)
-        os.replace(name, target)
-    except BaseException:
-        os.unlink(name)
-        raise
+    parts: dict[str, Any] = {"kind": np.array(kind), **arrays}
+    with replaced_file(path) as file:
+        np.savez_compressed(file, **parts)
 
 
 def load_arrays(path: str | os.PathLike[str], kind: str) -> dict[str, NDArray[np.generic]]:

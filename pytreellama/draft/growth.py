@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, Protocol, TypeAlias
 
+from pytreellama.draft.options import require_at_least_1, require_probability
 from pytreellama.draft.protocol import EMPTY_TREE
 from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
@@ -57,11 +58,8 @@ class Growth:
         >= 1. "chain" takes `n_levels` alone; numbers of children, all >= 1, speak for themselves.
         min_p: in [0, 1].
         """
-        for name, value in (("top", top), ("width", width), ("n_levels", n_levels)):
-            if value < 1:
-                raise DraftError(f"{name} is {value}; it must be 1 or more")
-        if not 0.0 <= min_p <= 1.0:
-            raise DraftError(f"min_p is {min_p}; it must lie between 0 and 1")
+        require_at_least_1(top=top, width=width, n_levels=n_levels)
+        require_probability(min_p=min_p)
         if grow == "best":
             return cls((top,) * n_levels, width, min_p)
         if grow == "chain":

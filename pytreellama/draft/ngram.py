@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pytreellama.draft.escape import EscapeTable
 from pytreellama.draft.ngram_table import Context, NGramTable
+from pytreellama.draft.options import require_at_least_1, require_probability
 from pytreellama.draft.protocol import EMPTY_TREE, Tokens, checked_n_nodes, checked_tokens
 from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
@@ -40,13 +41,15 @@ class NGramOptions:
     """The same for the static table."""
 
     def __post_init__(self) -> None:
-        for name in ("min_n", "max_depth", "max_fanout", "max_entries"):
-            if getattr(self, name) < 1:
-                raise DraftError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        require_at_least_1(
+            min_n=self.min_n,
+            max_depth=self.max_depth,
+            max_fanout=self.max_fanout,
+            max_entries=self.max_entries,
+        )
         if self.max_n < self.min_n:
             raise DraftError(f"max_n is {self.max_n}; it must be min_n ({self.min_n}) or more")
-        if not 0.0 <= self.min_p <= 1.0:
-            raise DraftError(f"min_p is {self.min_p}; it must lie between 0 and 1")
+        require_probability(min_p=self.min_p)
         for name in ("dynamic_worth", "static_worth"):
             if not getattr(self, name) > 0.0:
                 raise DraftError(f"{name} is {getattr(self, name)}; it must be more than 0")

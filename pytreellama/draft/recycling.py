@@ -6,6 +6,7 @@ import heapq
 import os
 from dataclasses import dataclass
 
+from pytreellama.draft.options import require_at_least_1, require_probability
 from pytreellama.draft.protocol import (
     EMPTY_TREE,
     Float32Array,
@@ -35,11 +36,8 @@ class RecyclingOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.n_top <= 64:
             raise DraftError(f"n_top is {self.n_top}; it must lie between 1 and 64")
-        for name in ("max_depth", "max_entries"):
-            if getattr(self, name) < 1:
-                raise DraftError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        if not 0.0 <= self.min_p <= 1.0:
-            raise DraftError(f"min_p is {self.min_p}; it must lie between 0 and 1")
+        require_at_least_1(max_depth=self.max_depth, max_entries=self.max_entries)
+        require_probability(min_p=self.min_p)
 
 
 class RecyclingDrafter:

@@ -30,6 +30,7 @@ _SHARES = np.array([0.005, 0.02, 0.05, 0.1, 0.22, 0.4, 0.6, 0.77, 0.9, 0.97, 0.9
 # was found under, then the same where a longer context had a row as well.
 _PRIOR_TRUST = np.array([[0.35, 0.6, 0.75], [0.1, 0.2, 0.3]])
 _PRIOR_WEIGHT = 6.0
+_N_PRIOR_RIGHT = _PRIOR_WEIGHT * _PRIOR_TRUST[:, :, None] * _SHARES
 _DECAY = 0.999  # a token; of what was counted a thousand tokens ago, a third is left
 
 Row = tuple[list[int], list[int]]
@@ -143,8 +144,7 @@ class SuccessorTable:
                     self._n_right[backed_off, length, share] += token == actual
 
     def _estimate(self) -> None:
-        n_prior_right = _PRIOR_WEIGHT * _PRIOR_TRUST[:, :, None] * _SHARES
-        p = (n_prior_right + self._n_right) / (_PRIOR_WEIGHT + self._n_seen)
+        p = (_N_PRIOR_RIGHT + self._n_right) / (_PRIOR_WEIGHT + self._n_seen)
         self._estimates: list[list[list[float]]] = p.tolist()
 
     # -- files

@@ -12,6 +12,7 @@ from pytreellama.draft.automaton import ROOT, SuffixAutomaton
 from pytreellama.draft.corpus import Corpus, Places
 from pytreellama.draft.corpus_reader import CorpusReader
 from pytreellama.draft.escape import EscapeTable
+from pytreellama.draft.options import require_at_least_1, require_probability
 from pytreellama.draft.protocol import EMPTY_TREE, Tokens, checked_n_nodes, checked_tokens
 from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
@@ -33,15 +34,14 @@ class SuffixOptions:
     """Nodes whose path probability is lower are not proposed; in [0, 1]."""
 
     def __post_init__(self) -> None:
-        for name in ("min_match", "max_depth", "max_fanout"):
-            if getattr(self, name) < 1:
-                raise DraftError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        require_at_least_1(
+            min_match=self.min_match, max_depth=self.max_depth, max_fanout=self.max_fanout
+        )
         if self.max_match < self.min_match:
             raise DraftError(
                 f"max_match is {self.max_match}; it must be min_match ({self.min_match}) or more"
             )
-        if not 0.0 <= self.min_p <= 1.0:
-            raise DraftError(f"min_p is {self.min_p}; it must lie between 0 and 1")
+        require_probability(min_p=self.min_p)
 
 
 class _Context(NamedTuple):
