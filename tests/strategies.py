@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
+from pytreellama.draft import SuffixOptions
 from pytreellama.tree import TokenTree
 
 
@@ -89,3 +90,24 @@ def node_paths(tree: TokenTree) -> dict[tuple[int, ...], float | None]:
         p = None if tree.p is None else float(tree.p[node])
         paths[tuple(tree.tokens[tree.path(node)].tolist())] = p
     return paths
+
+
+@st.composite
+def texts_of_pieces(draw: st.DrawFn, highest: tuple[int, int], max_size: int) -> list[int]:
+    """Tokens up to one that is drawn from `highest`; half of the texts of repeated pieces."""
+    letters = st.integers(0, draw(st.integers(*highest)))
+    if draw(st.booleans()):
+        return draw(st.lists(letters, max_size=max_size))
+    pieces = draw(st.lists(st.lists(letters, min_size=1, max_size=6), min_size=1, max_size=3))
+    picked = draw(st.lists(st.sampled_from(pieces), max_size=max_size // 6))
+    return [token for piece in picked for token in piece]
+
+
+suffix_options = st.builds(
+    SuffixOptions,
+    min_match=st.integers(1, 3),
+    max_match=st.integers(3, 8),
+    max_depth=st.integers(1, 6),
+    max_fanout=st.integers(1, 4),
+    min_p=st.sampled_from([0.0, 0.05, 0.3]),
+)

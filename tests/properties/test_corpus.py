@@ -14,6 +14,7 @@ from pytreellama.draft import Corpus, SuffixDrafter, SuffixOptions
 from pytreellama.draft.corpus_file import map_corpus
 from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
+from strategies import suffix_options
 
 MANY_PLACES = 64
 
@@ -30,15 +31,6 @@ def texts(draw: st.DrawFn, min_size: int = 0, max_size: int = 50) -> list[int]:
 
 
 corpora = st.tuples(texts(min_size=2), st.lists(texts(), max_size=3)).map(lambda c: [c[0], *c[1]])
-
-options = st.builds(
-    SuffixOptions,
-    min_match=st.integers(1, 3),
-    max_match=st.integers(3, 8),
-    max_depth=st.integers(1, 6),
-    max_fanout=st.integers(1, 4),
-    min_p=st.sampled_from([0.0, 0.05, 0.3]),
-)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +161,7 @@ def drafter_beside(
     return drafter
 
 
-@given(corpus=corpora, text=texts(), chosen=options, n_nodes=st.integers(0, 24))
+@given(corpus=corpora, text=texts(), chosen=suffix_options, n_nodes=st.integers(0, 24))
 def test_a_proposal_is_a_valid_tree_within_its_bounds(
     path: Path, corpus: list[list[int]], text: list[int], chosen: SuffixOptions, n_nodes: int
 ) -> None:
@@ -181,7 +173,7 @@ def test_a_proposal_is_a_valid_tree_within_its_bounds(
     assert len(tree) == 0 or tree.depths.max() < chosen.max_depth
 
 
-@given(corpus=corpora, text=texts(), chosen=options)
+@given(corpus=corpora, text=texts(), chosen=suffix_options)
 def test_alternatives_never_claim_more_than_their_parent(
     path: Path, corpus: list[list[int]], text: list[int], chosen: SuffixOptions
 ) -> None:
@@ -192,7 +184,7 @@ def test_alternatives_never_claim_more_than_their_parent(
         assert tree.p[tree.parents == parent].sum() <= p_parent + 1e-6
 
 
-@given(corpus=corpora, text=texts(), chosen=options)
+@given(corpus=corpora, text=texts(), chosen=suffix_options)
 def test_every_proposed_path_followed_a_suffix_of_the_text_here_or_in_the_corpus(
     path: Path, corpus: list[list[int]], text: list[int], chosen: SuffixOptions
 ) -> None:
@@ -202,7 +194,7 @@ def test_every_proposed_path_followed_a_suffix_of_the_text_here_or_in_the_corpus
         assert any(n_occurrences(known, piece) for known in (text, *corpus))
 
 
-@given(corpus=corpora, text=texts(), chosen=options)
+@given(corpus=corpora, text=texts(), chosen=suffix_options)
 def test_what_the_corpus_offers_at_a_longer_match_is_proposed(
     path: Path, corpus: list[list[int]], text: list[int], chosen: SuffixOptions
 ) -> None:
@@ -215,7 +207,7 @@ def test_what_the_corpus_offers_at_a_longer_match_is_proposed(
         assert roots >= set(followers_by_scan(corpus, text[-length:]))
 
 
-@given(corpus=corpora, text=texts(), chosen=options)
+@given(corpus=corpora, text=texts(), chosen=suffix_options)
 def test_a_corpus_of_other_tokens_changes_nothing_at_all(
     path: Path, corpus: list[list[int]], text: list[int], chosen: SuffixOptions
 ) -> None:
@@ -225,7 +217,7 @@ def test_a_corpus_of_other_tokens_changes_nothing_at_all(
     assert drafter_beside(path, foreign, text, chosen).propose(16) == alone.propose(16)
 
 
-@given(corpus=corpora, text=texts(), chosen=options, data=st.data())
+@given(corpus=corpora, text=texts(), chosen=suffix_options, data=st.data())
 def test_observing_in_pieces_equals_observing_at_once(
     path: Path, corpus: list[list[int]], text: list[int], chosen: SuffixOptions, data: st.DataObject
 ) -> None:

@@ -14,21 +14,15 @@ from hypothesis import strategies as st
 from pytreellama.draft import NGram, NGramDrafter, NGramOptions, NGramTable
 from pytreellama.draft.ngram_table import Context
 from pytreellama.tree import TokenTree
+from strategies import texts_of_pieces
 
 Counts = dict[Context, dict[int, int]]
 
 sizes = st.tuples(st.integers(1, 3), st.integers(0, 3)).map(lambda s: (s[0], s[0] + s[1]))
 
 
-@st.composite
-def texts(draw: st.DrawFn, max_size: int = 50) -> list[int]:
-    """Tokens over one to four letters; half of them built of repeated pieces."""
-    letters = st.integers(0, draw(st.integers(0, 3)))
-    if draw(st.booleans()):
-        return draw(st.lists(letters, max_size=max_size))
-    pieces = draw(st.lists(st.lists(letters, min_size=1, max_size=6), min_size=1, max_size=3))
-    picked = draw(st.lists(st.sampled_from(pieces), max_size=max_size // 6))
-    return [token for piece in picked for token in piece]
+def texts(max_size: int = 50) -> st.SearchStrategy[list[int]]:
+    return texts_of_pieces((0, 3), max_size)
 
 
 @st.composite

@@ -9,29 +9,13 @@ from hypothesis import strategies as st
 from pytreellama.draft import SuffixDrafter, SuffixOptions
 from pytreellama.draft.automaton import ROOT, SuffixAutomaton
 from pytreellama.tree import TokenTree
+from strategies import suffix_options, texts_of_pieces
 
 COUNTED_LENGTH = 6
 
 
-@st.composite
-def texts(draw: st.DrawFn, max_size: int = 60) -> list[int]:
-    """Tokens over two to five letters; half of them built of repeated pieces."""
-    letters = st.integers(0, draw(st.integers(1, 4)))
-    if draw(st.booleans()):
-        return draw(st.lists(letters, max_size=max_size))
-    pieces = draw(st.lists(st.lists(letters, min_size=1, max_size=6), min_size=1, max_size=3))
-    picked = draw(st.lists(st.sampled_from(pieces), max_size=max_size // 6))
-    return [token for piece in picked for token in piece]
-
-
-options = st.builds(
-    SuffixOptions,
-    min_match=st.integers(1, 3),
-    max_match=st.integers(3, 8),
-    max_depth=st.integers(1, 6),
-    max_fanout=st.integers(1, 4),
-    min_p=st.sampled_from([0.0, 0.05, 0.3]),
-)
+def texts(max_size: int = 60) -> st.SearchStrategy[list[int]]:
+    return texts_of_pieces((1, 4), max_size)
 
 
 def n_occurrences(text: list[int], piece: list[int]) -> int:
@@ -111,14 +95,14 @@ def test_the_ending_states_are_those_of_the_text_s_suffixes(text: list[int]) -> 
     assert automaton.ending_states() == by_scan
 
 
-@given(texts(), options)
+@given(texts(), suffix_options)
 def test_the_match_length_is_the_one_a_scan_finds(text: list[int], chosen: SuffixOptions) -> None:
     drafter = SuffixDrafter(chosen)
     drafter.observe(text)
     assert drafter.match_length == longest_match_by_scan(text, chosen.max_match)
 
 
-@given(texts(), options, st.integers(0, 24))
+@given(texts(), suffix_options, st.integers(0, 24))
 def test_a_proposal_is_a_valid_tree_within_its_bounds(
     text: list[int], chosen: SuffixOptions, n_nodes: int
 ) -> None:
@@ -135,7 +119,7 @@ def test_a_proposal_is_a_valid_tree_within_its_bounds(
     assert (tree.p[below] <= tree.p[tree.parents[below]]).all()
 
 
-@given(texts(), options)
+@given(texts(), suffix_options)
 def test_alternatives_never_claim_more_than_their_parent(
     text: list[int], chosen: SuffixOptions
 ) -> None:
@@ -148,7 +132,7 @@ def test_alternatives_never_claim_more_than_their_parent(
         assert tree.p[tree.parents == parent].sum() <= p_parent + 1e-6
 
 
-@given(texts(), options)
+@given(texts(), suffix_options)
 def test_every_proposed_path_followed_a_suffix_of_the_text_before(
     text: list[int], chosen: SuffixOptions
 ) -> None:

@@ -6,9 +6,9 @@ import os
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from claims import Claims, claims_along, n_calibrated, token_paths
 from pytreellama.draft import (
     Corpus,
     Suffix,
@@ -20,7 +20,6 @@ from pytreellama.draft import (
 )
 from pytreellama.draft.escape import EscapeTable
 from pytreellama.errors import DraftError
-from pytreellama.tree import TokenTree
 
 PASSAGE = list(range(100, 140))
 
@@ -28,15 +27,6 @@ PASSAGE = list(range(100, 140))
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "corpus.bin"
-
-
-def token_paths(tree: TokenTree) -> dict[tuple[int, ...], float]:
-    """Every node's token path and the probability claimed for it."""
-    assert tree.p is not None
-    return {
-        tuple(tree.tokens[tree.path(node)].tolist()): float(tree.p[node])
-        for node in range(len(tree))
-    }
 
 
 def drafter_after(tokens: list[int], corpus: Corpus, **options: float) -> SuffixDrafter:
@@ -278,31 +268,12 @@ def quoting_texts(seed: int, *lengths: int) -> list[list[int]]:
     return texts
 
 
-def claims_and_truths(corpus: Corpus, text: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Walk the second half by the token; for every node proposed, its claim and if it held."""
-    claims, truths = [], []
-    middle = len(text) // 2
-    drafter = drafter_after(text[:middle], corpus)
-    for end in range(middle, len(text) - 8):
-        for path, p in token_paths(drafter.propose(8)).items():
-            claims.append(p)
-            truths.append(text[end : end + len(path)] == list(path))
-        drafter.observe([text[end]])
-    return np.array(claims), np.array(truths)
-
-
 @pytest.mark.parametrize("make_texts", [markov_texts, quoting_texts])
 def test_what_is_called_likely_comes_true_as_often_as_it_is_called(make_texts, path: Path) -> None:  # type: ignore[no-untyped-def]
     # Nodes of one path hold or fail together, so one text alone says little about each claim.
-    walks = []
+    claims: Claims = []
     for seed in (11, 12, 13, 14):
         known, text = make_texts(seed, 4000, 2000)
-        walks.append(claims_and_truths(Corpus.build([known], path), text))
-    claims, truths = (np.concatenate(parts) for parts in zip(*walks, strict=True))
-    n_tested = 0
-    for lowest in np.arange(0.1, 1.0, 0.1):
-        within = (claims >= lowest) & (claims < lowest + 0.1)
-        if within.sum() >= 300:
-            n_tested += 1
-            assert truths[within].mean() == pytest.approx(claims[within].mean(), abs=0.12)
-    assert n_tested >= 6
+        drafter = drafter_after(text[: len(text) // 2], Corpus.build([known], path))
+        claims += claims_along(drafter, text, len(text) // 2)
+    assert n_calibrated(claims, lowest=0.1, n_least=300, tolerance=0.12) >= 6

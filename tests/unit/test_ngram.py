@@ -9,24 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from claims import Claims, claims_along, n_calibrated, token_paths
 from pytreellama.draft import NGram, NGramDrafter, NGramOptions, NGramTable, make_drafter
 from pytreellama.errors import DraftError
-from pytreellama.tree import TokenTree
 
 
 def drafter_after(factory: NGram, tokens: list[int]) -> NGramDrafter:
     drafter = factory()
     drafter.observe(tokens)
     return drafter
-
-
-def token_paths(tree: TokenTree) -> dict[tuple[int, ...], float]:
-    """Every node's token path and the probability claimed for it."""
-    assert tree.p is not None
-    return {
-        tuple(tree.tokens[tree.path(node)].tolist()): float(tree.p[node])
-        for node in range(len(tree))
-    }
 
 
 def likeliest(drafter: NGramDrafter) -> int:
@@ -382,20 +373,12 @@ def drifting_texts(seed: int, n_texts: int, n_tokens: int) -> list[list[int]]:
     return texts
 
 
-def claims_and_truths(texts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Of every node proposed in the later two thirds of the texts, its claim and if it held."""
-    claims, truths = [], []
+def claims_over(texts: list[list[int]]) -> Claims:
+    """In the later two thirds of the texts, all of which one factory hears."""
     factory = NGram(min_p=0.05)
     for text in texts[: len(texts) // 3]:
         factory().observe(text)
-    for text in texts[len(texts) // 3 :]:
-        drafter = factory()
-        for end in range(len(text) - 8):
-            for path, p in token_paths(drafter.propose(8)).items():
-                claims.append(p)
-                truths.append(text[end : end + len(path)] == list(path))
-            drafter.observe([text[end]])
-    return np.array(claims), np.array(truths)
+    return [claim for text in texts[len(texts) // 3 :] for claim in claims_along(factory(), text)]
 
 
 @pytest.mark.parametrize("make_texts", [first_order_texts, second_order_texts, drifting_texts])
@@ -403,15 +386,9 @@ def test_what_is_called_likely_comes_true_as_often_as_it_is_called(
     make_texts: Callable[[int, int, int], list[list[int]]],
 ) -> None:
     # Nodes of one path hold or fail together, so one source alone says little about each claim.
-    walks = [claims_and_truths(make_texts(seed, 9, 250)) for seed in (11, 12, 13, 14)]
-    claims, truths = (np.concatenate(parts) for parts in zip(*walks, strict=True))
-    n_tested = 0
-    for lowest in np.arange(0.0, 1.0, 0.1):
-        within = (claims >= lowest) & (claims < lowest + 0.1)
-        if within.sum() >= 500:
-            n_tested += 1
-            assert truths[within].mean() == pytest.approx(claims[within].mean(), abs=0.12)
-    assert n_tested >= 7
+    walks = [claims_over(make_texts(seed, 9, 250)) for seed in (11, 12, 13, 14)]
+    claims = [claim for walk in walks for claim in walk]
+    assert n_calibrated(claims, lowest=0.0, n_least=500, tolerance=0.12) >= 7
 
 
 def test_random_text_is_nearly_always_met_with_silence() -> None:

@@ -8,11 +8,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from claims import Claims, claims_along, n_calibrated, token_paths
 from pytreellama.draft import SuffixDrafter, SuffixOptions
 from pytreellama.draft.automaton import SuffixAutomaton
 from pytreellama.draft.escape import EscapeTable
 from pytreellama.errors import DraftError
-from pytreellama.tree import TokenTree
 
 
 def drafter_after(tokens: list[int], **options: float) -> SuffixDrafter:
@@ -24,15 +24,6 @@ def drafter_after(tokens: list[int], **options: float) -> SuffixDrafter:
 def random_text(seed: int, n_tokens: int, n_vocab: int) -> list[int]:
     rng = random.Random(seed)
     return [rng.randrange(n_vocab) for _ in range(n_tokens)]
-
-
-def token_paths(tree: TokenTree) -> dict[tuple[int, ...], float]:
-    """Every node's token path and the probability claimed for it."""
-    assert tree.p is not None
-    return {
-        tuple(tree.tokens[tree.path(node)].tolist()): float(tree.p[node])
-        for node in range(len(tree))
-    }
 
 
 def test_copied_text_comes_out_as_a_chain() -> None:
@@ -190,31 +181,14 @@ def copying_text(seed: int, n_tokens: int) -> list[int]:
     return text
 
 
-def claims_and_truths(text: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Walk the second half by the token; for every node proposed, its claim and if it held."""
-    claims, truths = [], []
-    middle = len(text) // 2
-    drafter = drafter_after(text[:middle])
-    for end in range(middle, len(text) - 8):
-        for path, p in token_paths(drafter.propose(8)).items():
-            claims.append(p)
-            truths.append(text[end : end + len(path)] == list(path))
-        drafter.observe([text[end]])
-    return np.array(claims), np.array(truths)
-
-
 @pytest.mark.parametrize("make_text", [markov_text, copying_text])
 def test_what_is_called_likely_comes_true_as_often_as_it_is_called(make_text) -> None:  # type: ignore[no-untyped-def]
     # Nodes of one path hold or fail together, so one text alone says little about each claim.
-    walks = [claims_and_truths(make_text(seed, n_tokens=4000)) for seed in (11, 12, 13, 14)]
-    claims, truths = (np.concatenate(parts) for parts in zip(*walks, strict=True))
-    n_tested = 0
-    for lowest in np.arange(0.1, 1.0, 0.1):
-        within = (claims >= lowest) & (claims < lowest + 0.1)
-        if within.sum() >= 500:
-            n_tested += 1
-            assert truths[within].mean() == pytest.approx(claims[within].mean(), abs=0.1)
-    assert n_tested >= 5
+    claims: Claims = []
+    for seed in (11, 12, 13, 14):
+        text = make_text(seed, n_tokens=4000)
+        claims += claims_along(drafter_after(text[: len(text) // 2]), text, len(text) // 2)
+    assert n_calibrated(claims, lowest=0.1, n_least=500, tolerance=0.1) >= 5
 
 
 def test_random_text_is_nearly_always_met_with_silence() -> None:
