@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -124,4 +124,4 @@ def tool(name: str) -> Path:
 
 
 def _plain(value: Any) -> Any:
-    return asdict(value) if isinstance(value, Spread) else value
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from pytreellama.draft.auto import Auto, AutoDrafter
 from pytreellama.draft.corpus import Corpus, vocab_fingerprint
 from pytreellama.draft.merge import Merge, MergeDrafter
 from pytreellama.draft.model import Model, ModelDrafter
@@ -17,6 +18,7 @@ from pytreellama.draft.protocol import (
     DrafterFactory,
     NeedsTarget,
     PassObserver,
+    Selective,
 )
 from pytreellama.draft.recycling import Recycling, RecyclingDrafter, RecyclingOptions
 from pytreellama.draft.suffix import Suffix, SuffixDrafter, SuffixOptions
@@ -25,6 +27,8 @@ from pytreellama.errors import DraftError
 __all__ = [
     "DRAFTERS",
     "EMPTY_TREE",
+    "Auto",
+    "AutoDrafter",
     "Corpus",
     "Drafter",
     "DrafterFactory",
@@ -43,6 +47,7 @@ __all__ = [
     "Recycling",
     "RecyclingDrafter",
     "RecyclingOptions",
+    "Selective",
     "Suffix",
     "SuffixDrafter",
     "SuffixOptions",
@@ -57,16 +62,13 @@ DrafterSpec: TypeAlias = str | DrafterFactory | Sequence[str | DrafterFactory]
 Names may be joined: "suffix+recycling" is ["suffix", "recycling"].
 """
 
-# Without a measured cost to weigh a guess against, "auto" drafts only what is likelier than not.
-_AUTO_MIN_P = 0.5
-
 # What makes a factory, not a factory: what drafters learn together must not pass to other models.
 DRAFTERS: dict[str, Callable[[], DrafterFactory]] = {
     "none": lambda: NoDrafter,
     "suffix": Suffix,
     "recycling": Recycling,
     "ngram": NGram,
-    "auto": lambda: Suffix(min_p=_AUTO_MIN_P),
+    "auto": lambda: Auto(Suffix(), Recycling()),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pytreellama.draft.protocol import (
@@ -19,7 +18,7 @@ from pytreellama.draft.protocol import (
 )
 from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
-from pytreellama.tree.arrays import TRUNK
+from pytreellama.tree.union import Union
 
 if TYPE_CHECKING:
     from pytreellama.core.model import Model
@@ -67,7 +66,9 @@ class MergeDrafter:
         spoken = [tree for tree in proposed if len(tree)]
         if len(spoken) < 2:
             return spoken[0] if spoken else EMPTY_TREE
-        return _likeliest(_union(spoken), n_nodes)
+        union = Union.of(spoken)
+        p = _larger_of(union, spoken)
+        return union.tree(union.by_p(p)[:n_nodes], p)
 
     def reset(self) -> None:
         """Forget the text."""
@@ -75,49 +76,14 @@ class MergeDrafter:
             drafter.reset()
 
 
-@dataclass(slots=True)
-class _Union:
-    """Nodes of several trees, equal paths made one; a parent comes before its children."""
-
-    tokens: list[int]
-    parents: list[int]
-    depths: list[int]
-    p: list[float]
-
-
-def _union(trees: Sequence[TokenTree]) -> _Union:
-    # One dictionary look-up a node; for so few it is sooner done than arrays are merged.
-    union = _Union([], [], [], [])
-    node_of: dict[tuple[int, int], int] = {}
-    for tree in trees:
+def _larger_of(union: Union, trees: Sequence[TokenTree]) -> list[float]:
+    """Of each node, the largest path probability that a tree gives it."""
+    largest = [0.0] * len(union)
+    for tree, places in zip(trees, union.places, strict=True):
         assert tree.p is not None
-        places: list[int] = []
-        nodes = zip(tree.tokens.tolist(), tree.parents.tolist(), tree.p.tolist(), strict=True)
-        for token, parent, p in nodes:
-            above = places[parent] if parent >= 0 else parent
-            node = node_of.setdefault((above, token), len(node_of))
-            places.append(node)
-            if node < len(union.p):
-                union.p[node] = max(union.p[node], p)
-                continue
-            union.tokens.append(token)
-            union.parents.append(above)
-            union.depths.append(union.depths[above] + 1 if above >= 0 else 0)
-            union.p.append(p)
-    return union
-
-
-def _likeliest(union: _Union, n_nodes: int) -> TokenTree:
-    """The nodes of highest path probability, as `TokenTree.truncate` takes them."""
-    p, depths = union.p, union.depths
-    by_p = sorted(range(len(p)), key=lambda node: (-p[node], depths[node]))
-    kept = sorted(by_p[:n_nodes])
-    place = {node: i for i, node in enumerate(kept)}
-    return TokenTree.from_grown(
-        [union.tokens[node] for node in kept],
-        [place.get(union.parents[node], TRUNK) for node in kept],
-        [p[node] for node in kept],
-    )
+        for node, p in zip(places, tree.p.tolist(), strict=True):
+            largest[node] = max(largest[node], p)
+    return largest
 
 
 class Merge:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pytreellama.core.closing import Closing
@@ -143,6 +144,10 @@ class ModelDrafter:
             DraftError: `n_nodes` < 0, the factory is closed, or the draft model failed; the text is
                 then read anew when the next guess is asked for.
         """
+        return self.propose_likely(n_nodes, self._growth.min_p)
+
+    def propose_likely(self, n_nodes: int, min_p: float) -> TokenTree:
+        """See Selective; raises DraftError as `propose`."""
         checked_n_nodes(n_nodes)
         self._cache.require_open()
         n_left = self._cache.n_text_max - len(self._text)
@@ -154,7 +159,7 @@ class ModelDrafter:
         try:
             text = self._caught_up()
             # guesses on the last level are not read, so they need no position
-            growth = self._growth.limited(n_left + 1)
+            growth = replace(self._growth.limited(n_left + 1), min_p=min_p)
             return EMPTY_TREE if text is None else grow_tree(text, growth, n_nodes, self._belief)
         except PyTreeLlamaError as error:
             self._in_cache = None

@@ -190,9 +190,13 @@ class NGramDrafter:
 
     def propose(self, n_nodes: int) -> TokenTree:
         """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
+        return self.propose_likely(n_nodes, self._options.min_p)
+
+    def propose_likely(self, n_nodes: int, min_p: float) -> TokenTree:
+        """See Selective; raises DraftError if `n_nodes` < 0."""
         if checked_n_nodes(n_nodes) == 0:
             return EMPTY_TREE
-        grown = self._grow(n_nodes)
+        grown = self._grow(n_nodes, min_p)
         if not grown:
             return EMPTY_TREE
         return TokenTree.from_grown(
@@ -201,7 +205,7 @@ class NGramDrafter:
             [-guess.minus_p for guess in grown],
         )
 
-    def _grow(self, n_nodes: int) -> list[_Guess]:
+    def _grow(self, n_nodes: int, min_p: float) -> list[_Guess]:
         """The likeliest guesses in falling order; each one's parent is an index into the list."""
         grown: list[_Guess] = []
         frontier: list[_Guess] = []  # the likeliest first, no more than there is room for
@@ -210,7 +214,9 @@ class NGramDrafter:
         while True:
             n_left = n_nodes - len(grown)
             if depth < self._options.max_depth:
-                for token, p_path in self._continuations(context, p, frontier, n_left):
+                if len(frontier) == n_left:
+                    min_p = max(min_p, -frontier[-1].minus_p)
+                for token, p_path in self._continuations(context, p, min_p):
                     longer = self._moved(context, token)
                     insort(frontier, _Guess(-p_path, n_guesses, token, parent, depth, longer))
                     n_guesses += 1
@@ -224,15 +230,9 @@ class NGramDrafter:
                 return grown
 
     def _continuations(
-        self, context: Context, p_path: float, frontier: list[_Guess], n_left: int
+        self, context: Context, p_path: float, min_p: float
     ) -> list[tuple[int, float]]:
-        """Tokens that followed `context` or its end, with their path probabilities.
-
-        Those that are unlikelier than the last guess that there is room for are left out.
-        """
-        min_p = self._options.min_p
-        if len(frontier) == n_left:
-            min_p = max(min_p, -frontier[-1].minus_p)
+        """Tokens that followed `context` or its end, with path probabilities from `min_p`."""
         found: list[tuple[int, float]] = []
         for offer in self._offers(context):
             p_escape = offer.escapes.p_escape(*offer.kind)

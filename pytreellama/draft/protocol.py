@@ -76,6 +76,18 @@ class PassObserver(Protocol):
         ...
 
 
+@runtime_checkable
+class Selective(Protocol):
+    """A drafter that can be told how unlikely a guess is not worth its search."""
+
+    def propose_likely(self, n_nodes: int, min_p: float) -> TokenTree:
+        """As `propose`, without the nodes whose path probability is below `min_p`, in [0, 1].
+
+        It replaces the drafter's own limit: a lower one gives more nodes than `propose`.
+        """
+        ...
+
+
 DrafterFactory: TypeAlias = Callable[[], Drafter]
 """Makes a fresh drafter for one sequence."""
 

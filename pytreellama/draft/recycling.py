@@ -95,12 +95,15 @@ class RecyclingDrafter:
 
     def propose(self, n_nodes: int) -> TokenTree:
         """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
-        checked_n_nodes(n_nodes)
-        if n_nodes == 0 or not self._text:
-            return EMPTY_TREE
-        return self._grow(n_nodes)
+        return self.propose_likely(n_nodes, self._options.min_p)
 
-    def _grow(self, n_nodes: int) -> TokenTree:
+    def propose_likely(self, n_nodes: int, min_p: float) -> TokenTree:
+        """See Selective; raises DraftError if `n_nodes` < 0."""
+        if checked_n_nodes(n_nodes) == 0 or not self._text:
+            return EMPTY_TREE
+        return self._grow(n_nodes, min_p)
+
+    def _grow(self, n_nodes: int, min_p: float) -> TokenTree:
         """The likeliest paths first, which is an order of parents before children."""
         successors, options = self._table.successors, self._options
         tokens: list[int] = []
@@ -112,7 +115,7 @@ class RecyclingDrafter:
         context, p_path, node, depth = self._text, 1.0, -1, 0
         while True:
             if depth < options.max_depth and p_path > 0.0:
-                for token, p_token in successors(context, options.min_p / p_path):
+                for token, p_token in successors(context, min_p / p_path):
                     guess = (-p_path * p_token, n_guesses, token, node, depth + 1)
                     heapq.heappush(heap, guess)
                     n_guesses += 1

@@ -158,14 +158,18 @@ class SuffixDrafter:
 
     def propose(self, n_nodes: int) -> TokenTree:
         """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
+        return self.propose_likely(n_nodes, self._options.min_p)
+
+    def propose_likely(self, n_nodes: int, min_p: float) -> TokenTree:
+        """See Selective; raises DraftError if `n_nodes` < 0."""
         checked_n_nodes(n_nodes)
         places = None if self._reader is None else self._reader.longest_match()
         start = _Context(*self._automaton.longest_match(self._options.max_match), places)
         if n_nodes == 0 or (start.length < self._options.min_match and places is None):
             return EMPTY_TREE
-        return _as_tree(self._grow(start, n_nodes))
+        return _as_tree(self._grow(start, n_nodes, min_p))
 
-    def _grow(self, start: _Context, n_nodes: int) -> list[_Guess]:
+    def _grow(self, start: _Context, n_nodes: int, min_p: float) -> list[_Guess]:
         """The likeliest guesses in falling order; each one's parent is an index into the list."""
         ending = self._automaton.ending_states()
         grown: list[_Guess] = []
@@ -174,7 +178,7 @@ class SuffixDrafter:
         context, p, parent, depth = start, 1.0, -1, 0
         while True:
             if depth < self._options.max_depth:
-                for token, p_path, longer in self._continuations(context, p, depth, ending):
+                for token, p_path, longer in self._continuations(context, p, depth, ending, min_p):
                     guess = _Guess(-p_path, n_guesses, token, parent, depth, longer)
                     heapq.heappush(heap, guess)
                     n_guesses += 1
@@ -185,7 +189,7 @@ class SuffixDrafter:
             grown.append(best)
 
     def _continuations(
-        self, context: _Context, p_path: float, depth: int, ending: set[int]
+        self, context: _Context, p_path: float, depth: int, ending: set[int], min_p: float
     ) -> list[tuple[int, float, _Context]]:
         """Tokens that followed `context` or a suffix of it, with their path probabilities."""
         automaton, options = self._automaton, self._options
@@ -194,10 +198,10 @@ class SuffixDrafter:
         offered: Collection[int] = ()
         if places is not None and places.length > length and places.following():
             offered = places.following()
-            found, p_path = self._corpus_continuations(context, places, p_path, depth)
+            found, p_path = self._corpus_continuations(context, places, p_path, depth, min_p)
         known = set(offered)
         longer: Collection[int] = ()
-        while length >= options.min_match + depth and p_path >= options.min_p:
+        while length >= options.min_match + depth and p_path >= min_p:
             following = automaton.following(state)
             n_new = _n_new(following, longer, offered)
             if n_new:
@@ -213,7 +217,7 @@ class SuffixDrafter:
                         continue
                     known.add(token)
                     p_token = share * automaton.count(following[token])
-                    if p_token >= options.min_p:
+                    if p_token >= min_p:
                         after = None if places is None else places.after(token)
                         found.append(
                             (token, p_token, _Context(following[token], length + 1, after))
@@ -224,7 +228,7 @@ class SuffixDrafter:
         return found
 
     def _corpus_continuations(
-        self, context: _Context, places: Places, p_path: float, depth: int
+        self, context: _Context, places: Places, p_path: float, depth: int, min_p: float
     ) -> tuple[list[tuple[int, float, _Context]], float]:
         """Tokens that followed in the corpus, with path probabilities, and what escapes them."""
         assert self._reader is not None
@@ -233,7 +237,7 @@ class SuffixDrafter:
         found = []
         for token, after in places.following().items():
             p_token = share * len(after)
-            if p_token >= self._options.min_p:
+            if p_token >= min_p:
                 state, length = self._own_context_after(context, token, depth)
                 found.append((token, p_token, _Context(state, length, places.after(token))))
         return found, p_path * p_escape

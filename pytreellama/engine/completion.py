@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from pytreellama.plan import Plan
 from pytreellama.tree import TokenTree
 
 FinishReason = Literal["stop", "length", "context", "cancelled"]
@@ -37,12 +39,22 @@ class Step:
         path: accepted nodes, node 0 included.
         tokens: what was drawn, one for each node of the path: the text goes on with them, but for
             an end token, or what follows a stop string.
+        plan: why the tree is as it is, where it was planned (``drafter="auto"``).
     """
 
     index: int
     tree: TokenTree
     path: tuple[int, ...]
     tokens: tuple[int, ...]
+    plan: Plan | None = None
+
+
+@dataclass(slots=True)
+class DrafterStats:
+    """What one drafter of a planned tree brought; a guess that several propose counts for each."""
+
+    n_drafted: int = 0
+    n_accepted: int = 0
 
 
 @dataclass(slots=True)
@@ -55,6 +67,9 @@ class Stats:
         n_shared: prompt tokens that another sequence had in the cache already.
         n_preempted: times that it had to leave the cache to others.
         is_lossy: was the text verified by a rule that changes it (``verify="typical"``)?
+        n_expected: of planned trees, how many drafted tokens were expected to be accepted.
+        plan_s: choosing trees; part of neither drafting nor passes.
+        drafters: of planned trees, what each drafter brought, by its name.
     """
 
     n_prompt: int = 0
@@ -65,12 +80,25 @@ class Stats:
     n_steps: int = 0
     n_drafted: int = 0
     n_accepted: int = 0
+    n_expected: float = 0.0
     prefill_s: float = 0.0
     draft_s: float = 0.0
+    plan_s: float = 0.0
     target_s: float = 0.0
     verify_s: float = 0.0
     total_s: float = 0.0
     tree_sizes: list[int] = field(default_factory=list)
+    drafters: dict[str, DrafterStats] = field(default_factory=dict)
+
+    def count_plan(self, plan: Plan, tokens: Sequence[int]) -> None:
+        """Count who proposed what was verified, and what of it the text went on with."""
+        self.n_expected += plan.n_expected
+        for names in map(plan.names_of, plan.nodes):
+            for name in names:
+                self.drafters.setdefault(name, DrafterStats()).n_drafted += 1
+        for names in map(plan.names_of, plan.path(tokens)):
+            for name in names:
+                self.drafters[name].n_accepted += 1
 
     def count_step(self, n_nodes: int, n_accepted: int) -> None:
         """Count a verified tree: its root was text already, the others were drafted."""
@@ -97,7 +125,7 @@ class Stats:
     @property
     def overhead_s(self) -> float:
         """Seconds that went neither into passes nor into drafting and verifying."""
-        known = self.prefill_s + self.draft_s + self.target_s + self.verify_s
+        known = self.prefill_s + self.draft_s + self.plan_s + self.target_s + self.verify_s
         return max(self.total_s - known, 0.0)
 
     def to_dict(self) -> dict[str, Any]:

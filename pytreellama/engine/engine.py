@@ -15,6 +15,7 @@ from pytreellama.core.model import Model
 from pytreellama.core.params import ContextParams
 from pytreellama.core.sampling import SamplingParams
 from pytreellama.draft import (
+    Auto,
     DrafterSpec,
     NeedsTarget,
     NoDrafter,
@@ -22,6 +23,7 @@ from pytreellama.draft import (
     make_drafter,
 )
 from pytreellama.engine.completion import Chunk, Completion
+from pytreellama.engine.drafting import PlannedDrafting
 from pytreellama.engine.generation import Generation
 from pytreellama.engine.loop import Loop
 from pytreellama.engine.request import OnPrefill, OnStep, Request
@@ -29,8 +31,11 @@ from pytreellama.engine.scheduler import MAX_SAVED_BYTES, N_PREFILL, Scheduler
 from pytreellama.engine.sequence import Sequence as Running
 from pytreellama.engine.tree_pass import RULES, Rule
 from pytreellama.errors import ContextError, RequestError
+from pytreellama.plan import Planner
 
 Message = Mapping[str, Any]
+_N_FIXED = 8
+_N_PLANNED = 64
 _NO_PROMPT = "a prompt is a text, a list of token ids, or a list of chat messages"
 
 Prompt = str | Sequence[int] | Sequence[Message]
@@ -53,7 +58,8 @@ class Engine(Closing):
         model: the target.
         drafter: "auto", another name of ``draft.DRAFTERS``, or a factory such as
             ``pytreellama.draft.Suffix(...)``.
-        n_draft: most drafted nodes in one tree.
+        n_draft: most drafted nodes in one tree; by default 8, or 64 where trees are planned, which
+            are as large as pays.
         n_ctx: tokens that the cache holds, for all sequences together; by default 4096, or what
             the model was trained for if that is less.
         n_seq_max: requests that run at once; by default 1.
@@ -75,7 +81,7 @@ class Engine(Closing):
         model: Model,
         drafter: DrafterSpec = "auto",
         *,
-        n_draft: int = 8,
+        n_draft: int | None = None,
         n_ctx: int | None = None,
         n_seq_max: int | None = None,
         n_queue_max: int = 1024,
@@ -85,7 +91,7 @@ class Engine(Closing):
         params: ContextParams | None = None,
         **options: Any,
     ) -> None:
-        _require_at_least(0, n_draft=n_draft, n_queue_max=n_queue_max)
+        _require_at_least(0, n_draft=n_draft or 0, n_queue_max=n_queue_max)
         _require_at_least(1, n_prefill=n_prefill)
         if verify not in RULES:
             raise RequestError(f"verify = {verify!r} was asked for; give one of {', '.join(RULES)}")
@@ -106,21 +112,32 @@ class Engine(Closing):
                 "an engine needs kv_unified=True, so that all its trees can share one pass"
             )
         drafts = self._new_drafter is not NoDrafter and self.context.can_roll_back
+        is_planned = isinstance(self._new_drafter, Auto)
+        if n_draft is None:
+            n_draft = _N_PLANNED if is_planned else _N_FIXED
         self.n_draft = n_draft if drafts else 0
+        self._planned = PlannedDrafting(self.context) if is_planned else None
         self.vocab = model.vocab
-        scheduler = Scheduler(
+        self._scheduler = Scheduler(
             self.context,
             self.n_draft,
             n_prefill=n_prefill,
             max_saved_bytes=max_saved_bytes,
             rule=verify,
+            drafting=self._planned,
         )
         n_open_max = self.context.n_seq_max + n_queue_max
-        self._loop = Loop(scheduler, self.vocab, self._new_drafter, n_open_max)
+        self._loop = Loop(self._scheduler, self.vocab, self._new_drafter, n_open_max)
+
+    @property
+    def planner(self) -> Planner | None:
+        """What chooses the trees, once a request has run; None where they are not planned."""
+        return None if self._planned is None else self._planned.planner
 
     def close(self) -> None:
         """Cancel what runs, and free the context; the model stays open."""
         self._loop.close()
+        self._scheduler.close()
         self.context.close()
 
     @overload

@@ -10,7 +10,7 @@ from collections.abc import Sequence as Sequence_
 import numpy as np
 
 from pytreellama.core.context import Context
-from pytreellama.draft import EMPTY_TREE
+from pytreellama.engine.drafting import Drafting, FixedDrafting
 from pytreellama.engine.prefixes import Prefixes
 from pytreellama.engine.saved_states import SavedStates
 from pytreellama.engine.sequence import Sequence
@@ -18,16 +18,17 @@ from pytreellama.engine.shift import shift
 from pytreellama.engine.tree_pass import Rule, TreePass
 from pytreellama.errors import (
     CacheFullError,
-    DraftError,
     MemoryStateError,
     RequestError,
 )
-from pytreellama.tree import TokenTree
+from pytreellama.plan import PassCost
 
 _log = logging.getLogger(__name__)
 
 N_PREFILL = 128
 """Prompt tokens that are read in a step, by default."""
+
+_N_TREE = 8  # cells for a tree that a sequence needs to be let in; more are taken if they are free
 
 MAX_SAVED_BYTES = 1 << 30
 """Of keys and values that are set aside, by default."""
@@ -52,6 +53,7 @@ class Scheduler:
         n_prefill: prompt tokens that are read in a step, 1 or more.
         max_saved_bytes: of keys and values that are set aside; beyond it they are computed again.
         rule: how trees are verified; see ``TreePass``.
+        drafting: how trees are found; by default each is what its drafter proposes.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Scheduler:
         n_prefill: int = N_PREFILL,
         max_saved_bytes: int = MAX_SAVED_BYTES,
         rule: Rule = "match",
+        drafting: Drafting | None = None,
     ) -> None:
         self._context = context
         self._n_draft = n_draft
@@ -74,6 +77,7 @@ class Scheduler:
         self._prefixes = Prefixes(context, 1 if context.is_batch_invariant else self._n_prefill)
         self._rule: Rule = rule
         self._pass = TreePass(context, rule)
+        self._drafting: Drafting = drafting or FixedDrafting(context.n_vocab)
 
     @property
     def is_idle(self) -> bool:
@@ -122,6 +126,11 @@ class Scheduler:
             self.cancel(sequence)
         self._drop_finished()
 
+    def close(self) -> None:
+        """Leave what drafting learned; the context is still open."""
+        if self._n_draft > 0 and not self._context.closed:
+            self._drafting.close()
+
     def step(self) -> list[Sequence]:
         """Read and write once; returns the sequences that got further, finished ones included."""
         stepped = self._drop_finished()
@@ -140,6 +149,8 @@ class Scheduler:
     # -- coming and going
 
     def _admit(self) -> None:
+        if self._waiting and not self._running and self._n_draft > 0:
+            self._drafting.prepare()
         while self._waiting and self._has_room(self._waiting[0]):
             self._enter(self._waiting.pop(0))
 
@@ -152,7 +163,7 @@ class Scheduler:
         n_shared = max(self._prefixes.n_shareable(sequence, other) for other in self._running)
         n_lacking = len(sequence.context) - n_shared
         n_lacking += sum(other.n_missing + 1 for other in self._running)
-        n_trees = (len(self._running) + 1) * self._n_draft
+        n_trees = (len(self._running) + 1) * min(self._n_draft, _N_TREE)
         return n_lacking + n_trees <= self._n_free()
 
     def _enter(self, sequence: Sequence) -> None:
@@ -172,7 +183,8 @@ class Scheduler:
         if self._n_draft > 0:
             started_s = time.perf_counter()
             self._guard(sequence, lambda: sequence.drafter.observe(tokens))
-            sequence.stats.draft_s += time.perf_counter() - started_s
+            # the drafter reads the prompt as the model does: it is not what a step takes
+            sequence.stats.prefill_s += time.perf_counter() - started_s
 
     def _load(self, sequence: Sequence, state: bytes) -> None:
         try:
@@ -282,15 +294,29 @@ class Scheduler:
         if ready and self._n_free() < 1:
             self._make_room(None)
             ready = [s for s in ready if s.seq_id is not None and not s.is_finished]
-        n_nodes = self._n_free() // len(ready) if ready else 0
-        drafted = [(s, self._draft(s, n_nodes, len(ready))) for s in ready]
-        drafted = [(s, tree.with_root(s.last_token)) for s, tree in drafted if not s.is_finished]
+        if ready:
+            self._write_for(ready)
+
+    def _write_for(self, ready: list[Sequence]) -> None:
+        n_cells = self._n_free() // len(ready)
+        trees = self._drafting.trees(ready, [self._room(s, n_cells, len(ready)) for s in ready])
+        drafted = [
+            (sequence, tree.with_root(sequence.last_token))
+            for sequence, tree in zip(ready, trees, strict=True)
+            if not sequence.is_finished
+        ]
         if not drafted:
             return
+        n_read = sum(sequence.n_past for sequence, _ in drafted)
+        started_s = time.perf_counter()
         try:
             self._pass.run([s for s, _ in drafted], [t for _, t in drafted], self._n_draft > 0)
         except CacheFullError as error:
             self._make_room(error)
+            return
+        spent_s = time.perf_counter() - started_s
+        n_nodes = sum(len(tree) for _, tree in drafted)
+        self._drafting.learn(PassCost(n_nodes, n_read, spent_s))
 
     def _has_text_room(self, sequence: Sequence) -> bool:
         """Room for one token more; without it the text is shifted or ends."""
@@ -313,11 +339,11 @@ class Scheduler:
     def _youngest(self) -> Sequence:
         return max(self._running, key=lambda sequence: sequence.arrival)
 
-    def _draft(self, sequence: Sequence, n_cells: int, n_ready: int) -> TokenTree:
+    def _room(self, sequence: Sequence, n_cells: int, n_ready: int) -> int:
+        """Most nodes of a sequence's tree, its root left out; -1 if it is not to be asked."""
         # the last token that may be written needs no tree: nothing is drawn after it
         if self._n_draft == 0 or sequence.n_left == 1:
-            return EMPTY_TREE
-        started_s = time.perf_counter()
+            return -1
         room = min(
             self._n_draft,
             n_cells - 1,
@@ -326,24 +352,4 @@ class Scheduler:
             # n nodes have n leaves at most, and the first needs no id of its own
             1 + self._context.n_spare_leaves // n_ready,
         )
-        try:
-            tree = sequence.drafter.propose(max(room, 0))
-            self._check_draft(tree, max(room, 0), sequence)
-        except Exception as error:  # it is this request's own
-            sequence.fail(error)
-            return EMPTY_TREE
-        finally:
-            sequence.stats.draft_s += time.perf_counter() - started_s
-        return tree
-
-    def _check_draft(self, tree: TokenTree, n_nodes: int, sequence: Sequence) -> None:
-        if len(tree) > n_nodes:
-            raise DraftError(
-                f"the drafter {sequence.drafter.name!r} proposed {len(tree)} nodes, but was asked "
-                f"for at most {n_nodes}"
-            )
-        if len(tree) and int(tree.tokens.max()) >= self._context.n_vocab:
-            raise DraftError(
-                f"the drafter {sequence.drafter.name!r} proposed token {int(tree.tokens.max())}, "
-                f"but the vocabulary ends at {self._context.n_vocab - 1}"
-            )
+        return max(room, 0)

@@ -16,6 +16,7 @@ from pytreellama.engine.completion import Chunk, Completion, FinishReason, Stats
 from pytreellama.engine.request import Request
 from pytreellama.engine.stop_strings import StopStrings
 from pytreellama.errors import RequestError
+from pytreellama.plan import Plan
 
 
 class Sequence:
@@ -30,6 +31,7 @@ class Sequence:
         n_unshifted: of those, what was computed without anything dropped before it.
         is_forked: it goes on with another's text, which its sampler knows already.
         error: what ended it, if it could not be served.
+        plan: why its last tree is as it is, where trees are planned.
     """
 
     def __init__(self, request: Request, vocab: Vocab, drafter: Drafter, index: int = 0) -> None:
@@ -47,6 +49,7 @@ class Sequence:
         self.tokens: list[int] = []
         self.finish_reason: FinishReason | None = None
         self.error: Exception | None = None
+        self.plan: Plan | None = None
         self.is_started = False
         self.is_forked = False
         self._logprobs: list[TokenLogp] = []

@@ -109,6 +109,8 @@ class TreePass:
             self._context.commit(sequence.require_id(), verdict.path)
         sequence.n_past += len(verdict.path)
         sequence.stats.count_step(len(tree), verdict.n_accepted)
+        if len(tree) > 1 and sequence.plan is not None:
+            sequence.stats.count_plan(sequence.plan, verdict.tokens)
         verified_s = time.perf_counter()
         sequence.stats.verify_s += verified_s - started_s
         if learns:
@@ -118,7 +120,8 @@ class TreePass:
             sequence.stats.draft_s += time.perf_counter() - verified_s
         sequence.accept(verdict.tokens, logprobs)
         if sequence.request.on_step is not None:
-            sequence.request.on_step(Step(sequence.index, tree, verdict.path, verdict.tokens))
+            step = Step(sequence.index, tree, verdict.path, verdict.tokens, sequence.plan)
+            sequence.request.on_step(step)
 
     def _match(self, sequence: Sequence, tree: TokenTree, place: slice, rows: _Rows) -> Verdict:
         n_drawn = 0

@@ -1,0 +1,215 @@
+"""Greedy answers beside those of other ways to write them: llama.cpp's tools, two Python packages.
+
+    python bench/peers.py [--json] [--questions FILE] [--limit N] [--types T ...] [--tokens N]
+                          [--repeats N] [--threads N] [--peers P ...] [--drafters D ...]
+                          [--model FILE]
+
+Same file, same prompt tokens, same number of threads; each question is answered by all peers in
+turn. Speed is tokens by the seconds of decoding, by a peer's own timings where it has some: starts
+of processes, loading of models and reading of prompts do not count. Ratios are to llama.cpp's plain
+decoding (``llama-completion`` as it comes). Every answer begins with nothing learned from others.
+
+Peers are llama.cpp without our patches, as it comes and without flash attention (``:no-fa``),
+llama-cpp-python of the same release, and transformers. They are built and installed on request,
+which takes minutes, and 1.5 GB in the cache. A peer that cannot be had is a row that says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from models import requantised
+from peer_builds import PLAIN
+from peer_python import python_peers
+from peer_scores import OURS, Answers, Row, fastest_of, figures_of, rows_of
+from peer_server import servers
+from peer_tools import tools, with_and_without_flash_attention
+from peer_types import Answer, OpenPeer, Peer, Prompt, Task, short
+from questions import Question, add_questions_option, load_questions
+from report import note, publish
+
+from pytreellama import Engine, Model, draft
+from pytreellama.core.default_model import default_model_path
+from pytreellama.core.params import default_n_threads
+from pytreellama.core.quantize import FILE_TYPES
+
+TYPES = ("Q4_1", "Q8_0", "F16")
+OUR_DRAFTERS = ("none", "auto")
+N_SPARE = 512  # room in the cache for what peers guess
+
+
+def main() -> None:
+    options = parse_options()
+    questions = chosen(load_questions(options.questions), options.limit)
+    source = options.model or default_model_path()
+    rows: list[Row] = []
+    fastest: list[tuple[str, str]] = []
+    for file_type in options.types:
+        rows += (new := compare(source, file_type, questions, options))
+        fastest += fastest_of(new)
+    publish(
+        "greedy answers beside llama.cpp's plain decoding",
+        [*((row.name, row) for row in rows), *fastest],
+        [
+            figure
+            for file_type in options.types
+            for figure in figures_of([row for row in rows if row.file_type == file_type])
+        ],
+        options.json,
+        model=source.name,
+        questions=len(questions),
+        tokens=options.tokens,
+        repeats=options.repeats,
+        threads=options.threads,
+    )
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    add_questions_option(parser)
+    parser.add_argument("--limit", type=int, metavar="N", help="questions of each category")
+    parser.add_argument(
+        "--types", nargs="+", type=str.upper, choices=FILE_TYPES, default=TYPES, metavar="T"
+    )
+    parser.add_argument("--tokens", type=int, default=128, help="most tokens of an answer")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=default_n_threads())
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        default=["*"],
+        metavar="P",
+        help=f"besides {PLAIN}, such as 'llama-server*'; of {', '.join(theirs())}",
+    )
+    parser.add_argument("--drafters", nargs="+", default=[], metavar="D", help="of ours, besides")
+    parser.add_argument("--model", type=Path, help="a GGUF file instead of the default model")
+    options = parser.parse_args()
+    for pattern in options.peers:
+        if not any(fnmatch(name, pattern) for name in theirs()):
+            parser.error(f"no peer is called {pattern}; there are {', '.join(theirs())}")
+    return options
+
+
+def chosen(questions: Sequence[Question], limit: int | None) -> list[Question]:
+    """The first of each category."""
+    by_category: dict[str, list[Question]] = defaultdict(list)
+    for question in questions:
+        by_category[question.category].append(question)
+    return [question for some in by_category.values() for question in some[:limit]]
+
+
+def theirs() -> dict[str, OpenPeer]:
+    return with_and_without_flash_attention(tools() | servers()) | python_peers()
+
+
+def wanted(options: argparse.Namespace) -> dict[str, OpenPeer]:
+    peers = {
+        name: open_peer
+        for name, open_peer in theirs().items()
+        if name == PLAIN or any(fnmatch(name, pattern) for pattern in options.peers)
+    }
+    drafters = dict.fromkeys([*OUR_DRAFTERS, *options.drafters])
+    return peers | {f"{OURS}:{drafter}": partial(Ours, drafter) for drafter in drafters}
+
+
+#
+# the contest
+#
+
+
+def compare(
+    source: Path, file_type: str, questions: Sequence[Question], options: argparse.Namespace
+) -> list[Row]:
+    with Model(requantised(source, file_type)) as model:
+        prompts = [Prompt.of(model, question) for question in questions]
+        n_longest = max(len(prompt.tokens) for prompt in prompts) + options.tokens + N_SPARE
+        n_ctx = 256 * -(-n_longest // 256)
+        draft_path = requantised(source, "Q4_0")
+        task = Task(model, draft_path, options.tokens, options.threads, n_ctx)
+        contest = Contest(file_type, task, wanted(options))
+        try:
+            for repeat in range(options.repeats):
+                contest.ask(prompts, f"repeat {repeat + 1} of {options.repeats}")
+        finally:
+            contest.close()
+        return rows_of(file_type, prompts, contest.measured)
+
+
+class Contest:
+    """All peers with one model. One that fails drops out with its reason.
+
+    Attributes:
+        measured: answers, or the reason.
+    """
+
+    def __init__(self, file_type: str, task: Task, openers: dict[str, OpenPeer]) -> None:
+        self._file_type = file_type
+        self._peers: dict[str, Peer] = {}
+        self.measured: dict[str, Answers | str] = {}
+        for name, open_peer in openers.items():
+            note(f"{file_type}: opening {name}")
+            self.measured[name] = []
+            try:
+                self._peers[name] = open_peer(task)
+            except Exception as error:
+                self._drop(name, error)
+
+    def ask(self, prompts: Sequence[Prompt], when: str) -> None:
+        for i, prompt in enumerate(prompts):
+            note(f"{self._file_type}, {when}: {i + 1} of {len(prompts)}, {prompt.category}")
+            for name, peer in list(self._peers.items()):
+                try:
+                    self._keep(name, i, peer.answer(prompt))
+                except Exception as error:
+                    self._drop(name, error)
+
+    def close(self) -> None:
+        while self._peers:
+            self._peers.popitem()[1].close()
+
+    def _keep(self, name: str, index: int, answer: Answer) -> None:
+        answers = self.measured[name]
+        assert isinstance(answers, list)
+        if index == len(answers):
+            answers.append([])
+        answers[index].append(answer)
+
+    def _drop(self, name: str, error: Exception) -> None:
+        self.measured[name] = reason = short(error)
+        note(f"{self._file_type}: {name} drops out: {reason}")
+        if peer := self._peers.pop(name, None):
+            peer.close()
+
+
+class Ours:
+    """An engine of its own for each answer, so that drafters begin with nothing learned."""
+
+    def __init__(self, drafter: str, task: Task) -> None:
+        self._task = task
+        self._drafter: draft.DrafterSpec = (
+            draft.Model(task.draft) if drafter == "model" else drafter
+        )
+
+    def answer(self, prompt: Prompt) -> Answer:
+        task = self._task
+        sizes: dict[str, Any] = {"n_ctx": task.n_ctx, "n_threads": task.n_threads}
+        with Engine(task.model, self._drafter, **sizes) as engine:
+            asked = list(prompt.tokens)
+            completion: Any = engine.generate(asked, max_tokens=task.n_tokens)
+        n_tokens = len(completion.tokens) + (completion.finish_reason == "stop")
+        text = task.text_of(completion.tokens)
+        return Answer(text, n_tokens, n_tokens, completion.stats.decode_s)
+
+    def close(self) -> None:
+        pass
+
+
+if __name__ == "__main__":
+    main()

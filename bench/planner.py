@@ -1,0 +1,229 @@
+"""Planned trees beside plain decoding and fixed trees, by kind of task and type of weights.
+
+    python bench/planner.py [--json] [--questions FILE] [--types T ...] [--tokens N] [--repeats N]
+                            [--sweep] [--limit N] [--model FILE] [--no-code]
+
+Greedy answers. In each repeat every engine is new, and answers one question after the other; the
+engines take turns question by question, so that a busy moment hits all. Speeds are tokens a second
+of decoding; ratios are repeat by repeat, and their median is told. With ``--sweep`` fixed trees of
+several drafters and sizes run as well, and the best of them in hindsight is told by category. To
+the questions come prompts of our own that ask to rewrite code (``tests/data/rewriting.jsonl``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from models import requantised
+from questions import Question, add_questions_option, load_questions
+from report import ROOT, Figure, Spread, note, publish
+
+from pytreellama import Engine, Model
+from pytreellama.core.default_model import default_model_path
+from pytreellama.core.params import default_n_threads
+from pytreellama.core.quantize import FILE_TYPES
+from pytreellama.engine import Completion
+
+TYPES = ("Q4_1", "Q8_0", "F16")
+REWRITING = ROOT / "tests/data/rewriting.jsonl"
+PLAIN, AUTO = "none", "auto"
+SWEPT = tuple(
+    f"{drafter}:{n_nodes}"
+    for drafter in ("suffix", "recycling", "suffix+recycling")
+    for n_nodes in (1, 2, 4, 8, 16)
+)
+N_CTX = 4096
+REPETITIVE = ("rag", "translation", "rewriting")
+ALL = "all"
+GOALS = {"Q4_1": 1.25, "Q8_0": 1.35, "F16": 1.35}
+
+
+@dataclass
+class Times:
+    """Sums over answers of one engine and category."""
+
+    n_tokens: int = 0
+    n_steps: int = 0
+    decode_s: float = 0.0
+    total_s: float = 0.0
+    plan_s: float = 0.0
+    draft_s: float = 0.0
+
+    def add(self, answer: Completion) -> None:
+        stats = answer.stats
+        self.n_tokens += stats.n_tokens
+        self.n_steps += stats.n_steps
+        self.decode_s += stats.decode_s
+        self.total_s += stats.total_s
+        self.plan_s += stats.plan_s
+        self.draft_s += stats.draft_s
+
+    @property
+    def speed(self) -> float:
+        return self.n_tokens / self.decode_s
+
+
+@dataclass
+class Repeat:
+    """One round of all engines over all questions."""
+
+    times: dict[tuple[str, str], Times] = field(default_factory=lambda: defaultdict(Times))
+    n_different: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def add(self, engine: str, category: str, answer: Completion) -> None:
+        self.times[engine, category].add(answer)
+        self.times[engine, ALL].add(answer)
+
+    def ratio(self, engine: str, category: str, to: str = PLAIN) -> float:
+        return self.times[engine, category].speed / self.times[to, category].speed
+
+    @property
+    def categories(self) -> list[str]:
+        return [*sorted({category for _, category in self.times} - {ALL}), ALL]
+
+
+def main() -> None:
+    options = parse_options()
+    questions = asked(options)
+    names = (PLAIN, AUTO, *(SWEPT if options.sweep else ()), *options.drafters)
+    results = {
+        file_type: measure(file_type, names, questions, options) for file_type in options.types
+    }
+    figures = [figure for t, repeats in results.items() for figure in figures_of(t, repeats, names)]
+    publish(
+        "planned trees beside plain decoding",
+        [
+            row
+            for file_type, repeats in results.items()
+            for row in rows_of(file_type, repeats, names)
+        ],
+        figures,
+        options.json,
+        questions=len(questions),
+        tokens=options.tokens,
+        repeats=options.repeats,
+        threads=options.threads,
+    )
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    add_questions_option(parser)
+    parser.add_argument(
+        "--types", nargs="+", type=str.upper, choices=FILE_TYPES, default=TYPES, metavar="T"
+    )
+    parser.add_argument("--tokens", type=int, default=128, help="most tokens of an answer")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--limit", type=int, help="questions of each category")
+    parser.add_argument("--sweep", action="store_true", help="fixed trees as well")
+    parser.add_argument(
+        "--drafters", nargs="+", default=(), metavar="D:N", help="more fixed trees, of N nodes"
+    )
+    parser.add_argument("--no-code", action="store_true", help="without the rewriting prompts")
+    parser.add_argument("--threads", type=int, default=default_n_threads())
+    parser.add_argument("--model", type=Path, help="a GGUF file instead of the default model")
+    return parser.parse_args()
+
+
+def asked(options: argparse.Namespace) -> list[Question]:
+    questions = load_questions(options.questions)
+    if not options.no_code:
+        questions += load_questions(REWRITING)
+    if options.limit is None:
+        return questions
+    of_category: dict[str, list[Question]] = defaultdict(list)
+    for question in questions:
+        of_category[question.category].append(question)
+    return [question for some in of_category.values() for question in some[: options.limit]]
+
+
+def measure(
+    file_type: str, names: Iterable[str], questions: list[Question], options: argparse.Namespace
+) -> list[Repeat]:
+    path = requantised(options.model or default_model_path(), file_type)
+    with Model(path) as model:
+        repeats = []
+        for i in range(options.repeats):
+            repeats.append(one_repeat(model, tuple(names), questions, options))
+            told = f"{repeats[-1].ratio(AUTO, ALL):.3f} of plain"
+            note(f"{file_type}, repeat {i + 1} of {options.repeats}: auto at {told}")
+        return repeats
+
+
+def one_repeat(
+    model: Model, names: tuple[str, ...], questions: list[Question], options: argparse.Namespace
+) -> Repeat:
+    repeat = Repeat()
+    engines = {name: open_engine(model, name, options.threads) for name in names}
+    try:
+        for engine in engines.values():
+            engine.generate("Once upon a time", max_tokens=16)  # costs are measured before
+        for i, question in enumerate(questions):
+            turn = [*names[i % 2 :], *names[: i % 2]]
+            texts = {}
+            for name in turn:
+                answer = engines[name].generate([question.messages], max_tokens=options.tokens)[0]
+                repeat.add(name, question.category, answer)
+                texts[name] = answer.tokens
+            for name in names:
+                repeat.n_different[name] += texts[name] != texts[PLAIN]
+    finally:
+        for engine in engines.values():
+            engine.close()
+    return repeat
+
+
+def open_engine(model: Model, name: str, n_threads: int) -> Engine:
+    drafter, _, n_nodes = name.partition(":")
+    n_draft = int(n_nodes) if n_nodes else None
+    return Engine(model, drafter, n_draft=n_draft, n_ctx=N_CTX, n_threads=n_threads)
+
+
+def rows_of(
+    file_type: str, repeats: list[Repeat], names: Iterable[str]
+) -> Iterable[tuple[str, Any]]:
+    for category in repeats[0].categories:
+        for name in names:
+            ratios = Spread.of([repeat.ratio(name, category) for repeat in repeats])
+            times = repeats[-1].times[name, category]
+            per_step = times.n_tokens / times.n_steps
+            yield (
+                f"{file_type} {category} {name}",
+                f"{ratios} of plain; {times.speed:.1f} tokens/s, {per_step:.2f} tokens a step",
+            )
+    for name in names:
+        different = repeats[-1].n_different[name]
+        yield f"{file_type} {name}: texts that differ from plain", different
+
+
+def figures_of(file_type: str, repeats: list[Repeat], names: Iterable[str]) -> Iterable[Figure]:
+    def median(category: str, to: str = PLAIN) -> float:
+        return statistics.median(repeat.ratio(AUTO, category, to) for repeat in repeats)
+
+    categories = repeats[0].categories
+    for category in categories:
+        yield Figure.at_least(f"{file_type} {category}: auto / plain", median(category), 0.98)
+    if file_type in GOALS:
+        yield Figure.at_least(f"{file_type}: auto / plain, all", median(ALL), GOALS[file_type])
+        for category in set(categories) & set(REPETITIVE):
+            yield Figure.at_least(f"{file_type} {category}: speed-up", median(category), 1.6)
+    fixed = [name for name in names if name not in (PLAIN, AUTO)]
+    for category in categories if fixed else ():
+        best = max(fixed, key=lambda n: statistics.median(r.ratio(n, category) for r in repeats))
+        name = f"{file_type} {category}: auto / best fixed ({best})"
+        yield Figure.at_least(name, median(category, best), 0.9)
+    times = [repeat.times[AUTO, ALL] for repeat in repeats]
+    share = statistics.median(t.plan_s / t.decode_s for t in times)
+    yield Figure.at_most(f"{file_type}: planning, of all time", share, 0.01)
+    yield Figure.at_most(f"{file_type}: texts that differ", repeats[-1].n_different[AUTO], 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""The drafter "auto": several drafters, believed as far as they came true, for a planner."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pytreellama.draft.protocol import (
+    EMPTY_TREE,
+    Drafter,
+    DrafterFactory,
+    Float32Array,
+    Int32Array,
+    NeedsTarget,
+    PassObserver,
+    Selective,
+    Tokens,
+    checked_n_nodes,
+    checked_tokens,
+)
+from pytreellama.errors import DraftError
+from pytreellama.plan.acceptance import Acceptance
+from pytreellama.plan.guesses import Guesses
+from pytreellama.plan.worth import Worth
+from pytreellama.tree import TokenTree
+
+if TYPE_CHECKING:
+    from pytreellama.core.model import Model
+
+
+class AutoDrafter:
+    """Asks the drafters that are worth it, and estimates what their guesses are worth together.
+
+    An engine plans its trees from `guess`; `propose` gives the likeliest guesses without a plan.
+
+    Args:
+        drafters: at least one, this text's own.
+        acceptance, worth: what is known of drafters of these kinds; shared by all texts.
+
+    Attributes:
+        names: of the drafters, in the order in which guesses number them.
+        asked: the drafters that were asked for the last guesses.
+    """
+
+    __slots__ = (
+        "_acceptance",
+        "_drafters",
+        "_guesses",
+        "_observers",
+        "_trees",
+        "asked",
+        "names",
+        "worth",
+    )
+
+    name = "auto"
+
+    def __init__(
+        self,
+        drafters: Sequence[Drafter],
+        acceptance: Acceptance | None = None,
+        worth: Worth | None = None,
+    ) -> None:
+        self._drafters = list(drafters)
+        self.names = tuple(drafter.name for drafter in drafters)
+        self._observers = [drafter for drafter in drafters if isinstance(drafter, PassObserver)]
+        self._acceptance = acceptance or Acceptance(len(drafters))
+        self.worth = worth or Worth(len(drafters))
+        self.asked: list[int] = []
+        self._trees: list[TokenTree] = []
+        self._guesses: Guesses | None = None
+
+    @property
+    def n_top(self) -> int:
+        """What the most curious of its drafters wants, 0 if none looks at passes."""
+        return max((observer.n_top for observer in self._observers), default=0)
+
+    def observe_pass(self, tree: TokenTree, tokens: Int32Array, logits: Float32Array) -> None:
+        """See PassObserver."""
+        for observer in self._observers:
+            observer.observe_pass(tree, tokens, logits)
+
+    def observe(self, tokens: Tokens) -> None:
+        """Hear committed text, shape (n,), and learn what the last guesses were worth."""
+        ids = checked_tokens(tokens)
+        if self._guesses is not None:
+            self._acceptance.learn(self._guesses, ids)
+            self._guesses = None
+        for drafter in self._drafters:
+            drafter.observe(ids)
+
+    def guess(self, n_nodes: int, min_p: float) -> Guesses:
+        """What those drafters guess that are worth asking, in at most `n_nodes` nodes each.
+
+        Guesses less likely than `min_p` are not searched for. Raises DraftError if `n_nodes` < 0.
+        """
+        n_asked = len(self._drafters) if checked_n_nodes(n_nodes) else 0
+        self.asked = [i for i in range(n_asked) if self.worth.asks(i)]
+        self._trees = [EMPTY_TREE] * len(self._drafters)
+        for i in self.asked:
+            self._trees[i] = self._ask(i, n_nodes, min_p)
+        self._guesses = self._estimated(self._trees)
+        return self._guesses
+
+    def _ask(self, i: int, n_nodes: int, min_p: float) -> TokenTree:
+        started_s = time.perf_counter()
+        tree = _propose(self._drafters[i], n_nodes, min_p)
+        self.worth.learn_cost(i, time.perf_counter() - started_s)
+        return tree
+
+    def _estimated(self, trees: Sequence[TokenTree]) -> Guesses:
+        guesses = Guesses.of(trees, self.names)
+        self._acceptance.estimate(guesses)
+        return guesses
+
+    def without(self, drafter: int) -> Guesses:
+        """The last guesses, as they would be if one drafter had not been asked."""
+        trees = [EMPTY_TREE if i == drafter else tree for i, tree in enumerate(self._trees)]
+        return self._estimated(trees)
+
+    def propose(self, n_nodes: int) -> TokenTree:
+        """The likeliest guesses of all drafters; see Drafter. Raises DraftError if < 0."""
+        checked_n_nodes(n_nodes)
+        guesses = self._estimated([drafter.propose(n_nodes) for drafter in self._drafters])
+        return guesses.tree(guesses.by_p()[:n_nodes]) if len(guesses) else EMPTY_TREE
+
+    def reset(self) -> None:
+        """Forget the text; what is known of the drafters stays."""
+        self._guesses = None
+        self._trees = []
+        for drafter in self._drafters:
+            drafter.reset()
+
+
+class Auto:
+    """Makes drafters for planned trees: `Engine(model, drafter=Auto(Suffix(), Model("small")))`.
+
+    An engine whose drafter this is plans each step's trees from what passes cost on this machine
+    and what guesses turned out to be worth: no tree, a chain and a wide tree are one decision. What
+    is learned of the drafters is kept from text to text.
+    """
+
+    def __init__(self, *factories: DrafterFactory) -> None:
+        if not factories:
+            raise DraftError("there is nothing to plan with; give at least one drafter")
+        self._factories = factories
+        self.acceptance = Acceptance(len(factories))
+        self.worth = Worth(len(factories))
+
+    def prepare(self, model: Model) -> None:
+        """See NeedsTarget."""
+        for factory in self._factories:
+            if isinstance(factory, NeedsTarget):
+                factory.prepare(model)
+
+    def __call__(self) -> AutoDrafter:
+        """Return a fresh drafter of fresh drafters."""
+        drafters = [factory() for factory in self._factories]
+        return AutoDrafter(drafters, self.acceptance, self.worth)
+
+
+def _propose(drafter: Drafter, n_nodes: int, min_p: float) -> TokenTree:
+    if isinstance(drafter, Selective):
+        return drafter.propose_likely(n_nodes, min_p)
+    return drafter.propose(n_nodes)

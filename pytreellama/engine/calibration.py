@@ -1,0 +1,129 @@
+"""Calibration: what passes over 1, 2, 4... nodes take here, measured before the first request."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from pytreellama.core.batch import Batch
+from pytreellama.core.context import Context
+from pytreellama.plan import CostCurve, PassCost
+from pytreellama.tree import TokenTree
+
+BUDGET_S = 1.5
+"""Seconds that a calibration takes at most, give or take one pass."""
+
+_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_SIZES_BEHIND_TEXT = (1, 4, 8)
+_N_PAST = 32
+_N_TEXT = 512
+_N_ROUNDS = 5
+_BARE_SHARE = 0.7  # of the budget; what is left is for passes behind text
+
+
+def measured_curve(context: Context, budget_s: float = BUDGET_S) -> CostCurve:
+    """A curve of this context's passes, from random text in a sequence that is free.
+
+    Sizes take turns, because graphs are used again where a size repeats, which trees that vary do
+    not see, and so that a busy moment does not hit one size alone. Sizes that the budget leaves no
+    time for are left out. One node is always measured.
+
+    Raises:
+        ContextError, CacheFullError: no sequence or no room is free.
+        DecodeError: the model cannot run.
+    """
+    started_s = time.perf_counter()
+    passes = TimedPasses(context, min(_N_PAST, context.n_ctx // 4))
+    try:
+        until_s = started_s + _BARE_SHARE * budget_s
+        done = _rounds(passes, _SIZES, until_s)
+        n_more = min(_N_TEXT, context.n_ctx // 2) - passes.n_past
+        read_s = passes.prefill_s * n_more / max(passes.n_past, 1)
+        if time.perf_counter() + read_s < started_s + budget_s:
+            passes.read(n_more)
+            done += _rounds(passes, _SIZES_BEHIND_TEXT, started_s + budget_s)
+    finally:
+        passes.close()
+    return CostCurve.fit(done)
+
+
+def _rounds(passes: TimedPasses, sizes: tuple[int, ...], until_s: float) -> list[PassCost]:
+    """Passes of all sizes in turn; a first round that leaves out what there is no time for."""
+    done: list[PassCost] = []
+    for i in range(_N_ROUNDS):
+        for size in sizes:
+            is_needed = i == 0 and size == 1
+            if size > passes.n_nodes_max or not (is_needed or time.perf_counter() < until_s):
+                break
+            done.append(PassCost(size, passes.n_past, passes.time(size)))
+    return done
+
+
+class TimedPasses:
+    """Passes of a target on random text, as an engine's steps make them.
+
+    Args:
+        context: the target; one of its sequences must be free.
+        n_past: tokens of text before the passes, at least 1.
+    """
+
+    def __init__(self, context: Context, n_past: int) -> None:
+        self._context = context
+        self._random = np.random.default_rng(0)
+        self._batch = Batch(context.n_batch)
+        self._seq = context.new_sequence()
+        self.n_past = 0
+        started_s = time.perf_counter()
+        self.read(max(n_past, 1))
+        self.prefill_s = time.perf_counter() - started_s
+
+    @property
+    def n_nodes_max(self) -> int:
+        """Most nodes of a pass."""
+        room = self._context.n_ctx - self.n_past
+        return min(room, self._context.n_nodes_max, 1 + self._context.n_spare_leaves)
+
+    def read(self, n_tokens: int) -> None:
+        """Read so many tokens of text more."""
+        if n_tokens > 0:
+            self._context.prefill(self._tokens(n_tokens), self._seq)
+            self.n_past += n_tokens
+
+    def time(self, n_nodes: int) -> float:
+        """Seconds of one pass. One node is measured behind another, as plain decoding runs."""
+        if n_nodes == 1:
+            self._pass(1)  # plain decoding finds the graph of the pass before and uses it again
+        started_s = time.perf_counter()
+        self._pass(n_nodes)
+        return time.perf_counter() - started_s
+
+    def _pass(self, n_nodes: int) -> None:
+        context, batch = self._context, self._batch
+        batch.clear()
+        context.add_tree(batch, self._seq, TokenTree.chain(self._tokens(n_nodes)))
+        context.decode_trees(batch, [self._seq])
+        context.argmax()
+        context.discard(self._seq)
+
+    def close(self) -> None:
+        """Free the sequence."""
+        self._context.free_sequence(self._seq)
+
+    def logit_difference(self, n_nodes: int) -> float:
+        """Largest difference between a chain's logits in one pass and token by token."""
+        context, seq = self._context, self._seq
+        if n_nodes == 0:
+            return 0.0
+        tokens = self._tokens(n_nodes)
+        together = context.decode_tree(seq, TokenTree.chain(tokens))
+        context.discard(seq)
+        largest = 0.0
+        for token, row in zip(tokens.tolist(), together, strict=True):
+            alone = context.decode_tree(seq, TokenTree.chain([token]))[0]
+            context.commit(seq, [0])
+            largest = max(largest, float(np.abs(alone - row).max()))
+        return largest
+
+    def _tokens(self, n_tokens: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+        return self._random.integers(0, self._context.n_vocab, n_tokens, dtype=np.int32)

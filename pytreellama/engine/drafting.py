@@ -1,0 +1,192 @@
+"""Drafting: which tree each sequence brings into the next pass."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Sequence_
+from typing import Protocol, TypeVar
+
+from pytreellama.core.context import Context
+from pytreellama.draft import EMPTY_TREE
+from pytreellama.draft.auto import AutoDrafter
+from pytreellama.engine.calibration import measured_curve
+from pytreellama.engine.known_costs import load_curve, save_curve
+from pytreellama.engine.sequence import Sequence
+from pytreellama.errors import DraftError, PyTreeLlamaError
+from pytreellama.plan import CostCurve, Guesses, PassCost, Plan, Planner, Worth
+from pytreellama.tree import TokenTree
+
+_log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+
+class Drafting(Protocol):
+    """Asks the drafters of sequences that are ready to write."""
+
+    def prepare(self) -> None:
+        """Get ready for texts to come; called while the cache is empty, before the first."""
+        ...
+
+    def trees(self, ready: Sequence_[Sequence], rooms: Sequence_[int]) -> list[TokenTree]:
+        """A tree for each sequence, of at most so many nodes; empty for a plain step.
+
+        A drafter that fails ends its own sequence.
+        """
+        ...
+
+    def learn(self, done: PassCost) -> None:
+        """Hear what the pass over these trees cost."""
+        ...
+
+    def close(self) -> None:
+        """Leave what is worth keeping; the context is still open."""
+        ...
+
+
+class FixedDrafting:
+    """Each drafter's tree as it proposes it, as large as there is room."""
+
+    def __init__(self, n_vocab: int) -> None:
+        self._n_vocab = n_vocab
+
+    def trees(self, ready: Sequence_[Sequence], rooms: Sequence_[int]) -> list[TokenTree]:
+        """See Drafting."""
+        return [self._tree(s, room) for s, room in zip(ready, rooms, strict=True)]
+
+    def _tree(self, sequence: Sequence, room: int) -> TokenTree:
+        if room < 0:
+            return EMPTY_TREE
+
+        def propose() -> TokenTree:
+            tree = sequence.drafter.propose(room)
+            _check_tree(tree, room, self._n_vocab, sequence)
+            return tree
+
+        return _asked(sequence, propose) or EMPTY_TREE
+
+    def prepare(self) -> None:
+        """See Drafting: there is nothing to get ready."""
+
+    def learn(self, done: PassCost) -> None:
+        """See Drafting: trees are what they are, whatever they cost."""
+
+    def close(self) -> None:
+        """See Drafting: there is nothing to keep."""
+
+
+class PlannedDrafting:
+    """Trees chosen for all sequences together, from guesses and costs; see ``Planner``.
+
+    Every sequence's drafter is an ``AutoDrafter``.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.planner: Planner | None = None
+        self._worth: Worth | None = None
+
+    def prepare(self) -> None:
+        """See Drafting: what passes cost is read from disk, or measured."""
+        if self.planner is None:
+            curve = load_curve(self._context) or _measured(self._context)
+            self.planner = Planner(curve, self._context.n_nodes_max)
+
+    def trees(self, ready: Sequence_[Sequence], rooms: Sequence_[int]) -> list[TokenTree]:
+        """See Drafting."""
+        started_s = time.perf_counter()
+        planner = self._known_planner()
+        self._worth = _auto(ready[0]).worth
+        min_p = planner.least_p(len(ready))
+        guesses = [_guesses(s, room, min_p) for s, room in zip(ready, rooms, strict=True)]
+        n_read = sum(sequence.n_past for sequence in ready)
+        spent_s = time.perf_counter() - started_s
+        plans = planner.plan(guesses, n_read, spent_s)
+        planned_s = time.perf_counter() - started_s - spent_s
+        trees = []
+        for sequence, plan in zip(ready, plans, strict=True):
+            sequence.stats.plan_s += planned_s / len(ready)
+            trees.append(self._tree(sequence, plan))
+        return trees
+
+    def _tree(self, sequence: Sequence, plan: Plan) -> TokenTree:
+        sequence.plan = plan
+        self._judge(sequence, plan)
+        if not plan.nodes or sequence.is_finished:
+            return EMPTY_TREE
+
+        def made() -> TokenTree:
+            tree = plan.tree()
+            _check_tree(tree, len(plan.nodes), self._context.n_vocab, sequence)
+            return tree
+
+        return _asked(sequence, made) or EMPTY_TREE
+
+    def _judge(self, sequence: Sequence, plan: Plan) -> None:
+        """Now and then, see what asking a drafter has brought."""
+        drafter = _auto(sequence)
+        for i in drafter.asked:
+            if drafter.worth.is_judged(i):
+                less = drafter.without(i)
+                gain_s = self._known_planner().gain_s(plan.guesses, less, sequence.n_past)
+                drafter.worth.learn_gain(i, gain_s)
+
+    def learn(self, done: PassCost) -> None:
+        """See Drafting."""
+        self._known_planner().learn(done)
+        if self._worth is not None:
+            self._worth.pass_time(done.seconds)
+
+    def close(self) -> None:
+        """See Drafting: what passes cost is kept for the next engine."""
+        if self.planner is not None:
+            save_curve(self._context, self.planner.curve)
+
+    def _known_planner(self) -> Planner:
+        assert self.planner is not None
+        return self.planner
+
+
+def _measured(context: Context) -> CostCurve:
+    try:
+        return measured_curve(context)
+    except PyTreeLlamaError:
+        _log.warning("what passes cost cannot be measured; text is written plainly", exc_info=True)
+        return CostCurve.fit([PassCost(1, 0, 1.0)])
+
+
+def _guesses(sequence: Sequence, room: int, min_p: float) -> Guesses:
+    drafter = _auto(sequence)
+    return _asked(sequence, lambda: drafter.guess(max(room, 0), min_p)) or Guesses.of([])
+
+
+def _auto(sequence: Sequence) -> AutoDrafter:
+    assert isinstance(sequence.drafter, AutoDrafter)
+    return sequence.drafter
+
+
+def _asked(sequence: Sequence, act: Callable[[], _T]) -> _T | None:
+    """What a drafter says, on its sequence's account; None if it failed and ended the sequence."""
+    started_s = time.perf_counter()
+    try:
+        return act()
+    except Exception as error:  # it is this request's own
+        sequence.fail(error)
+        return None
+    finally:
+        sequence.stats.draft_s += time.perf_counter() - started_s
+
+
+def _check_tree(tree: TokenTree, n_nodes: int, n_vocab: int, sequence: Sequence) -> None:
+    if len(tree) > n_nodes:
+        raise DraftError(
+            f"the drafter {sequence.drafter.name!r} proposed {len(tree)} nodes, but was asked "
+            f"for at most {n_nodes}"
+        )
+    if len(tree) and int(tree.tokens.max()) >= n_vocab:
+        raise DraftError(
+            f"the drafter {sequence.drafter.name!r} proposed token {int(tree.tokens.max())}, "
+            f"but the vocabulary ends at {n_vocab - 1}"
+        )

@@ -1,0 +1,69 @@
+"""Costs that were measured before, kept on disk by model, build, device and number of threads."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from pytreellama.core.context import Context
+from pytreellama.core.system import build_info, devices
+from pytreellama.files import replaced_file
+from pytreellama.plan import CostCurve
+
+_FORMAT = 1
+_N_KEPT = 200
+
+
+def load_curve(context: Context) -> CostCurve | None:
+    """The curve that an earlier engine left for the same circumstances, if any can be read."""
+    try:
+        data = json.loads(_path(context).read_text(encoding="utf-8"))
+        return CostCurve.from_dict(data["curve"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None  # it is measured again
+
+
+def save_curve(context: Context, curve: CostCurve) -> None:
+    """Leave a curve for the next engine. Where nothing can be written, nothing is kept."""
+    path = _path(context)
+    data = {"of": _circumstances(context), "curve": curve.to_dict()}
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_file(path) as file:
+            file.write(json.dumps(data, indent=1).encode())
+        _forget_oldest(path.parent)
+
+
+def _forget_oldest(folder: Path) -> None:
+    known = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in known[_N_KEPT:]:
+        path.unlink(missing_ok=True)
+
+
+def _path(context: Context) -> Path:
+    what = json.dumps(_circumstances(context), sort_keys=True)
+    return _folder() / f"{hashlib.sha256(what.encode()).hexdigest()[:24]}.json"
+
+
+def _folder() -> Path:
+    return platformdirs.user_cache_path("pytreellama", appauthor=False) / "costs"
+
+
+def _circumstances(context: Context) -> dict[str, Any]:
+    model, params = context.model, context.params
+    status = os.stat(model.path)
+    return {
+        "format": _FORMAT,
+        "model": [str(model.path.resolve()), status.st_size, status.st_mtime_ns],
+        "build": build_info()["key"],
+        "devices": [[device.name, device.description] for device in devices()],
+        "n_threads": context.n_threads,
+        "cache": [params.type_k, params.type_v, params.flash_attention, params.offload_kv],
+        "trees": context.tree_encoding.name,
+    }

@@ -1,0 +1,24 @@
+"""Planning: what a pass costs, how likely guesses are, and which of them are worth it.
+
+No native code is imported here: a planner is a function of trees, a curve and estimates.
+"""
+
+from pytreellama.plan.acceptance import Acceptance
+from pytreellama.plan.choice import Choice, choose
+from pytreellama.plan.cost import KNOTS, CostCurve, PassCost
+from pytreellama.plan.guesses import Guesses
+from pytreellama.plan.planner import Plan, Planner
+from pytreellama.plan.worth import Worth
+
+__all__ = [
+    "KNOTS",
+    "Acceptance",
+    "Choice",
+    "CostCurve",
+    "Guesses",
+    "PassCost",
+    "Plan",
+    "Planner",
+    "Worth",
+    "choose",
+]

@@ -1,0 +1,90 @@
+"""Guesses: what several drafters propose for one text, as one set of nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pytreellama.errors import DraftError
+from pytreellama.tree import TokenTree
+from pytreellama.tree.union import Union
+
+View = tuple[int, int, float]
+"""Who proposed a node (a drafter's index), the rank among siblings it gave, its conditional p."""
+
+
+@dataclass(slots=True)
+class Guesses:
+    """The union of drafters' trees, with what each of them holds of each node.
+
+    A drafter's opinion of a node is the probability that its token comes, if its parent did.
+
+    Attributes:
+        union: all nodes, parents first.
+        views: of each node, who proposed it and how; in the order of the drafters.
+        p_token: of each node, the estimated probability of its token if its parent came true.
+        p: of each node, the estimated probability of its whole path. Both are filled in by
+            ``Acceptance``.
+        names: of the drafters.
+    """
+
+    union: Union
+    views: list[list[View]]
+    p_token: list[float] = field(default_factory=list)
+    p: list[float] = field(default_factory=list)
+    names: tuple[str, ...] = ()
+    kinds: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, trees: Sequence[TokenTree], names: Sequence[str] = ()) -> Guesses:
+        """One tree for each drafter, empty where it proposes nothing; by default without names.
+
+        Raises DraftError for a tree without probabilities, which a planner cannot weigh.
+        """
+        union = Union.of(trees)
+        views: list[list[View]] = [[] for _ in range(len(union))]
+        for drafter, (tree, places) in enumerate(zip(trees, union.places, strict=True)):
+            if tree.p is None:
+                raise DraftError(
+                    f"drafter {drafter} proposed {len(tree)} nodes without probabilities; give "
+                    "each node's p, or use this drafter without a planner"
+                )
+            p, parents = tree.p.tolist(), tree.parents.tolist()
+            n_siblings = [0] * (len(p) + 1)
+            for place, parent, p_path in zip(places, parents, p, strict=True):
+                above = p[parent] if parent >= 0 else 1.0
+                rank = n_siblings[parent]
+                n_siblings[parent] = rank + 1
+                views[place].append((drafter, rank, p_path / above if above > 0.0 else 0.0))
+        return cls(union, views, names=tuple(names or map(str, range(len(trees)))))
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def by_p(self) -> list[int]:
+        """Nodes in falling order of path probability: a parent before its children."""
+        return self.union.by_p(self.p)
+
+    def tree(self, nodes: Sequence[int]) -> TokenTree:
+        """The tree of some nodes, whose parents must be among them."""
+        return self.union.tree(nodes, self.p)
+
+    def outcomes(self, went_on: Sequence[int]) -> list[tuple[int, bool]]:
+        """Nodes whose turn came when the text went on with these tokens, and whether they came.
+
+        A node's turn comes if its parent came true, or it is a root.
+        """
+        actual = {}
+        parent = -1
+        for token in went_on:
+            actual[parent] = token
+            node = self.union.node_of.get((parent, token))
+            if node is None:
+                break
+            parent = node
+        tokens = self.union.tokens
+        return [
+            (node, tokens[node] == actual[parent])
+            for node, parent in enumerate(self.union.parents)
+            if parent in actual
+        ]

@@ -1,0 +1,85 @@
+"""Worth: whether a drafter is asked at all, by what it brought of late and what asking costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_RATE = 0.05  # of learning, once some asks are known
+_OUTLIER = 3.0  # an ask that took so many times what it takes is counted as so many
+_EXPLORED_SHARE = 0.02  # of all time, for asking each drafter that did not pay of late
+_N_TRIALS = 3  # asks that each drafter is granted, whatever they cost
+_JUDGED_ONE_IN = 8
+
+
+@dataclass(slots=True)
+class _Record:
+    """What is known of one drafter. Seconds."""
+
+    cost_s: float = 0.0
+    gain_s: float = 0.0
+    n_asked: int = 0
+    n_judged: int = 0
+    credit_s: float = 0.0
+
+    @property
+    def pays(self) -> bool:
+        return self.n_judged < _N_TRIALS or self.gain_s > self.cost_s
+
+
+class Worth:
+    """Keeps, for each drafter, what an ask costs and how many seconds it saves.
+
+    A drafter that pays is asked at every step. One that does not is asked out of a small share of
+    the time, so that it can show that the text has changed; a costly one accordingly seldom. What
+    an ask saves is judged at every ask then, and at one in some while the drafter pays.
+
+    Args:
+        n_drafters: how many there are.
+    """
+
+    def __init__(self, n_drafters: int) -> None:
+        self._records = [_Record() for _ in range(n_drafters)]
+
+    def asks(self, drafter: int) -> bool:
+        """True if this drafter is worth asking now."""
+        record = self._records[drafter]
+        return record.pays or record.credit_s >= record.cost_s
+
+    def is_judged(self, drafter: int) -> bool:
+        """True if what the ask just made saves should be told to ``learn_gain``."""
+        record = self._records[drafter]
+        often = not record.pays or record.n_judged < _N_TRIALS
+        return often or record.n_asked % _JUDGED_ONE_IN == 0
+
+    def learn_cost(self, drafter: int, seconds: float) -> None:
+        """Hear what an ask took."""
+        record = self._records[drafter]
+        if not record.pays:
+            record.credit_s = max(record.credit_s - record.cost_s, 0.0)
+        rate = max(_RATE, 1.0 / (record.n_asked + 1))
+        known_s = record.cost_s
+        if record.n_asked >= _N_TRIALS:
+            seconds = min(seconds, _OUTLIER * known_s)
+        record.cost_s += rate * (seconds - known_s)
+        record.n_asked += 1
+
+    def learn_gain(self, drafter: int, seconds: float) -> None:
+        """Hear how many seconds an ask saves, as far as is foreseen."""
+        record = self._records[drafter]
+        rate = max(_RATE, 1.0 / (record.n_judged + 1))
+        record.gain_s += rate * (seconds - record.gain_s)
+        record.n_judged += 1
+
+    def pass_time(self, seconds: float) -> None:
+        """Hear that so much time went by: drafters that rest earn their next ask by it."""
+        for record in self._records:
+            if not record.pays:
+                earned_s = record.credit_s + _EXPLORED_SHARE * seconds
+                record.credit_s = min(earned_s, record.cost_s)
+
+    def to_dicts(self) -> list[dict[str, float | int | bool]]:
+        """What is known of each drafter, for JSON; seconds an ask."""
+        return [
+            {"cost_s": r.cost_s, "gain_s": r.gain_s, "n_asked": r.n_asked, "pays": r.pays}
+            for r in self._records
+        ]

@@ -1,0 +1,73 @@
+"""Union: the nodes of several trees, equal paths made one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pytreellama.tree.arrays import TRUNK
+from pytreellama.tree.token_tree import TokenTree
+
+
+@dataclass(slots=True)
+class Union:
+    """Nodes of several trees; a parent comes before its children.
+
+    Made of lists: a drafter's trees have some tens of nodes, and one dictionary look-up a node is
+    sooner done than arrays are merged.
+
+    Attributes:
+        tokens, parents, depths: of each node; the parent of a root is -1.
+        places: of each tree, where its nodes are.
+        node_of: a node by its parent and token.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    places: list[list[int]] = field(default_factory=list)
+    node_of: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, trees: Sequence[TokenTree]) -> Union:
+        """The union of trees; nodes of the first come first, as it has them."""
+        union = cls()
+        for tree in trees:
+            union.places.append(union._add(tree.tokens.tolist(), tree.parents.tolist()))
+        return union
+
+    def _add(self, tokens: list[int], parents: list[int]) -> list[int]:
+        node_of, depths = self.node_of, self.depths
+        places: list[int] = []
+        for token, parent in zip(tokens, parents, strict=True):
+            above = places[parent] if parent >= 0 else TRUNK
+            n_known = len(depths)
+            node = node_of.setdefault((above, token), n_known)
+            places.append(node)
+            if node == n_known:
+                self.tokens.append(token)
+                self.parents.append(above)
+                depths.append(depths[above] + 1 if above >= 0 else 0)
+        return places
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def by_p(self, p: Sequence[float]) -> list[int]:
+        """Nodes in falling order of path probability, of equal ones the shallower first."""
+        depths = self.depths
+        return sorted(range(len(p)), key=lambda node: (-p[node], depths[node]))
+
+    def tree(self, nodes: Sequence[int], p: Sequence[float]) -> TokenTree:
+        """The tree of some nodes, whose parents must be among them. Raises TreeError otherwise.
+
+        p: path probabilities of all nodes of the union.
+        """
+        kept = sorted(nodes)
+        place = {node: i for i, node in enumerate(kept)}
+        place[TRUNK] = TRUNK
+        return TokenTree.from_grown(
+            [self.tokens[node] for node in kept],
+            [place.get(self.parents[node], len(kept)) for node in kept],
+            [p[node] for node in kept],
+        )
