@@ -34,7 +34,7 @@ class NativeContext:
         self._abort_flag = ffi.new("int32_t *", 0)
         pointer = _make(self._model.pointer, params, probe, self._abort_flag)
         self._handle = Handle(pointer, lib.llama_free, "context", ContextError, needs=self._model)
-        self._threadpool = _attach_threadpool(pointer)
+        self._threads = _attach_threads(pointer)
         self.kv_unified = params.kv_unified
         self.n_ctx = int(lib.llama_n_ctx(pointer))
         self.n_batch = int(lib.llama_n_batch(pointer))
@@ -79,8 +79,8 @@ class NativeContext:
         """Free the context; a second call does nothing."""
         with self.exclusive():
             self._handle.close()
-            if self._threadpool is not None:
-                self._threadpool.close()
+            if self._threads is not None:
+                self._threads.close()
             self._model.close()
 
     def exclusive(self) -> AbstractContextManager[None]:
@@ -139,14 +139,12 @@ def _make(model: Any, params: ContextParams, probe: Any, abort_flag: Any) -> Any
     return pointer
 
 
-def _attach_threadpool(pointer: Any) -> Handle | None:
+def _attach_threads(pointer: Any) -> Handle | None:
     """Threads that wait from pass to pass; without them ggml makes new ones for every graph."""
-    n_threads = max(lib.llama_n_threads(pointer), lib.llama_n_threads_batch(pointer))
-    pool = lib.treellama_threadpool_new(n_threads)
-    if pool == ffi.NULL:
+    threads = lib.treellama_threads_attach(pointer)
+    if threads == ffi.NULL:
         return None
-    lib.llama_attach_threadpool(pointer, pool, pool)
-    return Handle(pool, lib.treellama_threadpool_free, "thread pool", ContextError)
+    return Handle(threads, lib.treellama_threads_release, "threads", ContextError)
 
 
 def _native_params(params: ContextParams) -> Any:

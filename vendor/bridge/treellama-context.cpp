@@ -155,22 +155,6 @@ int32_t treellama_cells(llama_context * ctx, bool swa, llama_seq_id seq_id, llam
 // context
 //
 
-ggml_threadpool * treellama_threadpool_new(int32_t n_threads) {
-    return treellama_catch((ggml_threadpool *) nullptr, [&]() -> ggml_threadpool * {
-        const auto make = treellama_cpu_function<decltype(ggml_threadpool_new) *>("ggml_threadpool_new");
-
-        ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
-        return make ? make(&params) : nullptr;
-    });
-}
-
-void treellama_threadpool_free(ggml_threadpool * threadpool) {
-    const auto free = treellama_cpu_function<decltype(ggml_threadpool_free) *>("ggml_threadpool_free");
-    if (free) {
-        free(threadpool);
-    }
-}
-
 bool treellama_abort_if(void * flag) {
     return *(volatile int32_t *) flag != 0;
 }
@@ -201,7 +185,12 @@ static bool positions_exist(const llama_model & model, const llama_batch & batch
 }
 
 int32_t treellama_decode_checked(llama_context * ctx, const llama_batch & batch) {
-    return positions_exist(ctx->get_model(), batch) ? llama_decode(ctx, batch) : -1;
+    if (!positions_exist(ctx->get_model(), batch)) {
+        return -1;
+    }
+
+    treellama_turn turn(ctx);
+    return llama_decode(ctx, batch);
 }
 
 int32_t treellama_decode(llama_context * ctx, const llama_batch * batch) {

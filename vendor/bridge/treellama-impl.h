@@ -7,6 +7,7 @@
 #include "ggml-backend.h"
 
 #include <exception>
+#include <mutex>
 #include <string>
 
 class llama_kv_cache;
@@ -32,6 +33,14 @@ bool treellama_is_text(const llama_context * ctx, const llama_batch & batch);
 
 // llama_decode, or -1 if the model has no such positions
 int32_t treellama_decode_checked(llama_context * ctx, const llama_batch & batch);
+
+// while one lives, no other context computes on the threads of this one
+struct treellama_turn {
+    treellama_turn(const llama_context * ctx);
+
+private:
+    std::unique_lock<std::mutex> lock;
+};
 
 // while one lives, an assertion of llama.cpp that fails on this thread throws instead of ending the process
 struct treellama_assertions_throw {

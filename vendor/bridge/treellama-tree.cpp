@@ -175,6 +175,7 @@ int32_t treellama_tree_commit(llama_context * ctx, llama_seq_id seq_id, const in
             return -1;
         }
 
+        treellama_turn turn(ctx);
         for (auto * cache : tree_caches(ctx)) {
             cache->tree_commit(ctx, seq_id, nodes, by_graph);
         }

@@ -83,10 +83,12 @@ struct treellama_probe;
 LLAMA_API struct llama_context * treellama_context_init(
         struct llama_model * model, const struct llama_context_params * params, struct treellama_probe * probe);
 
-// threads that wait between passes; without one, ggml makes and frees a pool for every graph
-// NULL if this build has no CPU backend. Free it after the contexts that it is attached to.
-LLAMA_API struct ggml_threadpool * treellama_threadpool_new (int32_t n_threads);
-LLAMA_API void                     treellama_threadpool_free(struct ggml_threadpool * threadpool);
+// threads that wait between passes, shared by all contexts that have as many and take turns; without them, ggml makes
+// and frees a pool for every graph. NULL if this build has no CPU backend. Release them after the context's end.
+struct treellama_threads;
+
+LLAMA_API struct treellama_threads * treellama_threads_attach (struct llama_context * ctx);
+LLAMA_API void                       treellama_threads_release(struct treellama_threads * threads);
 
 // true once *(int32_t *) flag is not 0: an abort callback that needs no Python
 LLAMA_API bool treellama_abort_if(void * flag);

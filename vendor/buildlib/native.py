@@ -212,9 +212,9 @@ class Build:
         self.work.mkdir(exist_ok=True)
         mark_used(self.work)
         synchronise(pristine, recipe.patches, self.work / "llama.cpp", recipe.pin.unpack)
-        write_if_changed(
-            self.work / "CMakeLists.txt", (recipe.root / "vendor/CMakeLists.txt").read_bytes()
-        )
+        lists = (recipe.root / "vendor/CMakeLists.txt").read_bytes()
+        if write_if_changed(self.work / "CMakeLists.txt", lists):
+            self._forget("configure")  # CMake would keep the options that it had from the old one
         self._copy_bridge()
         with self.cache.temporary() as folder:
             module = emit_c(recipe.declarations, folder / "_native.c")

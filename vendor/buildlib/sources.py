@@ -271,13 +271,14 @@ def synchronise(
         (target / relative).unlink()
 
 
-def write_if_changed(path: Path, content: bytes) -> None:
-    """Write whole or not at all; leave the file alone if it holds `content` already."""
+def write_if_changed(path: Path, content: bytes) -> bool:
+    """Write whole or not at all; leave the file alone, and return False, if it holds `content`."""
     try:
         if path.read_bytes() == content:
-            return
+            return False
     except OSError:
         path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(content)
     temporary.replace(path)
+    return True

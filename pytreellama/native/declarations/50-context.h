@@ -90,10 +90,8 @@ struct treellama_probe;
 struct llama_context * treellama_context_init(
     struct llama_model * model, const struct llama_context_params * params, struct treellama_probe * probe);
 
-typedef struct ggml_threadpool * ggml_threadpool_t;
-ggml_threadpool_t treellama_threadpool_new (int32_t n_threads);
-void              treellama_threadpool_free(ggml_threadpool_t threadpool);
-void llama_attach_threadpool(struct llama_context * ctx, ggml_threadpool_t threadpool, ggml_threadpool_t threadpool_batch);
+struct treellama_threads * treellama_threads_attach (struct llama_context * ctx);
+void                       treellama_threads_release(struct treellama_threads * threads);
 
 bool treellama_abort_if(void * flag);
 

@@ -1,0 +1,94 @@
+#include "treellama-impl.h"
+
+#include "ggml-cpu.h"
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <mutex>
+
+// Threads of a pool poll for a while after a pass, up to half a second, so that the next pass of a text starts at
+// once. A pool for every context would thus take the cores from the passes of other contexts: of a draft model beside
+// its target, of a second engine. So contexts with as many threads share one pool, and take turns.
+
+struct treellama_threads {
+    ggml_threadpool * pool;
+    int32_t           n_threads;
+    int32_t           n_users;
+    std::mutex        busy;
+
+    treellama_threads(ggml_threadpool * pool, int32_t n_threads) : pool(pool), n_threads(n_threads), n_users(0) {}
+};
+
+namespace {
+
+struct registry {
+    std::mutex                                            mutex;
+    std::map<int32_t, std::unique_ptr<treellama_threads>> by_count;
+};
+
+// never destroyed: contexts may live until the process ends
+registry & all_threads() {
+    static auto * all = new registry;
+    return *all;
+}
+
+int32_t thread_count(const llama_context * ctx) {
+    auto * context = const_cast<llama_context *>(ctx);
+    return std::max(llama_n_threads(context), llama_n_threads_batch(context));
+}
+
+}
+
+treellama_threads * treellama_threads_attach(llama_context * ctx) {
+    return treellama_catch((treellama_threads *) nullptr, [&]() -> treellama_threads * {
+        const auto make = treellama_cpu_function<decltype(ggml_threadpool_new) *>("ggml_threadpool_new");
+        if (!make) {
+            return nullptr;
+        }
+
+        const int32_t n_threads = thread_count(ctx);
+
+        auto & all = all_threads();
+        std::lock_guard<std::mutex> lock(all.mutex);
+
+        auto & threads = all.by_count[n_threads];
+        if (!threads) {
+            ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
+            threads = std::make_unique<treellama_threads>(make(&params), n_threads);
+        }
+
+        threads->n_users++;
+        llama_attach_threadpool(ctx, threads->pool, threads->pool);
+
+        return threads.get();
+    });
+}
+
+void treellama_threads_release(treellama_threads * threads) {
+    auto & all = all_threads();
+    std::lock_guard<std::mutex> lock(all.mutex);
+
+    if (--threads->n_users == 0) {
+        treellama_cpu_function<decltype(ggml_threadpool_free) *>("ggml_threadpool_free")(threads->pool);
+        all.by_count.erase(threads->n_threads);
+    }
+}
+
+static std::unique_lock<std::mutex> turn_of(const llama_context * ctx) {
+    auto & all = all_threads();
+    std::unique_lock<std::mutex> lock(all.mutex);
+
+    const auto it = all.by_count.find(thread_count(ctx));
+    if (it == all.by_count.end()) {
+        return {};
+    }
+
+    // its context keeps it while this one waits
+    auto * threads = it->second.get();
+    lock.unlock();
+
+    return std::unique_lock<std::mutex>(threads->busy);
+}
+
+treellama_turn::treellama_turn(const llama_context * ctx) : lock(turn_of(ctx)) {}
