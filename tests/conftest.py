@@ -26,6 +26,20 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def costs_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where engines keep what passes cost: not among the user's own, and new in each session."""
+    folder = tmp_path_factory.mktemp("costs")
+    try:
+        from pytreellama.engine import known_costs
+    except ImportError:
+        yield folder  # without a native build there are no engines
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(known_costs, "_folder", lambda: folder)
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the session's model files are written."""

@@ -78,6 +78,10 @@ Threads = Annotated[
     int | None,
     option("--threads", "-t", help="Threads; by default the physical cores.", panel=_MODEL, min=1),
 ]
+GpuLayers = Annotated[
+    int,
+    option("--n-gpu-layers", help="Layers on the GPU, if any; -1 means all.", panel=_MODEL),
+]
 Debug = Annotated[
     bool,
     option("--debug", help="Show the traceback of an error.", callback=remember_debug),
@@ -152,10 +156,7 @@ class GenerationOptions:
         ),
     ] = None
     threads: Threads = None
-    n_gpu_layers: Annotated[
-        int,
-        option("--n-gpu-layers", help="Layers on the GPU, if any; -1 means all.", panel=_MODEL),
-    ] = -1
+    n_gpu_layers: GpuLayers = -1
 
     drafter: Annotated[
         str,
@@ -170,8 +171,15 @@ class GenerationOptions:
         ),
     ] = "auto"
     n_draft: Annotated[
-        int, option("--n-draft", help="Most guessed nodes in a tree.", panel=_DRAFTING, min=0)
-    ] = 8
+        int | None,
+        option(
+            "--n-draft",
+            help="Most guessed nodes in a tree; by default 8, or 64 where trees are planned.",
+            panel=_DRAFTING,
+            min=0,
+            show_default=False,
+        ),
+    ] = None
 
     temperature: Annotated[
         float,
@@ -278,7 +286,7 @@ class GenerationOptions:
         if self.dry_sequence_breaker:
             values["dry_sequence_breakers"] = tuple(self.dry_sequence_breaker)
         if self.grammar_file is not None:
-            values["grammar"] = _read(self.grammar_file, "--grammar-file")
+            values["grammar"] = read_text(self.grammar_file, "--grammar-file")
         if self.seed is None:
             values["seed"] = secrets.randbelow(MAX_SEED + 1)
         return SamplingParams(**values)
@@ -287,7 +295,7 @@ class GenerationOptions:
         schema = self.json_schema
         if schema is None or schema.lstrip().startswith("{"):
             return schema
-        return _read(Path(schema), "--json-schema")
+        return read_text(Path(schema), "--json-schema")
 
 
 def _bias(text: str) -> tuple[int, float]:
@@ -300,7 +308,8 @@ def _bias(text: str) -> tuple[int, float]:
         ) from None
 
 
-def _read(path: Path, option: str) -> str:
+def read_text(path: Path, option: str) -> str:
+    """The text of a file that an option names; raises RequestError if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:

@@ -56,10 +56,15 @@ class ProgressBar(Closing):
     """A bar on stderr that appears only if the work takes longer than half a second.
 
     Nothing is shown where stderr is not a terminal.
+
+    Args:
+        title: what is going on.
+        refreshes_per_s: fewer disturb measurements less.
     """
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, refreshes_per_s: float = 10.0) -> None:
         self._title = title
+        self._refreshes_per_s = refreshes_per_s
         self._console = stderr_console()
         self._started_s = time.perf_counter()
         self._progress: Progress | None = None
@@ -85,7 +90,12 @@ class ProgressBar(Closing):
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=self._console, transient=True)
+        self._progress = Progress(
+            *columns,
+            console=self._console,
+            transient=True,
+            refresh_per_second=self._refreshes_per_s,
+        )
         self._progress.add_task(self._title, total=_MARKS, completed=round(self._share * _MARKS))
         self._progress.start()
 

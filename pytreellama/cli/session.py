@@ -15,6 +15,7 @@ from pytreellama.errors import RequestError
 if TYPE_CHECKING:
     from pytreellama.core.model import Model
     from pytreellama.core.sampling import SamplingParams
+    from pytreellama.draft import DrafterSpec
     from pytreellama.engine import Chunk, Completion, Engine, Step
     from pytreellama.engine.engine import Prompt
 
@@ -69,7 +70,9 @@ def load_model(path: Path | None, n_gpu_layers: int = -1) -> Model:
         return Model(path, n_gpu_layers=n_gpu_layers, progress=bar.report)
 
 
-def open_engine(model: Model, options: GenerationOptions, drafter: str | None = None) -> Engine:
+def open_engine(
+    model: Model, options: GenerationOptions, drafter: DrafterSpec | None = None
+) -> Engine:
     """The engine that the options describe; ``drafter`` replaces theirs."""
     from pytreellama.engine import Engine
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import os
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from pytreellama.draft.protocol import (
     checked_n_nodes,
     checked_tokens,
 )
-from pytreellama.draft.successors import MAX_ORDER, SuccessorTable
+from pytreellama.draft.successors import MAX_ORDER, MAX_TOP, SuccessorTable
 from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
 
@@ -34,8 +33,8 @@ class RecyclingOptions:
     """Contexts of each length that are remembered; of more, the oldest are forgotten."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.n_top <= 64:
-            raise DraftError(f"n_top is {self.n_top}; it must lie between 1 and 64")
+        if not 1 <= self.n_top <= MAX_TOP:
+            raise DraftError(f"n_top is {self.n_top}; it must lie between 1 and {MAX_TOP}")
         require_at_least_1(max_depth=self.max_depth, max_entries=self.max_entries)
         require_probability(min_p=self.min_p)
 
@@ -90,8 +89,7 @@ class RecyclingDrafter:
         self._text = (self._text + accepted)[-MAX_ORDER:]
 
     def _learn(self, tree: TokenTree, tokens: Int32Array, logits: Float32Array) -> None:
-        n_top = self._options.n_top
-        self._table.learn(self._text[:-1], tree, tokens[:, :n_top], logits[:, :n_top])
+        self._table.learn(self._text[:-1], tree, tokens, logits, self._options.n_top)
 
     def propose(self, n_nodes: int) -> TokenTree:
         """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
@@ -101,34 +99,8 @@ class RecyclingDrafter:
         """See Selective; raises DraftError if `n_nodes` < 0."""
         if checked_n_nodes(n_nodes) == 0 or not self._text:
             return EMPTY_TREE
-        return self._grow(n_nodes, min_p)
-
-    def _grow(self, n_nodes: int, min_p: float) -> TokenTree:
-        """The likeliest paths first, which is an order of parents before children."""
-        successors, options = self._table.successors, self._options
-        tokens: list[int] = []
-        parents: list[int] = []
-        p: list[float] = []
-        contexts: list[tuple[int, ...]] = []
-        heap: list[tuple[float, int, int, int, int]] = []
-        n_guesses = 0
-        context, p_path, node, depth = self._text, 1.0, -1, 0
-        while True:
-            if depth < options.max_depth and p_path > 0.0:
-                for token, p_token in successors(context, min_p / p_path):
-                    guess = (-p_path * p_token, n_guesses, token, node, depth + 1)
-                    heapq.heappush(heap, guess)
-                    n_guesses += 1
-            if not heap or len(tokens) == n_nodes:
-                break
-            minus_p, _, token, parent, depth = heapq.heappop(heap)
-            above = contexts[parent] if parent >= 0 else self._text
-            context, p_path, node = (*above[1 - MAX_ORDER :], token), -minus_p, len(tokens)
-            tokens.append(token)
-            parents.append(parent)
-            p.append(p_path)
-            contexts.append(context)
-        return TokenTree.from_grown(tokens, parents, p) if tokens else EMPTY_TREE
+        depth = self._options.max_depth
+        return self._table.grow(self._text, n_nodes, max_depth=depth, min_p=min_p)
 
 
 class Recycling(RecyclingOptions):

@@ -14,20 +14,22 @@ from pytreellama.tree import TokenTree
 BUDGET_S = 1.5
 """Seconds that a calibration takes at most, give or take one pass."""
 
-_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-_SIZES_BEHIND_TEXT = (1, 4, 8)
+_SMALL = (4, 8, 2, 16, 3, 6, 12)  # what tells most comes first, where there is no time for all
+_LARGE = (24, 32, 48, 64)
+_BEHIND_TEXT = (4, 8)
 _N_PAST = 32
 _N_TEXT = 512
 _N_ROUNDS = 5
-_BARE_SHARE = 0.7  # of the budget; what is left is for passes behind text
+_SMALL_SHARE, _BARE_SHARE = 0.5, 0.8  # of the budget; what is left is for passes behind text
+_SLOW_S = 0.03  # a pass that takes longer reads weights from memory, whatever came before it
 
 
 def measured_curve(context: Context, budget_s: float = BUDGET_S) -> CostCurve:
     """A curve of this context's passes, from random text in a sequence that is free.
 
-    Sizes take turns, because graphs are used again where a size repeats, which trees that vary do
-    not see, and so that a busy moment does not hit one size alone. Sizes that the budget leaves no
-    time for are left out. One node is always measured.
+    As in an engine, trees come behind plain steps and vary in size, so that each builds its graph
+    anew and finds the caches as a plain step left them. Rounds of all sizes take turns, so that a
+    busy moment does not hit one size alone. Sizes that the budget leaves no time for are left out.
 
     Raises:
         ContextError, CacheFullError: no sequence or no room is free.
@@ -36,27 +38,32 @@ def measured_curve(context: Context, budget_s: float = BUDGET_S) -> CostCurve:
     started_s = time.perf_counter()
     passes = TimedPasses(context, min(_N_PAST, context.n_ctx // 4))
     try:
-        until_s = started_s + _BARE_SHARE * budget_s
-        done = _rounds(passes, _SIZES, until_s)
+        done = _rounds(passes, _SMALL, started_s + _SMALL_SHARE * budget_s)
+        done += _rounds(passes, _LARGE, started_s + _BARE_SHARE * budget_s)
         n_more = min(_N_TEXT, context.n_ctx // 2) - passes.n_past
-        read_s = passes.prefill_s * n_more / max(passes.n_past, 1)
+        read_s = passes.prefill_s * n_more / passes.n_past
         if time.perf_counter() + read_s < started_s + budget_s:
             passes.read(n_more)
-            done += _rounds(passes, _SIZES_BEHIND_TEXT, started_s + budget_s)
+            done += _rounds(passes, _BEHIND_TEXT, started_s + budget_s)
     finally:
         passes.close()
     return CostCurve.fit(done)
 
 
 def _rounds(passes: TimedPasses, sizes: tuple[int, ...], until_s: float) -> list[PassCost]:
-    """Passes of all sizes in turn; a first round that leaves out what there is no time for."""
+    """Passes of all sizes in turn, each behind two of one node, of which the second counts."""
     done: list[PassCost] = []
-    for i in range(_N_ROUNDS):
-        for size in sizes:
-            is_needed = i == 0 and size == 1
-            if size > passes.n_nodes_max or not (is_needed or time.perf_counter() < until_s):
-                break
-            done.append(PassCost(size, passes.n_past, passes.time(size)))
+    sizes = tuple(size for size in sizes if size <= passes.n_nodes_max)
+    plain_s = passes.time(1)
+    for size in sizes * _N_ROUNDS:
+        if plain_s < _SLOW_S:
+            passes.time(1)
+        if not done or plain_s < _SLOW_S:
+            plain_s = passes.time(1)
+            done.append(PassCost(1, passes.n_past, plain_s))
+        if time.perf_counter() > until_s:
+            break
+        done.append(PassCost(size, passes.n_past, passes.time(size)))
     return done
 
 
@@ -91,9 +98,7 @@ class TimedPasses:
             self.n_past += n_tokens
 
     def time(self, n_nodes: int) -> float:
-        """Seconds of one pass. One node is measured behind another, as plain decoding runs."""
-        if n_nodes == 1:
-            self._pass(1)  # plain decoding finds the graph of the pass before and uses it again
+        """Seconds of one pass."""
         started_s = time.perf_counter()
         self._pass(n_nodes)
         return time.perf_counter() - started_s

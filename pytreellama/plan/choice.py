@@ -126,7 +126,6 @@ def _best_prefix(
     """How many candidates to take, the expected tokens, and the seconds."""
     n_nodes, n_tokens, more_s = len(p), float(len(p)), spent_s
     best = (0, n_tokens, more_s + pass_s[n_nodes])
-    best_rate = best[1] / best[2]
     for taken, (_, sequence, place) in enumerate(candidates, start=1):
         n_nodes += 1
         if n_nodes == len(pass_s):
@@ -134,6 +133,6 @@ def _best_prefix(
         n_tokens += p[sequence][place]
         more_s += extra_s[sequence]
         seconds = more_s + pass_s[n_nodes]
-        if n_tokens > best_rate * seconds:
-            best, best_rate = (taken, n_tokens, seconds), n_tokens / seconds
+        if n_tokens * best[2] > best[1] * seconds:
+            best = (taken, n_tokens, seconds)
     return best
