@@ -1,7 +1,7 @@
 """Planned trees beside plain decoding and fixed trees, by kind of task and type of weights.
 
     python bench/planner.py [--json] [--questions FILE] [--types T ...] [--tokens N] [--repeats N]
-                            [--sweep] [--limit N] [--model FILE] [--no-code]
+                            [--categories C ...] [--sweep] [--limit N] [--model FILE] [--no-code]
 
 Greedy answers. In each repeat every engine is new, and answers one question after the other; the
 engines take turns question by question, so that a busy moment hits all. Speeds are tokens a second
@@ -122,6 +122,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=128, help="most tokens of an answer")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit", type=int, help="questions of each category")
+    parser.add_argument("--categories", nargs="+", metavar="C", help="some categories alone")
     parser.add_argument("--sweep", action="store_true", help="fixed trees as well")
     parser.add_argument(
         "--drafters", nargs="+", default=(), metavar="D:N", help="more fixed trees, of N nodes"
@@ -136,6 +137,8 @@ def asked(options: argparse.Namespace) -> list[Question]:
     questions = load_questions(options.questions)
     if not options.no_code:
         questions += load_questions(REWRITING)
+    if options.categories:
+        questions = [q for q in questions if q.category in options.categories]
     if options.limit is None:
         return questions
     of_category: dict[str, list[Question]] = defaultdict(list)

@@ -6,6 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -301,12 +302,14 @@ class Planning:
     """How trees were planned, where they were.
 
     Attributes:
+        names: of the drafters whose guesses were planned.
         calibration: of all guesses whose turn came, taken or not.
         pass_s: what the planner holds that passes over 0, 1, 2... nodes cost, without text before
             them and behind ``n_text`` tokens, in seconds.
         drafters: what it holds of each drafter; see ``Worth.to_dicts``.
     """
 
+    names: tuple[str, ...] = ()
     calibration: Calibration = field(default_factory=Calibration)
     pass_s: list[float] = field(default_factory=list)
     pass_behind_text_s: list[float] = field(default_factory=list)
@@ -334,4 +337,4 @@ def buckets(values: Sequence[int], n_buckets: int) -> Iterable[Sequence[int]]:
     """Values in order, in at most so many runs of about equal length; none is empty."""
     n_buckets = min(n_buckets, len(values))
     edges = [i * len(values) // n_buckets for i in range(n_buckets + 1)] if n_buckets else []
-    return [values[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [values[a:b] for a, b in pairwise(edges)]

@@ -13,7 +13,7 @@ from pytreellama.errors import RequestError
 
 if TYPE_CHECKING:
     from pytreellama.core.model import Model
-    from pytreellama.engine import Completion, Engine, Step
+    from pytreellama.engine import Engine, Step
 
 DRAFTERS = ("suffix", "recycling", "ngram", "suffix+recycling", "auto")
 """What is measured beside plain decoding unless the user says otherwise."""
@@ -196,11 +196,12 @@ class _Bench:
         self._report_one()
 
     def _answer(self, engine: Engine, name: str, prompt: int, repeat: int) -> None:
+        from pytreellama.engine import Completion
+
         steps: list[Step] = []
         options = {"on_step": steps.append} if engine.planner is not None else {}
-        answer: Completion = engine.generate(
-            self.inputs[prompt], max_tokens=self.settings.n_tokens, **options
-        )
+        answer = engine.generate(self.inputs[prompt], max_tokens=self.settings.n_tokens, **options)
+        assert isinstance(answer, Completion)
         category = self.prompts[prompt].category
         self.results.add(Answer(repeat, prompt, category, name, answer.tokens, answer.stats))
         for step in steps:
@@ -210,13 +211,14 @@ class _Bench:
     def _note_outcomes(self, step: Step) -> None:
         if step.plan is None:
             return
-        guesses, calibration = step.plan.guesses, self._known_planning().calibration
+        planning, guesses = self._known_planning(), step.plan.guesses
+        planning.names = step.plan.names or planning.names  # where nothing is proposed, none
         for node, came_true in guesses.outcomes(step.tokens):
-            calibration.add(guesses.p_token[node], came_true)
+            planning.calibration.add(guesses.p_token[node], came_true)
 
     def _note_plans_of(self, engine: Engine) -> None:
         """Keep what the planner knows at the end of a round; the last round's stays."""
-        from pytreellama.cli.plans import known_of_drafters
+        from pytreellama.cli.session import known_of_drafters
 
         if engine.planner is None:
             return
@@ -224,7 +226,7 @@ class _Bench:
         planning.pass_s = curve.pass_s(_N_NODES_TOLD)
         planning.pass_behind_text_s = curve.pass_s(_N_NODES_TOLD, _N_TEXT_TOLD)
         planning.n_text = _N_TEXT_TOLD
-        planning.drafters = known_of_drafters(engine)
+        planning.drafters = known_of_drafters(engine, planning.names)
 
     def _known_planning(self) -> Planning:
         if self.planning is None:

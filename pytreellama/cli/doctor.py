@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import platform
-import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pytreellama import __version__
+from pytreellama.cli.facts import (
+    Report,
+    build_lines,
+    machine_lines,
+    model_facts,
+    model_lines,
+    native_facts,
+    python_facts,
+)
 from pytreellama.cli.failures import FAILED, as_one_line
 from pytreellama.cli.options import Debug, Json, ModelPath, Threads, option
 from pytreellama.cli.output import (
     facts_table,
-    gibibytes,
     milliseconds,
     print_json,
     stderr_console,
@@ -30,8 +34,6 @@ if TYPE_CHECKING:
 
     from pytreellama.cli.speed_check import SpeedCheck
     from pytreellama.core.model import Model
-
-Report = dict[str, Any]
 
 
 def doctor(
@@ -47,10 +49,7 @@ def doctor(
 
     Ends with exit code 1 if something does not work; the rest is told all the same.
     """
-    report: Report = {
-        "version": __version__,
-        "python": f"{platform.python_version()} ({sys.executable})",
-        "platform": platform.platform(),
+    report: Report = python_facts() | {
         "build": None,
         "devices": None,
         "machine": None,
@@ -85,11 +84,7 @@ def _examine(report: Report, path: ModelPath, threads: Threads, measure: bool) -
     """Fill the report; where it raises, what was found so far stands."""
     from pytreellama.core import system
 
-    report["build"] = system.build_info()
-    report["llama_cpp"] = system.llama_version()
-    report["cpu_features"] = list(system.cpu_features())
-    report["devices"] = [asdict(device) for device in system.devices()]
-    report["machine"] = system.machine_facts()
+    report |= native_facts()
     report["gpu_traces"] = list(system.gpu_traces())
 
     from pytreellama.cli.session import load_model
@@ -97,7 +92,7 @@ def _examine(report: Report, path: ModelPath, threads: Threads, measure: bool) -
     with system.native_log() as log:
         loaded = load_model(path)
     with loaded as model:
-        report["model"] = _model_facts(model) | {"weight_buffers": system.weight_buffers(log)}
+        report["model"] = model_facts(model) | {"weight_buffers": system.weight_buffers(log)}
         if measure:
             check = _measure(model, threads)
             report["_check"] = check
@@ -113,23 +108,6 @@ def _measure(model: Model, threads: int | None) -> SpeedCheck:
         return check_speed(model, threads)
     with console.status("measuring passes over 1 to 16 nodes"):
         return check_speed(model, threads)
-
-
-def _model_facts(model: Model) -> Report:
-    from pytreellama.cli.session import model_dict
-
-    return model_dict(model) | {
-        "n_ctx_train": model.n_ctx_train,
-        "n_layer": model.n_layer,
-        "n_embd": model.n_embd,
-        "n_head": model.n_head,
-        "n_head_kv": model.n_head_kv,
-        "n_swa": model.n_swa,
-        "n_vocab": model.vocab.n_tokens,
-        "has_chat_template": model.chat_template is not None,
-        "can_generate": model.can_generate,
-        "can_branch": model.can_branch,
-    }
 
 
 def _advice(report: Report) -> list[str]:
@@ -162,11 +140,11 @@ def _advice(report: Report) -> list[str]:
 
 
 def _print(console: Console, report: Report) -> None:
-    console.print(facts_table("this build", _build_lines(report)))
+    console.print(facts_table("this build", build_lines(report)))
     if report["machine"]:
-        console.print(facts_table("this machine", _machine_lines(report)))
+        console.print(facts_table("this machine", machine_lines(report)))
     if report["model"]:
-        console.print(facts_table("this model", _model_lines(report["model"])))
+        console.print(facts_table("this model", model_lines(report["model"])))
     check: SpeedCheck | None = report.get("_check")
     if check is not None:
         console.print(_speed_table(check))
@@ -180,67 +158,6 @@ def _print(console: Console, report: Report) -> None:
         console.print("\nWhat follows from that:", style="bold")
     for text in report["advice"]:
         console.print(f"* {text}", markup=False, soft_wrap=True)
-
-
-def _build_lines(report: Report) -> Report:
-    lines = {
-        "pytreellama": f"{report['version']}, Python {report['python']}",
-        "platform": report["platform"],
-    }
-    build = report["build"]
-    if build is None:
-        return lines | {"native part": "cannot be loaded"}
-    flags = " ".join(build.get("cmake_args", [])) or "none"
-    return lines | {
-        "llama.cpp": f"{build.get('commit')} (version {report.get('llama_cpp', 'unknown')}), "
-        f"from {build.get('source')}",
-        "patches": "\n".join(build.get("patches", [])) or "none",
-        "backends": ", ".join(build.get("backends", [])),
-        "CMake flags": flags,
-        "compiler": build.get("cxx_compiler"),
-        "toolkit": build.get("toolkit") or "none",
-        "made for this CPU": "yes" if build.get("native_cpu") else "no, for any of its kind",
-    }
-
-
-def _machine_lines(report: Report) -> Report:
-    machine = report["machine"]
-    quota = "" if machine["cpu_quota"] is None else f", limited to {machine['cpu_quota']:g}"
-    load = "" if machine["load"] is None else f", load {machine['load']:.1f}"
-    cores = f"{machine['n_cores']} physical, {machine['n_logical_cores']} logical"
-    return {
-        "cores": f"{cores}{quota}{load}",
-        "memory": f"{gibibytes(machine['memory_available'])} available of "
-        f"{gibibytes(machine['memory'])}",
-        "devices": "\n".join(map(_device_line, report["devices"])),
-        "CPU features": " ".join(report["cpu_features"]),
-    }
-
-
-def _device_line(device: Report) -> str:
-    if device["kind"] == "cpu" or not device["total"]:
-        return f"{device['name']}: {device['description']}"
-    free = f"{gibibytes(device['free'])} free of {gibibytes(device['total'])}"
-    return f"{device['name']}: {device['description']}, {free}"
-
-
-def _model_lines(model: Report) -> Report:
-    buffers = (f"{name} {size:.0f} MiB" for name, size in model["weight_buffers"].items())
-    window = f", sliding window {model['n_swa']}" if model["n_swa"] else ""
-    return {
-        "file": model["path"],
-        "name": model["name"],
-        "architecture": model["architecture"],
-        "type": model["file_type"],
-        "size": f"{gibibytes(model['size'])}, {model['n_params'] / 1e6:.0f} million weights",
-        "weights are in": ", ".join(buffers) or "unknown",
-        "layers": f"{model['n_layer']}, width {model['n_embd']}, {model['n_head']} heads, "
-        f"{model['n_head_kv']} for keys and values{window}",
-        "trained for": f"{model['n_ctx_train']} tokens of context",
-        "vocabulary": f"{model['n_vocab']} tokens",
-        "chat template": "yes" if model["has_chat_template"] else "no",
-        "trees": "yes" if model["can_branch"] else "no, its state cannot branch",
-    }
 
 
 def _speed_table(check: SpeedCheck) -> Table:

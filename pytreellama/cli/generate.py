@@ -6,7 +6,7 @@ import statistics
 from typing import TYPE_CHECKING, Annotated
 
 from pytreellama.cli.options import GenerationOptions, Json, option, unpacked
-from pytreellama.cli.output import facts_table, print_json, stderr_console, write
+from pytreellama.cli.output import facts_table, milliseconds, print_json, stderr_console, write
 from pytreellama.errors import RequestError
 
 if TYPE_CHECKING:
@@ -87,9 +87,11 @@ def stats_table(completion: Completion) -> Table:
             f"({stats.tokens_per_s:.1f} tokens/s), ended by {completion.finish_reason}",
             "steps": f"{stats.n_steps}, {stats.tokens_per_step:.2f} tokens a step",
             "guesses": _guesses(stats),
+            **_drafters(stats),
             "trees": _trees(stats),
             "passes": f"{stats.target_s:.2f} s",
             "drafting": f"{stats.draft_s:.3f} s",
+            **_planning(stats),
             "verifying": f"{stats.verify_s:.3f} s",
             "overhead": f"{stats.overhead_s:.3f} s",
             "seed": str(completion.seed),
@@ -98,10 +100,28 @@ def stats_table(completion: Completion) -> Table:
 
 
 def _guesses(stats: Stats) -> str:
-    if not stats.n_drafted:
+    return _brought(stats.n_drafted, stats.n_accepted)
+
+
+def _brought(n_drafted: int, n_accepted: int) -> str:
+    if not n_drafted:
         return "none"
-    share = stats.n_accepted / stats.n_drafted
-    return f"{stats.n_drafted} drafted, {stats.n_accepted} accepted ({share:.0%})"
+    return f"{n_drafted} drafted, {n_accepted} accepted ({n_accepted / n_drafted:.0%})"
+
+
+def _drafters(stats: Stats) -> dict[str, str]:
+    """Where trees were planned, whose guesses they were; what two propose counts for both."""
+    return {
+        f"  of {name}": _brought(one.n_drafted, one.n_accepted)
+        for name, one in stats.drafters.items()
+    }
+
+
+def _planning(stats: Stats) -> dict[str, str]:
+    if not stats.plan_s:
+        return {}
+    expected = f"{stats.n_expected:.1f} guesses expected to be accepted, {stats.n_accepted} were"
+    return {"planning": f"{milliseconds(stats.plan_s)}; {expected}"}
 
 
 def _trees(stats: Stats) -> str:

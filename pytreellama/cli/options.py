@@ -57,7 +57,8 @@ def option(*names: str, help: str, panel: str | None = None, **settings: Any) ->
     return typer.Option(*names, help=help, rich_help_panel=panel, **settings)
 
 
-def _complete_drafter(incomplete: str) -> list[str]:
+def complete_drafter(incomplete: str) -> list[str]:
+    """Drafters whose names begin so, for a shell's completion."""
     from pytreellama.draft import DRAFTERS
 
     return [name for name in DRAFTERS if name.startswith(incomplete)]
@@ -167,7 +168,7 @@ class GenerationOptions:
             "same words before), recycling (what the model foresaw in earlier passes), ngram "
             "(counts over all texts); or several in one tree, as suffix+recycling.",
             panel=_DRAFTING,
-            autocompletion=_complete_drafter,
+            autocompletion=complete_drafter,
         ),
     ] = "auto"
     n_draft: Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +83,15 @@ def open_engine(
         n_ctx=options.n_ctx,
         n_threads=options.threads,
     )
+
+
+def known_of_drafters(engine: Engine, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What asking each drafter costs and saves, by these names; empty if trees are not planned."""
+    from pytreellama.draft import Auto
+
+    if not isinstance(engine.drafter, Auto):
+        return {}
+    return dict(zip(names, engine.drafter.worth.to_dicts(), strict=False))
 
 
 def check_drafter(name: str) -> None:

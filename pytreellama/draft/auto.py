@@ -21,9 +21,11 @@ from pytreellama.draft.protocol import (
 )
 from pytreellama.errors import DraftError
 from pytreellama.plan.acceptance import Acceptance
-from pytreellama.plan.guesses import Guesses
+from pytreellama.plan.guesses import Guesses, grown
+from pytreellama.plan.vigilance import Vigilance
 from pytreellama.plan.worth import Worth
 from pytreellama.tree import TokenTree
+from pytreellama.tree.grown import NOTHING, Grown
 
 if TYPE_CHECKING:
     from pytreellama.core.model import Model
@@ -41,6 +43,7 @@ class AutoDrafter:
     Attributes:
         names: of the drafters, in the order in which guesses number them.
         asked: the drafters that were asked for the last guesses.
+        vigilance: whether this text is worth drafting for at present.
     """
 
     __slots__ = (
@@ -51,6 +54,7 @@ class AutoDrafter:
         "_trees",
         "asked",
         "names",
+        "vigilance",
         "worth",
     )
 
@@ -67,8 +71,9 @@ class AutoDrafter:
         self._observers = [drafter for drafter in drafters if isinstance(drafter, PassObserver)]
         self._acceptance = acceptance or Acceptance(len(drafters))
         self.worth = worth or Worth(len(drafters))
+        self.vigilance = Vigilance()
         self.asked: list[int] = []
-        self._trees: list[TokenTree] = []
+        self._trees: list[Grown] = []
         self._guesses: Guesses | None = None
 
     @property
@@ -97,38 +102,39 @@ class AutoDrafter:
         """
         n_asked = len(self._drafters) if checked_n_nodes(n_nodes) else 0
         self.asked = [i for i in range(n_asked) if self.worth.asks(i)]
-        self._trees = [EMPTY_TREE] * len(self._drafters)
+        self._trees = [NOTHING] * len(self._drafters)
         for i in self.asked:
             self._trees[i] = self._ask(i, n_nodes, min_p)
-        self._guesses = self._estimated(self._trees)
+        self._guesses = self._estimated(Guesses.of_grown(self._trees, self.names))
         return self._guesses
 
-    def _ask(self, i: int, n_nodes: int, min_p: float) -> TokenTree:
+    def _ask(self, i: int, n_nodes: int, min_p: float) -> Grown:
         started_s = time.perf_counter()
-        tree = _propose(self._drafters[i], n_nodes, min_p)
+        tree = _grown(self._drafters[i], n_nodes, min_p)
         self.worth.learn_cost(i, time.perf_counter() - started_s)
         return tree
 
-    def _estimated(self, trees: Sequence[TokenTree]) -> Guesses:
-        guesses = Guesses.of(trees, self.names)
+    def _estimated(self, guesses: Guesses) -> Guesses:
         self._acceptance.estimate(guesses)
         return guesses
 
     def without(self, drafter: int) -> Guesses:
         """The last guesses, as they would be if one drafter had not been asked."""
-        trees = [EMPTY_TREE if i == drafter else tree for i, tree in enumerate(self._trees)]
-        return self._estimated(trees)
+        trees = [NOTHING if i == drafter else tree for i, tree in enumerate(self._trees)]
+        return self._estimated(Guesses.of_grown(trees, self.names))
 
     def propose(self, n_nodes: int) -> TokenTree:
         """The likeliest guesses of all drafters; see Drafter. Raises DraftError if < 0."""
         checked_n_nodes(n_nodes)
-        guesses = self._estimated([drafter.propose(n_nodes) for drafter in self._drafters])
+        trees = [drafter.propose(n_nodes) for drafter in self._drafters]
+        guesses = self._estimated(Guesses.of(trees, self.names))
         return guesses.tree(guesses.by_p()[:n_nodes]) if len(guesses) else EMPTY_TREE
 
     def reset(self) -> None:
         """Forget the text; what is known of the drafters stays."""
         self._guesses = None
         self._trees = []
+        self.vigilance = Vigilance()
         for drafter in self._drafters:
             drafter.reset()
 
@@ -160,7 +166,7 @@ class Auto:
         return AutoDrafter(drafters, self.acceptance, self.worth)
 
 
-def _propose(drafter: Drafter, n_nodes: int, min_p: float) -> TokenTree:
+def _grown(drafter: Drafter, n_nodes: int, min_p: float) -> Grown:
     if isinstance(drafter, Selective):
-        return drafter.propose_likely(n_nodes, min_p)
-    return drafter.propose(n_nodes)
+        return drafter.grow_likely(n_nodes, min_p)
+    return grown(drafter.propose(n_nodes), f"the drafter {drafter.name!r}")

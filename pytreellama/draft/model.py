@@ -12,7 +12,9 @@ from pytreellama.draft.growth import Grow, Growth, grow_tree
 from pytreellama.draft.protocol import EMPTY_TREE, Tokens, checked_n_nodes, checked_tokens
 from pytreellama.draft.same_vocab import check_same_vocab
 from pytreellama.errors import DraftError, PyTreeLlamaError
+from pytreellama.plan.guesses import grown
 from pytreellama.tree import TokenTree
+from pytreellama.tree.grown import Grown
 
 if TYPE_CHECKING:
     from pytreellama.core.model import Model as GgufModel
@@ -144,10 +146,13 @@ class ModelDrafter:
             DraftError: `n_nodes` < 0, the factory is closed, or the draft model failed; the text is
                 then read anew when the next guess is asked for.
         """
-        return self.propose_likely(n_nodes, self._growth.min_p)
+        return self._proposed(n_nodes, self._growth.min_p)
 
-    def propose_likely(self, n_nodes: int, min_p: float) -> TokenTree:
+    def grow_likely(self, n_nodes: int, min_p: float) -> Grown:
         """See Selective; raises DraftError as `propose`."""
+        return grown(self._proposed(n_nodes, min_p), "the draft model")
+
+    def _proposed(self, n_nodes: int, min_p: float) -> TokenTree:
         checked_n_nodes(n_nodes)
         self._cache.require_open()
         n_left = self._cache.n_text_max - len(self._text)

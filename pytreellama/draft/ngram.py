@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 from pytreellama.draft.escape import EscapeTable
 from pytreellama.draft.ngram_table import Context, NGramTable
 from pytreellama.draft.options import require_at_least_1, require_probability
-from pytreellama.draft.protocol import EMPTY_TREE, Tokens, checked_n_nodes, checked_tokens
+from pytreellama.draft.protocol import Tokens, checked_n_nodes, checked_tokens
 from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
+from pytreellama.tree.grown import NOTHING, Grown
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,16 +191,14 @@ class NGramDrafter:
 
     def propose(self, n_nodes: int) -> TokenTree:
         """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
-        return self.propose_likely(n_nodes, self._options.min_p)
+        return self.grow_likely(n_nodes, self._options.min_p).tree()
 
-    def propose_likely(self, n_nodes: int, min_p: float) -> TokenTree:
+    def grow_likely(self, n_nodes: int, min_p: float) -> Grown:
         """See Selective; raises DraftError if `n_nodes` < 0."""
         if checked_n_nodes(n_nodes) == 0:
-            return EMPTY_TREE
+            return NOTHING
         grown = self._grow(n_nodes, min_p)
-        if not grown:
-            return EMPTY_TREE
-        return TokenTree.from_grown(
+        return Grown(
             [guess.token for guess in grown],
             [guess.parent for guess in grown],
             [-guess.minus_p for guess in grown],

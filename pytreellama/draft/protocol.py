@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
+from pytreellama.tree.grown import Grown
 
 if TYPE_CHECKING:
     from pytreellama.core.model import Model
@@ -80,7 +81,7 @@ class PassObserver(Protocol):
 class Selective(Protocol):
     """A drafter that can be told how unlikely a guess is not worth its search."""
 
-    def propose_likely(self, n_nodes: int, min_p: float) -> TokenTree:
+    def grow_likely(self, n_nodes: int, min_p: float) -> Grown:
         """As `propose`, without the nodes whose path probability is below `min_p`, in [0, 1].
 
         It replaces the drafter's own limit: a lower one gives more nodes than `propose`.

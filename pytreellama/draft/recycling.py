@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from pytreellama.draft.options import require_at_least_1, require_probability
 from pytreellama.draft.protocol import (
-    EMPTY_TREE,
     Float32Array,
     Int32Array,
     Tokens,
@@ -17,6 +16,7 @@ from pytreellama.draft.protocol import (
 from pytreellama.draft.successors import MAX_ORDER, MAX_TOP, SuccessorTable
 from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
+from pytreellama.tree.grown import NOTHING, Grown
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +93,12 @@ class RecyclingDrafter:
 
     def propose(self, n_nodes: int) -> TokenTree:
         """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
-        return self.propose_likely(n_nodes, self._options.min_p)
+        return self.grow_likely(n_nodes, self._options.min_p).tree()
 
-    def propose_likely(self, n_nodes: int, min_p: float) -> TokenTree:
+    def grow_likely(self, n_nodes: int, min_p: float) -> Grown:
         """See Selective; raises DraftError if `n_nodes` < 0."""
         if checked_n_nodes(n_nodes) == 0 or not self._text:
-            return EMPTY_TREE
+            return NOTHING
         depth = self._options.max_depth
         return self._table.grow(self._text, n_nodes, max_depth=depth, min_p=min_p)
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from pytreellama.core.handle import Handle
 from pytreellama.draft.files import load_arrays, save_arrays
-from pytreellama.draft.protocol import EMPTY_TREE, Float32Array, Int32Array
+from pytreellama.draft.protocol import Float32Array, Int32Array
 from pytreellama.errors import DraftError
 from pytreellama.native import ffi, lib
 from pytreellama.tree import TokenTree
+from pytreellama.tree.grown import NOTHING, Grown
 
 MAX_ORDER: Final = 3
 """Tokens of the longest context."""
@@ -105,9 +106,7 @@ class SuccessorTable:
         n = lib.treellama_successors_of(self._pointer, end, len(end), min_p, tokens, p)
         return list(zip(ffi.unpack(tokens, n), ffi.unpack(p, n), strict=True)) if n else []
 
-    def grow(
-        self, context: Sequence[int], n_nodes: int, *, max_depth: int, min_p: float
-    ) -> TokenTree:
+    def grow(self, context: Sequence[int], n_nodes: int, *, max_depth: int, min_p: float) -> Grown:
         """The tree of the `n_nodes` (>= 1) likeliest paths that may follow.
 
         min_p: nodes whose path probability is lower are left out.
@@ -121,8 +120,8 @@ class SuccessorTable:
         )
         _require(n >= 0)
         if n == 0:
-            return EMPTY_TREE
-        return TokenTree.from_grown(ffi.unpack(tokens, n), ffi.unpack(parents, n), ffi.unpack(p, n))
+            return NOTHING
+        return Grown(ffi.unpack(tokens, n), ffi.unpack(parents, n), ffi.unpack(p, n))
 
     # -- how far to believe it
 

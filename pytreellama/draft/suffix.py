@@ -13,9 +13,10 @@ from pytreellama.draft.corpus import Corpus, Places
 from pytreellama.draft.corpus_reader import CorpusReader
 from pytreellama.draft.escape import EscapeTable
 from pytreellama.draft.options import require_at_least_1, require_probability
-from pytreellama.draft.protocol import EMPTY_TREE, Tokens, checked_n_nodes, checked_tokens
+from pytreellama.draft.protocol import Tokens, checked_n_nodes, checked_tokens
 from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
+from pytreellama.tree.grown import NOTHING, Grown
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +159,16 @@ class SuffixDrafter:
 
     def propose(self, n_nodes: int) -> TokenTree:
         """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
-        return self.propose_likely(n_nodes, self._options.min_p)
+        return self.grow_likely(n_nodes, self._options.min_p).tree()
 
-    def propose_likely(self, n_nodes: int, min_p: float) -> TokenTree:
+    def grow_likely(self, n_nodes: int, min_p: float) -> Grown:
         """See Selective; raises DraftError if `n_nodes` < 0."""
         checked_n_nodes(n_nodes)
         places = None if self._reader is None else self._reader.longest_match()
         start = _Context(*self._automaton.longest_match(self._options.max_match), places)
         if n_nodes == 0 or (start.length < self._options.min_match and places is None):
-            return EMPTY_TREE
-        return _as_tree(self._grow(start, n_nodes, min_p))
+            return NOTHING
+        return _as_grown(self._grow(start, n_nodes, min_p))
 
     def _grow(self, start: _Context, n_nodes: int, min_p: float) -> list[_Guess]:
         """The likeliest guesses in falling order; each one's parent is an index into the list."""
@@ -289,10 +290,8 @@ def _n_new(following: Collection[int], longer: Collection[int], offered: Collect
     return n_new
 
 
-def _as_tree(grown: list[_Guess]) -> TokenTree:
-    if not grown:
-        return EMPTY_TREE
-    return TokenTree.from_grown(
+def _as_grown(grown: list[_Guess]) -> Grown:
+    return Grown(
         [guess.token for guess in grown],
         [guess.parent for guess in grown],
         [-guess.minus_p for guess in grown],

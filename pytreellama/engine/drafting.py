@@ -109,6 +109,7 @@ class PlannedDrafting:
         for sequence, plan in zip(ready, plans, strict=True):
             sequence.stats.plan_s += planned_s / len(ready)
             trees.append(self._tree(sequence, plan))
+            _weigh(sequence, plan)
         return trees
 
     def _tree(self, sequence: Sequence, plan: Plan) -> TokenTree:
@@ -159,7 +160,18 @@ def _measured(context: Context) -> CostCurve:
 
 def _guesses(sequence: Sequence, room: int, min_p: float) -> Guesses:
     drafter = _auto(sequence)
-    return _asked(sequence, lambda: drafter.guess(max(room, 0), min_p)) or Guesses.of([])
+    looks = drafter.vigilance.looks()
+    sequence.n_top = drafter.n_top if looks else 0
+    n_nodes = max(room, 0) if looks else 0
+    return _asked(sequence, lambda: drafter.guess(n_nodes, min_p)) or Guesses.of([])
+
+
+def _weigh(sequence: Sequence, plan: Plan) -> None:
+    """Note what drafting for this text is worth, if it was drafted for."""
+    drafter = _auto(sequence)
+    if drafter.asked:
+        drafting_s = sequence.stats.draft_s + sequence.stats.plan_s
+        drafter.vigilance.learn(plan.saved_s, drafting_s)
 
 
 def _auto(sequence: Sequence) -> AutoDrafter:

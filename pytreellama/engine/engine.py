@@ -16,6 +16,7 @@ from pytreellama.core.params import ContextParams
 from pytreellama.core.sampling import SamplingParams
 from pytreellama.draft import (
     Auto,
+    DrafterFactory,
     DrafterSpec,
     NeedsTarget,
     NoDrafter,
@@ -128,6 +129,11 @@ class Engine(Closing):
         )
         n_open_max = self.context.n_seq_max + n_queue_max
         self._loop = Loop(self._scheduler, self.vocab, self._new_drafter, n_open_max)
+
+    @property
+    def drafter(self) -> DrafterFactory:
+        """What makes a drafter for each text, and keeps what they learn together."""
+        return self._new_drafter
 
     @property
     def planner(self) -> Planner | None:

@@ -8,6 +8,7 @@ from pytreellama.plan.choice import Choice, choose
 from pytreellama.plan.cost import KNOTS, CostCurve, PassCost
 from pytreellama.plan.guesses import Guesses
 from pytreellama.plan.planner import Plan, Planner
+from pytreellama.plan.vigilance import Vigilance
 from pytreellama.plan.worth import Worth
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "PassCost",
     "Plan",
     "Planner",
+    "Vigilance",
     "Worth",
     "choose",
 ]

@@ -12,6 +12,8 @@ _P_MIN = 0.002  # a drafter that calls something certain is not believed beyond 
 _STRETCH_MAX = 3.0  # an opinion that is surer than this teaches no faster
 _RATE = 0.03  # of learning: a changed text shows within some tens of guesses
 _FIRST_RATE = 0.2
+_ALONE, _ALONE_BIAS = 0.9, -0.3
+_TOGETHER, _TOGETHER_BIAS = 1.1, 0.4
 _N_FIRST = 4.0  # guesses after which the rate of learning has halved
 
 
@@ -24,7 +26,8 @@ class Acceptance:
     came, verified or not: a drafter is judged on what it said, so being passed over does not keep
     it from becoming better known. Agreement of two drafters counts for more than either alone.
 
-    At first a lone drafter is taken at its word; k that agree are each believed by 1 / sqrt(k).
+    At first a lone drafter is believed somewhat less than it says, and several that agree somewhat
+    more than the mean of what they say: so it was with all drafters that were measured.
 
     Source: logistic mixing, as in PAQ (Mahoney 2005, Florida Tech. CS-2005-16) and Mattern 2012
     ("Mixing Strategies in Data Compression").
@@ -70,9 +73,15 @@ class Acceptance:
     def _weights_of(self, kind: int, n_views: int) -> list[float]:
         weights = self._weights.get(kind)
         if weights is None:
-            weights = self._weights[kind] = [n_views**-0.5] * n_views + [0.0]
+            weights = self._weights[kind] = _first_weights(n_views)
             self._n_learned[kind] = 0
         return weights
+
+
+def _first_weights(n_views: int) -> list[float]:
+    if n_views == 1:
+        return [_ALONE, _ALONE_BIAS]
+    return [_TOGETHER / n_views] * n_views + [_TOGETHER_BIAS]
 
 
 def _kind(views: list[View], depth: int) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 KNOTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Sizes of passes whose cost is kept; between two of them it is a straight line."""
@@ -19,7 +19,7 @@ _TEXT_SHARE_S = 1 / 4096  # until it is measured, a token of text costs this muc
 _MAX_SURPRISE = 0.25  # a pass that took e^this times what was foreseen, or more, teaches no more
 _DRIFT_RATE = 0.2
 _RATE = 0.03
-_REFRESH = 8  # learned passes after which the table of costs is made anew
+_REFRESH = 16  # learned passes after which the table of costs is made anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class CostCurve:
             raise ValueError(
                 f"a cost curve has {len(KNOTS)} positive costs, and none below zero for text"
             )
-        self._log_s: NDArray[np.float64] = np.log(np.asarray(knot_s, dtype=np.float64))
+        self._log_s = [math.log(s) for s in knot_s]
         self._read_s = read_s
         self._drift = 0.0
         self._n_learned = 0
@@ -142,7 +142,7 @@ class CostCurve:
             self._table = self._made_table()
 
     def _learn_size(self, n_nodes: int, step: float) -> None:
-        above = next(i for i, knot in enumerate(KNOTS) if knot >= n_nodes)
+        above = bisect_left(KNOTS, n_nodes)
         if KNOTS[above] == n_nodes:
             self._log_s[above] += step
             return

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
+from pytreellama.tree.grown import Grown
 from pytreellama.tree.union import Union
 
 View = tuple[int, int, float]
@@ -41,15 +42,14 @@ class Guesses:
 
         Raises DraftError for a tree without probabilities, which a planner cannot weigh.
         """
-        union = Union.of(trees)
+        return cls.of_grown([grown(tree, f"drafter {i}") for i, tree in enumerate(trees)], names)
+
+    @classmethod
+    def of_grown(cls, trees: Sequence[Grown], names: Sequence[str] = ()) -> Guesses:
+        """The same of trees that are not in order yet."""
+        union = Union.of_nodes((tokens, parents) for tokens, parents, _ in trees)
         views: list[list[View]] = [[] for _ in range(len(union))]
-        for drafter, (tree, places) in enumerate(zip(trees, union.places, strict=True)):
-            if tree.p is None:
-                raise DraftError(
-                    f"drafter {drafter} proposed {len(tree)} nodes without probabilities; give "
-                    "each node's p, or use this drafter without a planner"
-                )
-            p, parents = tree.p.tolist(), tree.parents.tolist()
+        for drafter, ((_, parents, p), places) in enumerate(zip(trees, union.places, strict=True)):
             n_siblings = [0] * (len(p) + 1)
             for place, parent, p_path in zip(places, parents, p, strict=True):
                 above = p[parent] if parent >= 0 else 1.0
@@ -88,3 +88,13 @@ class Guesses:
             for node, parent in enumerate(self.union.parents)
             if parent in actual
         ]
+
+
+def grown(tree: TokenTree, whose: str) -> Grown:
+    """A proposed tree's nodes in lists. Raises DraftError if it has no probabilities to weigh."""
+    if tree.p is None:
+        raise DraftError(
+            f"{whose} proposed {len(tree)} nodes without probabilities, which cannot be weighed; "
+            "give each node's p, or use it without Auto"
+        )
+    return Grown(tree.tokens.tolist(), tree.parents.tolist(), tree.p.tolist())

@@ -40,6 +40,16 @@ class Plan:
         """Guesses that are expected to be accepted."""
         return sum(self.guesses.p[node] for node in self.nodes)
 
+    @property
+    def saved_s(self) -> float:
+        """Seconds that the chosen guesses are expected to save, of this sequence's share."""
+        if not self.nodes:
+            return 0.0
+        plain_s = len(self.choice.sizes) / self.choice.plain_rate
+        share = len(self.nodes) / sum(self.choice.sizes)
+        more_s = share * (self.choice.seconds - plain_s)
+        return _BELIEF * self.n_expected / self.choice.plain_rate - more_s
+
     def tree(self) -> TokenTree:
         """The tree to verify, its root left out."""
         return self.guesses.tree(self.nodes)

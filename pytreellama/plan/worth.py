@@ -8,7 +8,7 @@ _RATE = 0.05  # of learning, once some asks are known
 _OUTLIER = 3.0  # an ask that took so many times what it takes is counted as so many
 _EXPLORED_SHARE = 0.02  # of all time, for asking each drafter that did not pay of late
 _N_TRIALS = 3  # asks that each drafter is granted, whatever they cost
-_JUDGED_ONE_IN = 8
+_JUDGED_ONE_IN = 16
 
 
 @dataclass(slots=True)
@@ -48,8 +48,10 @@ class Worth:
     def is_judged(self, drafter: int) -> bool:
         """True if what the ask just made saves should be told to ``learn_gain``."""
         record = self._records[drafter]
-        often = not record.pays or record.n_judged < _N_TRIALS
-        return often or record.n_asked % _JUDGED_ONE_IN == 0
+        if record.n_judged < _N_TRIALS or record.n_asked % _JUDGED_ONE_IN == 0:
+            return True
+        # one that is asked seldom has few chances to show that it pays again
+        return not record.pays and record.credit_s < record.cost_s
 
     def learn_cost(self, drafter: int, seconds: float) -> None:
         """Hear what an ask took."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pytreellama.tree.arrays import TRUNK
@@ -31,9 +31,14 @@ class Union:
     @classmethod
     def of(cls, trees: Sequence[TokenTree]) -> Union:
         """The union of trees; nodes of the first come first, as it has them."""
+        return cls.of_nodes((tree.tokens.tolist(), tree.parents.tolist()) for tree in trees)
+
+    @classmethod
+    def of_nodes(cls, trees: Iterable[tuple[list[int], list[int]]]) -> Union:
+        """The same of tokens and parents, each parent before its children."""
         union = cls()
-        for tree in trees:
-            union.places.append(union._add(tree.tokens.tolist(), tree.parents.tolist()))
+        for tokens, parents in trees:
+            union.places.append(union._add(tokens, parents))
         return union
 
     def _add(self, tokens: list[int], parents: list[int]) -> list[int]:

@@ -1,0 +1,51 @@
+"""Vigilance: whether a text is drafted for at all at a step."""
+
+from __future__ import annotations
+
+_N_TRIALS = 16  # steps that every text is granted
+_RATE = 1 / 32  # of learning while awake
+_RESTING_RATE = 1 / 8  # a text that has changed is to be noticed in some looks
+_ONE_IN = 4  # steps that are looked at while resting
+_COST = 1.25  # drafters that want to know a pass's rows make it dearer by something, too
+
+
+class Vigilance:
+    """Lets a text rest whose guesses save less than it costs to look for them.
+
+    Drafters take time at every step, whatever is then chosen; so where guesses are seldom worth a
+    pass, a planner that chooses well still loses. A resting text is drafted for at one step in
+    some, and written plainly at the others. What is weighed is what was foreseen to be saved:
+    estimates are calibrated, and vary less from step to step than what came true.
+    """
+
+    __slots__ = ("_drafting_s", "_n_learned", "_n_rested", "_saved_s")
+
+    def __init__(self) -> None:
+        self._saved_s = 0.0
+        self._drafting_s = 0.0
+        self._n_learned = 0
+        self._n_rested = 0
+
+    @property
+    def is_resting(self) -> bool:
+        """True while guesses save less than they cost."""
+        return self._n_learned >= _N_TRIALS and self._saved_s < 0.0
+
+    def looks(self) -> bool:
+        """True if this step is to be drafted for; to be asked once a step."""
+        if not self.is_resting:
+            return True
+        self._n_rested = (self._n_rested + 1) % _ONE_IN
+        return self._n_rested == 0
+
+    def learn(self, saved_s: float, drafting_s: float) -> None:
+        """Hear what a step that was drafted for is foreseen to save, and what looking cost.
+
+        drafting_s: all that the text's drafting took so far.
+        """
+        cost_s = _COST * (drafting_s - self._drafting_s)
+        self._drafting_s = drafting_s
+        rate = _RESTING_RATE if self.is_resting else _RATE
+        rate = max(rate, 1.0 / (self._n_learned + 1))
+        self._saved_s += rate * (saved_s - cost_s - self._saved_s)
+        self._n_learned += 1
