@@ -90,13 +90,17 @@ class BenchOptions:
         """How to measure.
 
         Raises:
-            DraftError, RequestError: an unknown drafter, or one whose size is no number.
+            DraftError, RequestError: an unknown drafter, one whose size is no number, or none.
         """
         from pytreellama.cli.bench_runs import DRAFTERS, Settings, drafter_and_size
 
         drafters = tuple(self.drafter or DRAFTERS)
         for name in drafters:
             drafter_and_size(name)
+        if set(drafters) == {"none"}:
+            raise RequestError(
+                "--drafter none is always measured, to compare with; name one more, or leave it out"
+            )
         return Settings(drafters, self.tokens, self.repeats, self.n_ctx, self.threads)
 
 

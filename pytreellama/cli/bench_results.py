@@ -195,9 +195,9 @@ class Results:
         }
         return len(different)
 
-    def fastest(self) -> str | None:
-        """The drafter with the highest ratio over all prompts; None if there is none."""
-        ratios = {name: ratio for name in self.drafters if (ratio := self.ratio(name)) is not None}
+    def fastest(self, drafters: Sequence[str]) -> str | None:
+        """Which of them has the highest ratio over all prompts; None if none has any."""
+        ratios = {name: ratio for name in drafters if (ratio := self.ratio(name)) is not None}
         return max(ratios, key=lambda name: ratios[name].median, default=None)
 
     def tree_sizes(self, drafter: str, repeat: int) -> list[int]:

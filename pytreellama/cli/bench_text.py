@@ -21,16 +21,17 @@ Cell = Callable[[str, "str | None"], str]
 
 def headline(results: Results) -> str:
     """What came of it, in one or two sentences."""
-    told = AUTO if AUTO in results.drafters else results.fastest()
+    drafters = [name for name in results.drafters if name != PLAIN]
+    told = AUTO if AUTO in drafters else results.fastest(drafters)
     ratio = results.ratio(told) if told is not None else None
     if told is None or ratio is None:
-        return "Nothing was written, so nothing can be compared."
-    sentences = [_speed_sentence(results, told, ratio)]
-    fastest = results.fastest()
+        return "Too little was written to compare."
+    sentence = _speed_sentence(results, told, ratio)
+    fastest = results.fastest(results.drafters)
     best = results.ratio(fastest) if fastest is not None else None
-    if fastest not in (None, told) and best is not None:
-        sentences.append(f"The fastest was {_name_of(fastest)}, at {best.median:.2f}.")
-    return " ".join(sentences)
+    if fastest is None or fastest == told or best is None:
+        return sentence
+    return f"{sentence} The fastest was {_name_of(fastest)}, at {best.median:.2f}."
 
 
 def _speed_sentence(results: Results, drafter: str, ratio: Spread) -> str:
@@ -44,7 +45,7 @@ def _speed_sentence(results: Results, drafter: str, ratio: Spread) -> str:
     )
 
 
-def _name_of(drafter: str | None) -> str:
+def _name_of(drafter: str) -> str:
     return "plain decoding" if drafter == PLAIN else f"drafter {drafter}"
 
 

@@ -23,7 +23,7 @@ from pytreellama.core.pending import (
 )
 from pytreellama.errors import TreeError
 from pytreellama.native import lib
-from pytreellama.tree import depths
+from pytreellama.tree import TokenTree, depths
 
 Int32 = NDArray[np.int32]
 _NONE = np.empty(0, dtype=np.int32)
@@ -70,6 +70,16 @@ class AncestorTrees(PendingBook[_PendingTree]):
         where = batch.add(tokens, positions, seq, logits=True, parents=parents)
         self._pending[seq] = _PendingTree(tree.n_past, joined, n_old)
         return where
+
+    def decode_one(self, seq: int, tree: TokenTree) -> int:
+        """A pass over a tree of its own, without a batch; returns what ``llama_decode`` does."""
+        check_nodes(tree.tokens, tree.parents, 0)
+        _check_count(seq, 0, len(tree))
+        n_past = self._cache.pos_max(seq) + 1
+        status = self._native.decode_one_tree(seq, tree)
+        if status == 0:
+            self._pending[seq] = _PendingTree(n_past, tree.parents, len(tree))
+        return status
 
     def confirm(self, seq: int) -> None:
         tree = self._pending[seq]

@@ -382,6 +382,31 @@ class Context(Closing):
                 )
             return self._trees.place(batch, seq, tree.tokens, tree.parents)
 
+    def decode_one_tree(self, seq: int, tree: TokenTree) -> None:
+        """As ``add_tree`` and ``decode_trees`` for one tree alone, without a batch where possible.
+
+        Its nodes' logits are then the rows of ``logits``; on failure nothing has changed.
+        """
+        if not isinstance(self._trees, AncestorTrees):
+            self._scratch.clear()
+            self.add_tree(self._scratch, seq, tree)
+            self.decode_trees(self._scratch, [seq])
+            return
+        self.native.require_sequence(seq)
+        with self.exclusive():
+            require_no_pending(self._trees, "decode a new tree of", seq)
+            if len(tree) > self.n_batch or int(tree.tokens.max(initial=0)) >= self.n_vocab:
+                raise BatchError(
+                    f"a tree of {len(tree)} nodes with tokens up to {tree.tokens.max(initial=0)} "
+                    f"was given; a pass takes {self.n_batch} at most, and token ids are from 0 to "
+                    f"{self.n_vocab - 1}"
+                )
+            self._n_outputs = 0
+            status = self._trees.decode_one(seq, tree)
+            if status != 0:
+                self._raise_for(status, len(tree))
+            self._n_outputs = len(tree)
+
     def decode_trees(self, batch: Batch, seqs: Sequence[int]) -> None:
         """``decode`` for a batch made by ``add_tree``; on failure none of its nodes is pending."""
         with self.exclusive():

@@ -11,6 +11,7 @@ from pytreellama.core.model import Model
 from pytreellama.core.params import MAX_SEQ_IDS, ContextParams, default_n_threads
 from pytreellama.errors import ContextError, MemoryStateError
 from pytreellama.native import drain_log, ffi, last_error, lib
+from pytreellama.tree import TokenTree
 
 
 class NativeContext:
@@ -100,6 +101,13 @@ class NativeContext:
         """As ``decode``; parents is cdata ``int32_t *``, one a token."""
         self._abort_flag[0] = 0
         return int(lib.treellama_tree_decode(self.pointer, batch, parents))
+
+    def decode_one_tree(self, seq: int, tree: TokenTree) -> int:
+        """A pass over one tree, with logits at all nodes; otherwise as ``decode``."""
+        self._abort_flag[0] = 0
+        arrays = (tree.tokens, tree.parents, tree.depths)
+        pointers = [ffi.from_buffer("int32_t[]", array) for array in arrays]
+        return int(lib.treellama_tree_decode_one(self.pointer, seq, *pointers, len(tree)))
 
     def decode_one(self, token: int, seq: int) -> int:
         """A pass over the next token of a sequence, with logits; otherwise as ``decode``."""

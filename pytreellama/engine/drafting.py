@@ -31,7 +31,7 @@ class Drafting(Protocol):
         ...
 
     def trees(self, ready: Sequence_[Sequence], rooms: Sequence_[int]) -> list[TokenTree]:
-        """A tree for each sequence, of at most so many nodes; empty for a plain step.
+        """A tree for each sequence, of at most so many nodes below its last token.
 
         A drafter that fails ends its own sequence.
         """
@@ -58,14 +58,15 @@ class FixedDrafting:
 
     def _tree(self, sequence: Sequence, room: int) -> TokenTree:
         if room < 0:
-            return EMPTY_TREE
+            return EMPTY_TREE.with_root(sequence.last_token)
 
         def propose() -> TokenTree:
             tree = sequence.drafter.propose(room)
             _check_tree(tree, room, self._n_vocab, sequence)
             return tree
 
-        return _asked(sequence, propose) or EMPTY_TREE
+        tree = _asked(sequence, propose) or EMPTY_TREE
+        return tree.with_root(sequence.last_token)
 
     def prepare(self) -> None:
         """See Drafting: there is nothing to get ready."""
@@ -115,15 +116,16 @@ class PlannedDrafting:
     def _tree(self, sequence: Sequence, plan: Plan) -> TokenTree:
         sequence.plan = plan
         self._judge(sequence, plan)
+        root = sequence.last_token
         if not plan.nodes or sequence.is_finished:
-            return EMPTY_TREE
+            return EMPTY_TREE.with_root(root)
 
         def made() -> TokenTree:
-            tree = plan.tree()
-            _check_tree(tree, len(plan.nodes), self._context.n_vocab, sequence)
+            tree = plan.tree(root)
+            _check_tree(tree, len(plan.nodes) + 1, self._context.n_vocab, sequence)
             return tree
 
-        return _asked(sequence, made) or EMPTY_TREE
+        return _asked(sequence, made) or EMPTY_TREE.with_root(root)
 
     def _judge(self, sequence: Sequence, plan: Plan) -> None:
         """Now and then, see what asking a drafter has brought."""

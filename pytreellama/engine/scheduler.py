@@ -301,7 +301,7 @@ class Scheduler:
         n_cells = self._n_free() // len(ready)
         trees = self._drafting.trees(ready, [self._room(s, n_cells, len(ready)) for s in ready])
         drafted = [
-            (sequence, tree.with_root(sequence.last_token))
+            (sequence, tree)
             for sequence, tree in zip(ready, trees, strict=True)
             if not sequence.is_finished
         ]

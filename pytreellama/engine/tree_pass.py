@@ -52,6 +52,9 @@ class TreePass:
         if len(sequences) == 1 and len(trees[0]) == 1:
             self._decode_plainly(sequences[0])
             places = [slice(0, 1)]
+        elif len(sequences) == 1:
+            self._decode_one_tree(sequences[0], trees[0])
+            places = [slice(0, len(trees[0]))]
         else:
             places = self._decode(sequences, trees)
         rows = _Rows(self._context, sequences)
@@ -67,6 +70,11 @@ class TreePass:
         """A step of plain decoding, without a batch or a tree."""
         started_s = time.perf_counter()
         self._context.decode_one(sequence.require_id(), sequence.last_token)
+        sequence.stats.target_s += time.perf_counter() - started_s
+
+    def _decode_one_tree(self, sequence: Sequence, tree: TokenTree) -> None:
+        started_s = time.perf_counter()
+        self._context.decode_one_tree(sequence.require_id(), tree)
         sequence.stats.target_s += time.perf_counter() - started_s
 
     def _decode(self, sequences: list[Sequence], trees: list[TokenTree]) -> list[slice]:

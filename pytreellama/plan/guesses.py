@@ -65,9 +65,9 @@ class Guesses:
         """Nodes in falling order of path probability: a parent before its children."""
         return self.union.by_p(self.p)
 
-    def tree(self, nodes: Sequence[int]) -> TokenTree:
-        """The tree of some nodes, whose parents must be among them."""
-        return self.union.tree(nodes, self.p)
+    def tree(self, nodes: Sequence[int], root: int | None = None) -> TokenTree:
+        """The tree of some nodes, whose parents must be among them; below a root, if given."""
+        return self.union.tree(nodes, self.p, root)
 
     def outcomes(self, went_on: Sequence[int]) -> list[tuple[int, bool]]:
         """Nodes whose turn came when the text went on with these tokens, and whether they came.

@@ -50,9 +50,9 @@ class Plan:
         more_s = share * (self.choice.seconds - plain_s)
         return _BELIEF * self.n_expected / self.choice.plain_rate - more_s
 
-    def tree(self) -> TokenTree:
-        """The tree to verify, its root left out."""
-        return self.guesses.tree(self.nodes)
+    def tree(self, root: int | None = None) -> TokenTree:
+        """The tree to verify; below the text's last token, if that is given."""
+        return self.guesses.tree(self.nodes, root)
 
     def names_of(self, node: int) -> tuple[str, ...]:
         """The drafters that proposed a guess."""

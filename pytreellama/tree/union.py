@@ -63,16 +63,21 @@ class Union:
         depths = self.depths
         return sorted(range(len(p)), key=lambda node: (-p[node], depths[node]))
 
-    def tree(self, nodes: Sequence[int], p: Sequence[float]) -> TokenTree:
+    def tree(self, nodes: Sequence[int], p: Sequence[float], root: int | None = None) -> TokenTree:
         """The tree of some nodes, whose parents must be among them. Raises TreeError otherwise.
 
         p: path probabilities of all nodes of the union.
+        root: a token to hang them below, as `TokenTree.with_root` does.
         """
         kept = sorted(nodes)
-        place = {node: i for i, node in enumerate(kept)}
-        place[TRUNK] = TRUNK
-        return TokenTree.from_grown(
-            [self.tokens[node] for node in kept],
-            [place.get(self.parents[node], len(kept)) for node in kept],
-            [p[node] for node in kept],
-        )
+        tokens, parents, p_kept = [], [], []
+        place = {TRUNK: TRUNK}
+        if root is not None:
+            tokens, parents, p_kept = [root], [TRUNK], [1.0]
+            place[TRUNK] = 0
+        for node in kept:
+            place[node] = len(tokens)
+            tokens.append(self.tokens[node])
+            parents.append(place.get(self.parents[node], len(tokens)))
+            p_kept.append(p[node])
+        return TokenTree.from_grown(tokens, parents, p_kept)

@@ -1,4 +1,4 @@
-"""What guesses are called is how often they come true, whoever makes them and however that changes."""
+"""What guesses are called is how often they come true, also while that changes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planning import drafted_trees, estimated
+from pytreellama.draft import EMPTY_TREE
 from pytreellama.errors import DraftError
 from pytreellama.plan import Acceptance, Guesses
 from pytreellama.tree import TokenTree
 from strategies import path_to
 
-N_GUESSES, N_LEARNING, WINDOW = 2000, 200, 400
+N_GUESSES, N_LEARNING, WINDOW = 3000, 300, 600
 RIGHT, WRONG = 1, 9
-LEAST, MOST = 0.002, 0.998
 
 Truth = Callable[[np.ndarray, float], np.ndarray]
 
@@ -27,8 +27,8 @@ TRUTHS: dict[str, Truth] = {
     "meek, then bold": lambda p, t: p**0.5 if t < 0.5 else p**2.5,
     "half as good": lambda p, t: p if t < 0.5 else 0.5 * p,
     "useless, then good": lambda p, t: np.full_like(p, 0.05) if t < 0.5 else p,
-    "ever bolder": lambda p, t: p ** (0.4 + 2.6 * t),
-    "ever meeker": lambda p, t: p ** (3.0 - 2.6 * t),
+    "ever bolder": lambda p, t: p ** (0.5 + 1.5 * t),
+    "ever meeker": lambda p, t: p ** (2.5 - 1.9 * t),
 }
 
 
@@ -40,7 +40,7 @@ def error_of(called: np.ndarray, truth: np.ndarray) -> float:
 
 
 def error_over_time(when: np.ndarray, called: np.ndarray, truth: np.ndarray) -> float:
-    """The mean over windows; some guesses at the beginning and after the change are for learning."""
+    """The mean over windows; the first guesses and the first after the change are to learn in."""
     half = N_GUESSES // 2
     starts = [s for h in (0, half) for s in range(h + N_LEARNING, h + half - WINDOW + 1, WINDOW)]
     windows = [(when >= start) & (when < start + WINDOW) for start in starts]
@@ -48,7 +48,7 @@ def error_over_time(when: np.ndarray, called: np.ndarray, truth: np.ndarray) -> 
 
 
 @pytest.mark.parametrize("truth", TRUTHS.values(), ids=list(TRUTHS))
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 2**32 - 1), spread=st.sampled_from([0.5, 1.0, 2.0]))
 def test_a_drifting_drafter_is_called_right(truth: Truth, seed: int, spread: float) -> None:
     """It guesses two tokens at a time; the second is judged if the first came."""
@@ -66,7 +66,7 @@ def test_a_drifting_drafter_is_called_right(truth: Truth, seed: int, spread: flo
         acceptance.learn(guesses, went_on)
     when, called, said, was = (np.array(column) for column in zip(*judged, strict=True))
     assert error_over_time(when, called, was) < 0.05
-    assert error_over_time(when, said, was) > 0.075, "what was said needed no calibration"
+    assert error_over_time(when, said, was) > 0.06, "what was said needed no calibration"
 
 
 # -- drafters that agree
@@ -102,18 +102,21 @@ def test_agreement_is_worth_what_it_turns_out_to_be(seed: int) -> None:
 
 def test_agreement_counts_before_anything_is_known() -> None:
     both, alone = estimates_when_two_speak(0, agree_by_chance=True, seed=0)
-    assert alone == pytest.approx(0.6)
-    assert both > alone
+    assert both > 0.6 > alone > 0.45
 
 
 # -- what is known at first, and what never holds
 
 
-@given(st.floats(0.0, 1.0), st.integers(1, 16), st.integers(0, 15))
-def test_a_lone_drafter_is_taken_at_its_word(p: float, n_drafters: int, who: int) -> None:
-    trees = [TokenTree.chain([1], [p]) if i == who else TokenTree([], [], []) for i in range(16)]
-    guesses = estimated(Guesses.of(trees), Acceptance(n_drafters))
-    assert guesses.p == [pytest.approx(min(max(p, LEAST), MOST), abs=1e-6)]
+@given(st.lists(st.floats(0.0, 1.0), min_size=2, max_size=8), st.integers(0, 15))
+def test_a_lone_drafter_is_nearly_taken_at_its_word(p: list[float], who: int) -> None:
+    def first_estimate(said: float) -> float:
+        trees = [EMPTY_TREE] * who + [TokenTree.chain([1], [said])]
+        return estimated(Guesses.of(trees)).p[0]
+
+    called = [first_estimate(said) for said in sorted(p)]
+    assert called == sorted(called)
+    assert called == pytest.approx(sorted(p), abs=0.15)
 
 
 texts = st.lists(st.integers(0, 3), max_size=6)
@@ -191,7 +194,7 @@ def test_first_children_and_others_roots_and_later_ones_are_told_apart() -> None
     tree = TokenTree([1, 2, 3, 4], [-1, -1, 0, 0], [0.5, 0.5, 0.25, 0.25])
     kinds = estimated(Guesses.of([tree])).kinds
     assert len(set(kinds)) == 4
-    (kind,) = estimated(Guesses.of([TokenTree([], [], []), TokenTree.chain([1], [0.5])])).kinds
+    (kind,) = estimated(Guesses.of([EMPTY_TREE, TokenTree.chain([1], [0.5])])).kinds
     assert kind not in kinds
 
 

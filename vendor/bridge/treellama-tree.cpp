@@ -135,6 +135,27 @@ int32_t treellama_tree_decode(llama_context * ctx, const llama_batch * batch, co
     });
 }
 
+int32_t treellama_tree_decode_one(
+        llama_context * ctx, llama_seq_id seq_id, const llama_token * tokens, const int32_t * parents,
+        const int32_t * depths, int32_t n_nodes) {
+    const llama_pos n_past = llama_memory_seq_pos_max(llama_get_memory(ctx), seq_id) + 1;
+
+    std::vector<llama_pos>      pos     (n_nodes);
+    std::vector<int32_t>        n_seq_id(n_nodes, 1);
+    std::vector<llama_seq_id *> seq_ids (n_nodes, &seq_id);
+    std::vector<int8_t>         output  (n_nodes, 1);
+
+    for (int32_t i = 0; i < n_nodes; ++i) {
+        pos[i] = n_past + depths[i];
+    }
+
+    const llama_batch batch = {
+        n_nodes, const_cast<llama_token *>(tokens), nullptr, pos.data(), n_seq_id.data(), seq_ids.data(), output.data()
+    };
+
+    return treellama_tree_decode(ctx, &batch, parents);
+}
+
 int32_t treellama_tree_nodes(const llama_context * ctx, llama_seq_id seq_id, int32_t * parents, llama_pos * pos) {
     const auto * trees = find_trees(ctx);
     const auto * tree  = trees ? trees->get(seq_id) : nullptr;

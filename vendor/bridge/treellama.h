@@ -123,6 +123,11 @@ LLAMA_API bool treellama_tree_supported(const struct llama_context * ctx);
 LLAMA_API int32_t treellama_tree_decode(
         struct llama_context * ctx, const struct llama_batch * batch, const int32_t * parents);
 
+// the same of one tree of a sequence that has no pending nodes, all with logits; parents before their children
+LLAMA_API int32_t treellama_tree_decode_one(
+        struct llama_context * ctx, llama_seq_id seq_id, const llama_token * tokens, const int32_t * parents,
+        const int32_t * depths, int32_t n_nodes);
+
 // number of pending nodes of a sequence; parents and pos may be NULL together to ask
 LLAMA_API int32_t treellama_tree_nodes(
         const struct llama_context * ctx, llama_seq_id seq_id, int32_t * parents, llama_pos * pos);
