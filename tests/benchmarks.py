@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from pytreellama.cli.bench_planning import Planning
 from pytreellama.cli.bench_prompts import BenchPrompt
-from pytreellama.cli.bench_results import Answer, Planning, Results, Totals
+from pytreellama.cli.bench_results import Answer, Results, Totals
 from pytreellama.cli.bench_runs import Measured, Settings
 
 FACTS: dict[str, Any] = {
@@ -85,7 +86,7 @@ def measured(made: Results, texts: Sequence[str], planning: Planning | None = No
 
 def planning() -> Planning:
     """Three hundred guesses that came true about as often as they were called."""
-    made = Planning(names=("suffix", "recycling"), n_text=1024)
+    made = Planning(n_text=1024)
     for i in range(300):
         p = (i % 100) / 100
         made.calibration.add(p, came_true=i * 7919 % 100 < 100 * p)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytreellama.cli import report_plots
-from pytreellama.cli.bench_results import AUTO, PHASES, PLAIN, Planning, Results, Spread
+from pytreellama.cli.bench_planning import Planning
+from pytreellama.cli.bench_results import AUTO, PHASES, PLAIN, Results, Spread
 from pytreellama.cli.bench_text import headline, ratio_text
 from pytreellama.cli.facts import Report, build_lines, machine_lines, model_lines
 from pytreellama.cli.report_plots import Series

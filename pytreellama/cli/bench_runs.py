@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pytreellama.cli.bench_planning import Planning
 from pytreellama.cli.bench_prompts import BenchPrompt
-from pytreellama.cli.bench_results import PLAIN, Answer, Planning, Results, in_turn
+from pytreellama.cli.bench_results import PLAIN, Answer, Results, in_turn
 from pytreellama.errors import RequestError
 
 if TYPE_CHECKING:
@@ -211,10 +212,9 @@ class _Bench:
     def _note_outcomes(self, step: Step) -> None:
         if step.plan is None:
             return
-        planning, guesses = self._known_planning(), step.plan.guesses
-        planning.names = step.plan.names or planning.names  # where nothing is proposed, none
+        guesses, calibration = step.plan.guesses, self._known_planning().calibration
         for node, came_true in guesses.outcomes(step.tokens):
-            planning.calibration.add(guesses.p_token[node], came_true)
+            calibration.add(guesses.p_token[node], came_true)
 
     def _note_plans_of(self, engine: Engine) -> None:
         """Keep what the planner knows at the end of a round; the last round's stays."""
@@ -226,7 +226,7 @@ class _Bench:
         planning.pass_s = curve.pass_s(_N_NODES_TOLD)
         planning.pass_behind_text_s = curve.pass_s(_N_NODES_TOLD, _N_TEXT_TOLD)
         planning.n_text = _N_TEXT_TOLD
-        planning.drafters = known_of_drafters(engine, planning.names)
+        planning.drafters = known_of_drafters(engine)
 
     def _known_planning(self) -> Planning:
         if self.planning is None:

@@ -35,10 +35,18 @@ def stderr_console() -> Console:
 
 
 def stdout_console() -> Console:
-    """The console for tables that are the result."""
+    """The console for tables that are the result.
+
+    Where their reader has gone away, printing raises BrokenPipeError, as writing does.
+    """
     from rich.console import Console
 
-    return Console(highlight=False)
+    class HonestConsole(Console):
+        def on_broken_pipe(self) -> None:
+            """Called while BrokenPipeError is handled; by default rich raises SystemExit."""
+            raise
+
+    return HonestConsole(highlight=False)
 
 
 def write(text: str) -> None:

@@ -50,7 +50,7 @@ def plan(
         watch = _Watch(model.vocab, None if as_json else console, n_shown)
         with session.open_engine(model, options, drafter) as engine:
             completion = session.run(engine, prompt, options, sampling, on_step=watch.on_step)
-            summary = _Summary.of(engine, watch)
+            summary = _Summary.of(engine)
         if as_json:
             print_json(
                 session.completion_dict(completion)
@@ -174,7 +174,7 @@ def step_line(number: int, step: Step, took_s: float | None) -> str:
     """A step's plan and what came of it, in a line."""
     plan = step.plan
     if plan is None or not len(plan.guesses):
-        return f"step {number}: nothing was proposed"
+        return f"step {number}: plain; no guesses were found, or it did not pay to look for any"
     choice, n_accepted = plan.choice, len(step.path) - 1
     took = "" if took_s is None else f" (it took {milliseconds(took_s)})"
     return (
@@ -211,12 +211,10 @@ class _Summary:
     drafters: dict[str, dict[str, Any]]
 
     @classmethod
-    def of(cls, engine: Engine, watch: _Watch) -> _Summary:
+    def of(cls, engine: Engine) -> _Summary:
         from pytreellama.cli.session import known_of_drafters
 
-        plans = (step.plan for step in watch.steps)
-        names = next((one.names for one in plans if one is not None and one.names), ())
-        known = known_of_drafters(engine, names)
+        known = known_of_drafters(engine)
         if engine.planner is None:
             return cls({}, {}, known)
         curve: CostCurve = engine.planner.curve

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytreellama.cli.bench_results import Bin, Spread, buckets
+from pytreellama.cli.bench_planning import Bin
+from pytreellama.cli.bench_results import Spread, buckets
 from pytreellama.cli.svg import CHARACTER_WIDTH, Point, Sheet, ticks
 
 N_COLOURS = 8

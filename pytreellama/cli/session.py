@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,13 +85,13 @@ def open_engine(
     )
 
 
-def known_of_drafters(engine: Engine, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What asking each drafter costs and saves, by these names; empty if trees are not planned."""
+def known_of_drafters(engine: Engine) -> dict[str, dict[str, Any]]:
+    """What asking each drafter of planned trees costs and saves; empty if none are planned."""
     from pytreellama.draft import Auto
 
     if not isinstance(engine.drafter, Auto):
         return {}
-    return dict(zip(names, engine.drafter.worth.to_dicts(), strict=False))
+    return dict(zip(engine.drafter().names, engine.drafter.worth.to_dicts(), strict=True))
 
 
 def check_drafter(name: str) -> None:

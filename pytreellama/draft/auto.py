@@ -51,7 +51,9 @@ class AutoDrafter:
         "_drafters",
         "_guesses",
         "_observers",
+        "_rests",
         "_trees",
+        "_unheard",
         "asked",
         "names",
         "vigilance",
@@ -75,6 +77,8 @@ class AutoDrafter:
         self.asked: list[int] = []
         self._trees: list[Grown] = []
         self._guesses: Guesses | None = None
+        self._rests = False
+        self._unheard: list[int] = []
 
     @property
     def n_top(self) -> int:
@@ -89,17 +93,33 @@ class AutoDrafter:
     def observe(self, tokens: Tokens) -> None:
         """Hear committed text, shape (n,), and learn what the last guesses were worth."""
         ids = checked_tokens(tokens)
+        if self._rests:
+            self._unheard += ids
+            return
         if self._guesses is not None:
             self._acceptance.learn(self._guesses, ids)
             self._guesses = None
         for drafter in self._drafters:
             drafter.observe(ids)
 
+    def rest(self) -> None:
+        """From here on no guess is asked for: drafters hear what is written only when one is."""
+        self._rests = True
+        self.asked = []
+
+    def wake(self) -> None:
+        """Let the drafters hear what was written while they rested."""
+        self._rests = False
+        if self._unheard:
+            unheard, self._unheard = self._unheard, []
+            self.observe(unheard)
+
     def guess(self, n_nodes: int, min_p: float) -> Guesses:
         """What those drafters guess that are worth asking, in at most `n_nodes` nodes each.
 
         Guesses less likely than `min_p` are not searched for. Raises DraftError if `n_nodes` < 0.
         """
+        self.wake()
         n_asked = len(self._drafters) if checked_n_nodes(n_nodes) else 0
         self.asked = [i for i in range(n_asked) if self.worth.asks(i)]
         self._trees = [NOTHING] * len(self._drafters)
@@ -126,6 +146,7 @@ class AutoDrafter:
     def propose(self, n_nodes: int) -> TokenTree:
         """The likeliest guesses of all drafters; see Drafter. Raises DraftError if < 0."""
         checked_n_nodes(n_nodes)
+        self.wake()
         trees = [drafter.propose(n_nodes) for drafter in self._drafters]
         guesses = self._estimated(Guesses.of(trees, self.names))
         return guesses.tree(guesses.by_p()[:n_nodes]) if len(guesses) else EMPTY_TREE
@@ -134,6 +155,8 @@ class AutoDrafter:
         """Forget the text; what is known of the drafters stays."""
         self._guesses = None
         self._trees = []
+        self._rests = False
+        self._unheard = []
         self.vigilance = Vigilance()
         for drafter in self._drafters:
             drafter.reset()

@@ -97,27 +97,42 @@ class PlannedDrafting:
 
     def trees(self, ready: Sequence_[Sequence], rooms: Sequence_[int]) -> list[TokenTree]:
         """See Drafting."""
-        started_s = time.perf_counter()
+        looking = [
+            (sequence, room)
+            for sequence, room in zip(ready, rooms, strict=True)
+            if room > 0 and _auto(sequence).vigilance.looks()
+        ]
+        resting = set(ready) - {sequence for sequence, _ in looking}
+        for sequence in resting:
+            _rest(sequence)
+        plans = self._plans(looking, len(ready), ready) if looking else {}
+        return [self._tree(sequence, plans.get(sequence)) for sequence in ready]
+
+    def _plans(
+        self, looking: Sequence_[tuple[Sequence, int]], n_ready: int, ready: Sequence_[Sequence]
+    ) -> dict[Sequence, Plan]:
         planner = self._known_planner()
         self._worth = _auto(ready[0]).worth
-        min_p = planner.least_p(len(ready))
-        guesses = [_guesses(s, room, min_p) for s, room in zip(ready, rooms, strict=True)]
-        n_read = sum(sequence.n_past for sequence in ready)
+        min_p = planner.least_p(n_ready)
+        for sequence, _ in looking:
+            _wake(sequence)
+        started_s = time.perf_counter()
+        guesses = [_guesses(sequence, room, min_p) for sequence, room in looking]
         spent_s = time.perf_counter() - started_s
-        plans = planner.plan(guesses, n_read, spent_s)
-        planned_s = time.perf_counter() - started_s - spent_s
-        trees = []
-        for sequence, plan in zip(ready, plans, strict=True):
-            sequence.stats.plan_s += planned_s / len(ready)
-            trees.append(self._tree(sequence, plan))
-            _weigh(sequence, plan)
-        return trees
+        n_read = sum(sequence.n_past for sequence in ready)
+        plans = planner.plan(guesses, n_read, spent_s, n_beside=n_ready - len(looking))
+        planned_s = (time.perf_counter() - started_s - spent_s) / len(looking)
+        for (sequence, _), plan in zip(looking, plans, strict=True):
+            sequence.stats.plan_s += planned_s
+            self._judge(sequence, plan)
+            drafting_s = sequence.stats.draft_s + sequence.stats.plan_s
+            _auto(sequence).vigilance.learn(plan.saved_s, drafting_s)
+        return {sequence: plan for (sequence, _), plan in zip(looking, plans, strict=True)}
 
-    def _tree(self, sequence: Sequence, plan: Plan) -> TokenTree:
+    def _tree(self, sequence: Sequence, plan: Plan | None) -> TokenTree:
         sequence.plan = plan
-        self._judge(sequence, plan)
         root = sequence.last_token
-        if not plan.nodes or sequence.is_finished:
+        if plan is None or not plan.nodes or sequence.is_finished:
             return EMPTY_TREE.with_root(root)
 
         def made() -> TokenTree:
@@ -160,20 +175,22 @@ def _measured(context: Context) -> CostCurve:
         return CostCurve.fit([PassCost(1, 0, 1.0)])
 
 
+def _rest(sequence: Sequence) -> None:
+    _auto(sequence).rest()
+    sequence.n_top = 0
+
+
+def _wake(sequence: Sequence) -> None:
+    """What it takes to catch up with the text is not what this look costs."""
+    drafter = _auto(sequence)
+    _asked(sequence, drafter.wake)
+    sequence.n_top = drafter.n_top
+    drafter.vigilance.rest(sequence.stats.draft_s + sequence.stats.plan_s)
+
+
 def _guesses(sequence: Sequence, room: int, min_p: float) -> Guesses:
     drafter = _auto(sequence)
-    looks = drafter.vigilance.looks()
-    sequence.n_top = drafter.n_top if looks else 0
-    n_nodes = max(room, 0) if looks else 0
-    return _asked(sequence, lambda: drafter.guess(n_nodes, min_p)) or Guesses.of([])
-
-
-def _weigh(sequence: Sequence, plan: Plan) -> None:
-    """Note what drafting for this text is worth, if it was drafted for."""
-    drafter = _auto(sequence)
-    if drafter.asked:
-        drafting_s = sequence.stats.draft_s + sequence.stats.plan_s
-        drafter.vigilance.learn(plan.saved_s, drafting_s)
+    return _asked(sequence, lambda: drafter.guess(room, min_p)) or Guesses.of([])
 
 
 def _auto(sequence: Sequence) -> AutoDrafter:

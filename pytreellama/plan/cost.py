@@ -52,7 +52,8 @@ class CostCurve:
     """
 
     def __init__(self, knot_s: Sequence[float], read_s: float) -> None:
-        if len(knot_s) != len(KNOTS) or not min(knot_s) > 0.0 or not read_s >= 0.0:
+        are_costs = all(0.0 < s < math.inf for s in knot_s) and 0.0 <= read_s < math.inf
+        if len(knot_s) != len(KNOTS) or not are_costs:
             raise ValueError(
                 f"a cost curve has {len(KNOTS)} positive costs, and none below zero for text"
             )
@@ -89,7 +90,10 @@ class CostCurve:
         """What ``to_dict`` gave. Raises ValueError, TypeError, KeyError for anything else."""
         if list(data["knots"]) != list(KNOTS):
             raise ValueError("the costs were kept for other sizes of passes")
-        return cls([float(s) for s in data["knot_s"]], float(data["read_s"]))
+        try:
+            return cls([float(s) for s in data["knot_s"]], float(data["read_s"]))
+        except OverflowError as error:
+            raise ValueError("a cost is larger than any number of seconds") from error
 
     def to_dict(self) -> dict[str, Any]:
         """The curve as it stands, for JSON; without the machine's mood of the moment."""
@@ -127,16 +131,17 @@ class CostCurve:
     def learn(self, done: PassCost) -> None:
         """Correct the curve by a pass that was made."""
         n_nodes = min(max(done.n_nodes, 1), KNOTS[-1])
-        foreseen_s = self.seconds(n_nodes, done.n_read)
         if not done.seconds > 0.0:
             return
-        surprise = math.log(done.seconds / foreseen_s)
+        text_s = self._read_s * done.n_read
+        pass_s = self._as_learned_s(n_nodes) + text_s
+        surprise = math.log(done.seconds / pass_s) - self._drift
         surprise = min(max(surprise, -_MAX_SURPRISE), _MAX_SURPRISE)
         self._drift += _DRIFT_RATE * surprise
         shape = _RATE * surprise
-        text_share = self._read_s * done.n_read * math.exp(self._drift) / foreseen_s
-        self._learn_size(n_nodes, shape * (1.0 - min(text_share, 1.0)))
-        self._read_s *= math.exp(shape * min(text_share, 1.0))
+        text_share = text_s / pass_s
+        self._learn_size(n_nodes, shape * (1.0 - text_share))
+        self._read_s *= math.exp(shape * text_share)
         self._n_learned += 1
         if self._n_learned % _REFRESH == 0:
             self._table = self._made_table()
@@ -146,16 +151,34 @@ class CostCurve:
         if KNOTS[above] == n_nodes:
             self._log_s[above] += step
             return
-        left, right = KNOTS[above - 1], KNOTS[above]
-        share = (n_nodes - left) / (right - left)
+        share = _share_of_upper(above, n_nodes)
         self._log_s[above - 1] += (1.0 - share) * step
         self._log_s[above] += share * step
+
+    def _as_learned_s(self, n_nodes: int) -> float:
+        """What a size was learned to cost, also where that is less than a smaller one.
+
+        Costs that choices are made by never fall. Were surprises reckoned by those, a size that is
+        cheaper than a smaller one would be a surprise for ever, and carry away all others.
+        """
+        above = bisect_left(KNOTS, n_nodes)
+        upper_s = math.exp(self._log_s[above])
+        if KNOTS[above] == n_nodes:
+            return upper_s
+        lower_s = math.exp(self._log_s[above - 1])
+        return lower_s + _share_of_upper(above, n_nodes) * (upper_s - lower_s)
 
     def _made_table(self) -> list[float]:
         knot_s = np.maximum.accumulate(np.exp(self._log_s))
         table: list[float] = np.interp(np.arange(KNOTS[-1] + 1), KNOTS, knot_s).tolist()
         table[0] = 0.0
         return table
+
+
+def _share_of_upper(above: int, n_nodes: int) -> float:
+    """How far a size lies on the way from the knot below to one above."""
+    left, right = KNOTS[above - 1], KNOTS[above]
+    return (n_nodes - left) / (right - left)
 
 
 def _fitted_read_s(medians: Mapping[tuple[int, int], float]) -> float:

@@ -122,25 +122,34 @@ class Planner:
             least = self._least_p[n_sequences] = min(_SEARCHED_SHARE * price, 1.0)
         return least
 
-    def plan(self, guesses: Sequence[Guesses], n_read: int, spent_s: float = 0.0) -> list[Plan]:
+    def plan(
+        self, guesses: Sequence[Guesses], n_read: int, spent_s: float = 0.0, n_beside: int = 0
+    ) -> list[Plan]:
         """What to verify of each sequence's guesses, in one pass that reads so much text.
 
         spent_s: seconds that drafting took.
+        n_beside: sequences that are in the same pass without guesses.
         """
         orders = [one.by_p() for one in guesses]
-        choice = self._choose(guesses, orders, n_read, spent_s)
+        choice = self._choose(guesses, orders, n_read, spent_s, n_beside)
         return [
             Plan(one, tuple(order[:size]), choice, one.names)
-            for one, order, size in zip(guesses, orders, choice.sizes, strict=True)
+            for one, order, size in zip(guesses, orders, choice.sizes, strict=False)
         ]
 
     def _choose(
-        self, guesses: Sequence[Guesses], orders: Sequence[list[int]], n_read: int, spent_s: float
+        self,
+        guesses: Sequence[Guesses],
+        orders: Sequence[list[int]],
+        n_read: int,
+        spent_s: float,
+        n_beside: int = 0,
     ) -> Choice:
         p = [
             [_BELIEF * one.p[node] for node in order]
             for one, order in zip(guesses, orders, strict=True)
         ]
+        p += [[]] * n_beside
         n_nodes = min(len(p) + sum(map(len, p)), self._n_nodes_max)
         return choose(p, self.curve.pass_s(n_nodes, n_read), spent_s=spent_s)
 

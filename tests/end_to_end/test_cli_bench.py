@@ -68,6 +68,21 @@ def test_plan_tells_of_every_step(environment: dict[str, str]) -> None:
 
 
 @posix_only
+def test_a_plans_reader_that_goes_away_ends_it_quietly(environment: dict[str, str]) -> None:
+    process = subprocess.Popen(
+        command("plan", "Once upon a time", "-n", "500", "--ignore-eos"),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.read(1)
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert (process.wait(timeout=60), errors) == (141, b"")
+
+
+@posix_only
 def test_an_interrupted_bench_ends_quietly(environment: dict[str, str]) -> None:
     arguments = ("-n", "500", "--repeats", "100")
     process = subprocess.Popen(

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from benchmarks import FACTS, measured, planning, results
 from pytreellama.cli import report_plots
+from pytreellama.cli.bench_planning import Bin
 from pytreellama.cli.bench_report import report_dict, report_html
-from pytreellama.cli.bench_results import Bin, Spread
+from pytreellama.cli.bench_results import Spread
 from pytreellama.cli.report_plots import Series
 from pytreellama.cli.svg import Sheet, clean, number, ticks
 

@@ -12,15 +12,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from benchmarks import measured, planning, results, stats
-from pytreellama.cli.bench_results import (
-    Answer,
-    Calibration,
-    Results,
-    Spread,
-    Totals,
-    buckets,
-    in_turn,
-)
+from pytreellama.cli.bench_planning import Calibration
+from pytreellama.cli.bench_results import Answer, Results, Spread, Totals, buckets, in_turn
 from pytreellama.cli.bench_text import headline, ratio_text, results_tables, settings_text
 
 SPEEDS = {"none": 10.0, "suffix": 8.0, "auto": 15.0}
