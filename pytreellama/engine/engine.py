@@ -113,7 +113,7 @@ class Engine(Closing):
                 "an engine needs kv_unified=True, so that all its trees can share one pass"
             )
         drafts = self._new_drafter is not NoDrafter and self.context.can_roll_back
-        is_planned = isinstance(self._new_drafter, Auto)
+        is_planned = drafts and n_draft != 0 and isinstance(self._new_drafter, Auto)
         if n_draft is None:
             n_draft = _N_PLANNED if is_planned else _N_FIXED
         self.n_draft = n_draft if drafts else 0

@@ -118,7 +118,7 @@ class TreePass:
         sequence.n_past += len(verdict.path)
         sequence.stats.count_step(len(tree), verdict.n_accepted)
         if len(tree) > 1 and sequence.plan is not None:
-            sequence.stats.count_plan(sequence.plan, verdict.tokens)
+            sequence.stats.count_plan(sequence.plan, verdict.tokens[: verdict.n_accepted])
         verified_s = time.perf_counter()
         sequence.stats.verify_s += verified_s - started_s
         if learns:

@@ -58,6 +58,7 @@ class CostCurve:
                 f"a cost curve has {len(KNOTS)} positive costs, and none below zero for text"
             )
         self._log_s = [math.log(s) for s in knot_s]
+        self._n_seen = [1.0] * len(KNOTS)
         self._read_s = read_s
         self._drift = 0.0
         self._n_learned = 0
@@ -135,7 +136,7 @@ class CostCurve:
             return
         text_s = self._read_s * done.n_read
         pass_s = self._as_learned_s(n_nodes) + text_s
-        surprise = math.log(done.seconds / pass_s) - self._drift
+        surprise = math.log(done.seconds) - math.log(pass_s) - self._drift
         surprise = min(max(surprise, -_MAX_SURPRISE), _MAX_SURPRISE)
         self._drift += _DRIFT_RATE * surprise
         shape = _RATE * surprise
@@ -148,12 +149,10 @@ class CostCurve:
 
     def _learn_size(self, n_nodes: int, step: float) -> None:
         above = bisect_left(KNOTS, n_nodes)
-        if KNOTS[above] == n_nodes:
-            self._log_s[above] += step
-            return
         share = _share_of_upper(above, n_nodes)
-        self._log_s[above - 1] += (1.0 - share) * step
-        self._log_s[above] += share * step
+        for knot, part in ((above - 1, 1.0 - share), (above, share)):
+            self._log_s[knot] += part * step
+            self._n_seen[knot] += part
 
     def _as_learned_s(self, n_nodes: int) -> float:
         """What a size was learned to cost, also where that is less than a smaller one.
@@ -162,23 +161,35 @@ class CostCurve:
         cheaper than a smaller one would be a surprise for ever, and carry away all others.
         """
         above = bisect_left(KNOTS, n_nodes)
-        upper_s = math.exp(self._log_s[above])
-        if KNOTS[above] == n_nodes:
-            return upper_s
-        lower_s = math.exp(self._log_s[above - 1])
-        return lower_s + _share_of_upper(above, n_nodes) * (upper_s - lower_s)
+        share = _share_of_upper(above, n_nodes)
+        lower, upper = self._log_s[above - 1], self._log_s[above]
+        return (1.0 - share) * math.exp(lower) + share * math.exp(upper)
 
     def _made_table(self) -> list[float]:
-        knot_s = np.maximum.accumulate(np.exp(self._log_s))
+        knot_s = np.exp(_rising(self._log_s, self._n_seen))
         table: list[float] = np.interp(np.arange(KNOTS[-1] + 1), KNOTS, knot_s).tolist()
         table[0] = 0.0
         return table
 
 
 def _share_of_upper(above: int, n_nodes: int) -> float:
-    """How far a size lies on the way from the knot below to one above."""
+    """How far a size lies on the way from the knot below to one above; a knot is all its own."""
     left, right = KNOTS[above - 1], KNOTS[above]
-    return (n_nodes - left) / (right - left)
+    return (n_nodes - left) / (right - left) if n_nodes != right else 1.0
+
+
+def _rising(values: Sequence[float], weights: Sequence[float]) -> list[float]:
+    """The list nearest to some values that never falls: where they do, their weighted mean."""
+    pools: list[tuple[float, float, int]] = []
+    for value, weight in zip(values, weights, strict=True):
+        n = 1
+        while pools and pools[-1][0] > value:
+            other, other_weight, n_others = pools.pop()
+            value = (value * weight + other * other_weight) / (weight + other_weight)
+            weight += other_weight
+            n += n_others
+        pools.append((value, weight, n))
+    return [value for value, _, n in pools for _ in range(n)]
 
 
 def _fitted_read_s(medians: Mapping[tuple[int, int], float]) -> float:
