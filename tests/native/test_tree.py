@@ -945,3 +945,31 @@ def test_a_thousand_rounds_leave_no_id_and_no_cell_behind(context: Context) -> N
     assert used_cells(context) == sorted((p, (seq,)) for p in range(5) for seq in (0, 1))
     leaves = TokenTree.from_paths([[token] for token in range(3, 3 + 254)])
     assert len(context.decode_tree(0, leaves)) == 254
+
+
+def test_a_lone_tree_needs_no_batch(make_context: MakeContext) -> None:
+    context = make_context("rope")
+    seq = context.prefill(TEXT)
+    expected = context.decode_tree(seq, BRANCHING)
+    context.discard(seq)
+    context.decode_one_tree(seq, BRANCHING)
+    assert np.array_equal(context.logits, expected)
+    assert context.is_pending(seq)
+    path = BRANCHING.path(4).tolist()
+    context.commit(seq, path)
+    assert context.n_past(seq) == len(TEXT) + len(path)
+
+
+def test_a_lone_tree_that_cannot_be_changes_nothing(make_context: MakeContext) -> None:
+    context = make_context("rope")
+    seq = context.prefill(TEXT)
+    with pytest.raises(BatchError, match="token"):
+        context.decode_one_tree(seq, TokenTree.chain([5, context.n_vocab]))
+    with pytest.raises((TreeError, BatchError)):
+        context.decode_one_tree(seq, TokenTree.empty())
+    assert not context.is_pending(seq)
+    context.decode_one_tree(seq, BRANCHING)
+    with pytest.raises(MemoryStateError, match="pending"):
+        context.decode_one_tree(seq, BRANCHING)
+    context.discard(seq)
+    assert context.n_past(seq) == len(TEXT)

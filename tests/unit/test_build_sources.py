@@ -331,3 +331,13 @@ def test_a_patch_taken_away_restores_the_file(tmp_path: Path) -> None:
     assert tree_of(work) == {"src/a": b"b\n", "src/new": b"n\n"}
     sources.synchronise(pristine, [], work, PIN.unpack)
     assert tree_of(work) == {"src/a": b"a\n"}
+
+
+def test_a_file_that_holds_its_content_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "folder/CMakeLists.txt"
+    assert sources.write_if_changed(path, b"one")
+    written_ns = path.stat().st_mtime_ns
+    assert not sources.write_if_changed(path, b"one")
+    assert path.stat().st_mtime_ns == written_ns
+    assert sources.write_if_changed(path, b"two")
+    assert path.read_bytes() == b"two"

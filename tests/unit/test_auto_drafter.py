@@ -1,0 +1,84 @@
+"""The drafter that a planner asks: what rests and wakes hears the same text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pytreellama import TokenTree
+from pytreellama.draft import Auto, AutoDrafter, NGram, Suffix
+from pytreellama.errors import DraftError
+
+TEXT = [5, 6, 7, 8, 9] * 4
+
+
+def fresh() -> AutoDrafter:
+    return Auto(Suffix(), NGram())()
+
+
+def guessed(drafter: AutoDrafter) -> list[tuple[int, int, float]]:
+    guesses = drafter.guess(16, 0.05)
+    return list(zip(guesses.union.tokens, guesses.union.parents, guesses.p, strict=True))
+
+
+def test_what_was_written_in_a_rest_is_heard_before_the_next_guess() -> None:
+    rested, awake = fresh(), fresh()
+    for drafter in (rested, awake):
+        drafter.observe(TEXT)
+    rested.rest()
+    for token in (7, 8, 5, 6):
+        rested.observe([token])
+        awake.observe([token])
+    assert rested.asked == []
+    assert guessed(rested) == guessed(awake)
+
+
+def test_proposing_in_a_rest_hears_it_too() -> None:
+    drafter = fresh()
+    drafter.observe(TEXT[:-1])
+    drafter.rest()
+    drafter.observe(TEXT[-1:])
+    assert drafter.propose(2).tokens.tolist() == [5, 6]
+
+
+def test_a_reset_forgets_what_was_not_heard() -> None:
+    drafter = fresh()
+    drafter.observe(TEXT)
+    drafter.rest()
+    drafter.observe([5, 6])
+    drafter.reset()
+    assert len(drafter.guess(8, 0.0)) == 0
+
+
+def test_guesses_below_the_given_p_are_not_searched_for() -> None:
+    forked = [1, 2, 3, 1, 2, 4, 1, 2, 5, 1, 2, 6, 1, 2]
+    for factory in (Suffix(min_p=0.1), NGram(min_p=0.1)):
+        drafter = factory()
+        drafter.observe(forked)
+        eager, wary = drafter.grow_likely(32, 0.001), drafter.grow_likely(32, 0.3)
+        assert len(eager.p) > len(drafter.propose(32)) >= len(wary.p)
+        assert all(p >= 0.3 for p in wary.p)
+        assert np.isclose(sum(eager.p[:1]), drafter.propose(32).p[:1].sum())
+
+
+class Certain:
+    """Proposes one token without saying how likely it is."""
+
+    name = "certain"
+
+    def observe(self, tokens: object) -> None: ...
+    def reset(self) -> None: ...
+    def propose(self, n_nodes: int) -> TokenTree:
+        return TokenTree.chain([7][:n_nodes])
+
+
+def test_a_drafter_without_probabilities_cannot_be_planned_with() -> None:
+    drafter = Auto(Certain)()
+    drafter.observe(TEXT)
+    with pytest.raises(DraftError, match="'certain' proposed 1 nodes without probabilities"):
+        drafter.guess(4, 0.0)
+
+
+def test_there_must_be_a_drafter() -> None:
+    with pytest.raises(DraftError, match="at least one"):
+        Auto()
