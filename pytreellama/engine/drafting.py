@@ -87,13 +87,16 @@ class PlannedDrafting:
     def __init__(self, context: Context) -> None:
         self._context = context
         self.planner: Planner | None = None
+        self._is_measured = False
         self._worth: Worth | None = None
 
     def prepare(self) -> None:
         """See Drafting: what passes cost is read from disk, or measured."""
-        if self.planner is None:
-            curve = load_curve(self._context) or _measured(self._context)
-            self.planner = Planner(curve, self._context.n_nodes_max)
+        if self.planner is not None:
+            return
+        curve = load_curve(self._context) or _measured(self._context)
+        self._is_measured = curve is not None
+        self.planner = Planner(curve or _hopeless_curve(), self._context.n_nodes_max)
 
     def trees(self, ready: Sequence_[Sequence], rooms: Sequence_[int]) -> list[TokenTree]:
         """See Drafting."""
@@ -159,7 +162,7 @@ class PlannedDrafting:
 
     def close(self) -> None:
         """See Drafting: what passes cost is kept for the next engine."""
-        if self.planner is not None:
+        if self.planner is not None and self._is_measured:
             save_curve(self._context, self.planner.curve)
 
     def _known_planner(self) -> Planner:
@@ -167,12 +170,17 @@ class PlannedDrafting:
         return self.planner
 
 
-def _measured(context: Context) -> CostCurve:
+def _measured(context: Context) -> CostCurve | None:
     try:
         return measured_curve(context)
     except PyTreeLlamaError:
         _log.warning("what passes cost cannot be measured; text is written plainly", exc_info=True)
-        return CostCurve.fit([PassCost(1, 0, 1.0)])
+        return None
+
+
+def _hopeless_curve() -> CostCurve:
+    """Every node costs as much as a pass, so no guess ever pays."""
+    return CostCurve.fit([PassCost(1, 0, 1.0)])
 
 
 def _rest(sequence: Sequence) -> None:
