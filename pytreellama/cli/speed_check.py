@@ -7,13 +7,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from pytreellama.tree import TokenTree
-
 if TYPE_CHECKING:
-    from pytreellama.core.context import Context
     from pytreellama.core.model import Model
+    from pytreellama.engine.calibration import TimedPasses
 
 SIZES = (1, 2, 4, 8, 16)
 ACCEPTANCES = (0.5, 0.7, 0.9)
@@ -109,12 +105,13 @@ def check_speed(model: Model, n_threads: int | None = None, budget_s: float = 8.
         ContextError, DecodeError: the model cannot run here.
     """
     from pytreellama.core.context import Context
+    from pytreellama.engine.calibration import TimedPasses
 
     n_ctx = min(512, model.n_ctx_train or 512)
     sizes = SIZES if model.can_branch else SIZES[:1]
     n_past = max(1, min(_N_PAST, n_ctx - 2 * max(sizes)))
     with Context(model, n_ctx=n_ctx, n_threads=n_threads) as context:
-        passes = _Passes(context, n_past)
+        passes = TimedPasses(context, n_past)
         samples = _measure(passes, sizes, time.perf_counter() + budget_s, budget_s)
         n_compared = min(max(samples), _N_COMPARED) if len(samples) > 1 else 0
         return SpeedCheck(
@@ -128,64 +125,25 @@ def check_speed(model: Model, n_threads: int | None = None, budget_s: float = 8.
 
 
 def _measure(
-    passes: _Passes, sizes: tuple[int, ...], deadline_s: float, budget_s: float
+    passes: TimedPasses, sizes: tuple[int, ...], deadline_s: float, budget_s: float
 ) -> dict[int, list[float]]:
     first: dict[int, list[float]] = {}
     warm_up_until_s = deadline_s - (1 - _WARM_UP_SHARE) * budget_s
     for size in sizes:
         if first and time.perf_counter() > warm_up_until_s:
             break
-        first[size] = [passes.time(size)]
+        first[size] = [_time(passes, size)]
     samples: dict[int, list[float]] = {size: [] for size in first}
     for _ in range(_MAX_ROUNDS):
         for size, times in samples.items():
-            times.append(passes.time(size))
+            times.append(_time(passes, size))
         if time.perf_counter() > deadline_s:
             break
     return samples
 
 
-class _Passes:
-    """Passes of the target on random text, as an engine's step makes them."""
-
-    def __init__(self, context: Context, n_past: int) -> None:
-        from pytreellama.core.batch import Batch
-
-        self._context = context
-        self._random = np.random.default_rng(0)
-        self._batch = Batch(context.n_batch)
-        self._seq = context.prefill(self._tokens(n_past))
-
-    def time(self, n_nodes: int) -> float:
-        """Seconds of one pass."""
-        if n_nodes == 1:
-            self._pass(1)  # plain decoding finds the graph of the pass before and uses it again
-        started_s = time.perf_counter()
-        self._pass(n_nodes)
-        return time.perf_counter() - started_s
-
-    def _pass(self, n_nodes: int) -> None:
-        context, batch = self._context, self._batch
-        batch.clear()
-        context.add_tree(batch, self._seq, TokenTree.chain(self._tokens(n_nodes)))
-        context.decode_trees(batch, [self._seq])
-        context.argmax()
-        context.discard(self._seq)
-
-    def logit_difference(self, n_nodes: int) -> float:
-        """Largest difference between a chain's logits in one pass and token by token."""
-        context, seq = self._context, self._seq
-        if n_nodes == 0:
-            return 0.0
-        tokens = self._tokens(n_nodes)
-        together = context.decode_tree(seq, TokenTree.chain(tokens))
-        context.discard(seq)
-        largest = 0.0
-        for token, row in zip(tokens.tolist(), together, strict=True):
-            alone = context.decode_tree(seq, TokenTree.chain([token]))[0]
-            context.commit(seq, [0])
-            largest = max(largest, float(np.abs(alone - row).max()))
-        return largest
-
-    def _tokens(self, n_tokens: int) -> np.ndarray[Any, np.dtype[np.int32]]:
-        return self._random.integers(0, self._context.n_vocab, n_tokens, dtype=np.int32)
+def _time(passes: TimedPasses, n_nodes: int) -> float:
+    """Seconds of one pass; plain decoding finds the graph of the pass before and uses it again."""
+    if n_nodes == 1:
+        passes.time(1)
+    return passes.time(n_nodes)
