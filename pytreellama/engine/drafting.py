@@ -123,7 +123,8 @@ class PlannedDrafting:
         guesses = [_guesses(sequence, room, min_p) for sequence, room in looking]
         spent_s = time.perf_counter() - started_s
         n_read = sum(sequence.n_past for sequence in ready)
-        plans = planner.plan(guesses, n_read, spent_s, n_beside=n_ready - len(looking))
+        rooms = [room for _, room in looking]
+        plans = planner.plan(guesses, n_read, spent_s, n_ready - len(looking), rooms)
         planned_s = (time.perf_counter() - started_s - spent_s) / len(looking)
         for (sequence, _), plan in zip(looking, plans, strict=True):
             sequence.stats.plan_s += planned_s

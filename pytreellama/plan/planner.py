@@ -123,14 +123,22 @@ class Planner:
         return least
 
     def plan(
-        self, guesses: Sequence[Guesses], n_read: int, spent_s: float = 0.0, n_beside: int = 0
+        self,
+        guesses: Sequence[Guesses],
+        n_read: int,
+        spent_s: float = 0.0,
+        n_beside: int = 0,
+        rooms: Sequence[int] | None = None,
     ) -> list[Plan]:
         """What to verify of each sequence's guesses, in one pass that reads so much text.
 
         spent_s: seconds that drafting took.
         n_beside: sequences that are in the same pass without guesses.
+        rooms: most guesses of each sequence to verify; by default all.
         """
-        orders = [one.by_p() for one in guesses]
+        if rooms is None:
+            rooms = [len(one) for one in guesses]
+        orders = [one.by_p()[:room] for one, room in zip(guesses, rooms, strict=True)]
         choice = self._choose(guesses, orders, n_read, spent_s, n_beside)
         return [
             Plan(one, tuple(order[:size]), choice, one.names)

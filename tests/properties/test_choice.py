@@ -214,22 +214,40 @@ def test_no_room_for_the_sequences_themselves_is_said(node_s: list[float] | None
 # -- planners
 
 
-@given(st.lists(guesses_of_trees, min_size=1, max_size=4), cost_curves(), st.integers(4, 40))
+@given(
+    st.lists(guesses_of_trees, min_size=1, max_size=4),
+    cost_curves(),
+    st.integers(6, 40),
+    st.lists(st.integers(0, 12), min_size=4, max_size=4),
+    st.integers(0, 2),
+)
 def test_plans_are_trees_of_what_was_guessed(
-    guesses: list[Guesses], curve: CostCurve, n_nodes_max: int
+    guesses: list[Guesses], curve: CostCurve, n_held: int, rooms: list[int], n_beside: int
 ) -> None:
-    plans = Planner(curve, n_nodes_max).plan(guesses, n_read=100, spent_s=0.001)
+    rooms = rooms[: len(guesses)]
+    plans = Planner(curve, n_held).plan(guesses, 100, 0.001, n_beside=n_beside, rooms=rooms)
     assert len(plans) == len(guesses)
-    assert len(plans) + sum(len(plan.nodes) for plan in plans) <= n_nodes_max
-    for plan, of_sequence in zip(plans, guesses, strict=True):
+    assert len(plans) + n_beside + sum(len(plan.nodes) for plan in plans) <= n_held
+    for plan, of_sequence, room in zip(plans, guesses, rooms, strict=True):
         parents, taken = of_sequence.union.parents, set(plan.nodes)
-        assert len(taken) == len(plan.nodes)
+        assert len(taken) == len(plan.nodes) <= room
         assert all(parents[node] in taken | {-1} for node in taken)
         assert len(plan.tree()) == len(taken)
         left = set(range(len(of_sequence))) - taken
         least = min((of_sequence.p[node] for node in taken), default=1.0)
         assert all(of_sequence.p[node] <= least for node in left)
         assert plan.n_expected == pytest.approx(sum(of_sequence.p[node] for node in taken))
+
+
+@given(guesses_of_trees, guesses_of_trees, cost_curves())
+def test_sequences_beside_that_guess_nothing_are_counted(
+    one: Guesses, other: Guesses, curve: CostCurve
+) -> None:
+    nothing = chain_guesses([], [])
+    counted = Planner(curve).plan([one, other], n_read=0, n_beside=2)
+    written_out = Planner(curve).plan([one, other, nothing, nothing], n_read=0)
+    assert [plan.nodes for plan in counted] == [plan.nodes for plan in written_out[:2]]
+    assert counted[0].choice == written_out[0].choice
 
 
 @given(guesses_of_trees, cost_curves())

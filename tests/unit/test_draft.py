@@ -54,13 +54,14 @@ def test_none_stays_silent_where_suffix_and_auto_speak() -> None:
     assert proposed == {"none": [], "suffix": [5, 6, 7, 8], "auto": [5, 6, 7, 8]}
 
 
-def test_auto_drafts_only_what_is_likelier_than_not() -> None:
+def test_auto_proposes_the_likeliest_guesses_where_nobody_plans() -> None:
     forked = [1, 2, 3, 1, 2, 4, 1, 2, 5, 1, 2, 6, 1, 2]
-    eager, wary = make_drafter("suffix"), make_drafter("auto")
-    eager.observe(forked)
-    wary.observe(forked)
-    assert len(eager.propose(8)) > 0
-    assert len(wary.propose(8)) == 0
+    auto = make_drafter("auto")
+    auto.observe(forked)
+    large, small = auto.propose(8), auto.propose(2)
+    assert large.p is not None and small.p is not None
+    assert len(large) > len(small) == 2
+    assert sorted(large.p.tolist())[-2:] == sorted(small.p.tolist())
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
