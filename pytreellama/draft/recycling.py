@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from pytreellama.draft.options import require_at_least_1, require_probability
 from pytreellama.draft.protocol import (
@@ -13,10 +14,18 @@ from pytreellama.draft.protocol import (
     checked_n_nodes,
     checked_tokens,
 )
-from pytreellama.draft.successors import MAX_ORDER, MAX_TOP, SuccessorTable
 from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
 from pytreellama.tree.grown import NOTHING, Grown
+
+if TYPE_CHECKING:
+    from pytreellama.draft.successors import SuccessorTable
+
+MAX_ORDER: Final = 3
+"""Tokens of the longest context under which successors are kept."""
+
+MAX_TOP: Final = 64
+"""Most successors that are kept of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +67,7 @@ class RecyclingDrafter:
         self, table: SuccessorTable | None = None, options: RecyclingOptions | None = None
     ) -> None:
         self._options = RecyclingOptions() if options is None else options
-        self._table = SuccessorTable(self._options.max_entries) if table is None else table
+        self._table = _new_table(self._options) if table is None else table
         self.reset()
 
     @property
@@ -123,7 +132,7 @@ class Recycling(RecyclingOptions):
 
     def __init__(self, path: str | os.PathLike[str] | None = None, **options: float) -> None:
         super().__init__(**options)  # type: ignore[arg-type]
-        table = SuccessorTable(self.max_entries)
+        table = _new_table(self)
         if path is not None:
             table.load(path)
         object.__setattr__(self, "table", table)
@@ -135,3 +144,10 @@ class Recycling(RecyclingOptions):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Keep the table in a file, which is replaced only when all is written."""
         self.table.save(path)
+
+
+def _new_table(options: RecyclingOptions) -> SuccessorTable:
+    # the table is native code, which an import of drafters' names must not need
+    from pytreellama.draft.successors import SuccessorTable
+
+    return SuccessorTable(options.max_entries)

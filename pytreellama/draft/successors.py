@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +12,11 @@ from numpy.typing import NDArray
 from pytreellama.core.handle import Handle
 from pytreellama.draft.files import load_arrays, save_arrays
 from pytreellama.draft.protocol import Float32Array, Int32Array
+from pytreellama.draft.recycling import MAX_ORDER, MAX_TOP
 from pytreellama.errors import DraftError
 from pytreellama.native import ffi, lib
 from pytreellama.tree import TokenTree
 from pytreellama.tree.grown import NOTHING, Grown
-
-MAX_ORDER: Final = 3
-"""Tokens of the longest context."""
-
-MAX_TOP: Final = 64
-"""Most successors of a row."""
 
 _KIND = "a table of successors"
 _MAX_TOKEN = (1 << 21) - 1  # three ids make one key; no vocabulary has two million tokens
