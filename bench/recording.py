@@ -120,11 +120,19 @@ class Target:
         n_asked, n_missing: rows so far; missing ones were asked of the model, or left out.
     """
 
-    def __init__(self, recording: Recording, live: LiveModel | None = None) -> None:
+    def __init__(self, recording: Recording, path: Path, live: LiveModel | None = None) -> None:
         self.recording = recording
-        self.live = live
         self.n_asked = 0
         self.n_missing = 0
+        self._path = path
+        self._live = live
+        self._n_kept = len(recording.rows)
+
+    def keep(self) -> None:
+        """Save what the model was asked for."""
+        if len(self.recording.rows) > self._n_kept:
+            self.recording.save(self._path)
+            self._n_kept = len(self.recording.rows)
 
     def rows(self, index: int, n_written: int, tree: TokenTree) -> tuple[TokenTree, Int32, Float32]:
         """A tree and its rows; without a model, only the part of the tree whose rows are known."""
@@ -133,8 +141,8 @@ class Target:
         is_known = [place in known for place in places]
         self.n_asked += len(places)
         self.n_missing += is_known.count(False)
-        if not all(is_known) and self.live is not None:
-            for place, row in zip(places, self.live.rows(answer, n_written, tree), strict=True):
+        if not all(is_known) and self._live is not None:
+            for place, row in zip(places, self._live.rows(answer, n_written, tree), strict=True):
                 known.setdefault(place, row)
         elif not all(is_known):
             tree = tree.prune(np.array(is_known))

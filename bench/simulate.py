@@ -221,6 +221,8 @@ class Tally:
     @property
     def calibration_error(self) -> float:
         """Of tenths of what guesses were called, the mean distance from what came true."""
+        if not self.judged:
+            return 0.0
         called, came = (np.array(column) for column in zip(*self.judged, strict=True))
         tenth = np.minimum((called * 10).astype(int), 9)
         gaps = np.bincount(tenth, called - came, minlength=10)
@@ -242,6 +244,7 @@ def replayed(target: Target, policy: Policy, curve: CostCurve) -> Tallies:
         drafter.reset()
         for name in (answer.category, ALL):
             tallies[name].add(tally)
+    target.keep()
     return tallies
 
 
@@ -287,6 +290,33 @@ def accepted(tree: TokenTree, ahead: Sequence[int]) -> int:
 
 
 @dataclass(frozen=True)
+class Told:
+    """Answers of one kind on one machine; speeds are those of plain decoding.
+
+    Attributes:
+        guesses_a_step: that were verified.
+        best_size: the fixed number of guesses that would have been the fastest.
+        of_best_size: speed of planned trees in that of the best size.
+    """
+
+    speed: float
+    tokens_a_step: float
+    guesses_a_step: float
+    calibration_error: float
+    best_size: int
+    of_best_size: float
+    foresight: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.speed:.2f} of plain; {self.tokens_a_step:.2f} tokens and "
+            f"{self.guesses_a_step:.1f} guesses a step; calibration error "
+            f"{self.calibration_error:.3f}; {self.of_best_size:.2f} of the best fixed size "
+            f"({self.best_size}); foresight {self.foresight:.2f}"
+        )
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What all policies came to on one machine."""
 
@@ -309,19 +339,16 @@ class Outcome:
         best = self.fixed[self.best_size(category)][category]
         return self.planned[category].speed / best.speed
 
-    def best_one_size(self) -> int:
-        return self.best_size(ALL)
-
-    def told(self, category: str) -> str:
-        planned = self.planned[category]
-        bound = self.foresight[category].speed / self.fixed[0][category].speed
-        return (
-            f"{self.speed(category):.2f} of plain, "
-            f"{planned.n_tokens / planned.n_steps:.2f} tokens a step, "
-            f"{planned.n_drafted / planned.n_steps:.1f} guesses; "
-            f"calibration error {planned.calibration_error:.3f}; "
-            f"{self.of_best_fixed(category):.2f} of the best fixed size "
-            f"({self.best_size(category)}); foresight {bound:.2f}"
+    def told(self, category: str) -> Told:
+        planned, plain = self.planned[category], self.fixed[0][category]
+        return Told(
+            speed=planned.speed / plain.speed,
+            tokens_a_step=planned.n_tokens / planned.n_steps,
+            guesses_a_step=planned.n_drafted / planned.n_steps,
+            calibration_error=planned.calibration_error,
+            best_size=self.best_size(category),
+            of_best_size=self.of_best_fixed(category),
+            foresight=self.foresight[category].speed / plain.speed,
         )
 
 
@@ -364,14 +391,12 @@ def main() -> None:
     path = options.record or options.replay
     live = live_model(options)
     recording = recorded(path, live, options) if options.record else Recording.load(path)
-    target = Target(recording, live)
+    target = Target(recording, path, live)
     results = {}
     for name, curve in curves_of(options).items():
         note(f"{name}: {len(recording.answers)} answers with {len(options.sizes) + 2} policies")
         results[name] = outcome(target, curve, options)
-        if live is not None:
-            recording.save(path)
-    rows = [
+    rows: list[tuple[str, Any]] = [
         (f"{name} {category}", one.told(category))
         for name, one in results.items()
         for category in one.categories
