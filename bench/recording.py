@@ -128,9 +128,9 @@ class Target:
         self._live = live
         self._n_kept = len(recording.rows)
 
-    def keep(self) -> None:
-        """Save what the model was asked for."""
-        if len(self.recording.rows) > self._n_kept:
+    def keep(self, n_least: int = 1) -> None:
+        """Save what the model was asked for, if it was so many rows since the last time."""
+        if len(self.recording.rows) >= self._n_kept + n_least:
             self.recording.save(self._path)
             self._n_kept = len(self.recording.rows)
 

@@ -36,6 +36,7 @@ from pytreellama.tree import TokenTree
 SIZES = (0, 1, 2, 4, 8, 16, 32)
 N_DRAFT = 64
 MIN_P = 0.005
+N_ROWS_KEPT = 2000
 ALL = "all"
 
 # Milliseconds of a plain step, and plain steps that a pass takes; docs/batch_cost.md has the first
@@ -244,6 +245,7 @@ def replayed(target: Target, policy: Policy, curve: CostCurve) -> Tallies:
         drafter.reset()
         for name in (answer.category, ALL):
             tallies[name].add(tally)
+        target.keep(N_ROWS_KEPT)
     target.keep()
     return tallies
 
