@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 N_TOP = 8
 N_CTX = 4096
-N_TREE_MAX = 128
+N_TREE_MAX = 256
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
@@ -48,7 +48,7 @@ class Answer:
 
         A path that lies on the answer is a place in it, however it came to be guessed.
         """
-        found: list[Place] = [(index, n_written, ())]
+        found: list[Place] = [(index, n_written, ())] if len(tree) else []
         nodes = zip(tree.tokens.tolist(), tree.parents.tolist(), strict=True)
         for token, parent in list(nodes)[1:]:
             _, n_true, beside = found[parent]

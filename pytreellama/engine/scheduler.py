@@ -140,8 +140,8 @@ class Scheduler:
             self._read()
             self._write()
         except Exception as error:
-            # a pass that fails takes with it all that were in it
-            for sequence in self._running:
+            # a pass that fails takes with it all that were in it; a beginning, whoever was to begin
+            for sequence in self._running or self._waiting[:1]:
                 if not sequence.is_finished:
                     sequence.fail(error)
         return [*stepped, *self._drop_finished(besides=stepped)]

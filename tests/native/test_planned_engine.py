@@ -478,3 +478,18 @@ def test_what_cannot_be_measured_is_written_plainly(
     assert done.tokens == plain(model, PROMPT, max_tokens=30)
     assert done.stats.n_drafted == 0
     assert not costs_of_this_test.exists()
+
+
+def test_a_fault_before_the_first_text_ends_requests_and_holds_up_nobody(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> CostCurve:
+        raise RuntimeError("as asked")
+
+    monkeypatch.setattr(drafting, "load_curve", fail)
+    with Engine(tiny_model("rope"), **SIZES) as engine:
+        waiting = [engine.submit(PROMPT, max_tokens=8) for _ in range(3)]
+        for generation in waiting:
+            with pytest.raises(RuntimeError, match="as asked"):
+                generation.result(timeout_s=20)
+        assert cache_is_empty(engine)

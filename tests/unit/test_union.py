@@ -76,6 +76,11 @@ def test_the_likeliest_come_first_and_none_before_its_parent(tree: TokenTree) ->
     )
 
 
+def test_of_equally_likely_ones_the_shallower_comes_first() -> None:
+    union = Union.of([TokenTree.chain([1, 2]), TokenTree.chain([3])])
+    assert union.by_p([0.5, 0.5, 0.5]) == [0, 2, 1]
+
+
 @pytest.mark.parametrize("root", [None, 7])
 def test_a_node_without_its_parent_is_no_tree(root: int | None) -> None:
     union = Union.of([TokenTree.chain([1, 2, 3])])
