@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models import Work, large_model, name_of, requantised, work_of
+from models import Work, add_types_option, large_model, name_of, requantised, work_of
 from report import Figure, Spread, note, publish, tool
 from rich import box
 from rich.console import Console
@@ -38,7 +38,6 @@ from stock import stock_tool
 
 from pytreellama.core.default_model import default_model_path
 from pytreellama.core.params import default_n_threads
-from pytreellama.core.quantize import FILE_TYPES
 
 TYPES = (
     *("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"),
@@ -101,9 +100,7 @@ def parse_options() -> argparse.Namespace:
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     output.add_argument("--markdown", action="store_true", help="the table of costs for the docs")
-    parser.add_argument(
-        "--types", nargs="+", type=str.upper, choices=FILE_TYPES, default=TYPES, metavar="T"
-    )
+    add_types_option(parser, TYPES)
     parser.add_argument("--large", action="store_true", help="a random model of 1B parameters, too")
     parser.add_argument("--model", type=Path, help="a GGUF file instead of the default model")
     parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS, metavar="N")

@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models import requantised
+from models import add_types_option, requantised
 from questions import Question, add_questions_option, load_questions
 from report import Figure, note, publish, shown
 
 from pytreellama import Engine, Model, draft
 from pytreellama.core.default_model import default_model_path
-from pytreellama.core.quantize import FILE_TYPES
 
 TYPES = ("Q4_1", "Q8_0", "Q4_K_M", "F16")
 DRAFTERS = ("suffix", "recycling", "ngram", "model", "suffix+recycling")
@@ -86,9 +85,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     add_questions_option(parser)
-    parser.add_argument(
-        "--types", nargs="+", type=str.upper, choices=FILE_TYPES, default=TYPES, metavar="T"
-    )
+    add_types_option(parser, TYPES)
     parser.add_argument("--drafters", nargs="+", default=DRAFTERS, metavar="D")
     parser.add_argument("--tokens", type=int, default=128, help="most tokens of an answer")
     parser.add_argument("--together", nargs="+", type=int, default=TOGETHER, metavar="N")

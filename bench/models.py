@@ -6,10 +6,11 @@ All types of the default model take 1.6 GB there, all of the large one 13.
 
 from __future__ import annotations
 
+import argparse
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,12 @@ from report import shown
 
 from pytreellama import quantize
 from pytreellama.core.quantize import FILE_TYPES
+
+
+def add_types_option(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
+    parser.add_argument(
+        "--types", nargs="+", type=str.upper, choices=FILE_TYPES, default=default, metavar="T"
+    )
 
 
 def name_of(path: Path) -> str:

@@ -17,27 +17,25 @@ which takes minutes, and 1.5 GB in the cache. A peer that cannot be had is a row
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from models import requantised
+from models import add_types_option, requantised
 from peer_builds import PLAIN
 from peer_python import python_peers
 from peer_scores import OURS, Answers, Row, fastest_of, figures_of, rows_of
 from peer_server import servers
 from peer_tools import tools, with_and_without_flash_attention
 from peer_types import Answer, OpenPeer, Peer, Prompt, Task, short
-from questions import Question, add_questions_option, load_questions
+from questions import Question, add_questions_option, first_of_each, load_questions
 from report import note, publish
 
 from pytreellama import Engine, Model, draft
 from pytreellama.core.default_model import default_model_path
 from pytreellama.core.params import default_n_threads
-from pytreellama.core.quantize import FILE_TYPES
 
 TYPES = ("Q4_1", "Q8_0", "F16")
 OUR_DRAFTERS = ("none", "auto")
@@ -46,7 +44,7 @@ N_SPARE = 512  # room in the cache for what peers guess
 
 def main() -> None:
     options = parse_options()
-    questions = chosen(load_questions(options.questions), options.limit)
+    questions = first_of_each(load_questions(options.questions), options.limit)
     source = options.model or default_model_path()
     rows: list[Row] = []
     fastest: list[tuple[str, str]] = []
@@ -75,9 +73,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     add_questions_option(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="questions of each category")
-    parser.add_argument(
-        "--types", nargs="+", type=str.upper, choices=FILE_TYPES, default=TYPES, metavar="T"
-    )
+    add_types_option(parser, TYPES)
     parser.add_argument("--tokens", type=int, default=128, help="most tokens of an answer")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=default_n_threads())
@@ -95,14 +91,6 @@ def parse_options() -> argparse.Namespace:
         if not any(fnmatch(name, pattern) for name in theirs()):
             parser.error(f"no peer is called {pattern}; there are {', '.join(theirs())}")
     return options
-
-
-def chosen(questions: Sequence[Question], limit: int | None) -> list[Question]:
-    """The first of each category."""
-    by_category: dict[str, list[Question]] = defaultdict(list)
-    for question in questions:
-        by_category[question.category].append(question)
-    return [question for some in by_category.values() for question in some[:limit]]
 
 
 def theirs() -> dict[str, OpenPeer]:

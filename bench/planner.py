@@ -20,19 +20,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models import requantised
-from questions import Question, add_questions_option, load_questions
+from models import add_types_option, requantised
+from questions import Question, add_questions_option, first_of_each, load_questions
 from report import ROOT, Figure, Spread, note, publish
 
 from pytreellama import Engine, Model
+from pytreellama.cli.bench_results import AUTO, PLAIN, Totals, in_turn
+from pytreellama.cli.bench_runs import drafter_and_size
 from pytreellama.core.default_model import default_model_path
 from pytreellama.core.params import default_n_threads
-from pytreellama.core.quantize import FILE_TYPES
 from pytreellama.engine import Completion
 
 TYPES = ("Q4_1", "Q8_0", "F16")
 REWRITING = ROOT / "tests/data/rewriting.jsonl"
-PLAIN, AUTO = "none", "auto"
 SWEPT = tuple(
     f"{drafter}:{n_nodes}"
     for drafter in ("suffix", "recycling", "suffix+recycling")
@@ -45,43 +45,18 @@ GOALS = {"Q4_1": 1.25, "Q8_0": 1.35, "F16": 1.35}
 
 
 @dataclass
-class Times:
-    """Sums over answers of one engine and category."""
-
-    n_tokens: int = 0
-    n_steps: int = 0
-    decode_s: float = 0.0
-    total_s: float = 0.0
-    plan_s: float = 0.0
-    draft_s: float = 0.0
-
-    def add(self, answer: Completion) -> None:
-        stats = answer.stats
-        self.n_tokens += stats.n_tokens
-        self.n_steps += stats.n_steps
-        self.decode_s += stats.decode_s
-        self.total_s += stats.total_s
-        self.plan_s += stats.plan_s
-        self.draft_s += stats.draft_s
-
-    @property
-    def speed(self) -> float:
-        return self.n_tokens / self.decode_s
-
-
-@dataclass
 class Repeat:
     """One round of all engines over all questions."""
 
-    times: dict[tuple[str, str], Times] = field(default_factory=lambda: defaultdict(Times))
+    times: dict[tuple[str, str], Totals] = field(default_factory=lambda: defaultdict(Totals))
     n_different: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def add(self, engine: str, category: str, answer: Completion) -> None:
-        self.times[engine, category].add(answer)
-        self.times[engine, ALL].add(answer)
+        self.times[engine, category].add(answer.stats)
+        self.times[engine, ALL].add(answer.stats)
 
     def ratio(self, engine: str, category: str, to: str = PLAIN) -> float:
-        return self.times[engine, category].speed / self.times[to, category].speed
+        return self.times[engine, category].tokens_per_s / self.times[to, category].tokens_per_s
 
     @property
     def categories(self) -> list[str]:
@@ -116,9 +91,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     add_questions_option(parser)
-    parser.add_argument(
-        "--types", nargs="+", type=str.upper, choices=FILE_TYPES, default=TYPES, metavar="T"
-    )
+    add_types_option(parser, TYPES)
     parser.add_argument("--tokens", type=int, default=128, help="most tokens of an answer")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit", type=int, help="questions of each category")
@@ -139,12 +112,7 @@ def asked(options: argparse.Namespace) -> list[Question]:
         questions += load_questions(REWRITING)
     if options.categories:
         questions = [q for q in questions if q.category in options.categories]
-    if options.limit is None:
-        return questions
-    of_category: dict[str, list[Question]] = defaultdict(list)
-    for question in questions:
-        of_category[question.category].append(question)
-    return [question for some in of_category.values() for question in some[: options.limit]]
+    return questions if options.limit is None else first_of_each(questions, options.limit)
 
 
 def measure(
@@ -169,9 +137,8 @@ def one_repeat(
         for engine in engines.values():
             engine.generate("Once upon a time", max_tokens=16)  # costs are measured before
         for i, question in enumerate(questions):
-            turn = [*names[i % 2 :], *names[: i % 2]]
             texts = {}
-            for name in turn:
+            for name in in_turn(names, i):
                 answer = engines[name].generate([question.messages], max_tokens=options.tokens)[0]
                 repeat.add(name, question.category, answer)
                 texts[name] = answer.tokens
@@ -184,8 +151,7 @@ def one_repeat(
 
 
 def open_engine(model: Model, name: str, n_threads: int) -> Engine:
-    drafter, _, n_nodes = name.partition(":")
-    n_draft = int(n_nodes) if n_nodes else None
+    drafter, n_draft = drafter_and_size(name)
     return Engine(model, drafter, n_draft=n_draft, n_ctx=N_CTX, n_threads=n_threads)
 
 
@@ -196,10 +162,10 @@ def rows_of(
         for name in names:
             ratios = Spread.of([repeat.ratio(name, category) for repeat in repeats])
             times = repeats[-1].times[name, category]
-            per_step = times.n_tokens / times.n_steps
             yield (
                 f"{file_type} {category} {name}",
-                f"{ratios} of plain; {times.speed:.1f} tokens/s, {per_step:.2f} tokens a step",
+                f"{ratios} of plain; {times.tokens_per_s:.1f} tokens/s, "
+                f"{times.tokens_per_step:.2f} tokens a step",
             )
     for name in names:
         different = repeats[-1].n_different[name]

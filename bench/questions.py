@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,14 @@ def load_questions(path: Path) -> list[Question]:
 def _question(line: dict[str, Any]) -> Question:
     asked = line.get("messages") or [{"role": "user", "content": line["turns"][0]}]
     return Question(line["category"], asked)
+
+
+def first_of_each(questions: Iterable[Question], limit: int | None) -> list[Question]:
+    """At most so many questions of each category."""
+    by_category: dict[str, list[Question]] = defaultdict(list)
+    for question in questions:
+        by_category[question.category].append(question)
+    return [question for some in by_category.values() for question in some[:limit]]
 
 
 def add_questions_option(parser: argparse.ArgumentParser) -> None:

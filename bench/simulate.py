@@ -21,6 +21,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +31,7 @@ from recording import LiveModel, Recording, Target
 from report import Figure, note, publish, shown
 
 from pytreellama.draft import DRAFTERS, Auto, AutoDrafter
-from pytreellama.plan import CostCurve, Guesses, PassCost, Plan, Planner, Worth
+from pytreellama.plan import CostCurve, Guesses, PassCost, Planner, Worth
 from pytreellama.tree import TokenTree
 
 SIZES = (0, 1, 2, 4, 8, 16, 32)
@@ -132,16 +133,10 @@ class Planned:
         guesses = drafter.guess(N_DRAFT, self.planner.least_p(1))
         spent_s = self._cost.seconds(len(drafter.asked), len(guesses))
         (plan,) = self.planner.plan([guesses], n_read, spent_s, rooms=[N_DRAFT])
-        self._judge(drafter, plan, n_read)
+        drafter.judge(partial(self.planner.gain_s, plan.guesses, n_read=n_read))
         self._drafting_s += spent_s
         drafter.vigilance.learn(plan.saved_s, self._drafting_s)
         return Drafted(plan.tree(root), spent_s, guesses)
-
-    def _judge(self, drafter: AutoDrafter, plan: Plan, n_read: int) -> None:
-        for i in drafter.asked:
-            if drafter.worth.is_judged(i):
-                less = drafter.without(i)
-                drafter.worth.learn_gain(i, self.planner.gain_s(plan.guesses, less, n_read))
 
     def learn(self, done: PassCost) -> None:
         self.planner.learn(done)
@@ -177,7 +172,7 @@ class Foresight:
 
     def drafted(self, drafter: AutoDrafter, root: int, n_read: int, ahead: list[int]) -> Drafted:
         guesses = drafter.guess(N_DRAFT, MIN_P)
-        true = path_along(guesses, ahead[:-1])
+        true = guesses.path(ahead[:-1])
         costs = self._curve.pass_s(1 + len(true), n_read)
         best = max(range(1 + len(true)), key=lambda n: (1 + n) / costs[1 + n])
         seen = guesses.tree(range(len(guesses)), root)
@@ -185,18 +180,6 @@ class Foresight:
 
     def learn(self, done: PassCost) -> None:
         """It knows all that there is."""
-
-
-def path_along(guesses: Guesses, text: Sequence[int]) -> list[int]:
-    """The guesses that come true if the text goes on so."""
-    path: list[int] = []
-    node: int | None = -1
-    for token in text:
-        node = guesses.union.node_of.get((node, token)) if node is not None else None
-        if node is None:
-            break
-        path.append(node)
-    return path
 
 
 # -- replays

@@ -186,7 +186,7 @@ def step_line(number: int, step: Step, took_s: float | None) -> str:
 
 def _proposers(plan: Plan, node: int) -> str:
     views = plan.guesses.views[node]
-    return ", ".join(f"{plan.names[drafter]} {p:.2f}" for drafter, _, p in views)
+    return ", ".join(f"{plan.guesses.names[drafter]} {p:.2f}" for drafter, _, p in views)
 
 
 def _end_of(text: str, n_characters: int) -> str:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from pytreellama.draft.protocol import (
     EMPTY_TREE,
     Drafter,
     DrafterFactory,
-    Float32Array,
-    Int32Array,
-    NeedsTarget,
-    PassObserver,
     Selective,
     Tokens,
     checked_n_nodes,
     checked_tokens,
 )
-from pytreellama.errors import DraftError
+from pytreellama.draft.several import SeveralDrafters, SeveralFactories
 from pytreellama.plan.acceptance import Acceptance
 from pytreellama.plan.guesses import Guesses, grown
 from pytreellama.plan.vigilance import Vigilance
@@ -27,11 +22,8 @@ from pytreellama.plan.worth import Worth
 from pytreellama.tree import TokenTree
 from pytreellama.tree.grown import NOTHING, Grown
 
-if TYPE_CHECKING:
-    from pytreellama.core.model import Model
 
-
-class AutoDrafter:
+class AutoDrafter(SeveralDrafters):
     """Asks the drafters that are worth it, and estimates what their guesses are worth together.
 
     An engine plans its trees from `guess`; `propose` gives the likeliest guesses without a plan.
@@ -48,9 +40,7 @@ class AutoDrafter:
 
     __slots__ = (
         "_acceptance",
-        "_drafters",
         "_guesses",
-        "_observers",
         "_rests",
         "_trees",
         "_unheard",
@@ -68,9 +58,8 @@ class AutoDrafter:
         acceptance: Acceptance | None = None,
         worth: Worth | None = None,
     ) -> None:
-        self._drafters = list(drafters)
+        super().__init__(drafters)
         self.names = tuple(drafter.name for drafter in drafters)
-        self._observers = [drafter for drafter in drafters if isinstance(drafter, PassObserver)]
         self._acceptance = acceptance or Acceptance(len(drafters))
         self.worth = worth or Worth(len(drafters))
         self.vigilance = Vigilance()
@@ -79,16 +68,6 @@ class AutoDrafter:
         self._guesses: Guesses | None = None
         self._rests = False
         self._unheard: list[int] = []
-
-    @property
-    def n_top(self) -> int:
-        """What the most curious of its drafters wants, 0 if none looks at passes."""
-        return max((observer.n_top for observer in self._observers), default=0)
-
-    def observe_pass(self, tree: TokenTree, tokens: Int32Array, logits: Float32Array) -> None:
-        """See PassObserver."""
-        for observer in self._observers:
-            observer.observe_pass(tree, tokens, logits)
 
     def observe(self, tokens: Tokens) -> None:
         """Hear committed text, shape (n,), and learn what the last guesses were worth."""
@@ -143,6 +122,15 @@ class AutoDrafter:
         trees = [NOTHING if i == drafter else tree for i, tree in enumerate(self._trees)]
         return self._estimated(Guesses.of_grown(trees, self.names))
 
+    def judge(self, gain_s: Callable[[Guesses], float]) -> None:
+        """Now and then, see what asking a drafter for the last guesses has brought.
+
+        gain_s: seconds that are gained by the last guesses over having fewer.
+        """
+        for i in self.asked:
+            if self.worth.is_judged(i):
+                self.worth.learn_gain(i, gain_s(self.without(i)))
+
     def propose(self, n_nodes: int) -> TokenTree:
         """The likeliest guesses of all drafters; see Drafter. Raises DraftError if < 0."""
         checked_n_nodes(n_nodes)
@@ -153,16 +141,15 @@ class AutoDrafter:
 
     def reset(self) -> None:
         """Forget the text; what is known of the drafters stays."""
+        super().reset()
         self._guesses = None
         self._trees = []
         self._rests = False
         self._unheard = []
         self.vigilance = Vigilance()
-        for drafter in self._drafters:
-            drafter.reset()
 
 
-class Auto:
+class Auto(SeveralFactories):
     """Makes drafters for planned trees: `Engine(model, drafter=Auto(Suffix(), Model("small")))`.
 
     An engine whose drafter this is plans each step's trees from what passes cost on this machine
@@ -171,22 +158,13 @@ class Auto:
     """
 
     def __init__(self, *factories: DrafterFactory) -> None:
-        if not factories:
-            raise DraftError("there is nothing to plan with; give at least one drafter")
-        self._factories = factories
+        super().__init__(factories, "plan with")
         self.acceptance = Acceptance(len(factories))
         self.worth = Worth(len(factories))
 
-    def prepare(self, model: Model) -> None:
-        """See NeedsTarget."""
-        for factory in self._factories:
-            if isinstance(factory, NeedsTarget):
-                factory.prepare(model)
-
     def __call__(self) -> AutoDrafter:
         """Return a fresh drafter of fresh drafters."""
-        drafters = [factory() for factory in self._factories]
-        return AutoDrafter(drafters, self.acceptance, self.worth)
+        return AutoDrafter(self._new_drafters(), self.acceptance, self.worth)
 
 
 def _grown(drafter: Drafter, n_nodes: int, min_p: float) -> Grown:

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pytreellama.draft.protocol import (
     EMPTY_TREE,
     Drafter,
     DrafterFactory,
-    Float32Array,
-    Int32Array,
-    NeedsTarget,
-    PassObserver,
     Tokens,
     checked_n_nodes,
 )
+from pytreellama.draft.several import SeveralDrafters, SeveralFactories
 from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
 from pytreellama.tree.union import Union
 
-if TYPE_CHECKING:
-    from pytreellama.core.model import Model
 
-
-class MergeDrafter:
+class MergeDrafter(SeveralDrafters):
     """Proposes the likeliest nodes of the union of what its drafters propose.
 
     A path that several propose has the larger of their probabilities: they are opinions about one
@@ -34,25 +27,14 @@ class MergeDrafter:
     Source: SpecInfer (arXiv 2305.09781), which merges the drafts of several models into one tree.
     """
 
-    __slots__ = ("_drafters", "_observers")
+    __slots__ = ()
 
     name = "merge"
 
     def __init__(self, drafters: Sequence[Drafter]) -> None:
         if not drafters:
             raise DraftError("there is nothing to merge; give at least one drafter")
-        self._drafters = list(drafters)
-        self._observers = [drafter for drafter in drafters if isinstance(drafter, PassObserver)]
-
-    @property
-    def n_top(self) -> int:
-        """What the most curious of its drafters wants, 0 if none looks at passes."""
-        return max((observer.n_top for observer in self._observers), default=0)
-
-    def observe_pass(self, tree: TokenTree, tokens: Int32Array, logits: Float32Array) -> None:
-        """See PassObserver."""
-        for observer in self._observers:
-            observer.observe_pass(tree, tokens, logits)
+        super().__init__(drafters)
 
     def observe(self, tokens: Tokens) -> None:
         """Hear committed text, shape (n,); see Drafter."""
@@ -70,11 +52,6 @@ class MergeDrafter:
         p = _larger_of(union, spoken)
         return union.tree(union.by_p(p)[:n_nodes], p)
 
-    def reset(self) -> None:
-        """Forget the text."""
-        for drafter in self._drafters:
-            drafter.reset()
-
 
 def _larger_of(union: Union, trees: Sequence[TokenTree]) -> list[float]:
     """Of each node, the largest path probability that a tree gives it."""
@@ -86,23 +63,15 @@ def _larger_of(union: Union, trees: Sequence[TokenTree]) -> list[float]:
     return largest
 
 
-class Merge:
+class Merge(SeveralFactories):
     """Makes merge drafters: `Engine(model, drafter=Merge(Suffix(), Recycling()))`.
 
     A list of drafters is the same: `Engine(model, drafter=["suffix", "recycling"])`.
     """
 
     def __init__(self, *factories: DrafterFactory) -> None:
-        if not factories:
-            raise DraftError("there is nothing to merge; give at least one drafter")
-        self._factories = factories
-
-    def prepare(self, model: Model) -> None:
-        """See NeedsTarget."""
-        for factory in self._factories:
-            if isinstance(factory, NeedsTarget):
-                factory.prepare(model)
+        super().__init__(factories, "merge")
 
     def __call__(self) -> MergeDrafter:
         """Return a fresh drafter of fresh drafters."""
-        return MergeDrafter([factory() for factory in self._factories])
+        return MergeDrafter(self._new_drafters())

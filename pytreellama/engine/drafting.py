@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Sequence_
+from functools import partial
 from typing import Protocol, TypeVar
 
 from pytreellama.core.context import Context
@@ -82,13 +83,17 @@ class PlannedDrafting:
     """Trees chosen for all sequences together, from guesses and costs; see ``Planner``.
 
     Every sequence's drafter is an ``AutoDrafter``.
+
+    Args:
+        context: the target.
+        worth: of the drafters that all sequences have.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, worth: Worth) -> None:
         self._context = context
+        self._worth = worth
         self.planner: Planner | None = None
         self._is_measured = False
-        self._worth: Worth | None = None
 
     def prepare(self) -> None:
         """See Drafting: what passes cost is read from disk, or measured."""
@@ -108,15 +113,14 @@ class PlannedDrafting:
         resting = set(ready) - {sequence for sequence, _ in looking}
         for sequence in resting:
             _rest(sequence)
-        plans = self._plans(looking, len(ready), ready) if looking else {}
+        plans = self._plans(looking, ready) if looking else {}
         return [self._tree(sequence, plans.get(sequence)) for sequence in ready]
 
     def _plans(
-        self, looking: Sequence_[tuple[Sequence, int]], n_ready: int, ready: Sequence_[Sequence]
+        self, looking: Sequence_[tuple[Sequence, int]], ready: Sequence_[Sequence]
     ) -> dict[Sequence, Plan]:
         planner = self._known_planner()
-        self._worth = _auto(ready[0]).worth
-        min_p = planner.least_p(n_ready)
+        min_p = planner.least_p(len(ready))
         for sequence, _ in looking:
             _wake(sequence)
         started_s = time.perf_counter()
@@ -124,13 +128,14 @@ class PlannedDrafting:
         spent_s = time.perf_counter() - started_s
         n_read = sum(sequence.n_past for sequence in ready)
         rooms = [room for _, room in looking]
-        plans = planner.plan(guesses, n_read, spent_s, n_ready - len(looking), rooms)
+        plans = planner.plan(guesses, n_read, spent_s, len(ready) - len(looking), rooms)
         planned_s = (time.perf_counter() - started_s - spent_s) / len(looking)
         for (sequence, _), plan in zip(looking, plans, strict=True):
             sequence.stats.plan_s += planned_s
-            self._judge(sequence, plan)
+            drafter, n_past = _auto(sequence), sequence.n_past
+            drafter.judge(partial(planner.gain_s, plan.guesses, n_read=n_past))
             drafting_s = sequence.stats.draft_s + sequence.stats.plan_s
-            _auto(sequence).vigilance.learn(plan.saved_s, drafting_s)
+            drafter.vigilance.learn(plan.saved_s, drafting_s)
         return {sequence: plan for (sequence, _), plan in zip(looking, plans, strict=True)}
 
     def _tree(self, sequence: Sequence, plan: Plan | None) -> TokenTree:
@@ -146,20 +151,10 @@ class PlannedDrafting:
 
         return _asked(sequence, made) or EMPTY_TREE.with_root(root)
 
-    def _judge(self, sequence: Sequence, plan: Plan) -> None:
-        """Now and then, see what asking a drafter has brought."""
-        drafter = _auto(sequence)
-        for i in drafter.asked:
-            if drafter.worth.is_judged(i):
-                less = drafter.without(i)
-                gain_s = self._known_planner().gain_s(plan.guesses, less, sequence.n_past)
-                drafter.worth.learn_gain(i, gain_s)
-
     def learn(self, done: PassCost) -> None:
         """See Drafting."""
         self._known_planner().learn(done)
-        if self._worth is not None:
-            self._worth.pass_time(done.seconds)
+        self._worth.pass_time(done.seconds)
 
     def close(self) -> None:
         """See Drafting: what passes cost is kept for the next engine."""

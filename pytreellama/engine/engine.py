@@ -113,11 +113,12 @@ class Engine(Closing):
                 "an engine needs kv_unified=True, so that all its trees can share one pass"
             )
         drafts = self._new_drafter is not NoDrafter and self.context.can_roll_back
-        is_planned = drafts and n_draft != 0 and isinstance(self._new_drafter, Auto)
+        self._planned: PlannedDrafting | None = None
+        if drafts and n_draft != 0 and isinstance(self._new_drafter, Auto):
+            self._planned = PlannedDrafting(self.context, self._new_drafter.worth)
         if n_draft is None:
-            n_draft = _N_PLANNED if is_planned else _N_FIXED
+            n_draft = _N_FIXED if self._planned is None else _N_PLANNED
         self.n_draft = n_draft if drafts else 0
-        self._planned = PlannedDrafting(self.context) if is_planned else None
         self.vocab = model.vocab
         self._scheduler = Scheduler(
             self.context,

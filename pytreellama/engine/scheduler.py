@@ -128,7 +128,7 @@ class Scheduler:
 
     def close(self) -> None:
         """Leave what drafting learned; the context is still open."""
-        if self._n_draft > 0 and not self._context.closed:
+        if not self._context.closed:
             self._drafting.close()
 
     def step(self) -> list[Sequence]:
@@ -149,7 +149,7 @@ class Scheduler:
     # -- coming and going
 
     def _admit(self) -> None:
-        if self._waiting and not self._running and self._n_draft > 0:
+        if self._waiting and not self._running:
             self._drafting.prepare()
         while self._waiting and self._has_room(self._waiting[0]):
             self._enter(self._waiting.pop(0))

@@ -49,11 +49,8 @@ class TreePass:
         Args:
             learns: tell drafters what came of it.
         """
-        if len(sequences) == 1 and len(trees[0]) == 1:
-            self._decode_plainly(sequences[0])
-            places = [slice(0, 1)]
-        elif len(sequences) == 1:
-            self._decode_one_tree(sequences[0], trees[0])
+        if len(sequences) == 1:
+            self._decode_alone(sequences[0], trees[0])
             places = [slice(0, len(trees[0]))]
         else:
             places = self._decode(sequences, trees)
@@ -66,15 +63,13 @@ class TreePass:
 
     # -- the pass
 
-    def _decode_plainly(self, sequence: Sequence) -> None:
-        """A step of plain decoding, without a batch or a tree."""
+    def _decode_alone(self, sequence: Sequence, tree: TokenTree) -> None:
+        """A step without a batch; a lone root is a step of plain decoding."""
         started_s = time.perf_counter()
-        self._context.decode_one(sequence.require_id(), sequence.last_token)
-        sequence.stats.target_s += time.perf_counter() - started_s
-
-    def _decode_one_tree(self, sequence: Sequence, tree: TokenTree) -> None:
-        started_s = time.perf_counter()
-        self._context.decode_one_tree(sequence.require_id(), tree)
+        if len(tree) == 1:
+            self._context.decode_one(sequence.require_id(), sequence.last_token)
+        else:
+            self._context.decode_one_tree(sequence.require_id(), tree)
         sequence.stats.target_s += time.perf_counter() - started_s
 
     def _decode(self, sequences: list[Sequence], trees: list[TokenTree]) -> list[slice]:

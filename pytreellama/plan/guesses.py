@@ -69,19 +69,28 @@ class Guesses:
         """The tree of some nodes, whose parents must be among them; below a root, if given."""
         return self.union.tree(nodes, self.p, root)
 
+    def path(self, went_on: Sequence[int]) -> list[int]:
+        """The guesses that come true one after the other if the text goes on with these tokens."""
+        found: list[int] = []
+        parent = -1
+        for token in went_on:
+            node = self.union.node_of.get((parent, token))
+            if node is None:
+                break
+            found.append(node)
+            parent = node
+        return found
+
+    def names_of(self, node: int) -> tuple[str, ...]:
+        """The drafters that proposed a guess."""
+        return tuple(self.names[drafter] for drafter, _, _ in self.views[node])
+
     def outcomes(self, went_on: Sequence[int]) -> list[tuple[int, bool]]:
         """Nodes whose turn came when the text went on with these tokens, and whether they came.
 
         A node's turn comes if its parent came true, or it is a root.
         """
-        actual = {}
-        parent = -1
-        for token in went_on:
-            actual[parent] = token
-            node = self.union.node_of.get((parent, token))
-            if node is None:
-                break
-            parent = node
+        actual = dict(zip((-1, *self.path(went_on)), went_on, strict=False))
         tokens = self.union.tokens
         return [
             (node, tokens[node] == actual[parent])

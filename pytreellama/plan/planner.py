@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from pytreellama.plan.choice import Choice, choose
@@ -27,13 +28,11 @@ class Plan:
         guesses: all that was proposed.
         nodes: those chosen, likeliest first.
         choice: for all sequences of the pass.
-        names: of the drafters.
     """
 
     guesses: Guesses
     nodes: tuple[int, ...]
     choice: Choice
-    names: tuple[str, ...]
 
     @property
     def n_expected(self) -> float:
@@ -54,21 +53,9 @@ class Plan:
         """The tree to verify; below the text's last token, if that is given."""
         return self.guesses.tree(self.nodes, root)
 
-    def names_of(self, node: int) -> tuple[str, ...]:
-        """The drafters that proposed a guess."""
-        return tuple(self.names[drafter] for drafter, _, _ in self.guesses.views[node])
-
     def path(self, tokens: Sequence[int]) -> list[int]:
         """The chosen guesses that come true if the text goes on with these tokens."""
-        found: list[int] = []
-        node: int | None = -1
-        for token in tokens:
-            assert node is not None
-            node = self.guesses.union.node_of.get((node, token))
-            if node is None or node not in self.nodes:
-                break
-            found.append(node)
-        return found
+        return list(takewhile(self.nodes.__contains__, self.guesses.path(tokens)))
 
     def proposers(self, tree: TokenTree) -> list[tuple[str, ...]]:
         """Who proposed each node of a verified tree, whose node 0 is the text's last token."""
@@ -78,12 +65,12 @@ class Plan:
         for token, parent in nodes[1:]:
             node = self.guesses.union.node_of[place[parent], token]
             place.append(node)
-            found.append(self.names_of(node))
+            found.append(self.guesses.names_of(node))
         return found
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: what was proposed, what was taken, and what is expected."""
-        union, taken = self.guesses.union, set(self.nodes)
+        union, names, taken = self.guesses.union, self.guesses.names, set(self.nodes)
         return {
             "choice": self.choice.to_dict(),
             "guesses": [
@@ -91,7 +78,7 @@ class Plan:
                     "token": union.tokens[node],
                     "parent": union.parents[node],
                     "p": self.guesses.p[node],
-                    "drafters": {self.names[d]: p for d, _, p in self.guesses.views[node]},
+                    "drafters": {names[d]: p for d, _, p in self.guesses.views[node]},
                     "taken": node in taken,
                 }
                 for node in self.guesses.by_p()
@@ -141,7 +128,7 @@ class Planner:
         orders = [one.by_p()[:room] for one, room in zip(guesses, rooms, strict=True)]
         choice = self._choose(guesses, orders, n_read, spent_s, n_beside)
         return [
-            Plan(one, tuple(order[:size]), choice, one.names)
+            Plan(one, tuple(order[:size]), choice)
             for one, order, size in zip(guesses, orders, choice.sizes, strict=False)
         ]
 
