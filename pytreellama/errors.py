@@ -72,3 +72,7 @@ class RequestError(PyTreeLlamaError, ValueError):
 
 class QueueFullError(PyTreeLlamaError):
     """An engine has as many requests as it may hold, and the caller would not wait."""
+
+
+class MedusaError(PyTreeLlamaError):
+    """Heads that cannot be read, do not fit the model, or cannot be trained."""

@@ -16,11 +16,18 @@ def replaced_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     If the block raises, nothing has changed. Raises OSError where it cannot be written.
     """
+    with replaced_path(path) as part, part.open("wb") as file:
+        yield file
+
+
+@contextmanager
+def replaced_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """The path of a new file, for those who open it themselves; otherwise as `replaced_file`."""
     target = Path(path)
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=target.name)
+    os.close(descriptor)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
+        yield Path(name)
         os.replace(name, target)
     except BaseException:
         os.unlink(name)

@@ -112,6 +112,7 @@ class Context(Closing):
         self.memory = Memory(native, self._cache, self._trees)
         self._free_ids = list(range(self.n_seq_max))
         self._n_outputs = 0
+        self._keeps_hidden = False
         self._scratch = Batch(self.n_batch)
 
     # -- life
@@ -526,6 +527,46 @@ class Context(Closing):
 
     def _all_logits(self) -> Any:
         return self.logits_pointer(0) if self._n_outputs else ffi.NULL
+
+    def keep_hidden(self) -> None:
+        """From the next pass on, keep the hidden state behind every row of logits.
+
+        Raises:
+            ContextError: the context was made with ``embeddings=True``, where every token has one.
+        """
+        if self.params.embeddings:
+            raise ContextError("make the context without embeddings=True to keep hidden states")
+        with self.exclusive():
+            lib.treellama_hidden_keep(self.native.pointer, True)
+            self._keeps_hidden = True
+            self._n_outputs = 0
+
+    def hidden(self, rows: Sequence[int]) -> Float32:
+        """The hidden states, behind the output norm, from which rows of logits were computed.
+
+        Args:
+            rows: of ``logits``, shape (n,).
+
+        Returns:
+            float32, shape (n, n_embd_out): a copy.
+
+        Raises:
+            ContextError: no ``keep_hidden`` before the pass, or no such row.
+        """
+        if not self._keeps_hidden:
+            raise ContextError("call keep_hidden() before the pass whose hidden states you want")
+        with self.exclusive():
+            wanted = np.asarray(rows, np.int64)
+            if wanted.size and not 0 <= wanted.min() <= wanted.max() < self._n_outputs:
+                raise ContextError(
+                    f"rows {wanted.tolist()} were asked for, the last pass left {self._n_outputs}"
+                )
+            if not wanted.size:
+                return np.empty((0, self.native.n_embd_out), np.float32)
+            pointer = lib.treellama_hidden(self.native.pointer)
+            n_bytes = 4 * self._n_outputs * self.native.n_embd_out
+            states = np.frombuffer(ffi.buffer(pointer, n_bytes), np.float32)
+            return states.reshape(self._n_outputs, -1)[wanted]
 
     def embedding(self, row: int = -1) -> Float32:
         """The hidden state behind an output, float32, shape (n_embd_out,): a copy.

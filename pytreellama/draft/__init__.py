@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from pytreellama.draft.auto import Auto, AutoDrafter
 from pytreellama.draft.corpus import Corpus, vocab_fingerprint
+from pytreellama.draft.medusa import Medusa, MedusaDrafter, MedusaOptions
 from pytreellama.draft.merge import Merge, MergeDrafter
 from pytreellama.draft.model import Model, ModelDrafter
 from pytreellama.draft.ngram import NGram, NGramDrafter, NGramOptions
@@ -16,6 +17,8 @@ from pytreellama.draft.protocol import (
     EMPTY_TREE,
     Drafter,
     DrafterFactory,
+    HiddenObserver,
+    NeedsContext,
     NeedsTarget,
     PassObserver,
     Selective,
@@ -33,6 +36,10 @@ __all__ = [
     "Drafter",
     "DrafterFactory",
     "DrafterSpec",
+    "HiddenObserver",
+    "Medusa",
+    "MedusaDrafter",
+    "MedusaOptions",
     "Merge",
     "MergeDrafter",
     "Model",
@@ -41,6 +48,7 @@ __all__ = [
     "NGramDrafter",
     "NGramOptions",
     "NGramTable",
+    "NeedsContext",
     "NeedsTarget",
     "NoDrafter",
     "PassObserver",
@@ -68,7 +76,8 @@ DRAFTERS: dict[str, Callable[[], DrafterFactory]] = {
     "suffix": Suffix,
     "recycling": Recycling,
     "ngram": NGram,
-    "auto": lambda: Auto(Suffix(), Recycling()),
+    "medusa": Medusa,
+    "auto": lambda: Auto(Suffix(), Recycling(), medusa=True),
 }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
+from pytreellama.draft.medusa import heads_that_fit
 from pytreellama.draft.protocol import (
     EMPTY_TREE,
     Drafter,
@@ -21,6 +23,9 @@ from pytreellama.plan.vigilance import Vigilance
 from pytreellama.plan.worth import Worth
 from pytreellama.tree import TokenTree
 from pytreellama.tree.grown import NOTHING, Grown
+
+if TYPE_CHECKING:
+    from pytreellama.core.model import Model
 
 
 class AutoDrafter(SeveralDrafters):
@@ -93,6 +98,11 @@ class AutoDrafter(SeveralDrafters):
             unheard, self._unheard = self._unheard, []
             self.observe(unheard)
 
+    @property
+    def wants_hidden(self) -> bool:
+        """Whether one of its drafters does; none while they rest."""
+        return not self._rests and super().wants_hidden
+
     def guess(self, n_nodes: int, min_p: float) -> Guesses:
         """What those drafters guess that are worth asking, in at most `n_nodes` nodes each.
 
@@ -155,12 +165,29 @@ class Auto(SeveralFactories):
     An engine whose drafter this is plans each step's trees from what passes cost on this machine
     and what guesses turned out to be worth: no tree, a chain and a wide tree are one decision. What
     is learned of the drafters is kept from text to text.
+
+    Args:
+        factories: of the drafters; at least one.
+        medusa: add Medusa heads, if there are some that fit the target.
     """
 
-    def __init__(self, *factories: DrafterFactory) -> None:
+    def __init__(self, *factories: DrafterFactory, medusa: bool = False) -> None:
         super().__init__(factories, "plan with")
-        self.acceptance = Acceptance(len(factories))
-        self.worth = Worth(len(factories))
+        self._looks_for_heads = medusa
+        self._know_nothing()
+
+    def _know_nothing(self) -> None:
+        self.acceptance = Acceptance(len(self._factories))
+        self.worth = Worth(len(self._factories))
+
+    def prepare(self, model: Model) -> None:
+        """See NeedsTarget."""
+        super().prepare(model)
+        heads = heads_that_fit(model) if self._looks_for_heads else None
+        if heads is not None:
+            self._looks_for_heads = False
+            self._factories = (*self._factories, heads)
+            self._know_nothing()
 
     def __call__(self) -> AutoDrafter:
         """Return a fresh drafter of fresh drafters."""

@@ -14,6 +14,7 @@ from pytreellama.tree import TokenTree
 from pytreellama.tree.grown import Grown
 
 if TYPE_CHECKING:
+    from pytreellama.core.context import Context
     from pytreellama.core.model import Model
 
 Int32Array: TypeAlias = NDArray[np.int32]
@@ -78,6 +79,23 @@ class PassObserver(Protocol):
 
 
 @runtime_checkable
+class HiddenObserver(Protocol):
+    """A drafter that guesses from the target's hidden states."""
+
+    @property
+    def wants_hidden(self) -> bool:
+        """Whether the states of the next pass are of use."""
+        ...
+
+    def observe_hidden(self, states: Float32Array) -> None:
+        """See the states from which the accepted tokens were drawn, before `observe` tells them.
+
+        `states` is float32, shape (n, n_embd), behind the output norm, one for each token.
+        """
+        ...
+
+
+@runtime_checkable
 class Selective(Protocol):
     """A drafter that can be told how unlikely a guess is not worth its search."""
 
@@ -102,6 +120,15 @@ class NeedsTarget(Protocol):
 
         Raises DraftError if this target cannot be drafted for.
         """
+        ...
+
+
+@runtime_checkable
+class NeedsContext(Protocol):
+    """A factory whose drafters work beside the target's passes, as those that see hidden states."""
+
+    def attach(self, context: Context) -> None:
+        """Get to know the target's context; an engine calls this once, before its first pass."""
         ...
 
 

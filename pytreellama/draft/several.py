@@ -9,7 +9,9 @@ from pytreellama.draft.protocol import (
     Drafter,
     DrafterFactory,
     Float32Array,
+    HiddenObserver,
     Int32Array,
+    NeedsContext,
     NeedsTarget,
     PassObserver,
 )
@@ -17,17 +19,19 @@ from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
 
 if TYPE_CHECKING:
+    from pytreellama.core.context import Context
     from pytreellama.core.model import Model
 
 
 class SeveralDrafters:
-    """Drafters of one text, of which some look at passes."""
+    """Drafters of one text, of which some look at passes or at hidden states."""
 
-    __slots__ = ("_drafters", "_observers")
+    __slots__ = ("_drafters", "_observers", "_readers")
 
     def __init__(self, drafters: Sequence[Drafter]) -> None:
         self._drafters = list(drafters)
         self._observers = [drafter for drafter in drafters if isinstance(drafter, PassObserver)]
+        self._readers = [drafter for drafter in drafters if isinstance(drafter, HiddenObserver)]
 
     @property
     def n_top(self) -> int:
@@ -38,6 +42,16 @@ class SeveralDrafters:
         """See PassObserver."""
         for observer in self._observers:
             observer.observe_pass(tree, tokens, logits)
+
+    @property
+    def wants_hidden(self) -> bool:
+        """Whether one of its drafters does."""
+        return any(reader.wants_hidden for reader in self._readers)
+
+    def observe_hidden(self, states: Float32Array) -> None:
+        """See HiddenObserver."""
+        for reader in self._readers:
+            reader.observe_hidden(states)
 
     def reset(self) -> None:
         """Forget the text."""
@@ -62,6 +76,12 @@ class SeveralFactories:
         for factory in self._factories:
             if isinstance(factory, NeedsTarget):
                 factory.prepare(model)
+
+    def attach(self, context: Context) -> None:
+        """See NeedsContext."""
+        for factory in self._factories:
+            if isinstance(factory, NeedsContext):
+                factory.attach(context)
 
     def _new_drafters(self) -> list[Drafter]:
         """Fresh ones for one text."""

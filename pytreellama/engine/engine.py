@@ -18,6 +18,7 @@ from pytreellama.draft import (
     Auto,
     DrafterFactory,
     DrafterSpec,
+    NeedsContext,
     NeedsTarget,
     NoDrafter,
     drafter_factory,
@@ -107,6 +108,8 @@ class Engine(Closing):
             self.context = Context(model, n_ctx=size, n_seq_max=n_seq_max or 1, **options)
         else:
             self.context = Context(model, params, **options)
+        if isinstance(self._new_drafter, NeedsContext):
+            self._new_drafter.attach(self.context)
         if not self.context.kv_unified:
             self.context.close()
             raise ContextError(

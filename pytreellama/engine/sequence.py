@@ -11,7 +11,7 @@ import numpy as np
 from pytreellama.core.sampler import Sampler
 from pytreellama.core.sampling import SamplingParams
 from pytreellama.core.vocab import Detokenizer, Vocab
-from pytreellama.draft import Drafter, PassObserver
+from pytreellama.draft import Drafter, HiddenObserver, PassObserver
 from pytreellama.engine.completion import Chunk, Completion, FinishReason, Stats, TokenLogp
 from pytreellama.engine.request import Request
 from pytreellama.engine.stop_strings import StopStrings
@@ -40,6 +40,7 @@ class Sequence:
         self.request = request
         self.drafter = drafter
         self.n_top = drafter.n_top if isinstance(drafter, PassObserver) else 0
+        self._sees_hidden = isinstance(drafter, HiddenObserver)
         self.sampler = Sampler(vocab, request.sampling)
         self.seq_id: int | None = None
         self.context: list[int] = list(request.prompt)
@@ -61,6 +62,11 @@ class Sequence:
         self._new_text: list[str] = []
         self._n_chunked = 0
         self._started_s = time.perf_counter()
+
+    @property
+    def wants_hidden(self) -> bool:
+        """True if the drafter guesses from hidden states, and wants those of the next pass."""
+        return self._sees_hidden and self.drafter.wants_hidden  # type: ignore[attr-defined, no-any-return]
 
     def start(self) -> None:
         """The clock runs from here: time in the queue is not the generation's."""

@@ -119,6 +119,9 @@ class TreePass:
         if learns:
             if sequence.n_top:
                 sequence.drafter.observe_pass(tree, *rows.top(place))  # type: ignore[attr-defined]
+            if sequence.wants_hidden:
+                states = self._context.hidden([place.start + node for node in verdict.path])
+                sequence.drafter.observe_hidden(states)  # type: ignore[attr-defined]
             sequence.drafter.observe(verdict.tokens)
             sequence.stats.draft_s += time.perf_counter() - verified_s
         sequence.accept(verdict.tokens, logprobs)

@@ -211,6 +211,18 @@ int32_t treellama_decode_one(llama_context * ctx, llama_token token, llama_seq_i
 }
 
 //
+// hidden states
+//
+
+void treellama_hidden_keep(llama_context * ctx, bool keep) {
+    ctx->set_embeddings(keep, keep);
+}
+
+const float * treellama_hidden(llama_context * ctx) {
+    return ctx->get_embeddings();
+}
+
+//
 // memory
 //
 

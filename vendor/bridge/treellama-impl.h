@@ -25,6 +25,9 @@ F treellama_cpu_function(const char * name) {
 ggml_backend_t treellama_cpu_backend();
 void treellama_compute(ggml_backend_t backend, ggml_cgraph * gf, int32_t n_threads, bool use_ref, const char * what);
 
+// where a model's weights would be: the first of a device's own layouts that can take part in the op, or plain memory
+ggml_backend_buffer_type_t treellama_weight_buffer_type(ggml_backend_dev_t device, const ggml_tensor * op, bool packed);
+
 // the cache of a context (the sliding-window one if swa); NULL if its memory has none
 llama_kv_cache * treellama_find_cache(const llama_context * ctx, bool swa);
 
@@ -34,9 +37,13 @@ bool treellama_is_text(const llama_context * ctx, const llama_batch & batch);
 // llama_decode, or -1 if the model has no such positions
 int32_t treellama_decode_checked(llama_context * ctx, const llama_batch & batch);
 
-// while one lives, no other context computes on the threads of this one
+// while one lives, nobody else computes on the threads of this context, or of all contexts with as many
 struct treellama_turn {
     treellama_turn(const llama_context * ctx);
+    treellama_turn(int32_t n_threads);
+
+    // the threads themselves; NULL if no context has as many
+    struct ggml_threadpool * pool;
 
 private:
     std::unique_lock<std::mutex> lock;

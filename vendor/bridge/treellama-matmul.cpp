@@ -30,24 +30,6 @@ int32_t treellama_dequantize_rows(ggml_type type, const void * data, int64_t n_r
     });
 }
 
-// where a model's weights would be: the first of the CPU's own layouts that can take part in the op, or plain memory
-static ggml_backend_buffer_type_t weight_buffer_type(ggml_backend_dev_t device, const ggml_tensor * op, bool packed) {
-    const auto get_packed_types = treellama_cpu_function<ggml_backend_dev_get_extra_bufts_t>("ggml_backend_dev_get_extra_bufts");
-    if (packed && get_packed_types) {
-        ggml_tensor * weights = op->src[0];
-        for (ggml_backend_buffer_type_t * type = get_packed_types(device); type && *type; ++type) {
-            ggml_backend_buffer_ptr empty { ggml_backend_buft_alloc_buffer(*type, 0) };
-            weights->buffer = empty.get();
-            const bool fits = ggml_backend_dev_supports_op(device, op);
-            weights->buffer = nullptr;
-            if (fits) {
-                return *type;
-            }
-        }
-    }
-    return ggml_backend_dev_buffer_type(device);
-}
-
 int32_t treellama_matmul(const treellama_matmul_params * p, const void * w, const float * x, const int32_t * ids, float * out) {
     return treellama_catch(TREELLAMA_EXCEPTION, [&] {
         ggml_backend_ptr backend { treellama_cpu_backend() };
@@ -69,7 +51,7 @@ int32_t treellama_matmul(const treellama_matmul_params * p, const void * w, cons
         ggml_cgraph * gf = ggml_new_graph(ctx.get());
         ggml_build_forward_expand(gf, res);
 
-        ggml_backend_buffer_type_t type_w = weight_buffer_type(ggml_backend_get_device(backend.get()), res, p->packed);
+        ggml_backend_buffer_type_t type_w = treellama_weight_buffer_type(ggml_backend_get_device(backend.get()), res, p->packed);
         ggml_backend_buffer_ptr buffer_w { ggml_backend_alloc_ctx_tensors_from_buft(ctx_w.get(), type_w) };
         ggml_backend_buffer_ptr buffer   { ggml_backend_alloc_ctx_tensors(ctx.get(), backend.get()) };
         if (!buffer_w || !buffer) {

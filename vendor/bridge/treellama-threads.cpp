@@ -75,20 +75,20 @@ void treellama_threads_release(treellama_threads * threads) {
     }
 }
 
-static std::unique_lock<std::mutex> turn_of(const llama_context * ctx) {
+static treellama_threads * threads_of(int32_t n_threads) {
     auto & all = all_threads();
-    std::unique_lock<std::mutex> lock(all.mutex);
+    std::lock_guard<std::mutex> lock(all.mutex);
 
-    const auto it = all.by_count.find(thread_count(ctx));
-    if (it == all.by_count.end()) {
-        return {};
-    }
-
-    // its context keeps it while this one waits
-    auto * threads = it->second.get();
-    lock.unlock();
-
-    return std::unique_lock<std::mutex>(threads->busy);
+    const auto it = all.by_count.find(n_threads);
+    return it == all.by_count.end() ? nullptr : it->second.get();
 }
 
-treellama_turn::treellama_turn(const llama_context * ctx) : lock(turn_of(ctx)) {}
+treellama_turn::treellama_turn(const llama_context * ctx) : treellama_turn(thread_count(ctx)) {}
+
+treellama_turn::treellama_turn(int32_t n_threads) : pool(nullptr) {
+    // whoever waits has a context that keeps it
+    if (auto * threads = threads_of(n_threads)) {
+        lock = std::unique_lock<std::mutex>(threads->busy);
+        pool = threads->pool;
+    }
+}

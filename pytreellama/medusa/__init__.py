@@ -1,0 +1,1 @@
+"""Medusa heads: trained on what a model writes itself, for the drafter ``medusa``."""

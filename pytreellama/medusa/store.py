@@ -1,0 +1,153 @@
+"""Store: what a model wrote and from which hidden states, on disk, in parts that stay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytreellama.errors import MedusaError
+from pytreellama.files import replaced_file
+
+_FACTS = "facts.json"
+_HELD_OUT_ONE_IN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One text.
+
+    tokens: int32, shape (n,). states: float16, shape (n, n_embd): state i is what token i was drawn
+    from, so it has seen the prompt and the tokens before i.
+    """
+
+    tokens: NDArray[np.int32]
+    states: NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Many texts, one after another.
+
+    tokens: int32, shape (n,). states: float16, shape (n, n_embd), of which `chunks` are the parts
+    in order. ends: int64, shape (n_texts,): where each text ends.
+    """
+
+    tokens: NDArray[np.int32]
+    states: NDArray[np.float16]
+    ends: NDArray[np.int64]
+
+    def positions(self, n_ahead: int, held_out: bool) -> NDArray[np.int64]:
+        """Places i so that i to i + n_ahead lie in one text; of one text in 20 if held out."""
+        starts = np.concatenate([[0], self.ends[:-1]])
+        is_held_out = np.arange(len(self.ends)) % _HELD_OUT_ONE_IN == 0
+        found = [
+            np.arange(start, max(end - n_ahead, start))
+            for start, end, other in zip(starts, self.ends, is_held_out, strict=True)
+            if other == held_out
+        ]
+        return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
+class Store:
+    """A folder of parts; each is whole or not there, so an interruption loses one at most.
+
+    Args:
+        folder: made if it is not there.
+        facts: what all parts must have in common, such as the model's fingerprint.
+
+    Raises:
+        MedusaError: it holds texts of another model, or written with other options.
+    """
+
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / _FACTS
+        if not path.exists():
+            _write_json(path, facts)
+        if _read_json(path) != facts:
+            raise MedusaError(
+                f"{folder} holds texts of another model, or written with other options; give "
+                "another --work folder, or remove this one"
+            )
+
+    @property
+    def n_parts(self) -> int:
+        """Parts that are whole."""
+        n = 0
+        while self._facts_path(n).exists():
+            n += 1
+        return n
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens in all parts."""
+        return sum(int(fact["n_tokens"]) for fact in self._part_facts())
+
+    @property
+    def seconds(self) -> float:
+        """What writing all of it took."""
+        return sum(float(fact["seconds"]) for fact in self._part_facts())
+
+    def add(self, texts: Sequence[Text], seconds: float) -> None:
+        """Put a part on disk that took so long to write."""
+        n = self.n_parts
+        lengths = [len(text.tokens) for text in texts]
+        arrays: dict[str, NDArray[Any]] = {
+            "tokens": np.concatenate([text.tokens for text in texts]),
+            "states": np.concatenate([text.states for text in texts]),
+            "lengths": np.array(lengths, np.int64),
+        }
+        for name, array in arrays.items():
+            with replaced_file(self._path(n, name)) as file:
+                np.save(file, array)
+        _write_json(self._facts_path(n), {"n_tokens": sum(lengths), "seconds": seconds})
+
+    def load(self) -> Texts:
+        """All parts; states are gathered in memory.
+
+        Raises:
+            MedusaError: there is nothing, or a part is damaged.
+        """
+        n = self.n_parts
+        if n == 0:
+            raise MedusaError(f"{self.folder} holds no texts yet")
+        tokens, states, lengths = (
+            [self._array(i, name) for i in range(n)] for name in ("tokens", "states", "lengths")
+        )
+        ends = np.cumsum(np.concatenate(lengths))
+        return Texts(np.concatenate(tokens), np.concatenate(states), ends)
+
+    def _array(self, part: int, name: str) -> NDArray[Any]:
+        path = self._path(part, name)
+        try:
+            array: NDArray[Any] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise MedusaError(
+                f"{path} is missing or damaged: {error}; remove the folder"
+            ) from error
+        return array
+
+    def _path(self, part: int, name: str) -> Path:
+        return self.folder / f"{part:05}-{name}.npy"
+
+    def _facts_path(self, part: int) -> Path:
+        return self.folder / f"{part:05}.json"
+
+    def _part_facts(self) -> list[Any]:
+        return [_read_json(self._facts_path(i)) for i in range(self.n_parts)]
+
+
+def _write_json(path: Path, facts: dict[str, Any]) -> None:
+    with replaced_file(path) as file:
+        file.write(json.dumps(facts).encode())
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
