@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from pytreellama import __version__
-from pytreellama.cli import bench, doctor, generate, plan, tree
+from pytreellama.cli import bench, doctor, generate, medusa, plan, tree
 from pytreellama.cli.failures import CleanFailures, flush_stdout
 from pytreellama.cli.output import never_fail_to_encode
 
@@ -30,6 +30,7 @@ app.command("tree")(tree.tree)
 app.command("plan")(plan.plan)
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
+app.add_typer(medusa.app, name="medusa")
 
 
 def _print_version(asked: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
@@ -30,7 +30,7 @@ def unpacked(options: type[_Options]) -> Callable[[Callable[..., None]], Callabl
         inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
             annotation=hints[field.name],
         )
         for field in fields(options)  # type: ignore[arg-type]
@@ -166,7 +166,8 @@ class GenerationOptions:
             "-d",
             help="What guesses the tree: auto, none (plain decoding), suffix (what followed the "
             "same words before), recycling (what the model foresaw in earlier passes), ngram "
-            "(counts over all texts); or several in one tree, as suffix+recycling.",
+            "(counts over all texts), medusa (heads on its hidden state; medusa=FILE for a file of "
+            "them); or several in one tree, as suffix+recycling.",
             panel=_DRAFTING,
             autocompletion=complete_drafter,
         ),

@@ -88,6 +88,12 @@ class ProgressBar(Closing):
         elif self._console.is_terminal and time.perf_counter() - self._started_s > _PATIENCE_S:
             self._show()
 
+    def retitle(self, title: str) -> None:
+        """Say anew what is going on."""
+        self._title = title
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], description=title)
+
     def close(self) -> None:
         """Take the bar off the screen."""
         progress, self._progress = self._progress, None

@@ -67,8 +67,11 @@ __all__ = [
 DrafterSpec: TypeAlias = str | DrafterFactory | Sequence[str | DrafterFactory]
 """A name of `DRAFTERS`, a factory, or several of them, whose trees are merged.
 
-Names may be joined: "suffix+recycling" is ["suffix", "recycling"].
+Names may be joined: "suffix+recycling" is ["suffix", "recycling"]. "medusa=heads.gguf" names the
+file of heads.
 """
+
+_HEADS = "medusa="
 
 # What makes a factory, not a factory: what drafters learn together must not pass to other models.
 DRAFTERS: dict[str, Callable[[], DrafterFactory]] = {
@@ -91,6 +94,8 @@ def drafter_factory(spec: DrafterSpec) -> DrafterFactory:
     """
     if isinstance(spec, str) and "+" in spec:
         return drafter_factory(spec.split("+"))
+    if isinstance(spec, str) and spec.startswith(_HEADS):
+        return Medusa(spec.removeprefix(_HEADS))
     if isinstance(spec, str):
         if spec in DRAFTERS:
             return DRAFTERS[spec]()

@@ -166,13 +166,7 @@ class Medusa:
         """
         from pytreellama.draft.heads import Heads
 
-        path = self._path or find_heads(model)
-        if path is None:
-            raise MedusaError(
-                f"there are no heads for {model.path.name}: none beside it ({_beside(model).name}) "
-                f"and none in the package; train some: pytreellama medusa train {model.path} "
-                f"-o {_beside(model)}"
-            )
+        path = self._path or require_heads(model)
         heads = Heads(path, model, any_model=self._any_model)
         if self._shape is not None and self._shape.n_levels > heads.n_heads:
             heads.close()
@@ -208,6 +202,18 @@ def find_heads(model: Model) -> Path | None:
         return beside
     folder = Path(__file__).parent.parent / "heads"
     return next(iter(sorted(folder.glob(f"*-{model_hash(model)[:12]}.gguf"))), None)
+
+
+def require_heads(model: Model) -> Path:
+    """As `find_heads`; raises MedusaError if there are none."""
+    path = find_heads(model)
+    if path is None:
+        raise MedusaError(
+            f"there are no heads for {model.path.name}: none beside it ({_beside(model).name}) and "
+            f"none in the package; train some: pytreellama medusa train {model.path} "
+            f"-o {_beside(model)}"
+        )
+    return path
 
 
 def heads_that_fit(model: Model) -> Medusa | None:

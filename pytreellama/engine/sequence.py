@@ -66,7 +66,7 @@ class Sequence:
     @property
     def wants_hidden(self) -> bool:
         """True if the drafter guesses from hidden states, and wants those of the next pass."""
-        return self._sees_hidden and self.drafter.wants_hidden  # type: ignore[attr-defined, no-any-return]
+        return self._sees_hidden and self.drafter.wants_hidden  # type: ignore[attr-defined]
 
     def start(self) -> None:
         """The clock runs from here: time in the queue is not the generation's."""
