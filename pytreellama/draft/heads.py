@@ -89,10 +89,11 @@ class Heads(Closing):
 
     def _require_same_model(self, model: Model) -> None:
         wanted, found = self.meta("medusa.model.hash"), model_hash(model)
+        name = self.meta("medusa.model.name") or "another model"
         if wanted != found:
             self.close()
             raise MedusaError(
-                f"{self.path.name} was made for {self.meta('medusa.model.name') or 'another model'}"
+                f"{self.path.name} was made for {name}"
                 f" (norms {(wanted or 'unknown')[:12]}), and {model.path.name} has other weights "
                 f"({found[:12]}); train heads for it: pytreellama medusa train {model.path.name} "
                 "-o HEADS.gguf"
