@@ -13,6 +13,7 @@ from pytreellama.cli.options import Debug, GpuLayers, Json, ModelPath, option, u
 from pytreellama.cli.output import (
     ProgressBar,
     facts_table,
+    gibibytes,
     print_json,
     stderr_console,
     stdout_console,
@@ -55,7 +56,7 @@ class TrainOptions:
     ] = 1_000_000
     epochs: Annotated[
         int, option("--epochs", help="Times that each place is learned from.", min=1)
-    ] = 10
+    ] = 12
     heads: Annotated[int, option("--heads", help="How far ahead they guess.", min=1, max=16)] = 4
     layers: Annotated[int, option("--layers", help="Blocks of a head.", min=1, max=16)] = 2
     sees: Annotated[
@@ -71,7 +72,7 @@ class TrainOptions:
         option("--shortlist", help="Tokens that heads can guess, the most frequent; 0 for all."),
     ] = 8192
     batch: Annotated[int, option("--batch", help="Places in a step of training.", min=1)] = 1024
-    learning_rate: Annotated[float, option("--learning-rate", help="At its highest.")] = 1e-3
+    learning_rate: Annotated[float, option("--learning-rate", help="At its highest.")] = 2e-3
     file_type: Annotated[
         Literal["f32", "f16", "q8_0"], option("--type", help="Of the weights in the file.")
     ] = "q8_0"
@@ -189,6 +190,7 @@ def _print_trained(trained: Trained) -> None:
         "heads": trained.path,
         "tokens": f"{trained.n_tokens:,}",
         "time": f"{_minutes(trained.writing_s)} writing, {_minutes(trained.training_s)} training",
+        "most memory": gibibytes(trained.peak_bytes) if trained.peak_bytes else "not told",
         "right, by head": _shares(trained.accuracy.top1),
         "among the first five": _shares(trained.accuracy.top5),
         "tokens a step": f"{trained.accuracy.tokens_per_step:.2f} with chains",

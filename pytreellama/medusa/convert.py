@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ Float32 = NDArray[np.float32]
 Tensors = Mapping[str, Float32]
 
 _NO_SAFETENSORS = "safetensors files are read with the package safetensors: pip install safetensors"
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 _KEY = re.compile(r"(?:medusa_head\.)?(\d+)\.(\d+)\.(?:linear\.)?(weight|bias)")
 _ALLOWED = (
     "a checkpoint of the Medusa project has, for each head, blocks 0.0.linear.weight, "
@@ -47,10 +48,12 @@ def convert(path: str | os.PathLike[str], model: Model) -> HeadsFile:
     for i, head in enumerate(heads):
         assert head.output is not None
         sizes = {weight.shape for weight in head.weights} | {(n_embd, n_embd)}
-        if len(sizes) > 1 or head.output.shape != (n_vocab, n_embd):
+        biases = {bias.shape for bias in head.biases} | {(n_embd,)}
+        if len(sizes) > 1 or len(biases) > 1 or head.output.shape != (n_vocab, n_embd):
             raise MedusaError(
-                f"head {i} of {source.name} has blocks of {sorted(sizes)} and an output matrix of "
-                f"{head.output.shape}; the model has {n_embd} channels and {n_vocab} tokens"
+                f"head {i} of {source.name} has blocks of {head.weights[0].shape} with biases of "
+                f"{head.biases[0].shape} and an output matrix of {head.output.shape}; the model "
+                f"has {n_embd} channels and {n_vocab} tokens"
             )
     return HeadsFile(
         heads,
@@ -86,10 +89,20 @@ def _read(path: Path) -> Tensors:
 
 def _read_safetensors(path: Path) -> Tensors:
     try:
-        from safetensors.numpy import load_file
+        import safetensors
     except ImportError as error:
         raise MedusaError(_NO_SAFETENSORS) from error
-    return {name: np.asarray(array, np.float32) for name, array in load_file(path).items()}
+    deserialize: Any = safetensors.deserialize
+    return {name: _float32(**tensor) for name, tensor in deserialize(path.read_bytes())}
+
+
+def _float32(dtype: str, shape: Sequence[int], data: bytes) -> Float32:
+    if dtype == "BF16":  # NumPy does not know it: the upper half of a float32
+        bits = np.frombuffer(data, "<u2").astype(np.uint32) << 16
+        return bits.view(np.float32).reshape(shape)
+    if dtype not in _DTYPES:
+        raise ValueError(f"a tensor of type {dtype}, where {', '.join(_DTYPES)} or BF16 is allowed")
+    return np.frombuffer(data, _DTYPES[dtype]).astype(np.float32).reshape(shape)
 
 
 def _read_torch(path: Path) -> Tensors:

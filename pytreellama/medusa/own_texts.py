@@ -16,8 +16,6 @@ from pytreellama.medusa.recorder import RecordingEngine
 from pytreellama.medusa.store import Text
 
 _MARK = "<<what the user says>>"
-_N_TURN = 192  # most tokens of a user's turn
-_N_ANSWER = 192
 _N_AHEAD = 2  # rounds of turns that are written before their answers
 _TOP_K = 64  # of the likeliest tokens to draw from: more is noise, and slow
 
@@ -31,6 +29,10 @@ class TextOptions:
     """Texts that are written at once, in one pass."""
     n_round: int = 64
     """Texts after which what is written is put on disk."""
+    n_turn: int = 192
+    """Most tokens of a user's turn."""
+    n_answer: int = 192
+    """Most tokens of an answer."""
     share_free: float = 0.3
     """Of the user's turns that the model begins itself; the others have one of our openers."""
     share_sampled: float = 0.25
@@ -59,7 +61,7 @@ class OwnTexts:
             model,
             self._hear,
             n_parallel=options.n_parallel,
-            n_text=2 * _N_TURN + _N_ANSWER,
+            n_text=2 * options.n_turn + options.n_answer,
             n_waiting=4 * options.n_round,
         )
         self._turns = _Turns.of(model)
@@ -98,7 +100,7 @@ class OwnTexts:
                 temperature=1.0,
                 top_k=_TOP_K,
                 seed=chance.randrange(2**31),
-                max_tokens=_N_TURN,
+                max_tokens=self._options.n_turn,
             )
             for opener in openers
         ]
@@ -130,7 +132,7 @@ class OwnTexts:
                     temperature=1.0 if is_sampled else 0.0,
                     top_k=_TOP_K,
                     seed=chance.randrange(2**31),
-                    max_tokens=_N_ANSWER,
+                    max_tokens=self._options.n_answer,
                 )
             )
 

@@ -15,6 +15,7 @@ from pytreellama.draft.protocol import (
     checked_tokens,
 )
 from pytreellama.engine import Engine
+from pytreellama.errors import MedusaError
 from pytreellama.medusa.store import Text
 from pytreellama.tree import TokenTree
 
@@ -70,6 +71,9 @@ class RecordingEngine(Engine):
         n_parallel: texts that run at once.
         n_text: most tokens of a text, its prompt included.
         n_waiting: texts that may wait besides.
+
+    Raises:
+        MedusaError: the model is one for which nothing is drafted.
     """
 
     def __init__(
@@ -83,6 +87,12 @@ class RecordingEngine(Engine):
             n_ctx=n_parallel * n_text,
             n_queue_max=n_waiting,
         )
+        if self.n_draft == 0:
+            self.close()
+            raise MedusaError(
+                f"{model.path.name} has a memory from which guesses cannot be taken back, as a "
+                "recurrent model's: heads would be of no use to it"
+            )
         self.context.keep_hidden()
 
 

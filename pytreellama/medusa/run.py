@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,8 +17,14 @@ from pytreellama.errors import MedusaError
 from pytreellama.medusa.own_texts import OwnTexts, TextOptions
 from pytreellama.medusa.store import Store
 from pytreellama.medusa.target import Target
-from pytreellama.medusa.training import Accuracy, Training, TrainingOptions, TrainingStep
-from pytreellama.medusa.weights import FileType
+from pytreellama.medusa.training import (
+    Accuracy,
+    Training,
+    TrainingOptions,
+    TrainingStep,
+    torch_for_training,
+)
+from pytreellama.medusa.weights import FileType, gguf_for
 
 Phase = Literal["writing", "training"]
 
@@ -35,13 +42,17 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a run has made. Times in seconds, of interrupted runs too."""
+    """What a run has made. Times in seconds, of interrupted runs too.
+
+    peak_bytes: most memory that this process has had; None where that is not told.
+    """
 
     path: Path
     accuracy: Accuracy
     n_tokens: int
     writing_s: float
     training_s: float
+    peak_bytes: int | None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -50,6 +61,7 @@ class Trained:
             "n_tokens": self.n_tokens,
             "writing_s": self.writing_s,
             "training_s": self.training_s,
+            "peak_bytes": self.peak_bytes,
             **asdict(self.accuracy),
         }
 
@@ -92,7 +104,12 @@ def train(
     output = Path(output)
     if not output.parent.is_dir():
         raise MedusaError(f"there is no folder {output.parent} to write {output.name} into")
+    if output.is_dir():
+        raise MedusaError(f"{output} is a folder; give the name of a file to write the heads into")
     target = Target(model)
+    # what is missing is told now, not when the texts are written
+    torch_for_training()
+    gguf_for(file_type, target.n_embd)
     store = Store(folder or default_folder(model, texts), _facts(target, texts))
     _write_texts(model, store, texts, n_tokens, report)
     training = Training(target, store.load(), options, store.folder)
@@ -105,7 +122,16 @@ def train(
         "accuracy.top5": [float(share) for share in accuracy.top5],
     }
     training.heads_file(facts).write(output, file_type)
-    return Trained(output, accuracy, store.n_tokens, store.seconds, training.seconds)
+    return Trained(output, accuracy, store.n_tokens, store.seconds, training.seconds, _peak_bytes())
+
+
+def _peak_bytes() -> int | None:
+    try:
+        import resource
+    except ImportError:
+        return None  # Windows
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else 1024 * peak)
 
 
 def _facts(target: Target, options: TextOptions) -> dict[str, Any]:

@@ -88,12 +88,12 @@ class Store:
     @property
     def n_tokens(self) -> int:
         """Tokens in all parts."""
-        return sum(int(fact["n_tokens"]) for fact in self._part_facts())
+        return sum(int(count) for count in self._part_facts("n_tokens"))
 
     @property
     def seconds(self) -> float:
         """What writing all of it took."""
-        return sum(float(fact["seconds"]) for fact in self._part_facts())
+        return sum(float(seconds) for seconds in self._part_facts("seconds"))
 
     def add(self, texts: Sequence[Text], seconds: float) -> None:
         """Put a part on disk that took so long to write."""
@@ -118,20 +118,27 @@ class Store:
         n = self.n_parts
         if n == 0:
             raise MedusaError(f"{self.folder} holds no texts yet")
+        parts = [self._part(i) for i in range(n)]
+        tokens, states, lengths = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return Texts(tokens, states, np.cumsum(lengths))
+
+    def _part(self, part: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         tokens, states, lengths = (
-            [self._array(i, name) for i in range(n)] for name in ("tokens", "states", "lengths")
+            self._array(part, name) for name in ("tokens", "states", "lengths")
         )
-        ends = np.cumsum(np.concatenate(lengths))
-        return Texts(np.concatenate(tokens), np.concatenate(states), ends)
+        if not len(tokens) == len(states) == lengths.sum():
+            raise MedusaError(
+                f"part {part:05} of {self.folder} is damaged: {len(tokens)} tokens, {len(states)} "
+                f"states and texts of {lengths.sum()} tokens; remove the folder"
+            )
+        return tokens, states, lengths
 
     def _array(self, part: int, name: str) -> NDArray[Any]:
         path = self._path(part, name)
         try:
             array: NDArray[Any] = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise MedusaError(
-                f"{path} is missing or damaged: {error}; remove the folder"
-            ) from error
+        except Exception as error:  # over damaged bytes NumPy raises what it likes
+            raise _damaged(path, error) from error
         return array
 
     def _path(self, part: int, name: str) -> Path:
@@ -140,8 +147,15 @@ class Store:
     def _facts_path(self, part: int) -> Path:
         return self.folder / f"{part:05}.json"
 
-    def _part_facts(self) -> list[Any]:
-        return [_read_json(self._facts_path(i)) for i in range(self.n_parts)]
+    def _part_facts(self, key: str) -> list[Any]:
+        paths = [self._facts_path(i) for i in range(self.n_parts)]
+        found = []
+        for path in paths:
+            facts = _read_json(path)
+            if not isinstance(facts, dict) or key not in facts:
+                raise _damaged(path, f"it has no {key}")
+            found.append(facts[key])
+        return found
 
 
 def _write_json(path: Path, facts: dict[str, Any]) -> None:
@@ -150,4 +164,11 @@ def _write_json(path: Path, facts: dict[str, Any]) -> None:
 
 
 def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, reason: object) -> MedusaError:
+    return MedusaError(f"{path} is missing or damaged: {reason}; remove the folder")

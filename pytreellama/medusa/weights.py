@@ -62,14 +62,9 @@ class HeadsFile:
             MedusaError: the package gguf is missing, or a width that the type cannot hold.
             OSError: it cannot be written.
         """
-        try:
-            import gguf
-        except ImportError as error:
-            raise MedusaError(NO_GGUF) from error
         first = self.heads[0]
         n_embd = len(first.biases[0])
-        if file_type == "q8_0" and n_embd % 32:
-            raise MedusaError(f"q8_0 takes widths of 32, not {n_embd}; give the type f16 or f32")
+        gguf = gguf_for(file_type, n_embd)
         with replaced_path(path) as part:
             writer = gguf.GGUFWriter(part, "medusa")
             writer.add_name(f"Medusa heads for {self.model_name}")
@@ -110,6 +105,17 @@ class HeadsFile:
             for i, head in enumerate(self.heads)
             for j, bias in enumerate(head.biases)
         ]
+
+
+def gguf_for(file_type: FileType, n_embd: int) -> Any:
+    """The package gguf; raises MedusaError if it is missing, or the type cannot hold the width."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise MedusaError(NO_GGUF) from error
+    if file_type == "q8_0" and n_embd % 32:
+        raise MedusaError(f"q8_0 takes widths of 32, not {n_embd}; give the type f16 or f32")
+    return gguf
 
 
 def _add(writer: Any, key: str, value: Any) -> None:
