@@ -85,6 +85,9 @@ class TrainOptions:
             show_default=False,
         ),
     ] = None
+    answer_tokens: Annotated[
+        int, option("--answer-tokens", help="Most tokens of an answer, and of a turn.", min=2)
+    ] = 192
     seed: Annotated[int, option("--seed", help="Of all that is drawn.", min=0)] = 1
     work: Annotated[
         Path | None,
@@ -104,7 +107,12 @@ class TrainOptions:
         from pytreellama.medusa.own_texts import TextOptions
 
         prompts = [] if self.prompts is None else read_prompts(self.prompts)
-        return TextOptions(seed=self.seed, prompts=tuple(prompt.text for prompt in prompts))
+        return TextOptions(
+            seed=self.seed,
+            n_turn=self.answer_tokens,
+            n_answer=self.answer_tokens,
+            prompts=tuple(prompt.text for prompt in prompts),
+        )
 
     def training_options(self) -> TrainingOptions:
         """What is trained. Raises MedusaError if out of range."""

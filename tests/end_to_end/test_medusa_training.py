@@ -37,7 +37,7 @@ torch = pytest.importorskip("torch", reason=f"needs PyTorch: {_HOW}")
 TinyModel = Callable[..., Model]
 
 N_TURN, N_ANSWER, N_TOKENS = 12, 48, 700
-TEXTS = TextOptions(n_parallel=4, n_round=8)
+TEXTS = TextOptions(n_parallel=4, n_round=8, n_turn=N_TURN, n_answer=N_ANSWER)
 OPTIONS = TrainingOptions(
     n_heads=2, n_layers=1, n_shortlist=100, n_epochs=3, n_batch=32, learning_rate=0.01
 )
@@ -49,14 +49,14 @@ KILLED = f"""
 import os, signal, sys
 import torch
 from pytreellama import Model
-from pytreellama.medusa import own_texts, run, training
+from pytreellama.medusa import run, training
 from pytreellama.medusa.own_texts import TextOptions
 from pytreellama.medusa.training import TrainingOptions
 from pathlib import Path
 
 model, folder, output, phase, n_steps = sys.argv[1:]
 torch.set_num_threads(1)
-own_texts._N_TURN, own_texts._N_ANSWER, training._CHECKPOINT_S = {N_TURN}, {N_ANSWER}, -1.0
+training._CHECKPOINT_S = -1.0
 n_left = int(n_steps)
 
 def report(progress):
@@ -76,10 +76,7 @@ run.train(
 def small_and_on_one_thread() -> Iterator[None]:
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(own_texts, "_N_TURN", N_TURN)
-        patch.setattr(own_texts, "_N_ANSWER", N_ANSWER)
-        yield
+    yield
     torch.set_num_threads(n_threads)
 
 

@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 from pytreellama import Model
 from pytreellama.cli import app
 from pytreellama.draft.heads import Heads
-from pytreellama.medusa import own_texts
 from random_heads import write_random_heads
 
 _HOW = "pip install 'pytreellama[train]'"
@@ -26,7 +25,20 @@ pytest.importorskip("gguf", reason=f"needs gguf: {_HOW}")
 PathOf = Callable[..., Path]
 Loaded = Callable[..., Model]
 
-SIZES = ("--heads", "2", "--layers", "1", "--shortlist", "64", "--batch", "16", "--epochs", "2")
+SIZES = (
+    "--answer-tokens",
+    "12",
+    "--heads",
+    "2",
+    "--layers",
+    "1",
+    "--shortlist",
+    "64",
+    "--batch",
+    "16",
+    "--epochs",
+    "2",
+)
 N_EMBD, N_VOCAB = 64, 320
 
 
@@ -70,10 +82,8 @@ def checkpoint(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def small_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_training() -> None:
     torch = pytest.importorskip("torch", reason=f"needs PyTorch: {_HOW}")
-    monkeypatch.setattr(own_texts, "_N_TURN", 4)
-    monkeypatch.setattr(own_texts, "_N_ANSWER", 12)
     torch.set_num_threads(1)
 
 
@@ -165,7 +175,9 @@ def test_too_little_text_for_a_batch_is_one_line(
     model_path: str, prompts: str, tmp_path: Path
 ) -> None:
     arguments = (model_path, "-o", str(tmp_path / "heads.gguf"), "-n", "50", "-p", prompts)
-    told = one_line_of("train", *arguments, "--work", str(tmp_path / "work"), "--batch", "4096")
+    told = one_line_of(
+        "train", *arguments, "--work", str(tmp_path / "work"), *SIZES, "--batch", "4096"
+    )
     assert "a batch alone takes 4096: let the model write more" in told
     assert not (tmp_path / "heads.gguf").exists()
 
