@@ -100,8 +100,9 @@ class AutoDrafter(SeveralDrafters):
 
     @property
     def wants_hidden(self) -> bool:
-        """Whether one of its drafters does; none while they rest."""
-        return not self._rests and super().wants_hidden
+        """Whether one of its drafters does, for the next guess."""
+        is_awake = not self._rests or self.vigilance.looks_next
+        return is_awake and super().wants_hidden
 
     def guess(self, n_nodes: int, min_p: float) -> Guesses:
         """What those drafters guess that are worth asking, in at most `n_nodes` nodes each.

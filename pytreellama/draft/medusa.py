@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pytreellama.draft.heads import Heads
 
 _log = logging.getLogger(__name__)
+
+_MAX_RANK = 63
 
 Choices = Sequence[Sequence[int]]
 """Paths of ranks, as the Medusa project writes its trees: (0, 1) is the second guess of the second
@@ -93,10 +96,10 @@ class MedusaDrafter:
         ids = checked_tokens(tokens)
         if not ids:
             return
-        # of tokens whose states were not seen, the last says nothing
+        # the last state is the last token's, even where earlier ones were not told
         states, self._states = self._states, None
         self._root = ids[-1]
-        self._state = states[-1] if states is not None and len(states) == len(ids) else None
+        self._state = None if states is None else states[-1]
 
     def propose(self, n_nodes: int) -> TokenTree:
         """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
@@ -246,13 +249,9 @@ class Shape:
     @classmethod
     def of(cls, choices: Choices) -> Shape:
         """The tree of these paths of ranks; raises DraftError unless they are one."""
-        paths = sorted({tuple(choice) for choice in choices}, key=lambda path: (len(path), path))
+        paths = sorted({_path_of(choice) for choice in choices}, key=lambda p: (len(p), p))
         place = {path: i for i, path in enumerate(paths)}
         for path in paths:
-            if not path or not all(isinstance(rank, int) and 0 <= rank < 64 for rank in path):
-                raise DraftError(
-                    f"choices hold {path!r}; give paths of ranks from 0 to 63, such as (0, 1)"
-                )
             if len(path) > 1 and path[:-1] not in place:
                 raise DraftError(f"choices hold {path!r} without its parent {path[:-1]!r}")
         if not paths:
@@ -260,6 +259,18 @@ class Shape:
         parents = [place[path[:-1]] if len(path) > 1 else -1 for path in paths]
         ranks = [path[-1] for path in paths]
         return cls(np.array(parents, np.int32), np.array(ranks, np.int32), len(paths[-1]))
+
+
+def _path_of(choice: object) -> tuple[int, ...]:
+    try:
+        path = tuple(operator.index(rank) for rank in choice)  # type: ignore[attr-defined]
+    except TypeError:
+        path = ()
+    if not path or not all(0 <= rank <= _MAX_RANK for rank in path):
+        raise DraftError(
+            f"choices hold {choice!r}; give paths of ranks from 0 to {_MAX_RANK}, such as (0, 1)"
+        )
+    return path
 
 
 def _likeliest(grown: Grown, n_nodes: int) -> Grown:

@@ -157,6 +157,11 @@ def _write_texts(
         round_s = started_s
         for texts in own.rounds(store.n_parts):
             now_s = time.perf_counter()
+            if not texts:
+                raise MedusaError(
+                    f"{model.path.name} had nothing to say to any of {options.n_round} turns; give "
+                    "it --prompts"
+                )
             store.add(texts, now_s - round_s)
             round_s, n_done = now_s, store.n_tokens
             left_s = (n_tokens - n_done) * (now_s - started_s) / max(n_done - n_before, 1)

@@ -32,6 +32,11 @@ class Vigilance:
         """True while guesses save less than they cost."""
         return self._n_learned >= _N_TRIALS and self._saved_s < 0.0
 
+    @property
+    def looks_next(self) -> bool:
+        """What the next call of ``looks`` will say."""
+        return not self.is_resting or self._n_rested >= self._rest
+
     def looks(self) -> bool:
         """True if this step is to be drafted for; to be asked once a step."""
         if not self.is_resting:

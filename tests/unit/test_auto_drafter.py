@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytreellama import TokenTree
-from pytreellama.draft import Auto, AutoDrafter, NGram, Suffix
+from pytreellama.draft import EMPTY_TREE, Auto, AutoDrafter, NGram, Suffix
 from pytreellama.errors import DraftError
 
 TEXT = [5, 6, 7, 8, 9] * 4
@@ -48,6 +48,58 @@ def test_a_reset_forgets_what_was_not_heard() -> None:
     drafter.observe([5, 6])
     drafter.reset()
     assert len(drafter.guess(8, 0.0)) == 0
+
+
+class Reader:
+    """A drafter that keeps what it hears."""
+
+    name = "reader"
+    wants_hidden = True
+
+    def __init__(self) -> None:
+        self.heard: list[object] = []
+
+    def observe_hidden(self, states: np.ndarray) -> None:
+        self.heard.append(states.tolist())
+
+    def observe(self, tokens: list[int]) -> None:
+        self.heard.append(list(tokens))
+
+    def propose(self, n_nodes: int) -> TokenTree:
+        return EMPTY_TREE
+
+    def reset(self) -> None:
+        self.heard.clear()
+
+
+def test_hidden_states_are_wanted_in_a_rest_just_before_the_next_look() -> None:
+    drafter = Auto(Suffix(), Reader)()
+    assert drafter.wants_hidden
+    for _ in range(20):
+        drafter.vigilance.learn(-1.0, 0.0)
+    assert drafter.vigilance.is_resting
+    for _ in range(8):
+        wanted = []
+        while not drafter.vigilance.looks():
+            drafter.rest()
+            wanted.append(drafter.wants_hidden)
+        assert wanted == [False] * (len(wanted) - 1) + [True]
+        drafter.wake()
+
+
+def test_drafters_that_read_no_states_want_none() -> None:
+    assert not fresh().wants_hidden
+
+
+def test_a_state_that_came_in_a_rest_is_told_before_its_token() -> None:
+    reader = Reader()
+    drafter = AutoDrafter([reader])
+    drafter.rest()
+    drafter.observe([5])
+    drafter.observe_hidden(np.ones((1, 2), np.float32))
+    drafter.observe([6])
+    drafter.wake()
+    assert reader.heard == [[[1.0, 1.0]], [5, 6]]
 
 
 def test_guesses_below_the_given_p_are_not_searched_for() -> None:

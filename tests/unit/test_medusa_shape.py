@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
 from pytreellama.draft.medusa import Shape, _likeliest
@@ -112,3 +113,13 @@ def test_the_likeliest_of_any_tree_are_a_tree_of_the_likeliest() -> None:
         for i, (token, parent) in enumerate(zip(kept.tokens, kept.parents, strict=True)):
             assert parent < i
             assert parents[token] == (kept.tokens[parent] if parent >= 0 else -1)
+
+
+def test_ranks_may_be_numpys() -> None:
+    assert Shape.of(np.array([[0], [1]])).ranks.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("choices", [[1, 2], [(0,), "a"], [(0.5,)], [None]])
+def test_choices_that_are_no_paths_are_refused(choices: list[object]) -> None:
+    with pytest.raises(DraftError, match="give paths of ranks"):
+        Shape.of(choices)  # type: ignore[arg-type]
