@@ -56,7 +56,7 @@ class TrainOptions:
     ] = 1_000_000
     epochs: Annotated[
         int, option("--epochs", help="Times that each place is learned from.", min=1)
-    ] = 12
+    ] = 4
     heads: Annotated[int, option("--heads", help="How far ahead they guess.", min=1, max=16)] = 4
     layers: Annotated[int, option("--layers", help="Blocks of a head.", min=1, max=16)] = 2
     sees: Annotated[
@@ -72,7 +72,16 @@ class TrainOptions:
         option("--shortlist", help="Tokens that heads can guess, the most frequent; 0 for all."),
     ] = 8192
     batch: Annotated[int, option("--batch", help="Places in a step of training.", min=1)] = 1024
-    learning_rate: Annotated[float, option("--learning-rate", help="At its highest.")] = 2e-3
+    learning_rate: Annotated[float, option("--learning-rate", help="At its highest.")] = 3e-3
+    distil: Annotated[
+        float,
+        option(
+            "--distil",
+            help="How much is learned from all that the model foresaw; the rest, from what came.",
+            min=0.0,
+            max=1.0,
+        ),
+    ] = 0.8
     file_type: Annotated[
         Literal["f32", "f16", "q8_0"], option("--type", help="Of the weights in the file.")
     ] = "q8_0"
@@ -126,6 +135,7 @@ class TrainOptions:
             n_epochs=self.epochs,
             n_batch=self.batch,
             learning_rate=self.learning_rate,
+            distil=self.distil,
             seed=self.seed,
         )
 

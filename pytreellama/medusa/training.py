@@ -24,6 +24,7 @@ from pytreellama.medusa.weights import HeadsFile, HeadWeights
 
 NO_TORCH = "heads are trained with PyTorch: pip install 'pytreellama[train]'"
 
+_RUN = 16  # places that are learned from together, so that what the model foresaw serves all heads
 _WARM_UP = 100  # steps in which the rate of learning rises
 _CHECKPOINT_S = 60.0
 _N_HELD_OUT = 8192  # positions that accuracies are measured on
@@ -39,10 +40,12 @@ class TrainingOptions:
     sees: Sees = "path"
     n_shortlist: int = 8192
     """Tokens that heads can guess, the most frequent ones of the texts; 0 for all."""
-    n_epochs: int = 12
+    n_epochs: int = 4
     """Times that each position is learned from."""
     n_batch: int = 1024
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
+    distil: float = 0.8
+    """How much is learned from all that the model foresaw at a place; the rest, from what came."""
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -62,6 +65,8 @@ class TrainingOptions:
             raise MedusaError(
                 f"learning_rate = {self.learning_rate} was asked for; give more than 0, at most 1"
             )
+        if not 0.0 <= self.distil <= 1.0:
+            raise MedusaError(f"distil = {self.distil} was asked for; allowed is 0 to 1")
 
     @property
     def key(self) -> str:
@@ -96,11 +101,12 @@ class TrainingStep:
 class Training:
     """Trains the blocks of heads; the output matrix stays the model's.
 
-    Each head learns by cross-entropy which token the model wrote; it sees the true tokens before
-    its own. Rates follow a cosine. What is learned is put on disk every minute, so that training
-    goes on where it was interrupted.
+    Each head learns by cross-entropy what the model foresaw at its place, and which token it wrote;
+    it sees the true tokens before its own. Rates follow a cosine. What is learned is put on disk
+    every minute, so that training goes on where it was interrupted.
 
-    Source: Medusa-1 (arXiv 2401.10774); heads that see earlier tokens: Hydra (arXiv 2402.05109).
+    Source: Medusa-1 (arXiv 2401.10774); heads that see earlier tokens, and learn from the model's
+    own distribution: Hydra (arXiv 2402.05109).
 
     Args:
         target: whose heads they are.
@@ -139,7 +145,7 @@ class Training:
             [one for head in self._parameters for one in head],
             lr=options.learning_rate,
             betas=(0.9, 0.95),
-            weight_decay=0.01,
+            weight_decay=0.05,
             fused=True,
         )
         self._step = 0
@@ -153,7 +159,11 @@ class Training:
     @property
     def n_steps(self) -> int:
         """Steps of the whole training."""
-        return self._options.n_epochs * (len(self._learned) // self._options.n_batch)
+        return self._options.n_epochs * self._n_epoch_steps
+
+    @property
+    def _n_epoch_steps(self) -> int:
+        return len(self._learned) // self._options.n_batch
 
     @property
     def seconds(self) -> float:
@@ -218,10 +228,12 @@ class Training:
     def _batch(self, step: int) -> Any:
         """The places of a step: every epoch has each of them once, in an order of its own."""
         n_batch = self._options.n_batch
-        epoch, i = divmod(step, len(self._learned) // n_batch)
+        epoch, i = divmod(step, self._n_epoch_steps)
         if self._epoch != epoch:
             random = np.random.default_rng((self._options.seed, epoch))
-            self._epoch, self._order = epoch, random.permutation(self._learned)
+            n_run = math.gcd(_RUN, n_batch)
+            runs = self._learned[: len(self._learned) // n_run * n_run].reshape(-1, n_run)
+            self._epoch, self._order = epoch, random.permutation(runs).ravel()
         return self._torch.from_numpy(self._order[i * n_batch : (i + 1) * n_batch])
 
     def _train(self, places: Any) -> float:
@@ -229,10 +241,11 @@ class Training:
             group["lr"] = self._options.learning_rate * self._rate()
         self._optimiser.zero_grad(set_to_none=True)
         total = 0.0
+        foreseen = self._foreseen(places)
         for head in range(self._options.n_heads):
             wanted = self._row_of[self._tokens[places + head + 1]].to(self._device)
             states = self._guessing_states(head, places)
-            loss, gradient = self._cross_entropy(states.detach(), wanted)
+            loss, gradient = self._cross_entropy(states.detach(), wanted, foreseen(head))
             states.backward(gradient)
             total += loss
         self._optimiser.step()
@@ -242,22 +255,41 @@ class Training:
         rising = (self._step + 1) / min(_WARM_UP, self.n_steps)
         return min(rising, 0.5 * (1 + math.cos(math.pi * self._step / self.n_steps)))
 
-    def _cross_entropy(self, states: Any, wanted: Any) -> tuple[float, Any]:
-        """The mean loss behind some states, and its gradient with respect to them.
+    def _foreseen(self, places: Any) -> Callable[[int], Any]:
+        """By head, what the model itself held likely at the head's places, shape (n, n_rows)."""
+        torch = self._torch
+        if self._options.distil == 0.0:
+            return lambda head: None
+        ahead = torch.arange(1, self._options.n_heads + 1)
+        needed = torch.unique(places[:, None] + ahead)  # sorted
+        with torch.no_grad():
+            p = torch.softmax(self._logits(self._states[needed].to(self._device)), 1)
+        return lambda head: p[torch.searchsorted(needed, places + head + 1).to(self._device)]
+
+    def _cross_entropy(self, states: Any, wanted: Any, foreseen: Any = None) -> tuple[float, Any]:
+        """The mean loss of what came behind some states, and the gradient that is learned from.
 
         By hand, because the matrix of logits is what takes the time: it is written once, and read
         once, where autograd would make five of its size.
+
+        Args:
+            wanted: the row of each token that came, negative where no head can guess it.
+            foreseen: what else is to be learned, for a share of ``distil``.
         """
         torch = self._torch
+        distil = 0.0 if foreseen is None else self._options.distil
         with torch.no_grad():
             p = torch.softmax(self._logits(states), 1)
             counts = wanted >= 0
             rows = torch.nonzero(counts)[:, 0]
             tokens = wanted[rows]
-            n = max(len(rows), 1)
-            loss = -p[rows, tokens].float().clamp_min(1e-30).log().sum() / n
-            p[rows, tokens] -= 1.0
-            gradient = (p @ self._output).float() * (counts[:, None] / n)
+            loss = -p[rows, tokens].float().clamp_min(1e-30).log().sum() / max(len(rows), 1)
+            weights = torch.where(counts, 1.0, distil)
+            p *= weights[:, None].to(p.dtype)
+            if foreseen is not None:
+                p.sub_(foreseen, alpha=distil)
+            p[rows, tokens] -= 1.0 - distil
+            gradient = (p @ self._output).float() / weights.sum().clamp_min(1.0)
             return float(loss), gradient
 
     def _logits(self, states: Any) -> Any:

@@ -55,8 +55,8 @@ def plain_texts(default_model_as: ModelOf) -> Callable[[str], list[tuple[int, ..
 @pytest.mark.parametrize("file_type", ["Q4_1", "Q8_0", "Q4_K_M", "F16"])
 @pytest.mark.parametrize(
     "drafter",
-    ["suffix", WIDE, "ngram", "recycling", "suffix+recycling"],
-    ids=["suffix", "wide", "ngram", "recycling", "merged"],
+    ["suffix", WIDE, "ngram", "recycling", "suffix+recycling", "medusa"],
+    ids=["suffix", "wide", "ngram", "recycling", "merged", "medusa"],
 )
 def test_greedy_speculative_text_is_plain_text(
     default_model_as: ModelOf,

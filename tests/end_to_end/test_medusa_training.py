@@ -331,6 +331,40 @@ def test_the_loss_and_its_gradient_are_those_of_pytorch(
         np.testing.assert_allclose(gradient, learned.grad, atol=tolerance * size)
 
 
+def test_what_the_model_foresaw_is_learned_for_its_share(
+    whole: Run, model: Model, tmp_path: Path
+) -> None:
+    facts = json.loads((whole.folder / "facts.json").read_text(encoding="utf-8"))
+    texts = Store(whole.folder, facts).load()
+    training = Training(Target(model), texts, replace(OPTIONS, distil=0.75), tmp_path)
+    training._output = training._output.float()
+    random = np.random.default_rng(3)
+    states = torch.from_numpy(random.normal(0, 1, (5, 64)).astype(np.float32))
+    foreseen = torch.from_numpy(random.dirichlet(np.ones(100), 5).astype(np.float32))
+    wanted = torch.tensor([3, 99, 0, 50, 3])
+    _, gradient = training._cross_entropy(states, wanted, foreseen)
+    learned = states.clone().requires_grad_()
+    logits = learned @ training._output.T
+    cross_entropy = torch.nn.functional.cross_entropy
+    loss = 0.75 * cross_entropy(logits, foreseen) + 0.25 * cross_entropy(logits, wanted)
+    loss.backward()
+    assert learned.grad is not None
+    np.testing.assert_allclose(gradient, learned.grad, atol=1e-5)
+
+
+def test_every_place_is_learned_from_once_an_epoch(
+    whole: Run, model: Model, tmp_path: Path
+) -> None:
+    facts = json.loads((whole.folder / "facts.json").read_text(encoding="utf-8"))
+    texts = Store(whole.folder, facts).load()
+    training = Training(Target(model), texts, OPTIONS, tmp_path)
+    n_epoch = training.n_steps // OPTIONS.n_epochs
+    for epoch in range(OPTIONS.n_epochs):
+        steps = range(epoch * n_epoch, (epoch + 1) * n_epoch)
+        places = np.concatenate([training._batch(step).numpy() for step in steps])
+        assert len(np.unique(places)) == len(places) == n_epoch * OPTIONS.n_batch
+
+
 def test_places_that_no_head_can_guess_teach_nothing(
     whole: Run, model: Model, tmp_path: Path
 ) -> None:

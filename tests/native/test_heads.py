@@ -70,15 +70,16 @@ def test_smaller_types_are_close(
 
 
 @pytest.mark.parametrize("dtype", ["f16", "q8_0"])
-def test_rows_of_a_shortlist_are_the_models_own(
-    tiny_model: TinyModel, tmp_path: Path, dtype: str
+@pytest.mark.parametrize("n_shortlist", [0, 64])
+def test_rows_are_the_models_own_in_the_models_type(
+    tiny_model: TinyModel, tmp_path: Path, dtype: str, n_shortlist: int
 ) -> None:
     model = tiny_model("rope", dtype=dtype, n_embd=64)
     path = tmp_path / "heads.gguf"
-    file = write_random_heads(model, path, n_shortlist=64)
+    file = write_random_heads(model, path, n_shortlist=n_shortlist)
     with Heads(path, model) as heads:
-        assert file.shortlist is not None
-        assert np.array_equal(heads.tokens, file.shortlist)
+        every = np.arange(model.vocab.n_tokens)
+        assert np.array_equal(heads.tokens, every if file.shortlist is None else file.shortlist)
         expected = expected_logits(file, model, 0, STATE, [])
         found = heads.logits(1, 0, STATE, [[]])[0]
         assert np.abs(found - expected).max() < 0.03 * np.abs(expected).max()

@@ -415,6 +415,9 @@ void treellama_heads::read_heads(const gguf_file & file, const std::string & mod
         shared = copied(ggml_new_tensor_2d(scratch.get(), output.type, facts.n_embd, facts.n_rows), true, data.data());
     } else if (!facts.has_output) {
         shared = model.output ? model.output : model.tok_embd;
+        if (shared->ne[0] != facts.n_embd || shared->ne[1] != facts.n_rows) {
+            fail("the model's output matrix does not fit its hidden states and vocabulary");
+        }
     }
 
     for (int32_t i = 0; i < facts.n_heads; ++i) {
