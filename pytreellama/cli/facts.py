@@ -41,7 +41,9 @@ def native_facts() -> Report:
 def model_facts(model: Model) -> Report:
     """What a model is."""
     from pytreellama.cli.session import model_dict
+    from pytreellama.draft.medusa import find_heads
 
+    heads = find_heads(model)
     return model_dict(model) | {
         "n_ctx_train": model.n_ctx_train,
         "n_layer": model.n_layer,
@@ -53,6 +55,7 @@ def model_facts(model: Model) -> Report:
         "has_chat_template": model.chat_template is not None,
         "can_generate": model.can_generate,
         "can_branch": model.can_branch,
+        "medusa_heads": None if heads is None else str(heads),
     }
 
 
@@ -117,4 +120,5 @@ def model_lines(model: Report) -> Report:
         "vocabulary": f"{model['n_vocab']} tokens",
         "chat template": "yes" if model["has_chat_template"] else "no",
         "trees": "yes" if model["can_branch"] else "no, its state cannot branch",
+        "Medusa heads": model["medusa_heads"] or "none; see pytreellama medusa train",
     }
