@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,11 +24,12 @@ def replaced_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 def replaced_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """The path of a new file, for those who open it themselves; otherwise as `replaced_file`."""
     target = Path(path)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=target.name)
-    os.close(descriptor)
+    # not tempfile's, which nobody else may read
+    part = target.with_name(f"{target.name}{secrets.token_hex(4)}")
+    part.touch(exist_ok=False)
     try:
-        yield Path(name)
-        os.replace(name, target)
+        yield part
+        os.replace(part, target)
     except BaseException:
-        os.unlink(name)
+        part.unlink()
         raise

@@ -71,6 +71,14 @@ class TrainOptions:
         int,
         option("--shortlist", help="Tokens that heads can guess, the most frequent; 0 for all."),
     ] = 8192
+    deep_shortlist: Annotated[
+        int,
+        option(
+            "--deep-shortlist",
+            help="Of these, tokens that heads after the first can guess; 0 for all.",
+            min=0,
+        ),
+    ] = 2048
     batch: Annotated[int, option("--batch", help="Places in a step of training.", min=1)] = 1024
     learning_rate: Annotated[float, option("--learning-rate", help="At its highest.")] = 3e-3
     distil: Annotated[
@@ -83,8 +91,9 @@ class TrainOptions:
         ),
     ] = 0.8
     file_type: Annotated[
-        Literal["f32", "f16", "q8_0"], option("--type", help="Of the weights in the file.")
-    ] = "q8_0"
+        Literal["f32", "f16", "q8_0", "q5_1", "q4_1"],
+        option("--type", help="Of the weights in the file."),
+    ] = "q4_1"
     prompts: Annotated[
         Path | None,
         option(
@@ -162,6 +171,7 @@ def train(options: TrainOptions, as_json: Json = False) -> None:
             n_tokens=options.tokens,
             texts=texts,
             options=training,
+            n_deep=options.deep_shortlist,
             file_type=options.file_type,
             folder=options.work,
             report=_Watch(bar).on_progress,
@@ -316,7 +326,8 @@ def convert(
     output: Output,
     model: ModelPath = None,
     file_type: Annotated[
-        Literal["f32", "f16", "q8_0"], option("--type", help="Of the weights in the file.")
+        Literal["f32", "f16", "q8_0", "q5_1", "q4_1"],
+        option("--type", help="Of the weights in the file."),
     ] = "f16",
     as_json: Json = False,
     debug: Debug = False,

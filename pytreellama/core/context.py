@@ -556,17 +556,16 @@ class Context(Closing):
         if not self._keeps_hidden:
             raise ContextError("call keep_hidden() before the pass whose hidden states you want")
         with self.exclusive():
-            wanted = np.asarray(rows, np.int64)
-            if wanted.size and not 0 <= wanted.min() <= wanted.max() < self._n_outputs:
+            wanted = list(rows)
+            if wanted and not 0 <= min(wanted) <= max(wanted) < self._n_outputs:
                 raise ContextError(
-                    f"rows {wanted.tolist()} were asked for, the last pass left {self._n_outputs}"
+                    f"rows {wanted} were asked for, the last pass left {self._n_outputs}"
                 )
-            if not wanted.size:
-                return np.empty((0, self.native.n_embd_out), np.float32)
-            pointer = lib.treellama_hidden(self.native.pointer)
-            n_bytes = 4 * self._n_outputs * self.native.n_embd_out
-            states = np.frombuffer(ffi.buffer(pointer, n_bytes), np.float32)
-            return states.reshape(self._n_outputs, -1)[wanted]
+            states = np.empty((len(wanted), self.native.n_embd_out), np.float32)
+            out = ffi.from_buffer("float[]", states)
+            if wanted and lib.treellama_hidden(self.native.pointer, wanted, len(wanted), out) != 0:
+                raise ContextError("this model puts out no hidden states")
+            return states
 
     def embedding(self, row: int = -1) -> Float32:
         """The hidden state behind an output, float32, shape (n_embd_out,): a copy.

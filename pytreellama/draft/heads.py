@@ -52,6 +52,7 @@ class Heads(Closing):
     Attributes:
         n_heads: head i guesses the token i + 2 places behind the last one in the cache.
         n_rows: tokens that a head can guess.
+        n_deep_rows: the first of them, that heads after the first can guess.
 
     Raises:
         MedusaError: not a file of heads, damaged, weights that are no numbers, or of another model.
@@ -80,6 +81,7 @@ class Heads(Closing):
         facts = lib.treellama_heads_get_facts(pointer)
         self.n_heads, self.n_layers = int(facts.n_heads), int(facts.n_layers)
         self.n_embd, self.n_rows = int(facts.n_embd), int(facts.n_rows)
+        self.n_deep_rows = int(facts.n_deep_rows)
         self.sees: Sees = SEES[int(facts.sees)]
         self.has_output = bool(facts.has_output)
         self.has_shortlist = bool(facts.has_shortlist)
@@ -128,6 +130,10 @@ class Heads(Closing):
         lib.treellama_heads_tokens(self.pointer, ffi.from_buffer("int32_t[]", tokens))
         return tokens
 
+    def n_rows_of(self, head: int) -> int:
+        """Tokens that a head can guess."""
+        return self.n_rows if head == 0 else self.n_deep_rows
+
     def n_seen(self, head: int) -> int:
         """Tokens that a head sees."""
         return {"none": 0, "root": 1, "path": 1 + head}[self.sees]
@@ -143,7 +149,7 @@ class Heads(Closing):
             seen: shape (n, n_seen(head)), n >= 1.
 
         Returns:
-            float32, shape (n, n_rows).
+            float32, shape (n, n_rows_of(head)).
 
         Raises:
             MedusaError: no such head, or other shapes.
@@ -155,7 +161,7 @@ class Heads(Closing):
             raise MedusaError(
                 f"head {head} sees {self.n_seen(head)} tokens a column; {columns.shape} were given"
             )
-        logits = np.empty((len(columns), self.n_rows), np.float32)
+        logits = np.empty((len(columns), self.n_rows_of(head)), np.float32)
         status = lib.treellama_heads_logits(
             self.pointer,
             n_threads,

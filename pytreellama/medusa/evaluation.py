@@ -89,11 +89,11 @@ def count_hits(heads: Heads, text: Text, n_threads: int = 1) -> Hits:
     row_of = {int(token): row for row, token in enumerate(heads.tokens)}
     states = text.states.astype(np.float32)
     tokens = text.tokens.tolist()
-    n_top = min(_N_TOP, heads.n_rows)
     for head in range(heads.n_heads):
         for i in range(len(tokens) - head - 1):
             seen = [tokens[i : i + heads.n_seen(head)]]
             logits = heads.logits(n_threads, head, states[i], seen)[0]
+            n_top = min(_N_TOP, len(logits))
             best = np.argpartition(-logits, n_top - 1)[:n_top]
             row = row_of.get(tokens[i + head + 1], -1)
             hits.n[head] += 1

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,12 @@ from pytreellama.medusa.training import (
     torch_for_training,
 )
 from pytreellama.medusa.weights import FileType, gguf_for
+
+N_DEEP = 2048
+"""Tokens that heads after the first can guess: rarer ones seldom get so far into a tree."""
+
+ROW_TYPE: FileType = "q5_1"
+"""Of a shortlist's rows: guesses need not be exact, and what they read is what they cost."""
 
 Phase = Literal["writing", "training"]
 
@@ -82,7 +88,8 @@ def train(
     n_tokens: int = 1_000_000,
     texts: TextOptions | None = None,
     options: TrainingOptions | None = None,
-    file_type: FileType = "q8_0",
+    n_deep: int = N_DEEP,
+    file_type: FileType = "q4_1",
     folder: Path | None = None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Trained:
@@ -91,6 +98,8 @@ def train(
     Args:
         n_tokens: that the model writes before training; what is on disk already counts.
         texts, options: how it writes, and what is trained.
+        n_deep: tokens that heads after the first can guess, the most frequent, where each takes a
+            product of its own; 0 for all of the shortlist.
         file_type: of the heads' weights in the file.
         folder: where texts and half-trained heads are kept; by default in the user's cache. It
             takes 4 + 2 * n_embd bytes a token.
@@ -121,7 +130,12 @@ def train(
         "accuracy.top1": [float(share) for share in accuracy.top1],
         "accuracy.top5": [float(share) for share in accuracy.top5],
     }
-    training.heads_file(facts).write(output, file_type)
+    heads = training.heads_file(facts)
+    if heads.sees == "path" and heads.shortlist is not None and 0 < n_deep < len(heads.shortlist):
+        heads = replace(heads, n_deep_rows=n_deep)
+    if heads.shortlist is not None:
+        heads = replace(heads, row_type=ROW_TYPE)
+    heads.write(output, file_type)
     return Trained(output, accuracy, store.n_tokens, store.seconds, training.seconds, _peak_bytes())
 
 

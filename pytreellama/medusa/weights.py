@@ -14,8 +14,8 @@ from pytreellama.errors import MedusaError
 from pytreellama.files import replaced_path
 
 Float32 = NDArray[np.float32]
-FileType = Literal["f32", "f16", "q8_0"]
-FILE_TYPES: tuple[FileType, ...] = ("f32", "f16", "q8_0")
+FileType = Literal["f32", "f16", "q8_0", "q5_1", "q4_1"]
+FILE_TYPES: tuple[FileType, ...] = ("f32", "f16", "q8_0", "q5_1", "q4_1")
 
 NO_GGUF = "heads are written with the package gguf: pip install 'pytreellama[train]'"
 
@@ -40,6 +40,8 @@ class HeadsFile:
 
     sees: what a head sees besides the hidden state. model_name, model_hash: see ``model_hash``.
     shortlist: the tokens of the rows, int32, shape (n_rows,); None if each token has one.
+    n_deep_rows: rows of it, the first, that heads after the first have; None for all.
+    row_type: what the model's rows of a shortlist become if theirs is larger; None leaves them.
     facts: further metadata, such as of the training; text, numbers, or lists of numbers.
     """
 
@@ -48,11 +50,13 @@ class HeadsFile:
     model_name: str
     model_hash: str
     shortlist: NDArray[np.int32] | None = None
+    n_deep_rows: int | None = None
+    row_type: FileType | None = None
     logit_scale: float = 1.0
     licence: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def write(self, path: str | os.PathLike[str], file_type: FileType = "q8_0") -> None:
+    def write(self, path: str | os.PathLike[str], file_type: FileType = "f16") -> None:
         """Write the file, which is replaced only when all is written.
 
         Args:
@@ -77,6 +81,10 @@ class HeadsFile:
             writer.add_float32("medusa.logit_scale", self.logit_scale)
             writer.add_string("medusa.model.name", self.model_name)
             writer.add_string("medusa.model.hash", self.model_hash)
+            if self.row_type is not None:
+                writer.add_string("medusa.row_type", self.row_type)
+            if self.n_deep_rows is not None:
+                writer.add_uint32("medusa.deep_rows", self.n_deep_rows)
             for key, value in self.facts.items():
                 _add(writer, f"medusa.{key}", value)
             if self.shortlist is not None:
@@ -113,8 +121,8 @@ def gguf_for(file_type: FileType, n_embd: int) -> Any:
         import gguf
     except ImportError as error:
         raise MedusaError(NO_GGUF) from error
-    if file_type == "q8_0" and n_embd % 32:
-        raise MedusaError(f"q8_0 takes widths of 32, not {n_embd}; give the type f16 or f32")
+    if file_type not in ("f32", "f16") and n_embd % 32:
+        raise MedusaError(f"{file_type} takes widths of 32, not {n_embd}; give the type f16 or f32")
     return gguf
 
 

@@ -218,8 +218,18 @@ void treellama_hidden_keep(llama_context * ctx, bool keep) {
     ctx->set_embeddings(keep, keep);
 }
 
-const float * treellama_hidden(llama_context * ctx) {
-    return ctx->get_embeddings();
+int32_t treellama_hidden(llama_context * ctx, const int32_t * rows, int32_t n_rows, float * out) {
+    const float * states = ctx->get_embeddings();
+    if (!states) {
+        return -1;
+    }
+
+    const size_t n_embd = ctx->get_model().hparams.n_embd_out();
+    for (int32_t i = 0; i < n_rows; ++i) {
+        memcpy(out + i*n_embd, states + rows[i]*n_embd, n_embd*sizeof(float));
+    }
+
+    return 0;
 }
 
 //

@@ -275,6 +275,9 @@ struct treellama_heads {
         return facts.sees == TREELLAMA_HEADS_SEES_PATH;
     }
 
+    // of the rows of a shortlist: what the file asks for, if that is smaller than the model's own
+    ggml_type row_type(ggml_type own) const;
+
     void read_facts(const gguf_file & file);
     void read_heads(const gguf_file & file, const std::string & model_path);
 
@@ -285,7 +288,12 @@ struct treellama_heads {
 
     void embed(const int32_t * tokens, int32_t n, float * out) const;
 
-    std::vector<guesses> rows_of(const float * logits, int32_t n, int32_t top) const;
+    int32_t n_rows_of(int32_t head) const {
+        return head == 0 ? facts.n_rows : facts.n_deep_rows;
+    }
+
+    // the likeliest tokens of rows of logits, each of n_values
+    std::vector<guesses> rows_of(const float * logits, int32_t n, int32_t n_values, int32_t top) const;
 };
 
 static int32_t n_vocab_of(const llama_model & model) {
@@ -366,7 +374,41 @@ void treellama_heads::read_facts(const gguf_file & file) {
         }
     }
 
-    facts.has_output = file.find("head.0.output.weight") != nullptr;
+    facts.has_output  = file.find("head.0.output.weight") != nullptr;
+    facts.n_deep_rows = facts.n_rows;
+
+    if (gguf_find_key(file.gguf.get(), "medusa.deep_rows") >= 0) {
+        if (!shortlist || facts.has_output || !is_sequential()) {
+            fail("'medusa.deep_rows' needs a shortlist, the model's output matrix, and heads that see the path");
+        }
+        facts.n_deep_rows = file.count("medusa.deep_rows", 1, facts.n_rows);
+    }
+}
+
+ggml_type treellama_heads::row_type(ggml_type own) const {
+    const auto it = meta.find("medusa.row_type");
+    if (it == meta.end()) {
+        return own;
+    }
+
+    for (const ggml_type type : { GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q5_1, GGML_TYPE_Q4_1 }) {
+        if (it->second == ggml_type_name(type)) {
+            const bool fits = facts.n_embd % ggml_blck_size(type) == 0;
+            return fits && ggml_row_size(type, facts.n_embd) < ggml_row_size(own, facts.n_embd) ? type : own;
+        }
+    }
+    fail("'medusa.row_type' is '" + it->second + "', it must be f32, f16, q8_0, q5_1 or q4_1");
+}
+
+static std::vector<char> requantised(ggml_type from, ggml_type to, const std::vector<char> & rows, int64_t n_embd, int64_t n_rows) {
+    std::vector<float> values(n_embd*n_rows);
+    for (int64_t i = 0; i < n_rows; ++i) {
+        to_floats(from, rows.data() + i*ggml_row_size(from, n_embd), n_embd, values.data() + i*n_embd);
+    }
+
+    std::vector<char> res(n_rows*ggml_row_size(to, n_embd));
+    ggml_quantize_chunk(to, values.data(), res.data(), 0, n_rows, n_embd, nullptr);
+    return res;
 }
 
 // a tensor of the heads' own in a buffer of the backend's
@@ -398,10 +440,11 @@ ggml_tensor * treellama_heads::copied(const ggml_tensor * from, bool is_matrix, 
 }
 
 void treellama_heads::read_heads(const gguf_file & file, const std::string & model_path) {
-    const size_t n_tensors = facts.n_heads*(2*facts.n_layers + 1) + 1;
+    const size_t n_tensors = facts.n_heads*(2*facts.n_layers + 1) + 2;
     ctx.reset(ggml_init({ n_tensors*ggml_tensor_overhead(), nullptr, true }));
 
     ggml_tensor * shared = nullptr;
+    ggml_tensor * deep   = nullptr;
     if (!facts.has_output && facts.has_shortlist) {
         const output_rows output(model_path);
         if (output.n_embd != facts.n_embd) {
@@ -411,8 +454,18 @@ void treellama_heads::read_heads(const gguf_file & file, const std::string & mod
         std::vector<char> data(output.row_size()*facts.n_rows);
         output.read(tokens.data(), facts.n_rows, data.data());
 
+        const ggml_type type = row_type(output.type);
+        if (type != output.type) {
+            data = requantised(output.type, type, data, facts.n_embd, facts.n_rows);
+        }
+
         ggml_context_ptr scratch { ggml_init({ ggml_tensor_overhead(), nullptr, true }) };
-        shared = copied(ggml_new_tensor_2d(scratch.get(), output.type, facts.n_embd, facts.n_rows), true, data.data());
+        shared = copied(ggml_new_tensor_2d(scratch.get(), type, facts.n_embd, facts.n_rows), true, data.data());
+        if (facts.n_deep_rows < facts.n_rows) {
+            // a copy: where rows are packed, a part of them is no matrix
+            ggml_reset(scratch.get());
+            deep = copied(ggml_new_tensor_2d(scratch.get(), type, facts.n_embd, facts.n_deep_rows), true, data.data());
+        }
     } else if (!facts.has_output) {
         shared = model.output ? model.output : model.tok_embd;
         if (shared->ne[0] != facts.n_embd || shared->ne[1] != facts.n_rows) {
@@ -440,7 +493,7 @@ void treellama_heads::read_heads(const gguf_file & file, const std::string & mod
             one.layers.push_back({ copied(weight, true), copied(bias, false) });
         }
 
-        one.output = shared;
+        one.output = i > 0 && deep ? deep : shared;
         if (facts.has_output) {
             const ggml_tensor * output = file.get(name + "output.weight");
             require_shape(output, facts.n_embd, facts.n_rows);
@@ -572,14 +625,14 @@ const float * treellama_heads::run(
     return logits.data();
 }
 
-std::vector<guesses> treellama_heads::rows_of(const float * rows, int32_t n, int32_t top) const {
-    const int32_t k = std::min(top, facts.n_rows);
+std::vector<guesses> treellama_heads::rows_of(const float * rows, int32_t n, int32_t n_values, int32_t top) const {
+    const int32_t k = std::min(top, n_values);
 
     std::vector<guesses> res(n);
     for (int32_t i = 0; i < n; ++i) {
         res[i].tokens.resize(k);
         res[i].logp  .resize(k);
-        if (treellama_top_k(rows + (int64_t) i*facts.n_rows, 1, facts.n_rows, k, true, res[i].tokens.data(), res[i].logp.data()) != 0) {
+        if (treellama_top_k(rows + (int64_t) i*n_values, 1, n_values, k, true, res[i].tokens.data(), res[i].logp.data()) != 0) {
             throw std::bad_alloc();
         }
         for (int32_t & token : res[i].tokens) {
@@ -619,7 +672,7 @@ int32_t treellama_heads_logits(
         float * logits) {
     return treellama_catch(TREELLAMA_EXCEPTION, [&] {
         std::lock_guard<std::mutex> lock(heads->busy);
-        memcpy(logits, heads->run(n_threads, head, 1, n, hidden, seen), (size_t) n*heads->facts.n_rows*sizeof(float));
+        memcpy(logits, heads->run(n_threads, head, 1, n, hidden, seen), (size_t) n*heads->n_rows_of(head)*sizeof(float));
         return 0;
     });
 }
@@ -653,7 +706,7 @@ struct growing {
         heads(heads), n_threads(n_threads), hidden(hidden), root(root), top(top) {
         // heads that see no guesses have all their rows at once
         const int32_t n_first = heads.is_sequential() ? 1 : heads.facts.n_heads;
-        rows = heads.rows_of(heads.run(n_threads, 0, n_first, 1, hidden, &root), n_first, top);
+        rows = heads.rows_of(heads.run(n_threads, 0, n_first, 1, hidden, &root), n_first, heads.facts.n_rows, top);
     }
 
     // nodes of one depth get to know what is guessed behind them
@@ -684,7 +737,8 @@ struct growing {
             }
         }
 
-        for (guesses & row : heads.rows_of(heads.run(n_threads, head, 1, n_cols, hidden, seen.data()), n, top)) {
+        const float * logits = heads.run(n_threads, head, 1, n_cols, hidden, seen.data());
+        for (guesses & row : heads.rows_of(logits, n, heads.n_rows_of(head), top)) {
             rows.push_back(std::move(row));
         }
         for (int32_t i = 0; i < n; ++i) {

@@ -102,8 +102,8 @@ LLAMA_API int32_t treellama_decode_one(struct llama_context * ctx, llama_token t
 // keep the hidden states behind the output norm of the tokens whose logits are asked for
 LLAMA_API void treellama_hidden_keep(struct llama_context * ctx, bool keep);
 
-// those of the last pass, n_embd_out floats for each row of logits, in the same order; NULL if none are kept
-LLAMA_API const float * treellama_hidden(struct llama_context * ctx);
+// those of the last pass behind some rows of logits, n_embd_out floats each
+LLAMA_API int32_t treellama_hidden(struct llama_context * ctx, const int32_t * rows, int32_t n_rows, float * out);
 
 //
 // trees: a sequence's guesses, which hang on the end of its text and all carry its one seq_id
@@ -289,7 +289,8 @@ struct treellama_heads_facts {
     int32_t n_heads;
     int32_t n_layers;
     int32_t n_embd;
-    int32_t n_rows;    // of an output matrix
+    int32_t n_rows;      // of an output matrix
+    int32_t n_deep_rows; // of these, the first, that heads after the first have
     enum treellama_heads_sees sees;
     bool    has_output;    // output matrices of their own, not the model's
     bool    has_shortlist; // a row for some tokens only
@@ -314,7 +315,7 @@ LLAMA_API void treellama_heads_tokens(const struct treellama_heads * heads, int3
 // logits of one head for n columns
 //   hidden [n_embd]               the state that all of them share
 //   seen   [n][tokens of a head]  what the head sees: none, the root, or the root and head guesses
-//   logits [n][n_rows]
+//   logits [n][n_rows], or n_deep_rows
 LLAMA_API int32_t treellama_heads_logits(
         struct treellama_heads * heads, int32_t n_threads, int32_t head, const float * hidden, const int32_t * seen,
         int32_t n, float * logits);

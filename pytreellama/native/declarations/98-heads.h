@@ -11,6 +11,7 @@ struct treellama_heads_facts {
     int32_t n_layers;
     int32_t n_embd;
     int32_t n_rows;
+    int32_t n_deep_rows;
     enum treellama_heads_sees sees;
     bool    has_output;
     bool    has_shortlist;
