@@ -24,6 +24,8 @@ def random_heads(
     n_layers: int = 1,
     n_shortlist: int = 0,
     has_output: bool = False,
+    n_deep_rows: int | None = None,
+    row_type: FileType | None = None,
     logit_scale: float = 1.0,
     seed: int = 0,
 ) -> HeadsFile:
@@ -53,6 +55,8 @@ def random_heads(
         target.name,
         target.hash,
         shortlist=shortlist,
+        n_deep_rows=n_deep_rows,
+        row_type=row_type,
         logit_scale=logit_scale,
         licence="mit",
     )
@@ -82,5 +86,6 @@ def expected_logits(
         x = x + z / (1.0 + np.exp(-z))
         inner = x
     rows = np.arange(target.n_vocab, dtype=np.int32) if heads.shortlist is None else heads.shortlist
+    rows = rows[: heads.n_deep_rows] if head > 0 else rows
     output = target.output_rows(rows) if weights.output is None else weights.output
     return np.asarray(heads.logit_scale * (output.astype(np.float64) @ x))

@@ -85,6 +85,39 @@ def test_rows_are_the_models_own_in_the_models_type(
         assert np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("dtype", ["f32", "q8_0"])
+def test_deeper_heads_have_the_first_rows_alone(
+    tiny_model: TinyModel, tmp_path: Path, dtype: str
+) -> None:
+    model = tiny_model("rope", dtype=dtype, n_embd=64)
+    path = tmp_path / "heads.gguf"
+    file = write_random_heads(model, path, sees="path", n_shortlist=64, n_deep_rows=20)
+    with Heads(path, model) as heads:
+        for head, n_rows in enumerate((64, 20, 20)):
+            seen = seen_of(head, heads, model)
+            logits = heads.logits(1, head, STATE, [seen])
+            assert logits.shape == (1, heads.n_rows_of(head)) == (1, n_rows)
+            expected = expected_logits(file, model, head, STATE, seen)
+            tolerance = 1e-4 if dtype == "f32" else 0.03
+            assert np.abs(logits[0] - expected).max() < tolerance * np.abs(expected).max()
+        assert file.shortlist is not None
+        grown = heads.grow(1, STATE, 270, 300, top=64, width=8, min_p=0.0)
+        deep = {t for t, parent in zip(grown.tokens, grown.parents, strict=True) if parent >= 0}
+        assert deep <= set(file.shortlist[:20].tolist())
+
+
+@pytest.mark.parametrize(("row_type", "tolerance"), [("f16", 0.01), ("q5_1", 0.1), ("f32", 1e-4)])
+def test_rows_can_be_made_smaller(
+    model: Model, tmp_path: Path, row_type: Any, tolerance: float
+) -> None:
+    path = tmp_path / "heads.gguf"
+    file = write_random_heads(model, path, n_shortlist=64, row_type=row_type)
+    with Heads(path, model) as heads:
+        expected = expected_logits(file, model, 1, STATE, [])
+        found = heads.logits(1, 1, STATE, [[]])[0]
+        assert np.abs(found - expected).max() < tolerance * np.abs(expected).max()
+
+
 def test_columns_and_threads_do_not_change_what_a_head_says(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "heads.gguf"
     write_random_heads(model, path, sees="path")
@@ -266,6 +299,23 @@ def test_a_shortlist_of_no_tokens_is_refused(
     file = random_heads(model)
     dataclasses.replace(file, shortlist=np.array(shortlist, np.int32)).write(path, "f32")
     refused(path, model, "shortlist must hold token ids from 0 to")
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"n_deep_rows": 3}, "needs a shortlist"),
+        ({"n_deep_rows": 3, "n_shortlist": 8}, "heads that see the path"),
+        ({"n_deep_rows": 9, "n_shortlist": 8, "sees": "path"}, "it must be from 1 to 8"),
+        ({"row_type": "q2_k", "n_shortlist": 8}, "row_type' is 'q2_k'"),
+    ],
+)
+def test_rows_that_cannot_be_are_refused(
+    model: Model, tmp_path: Path, changes: dict[str, Any], match: str
+) -> None:
+    path = tmp_path / "heads.gguf"
+    write_random_heads(model, path, **changes)
+    refused(path, model, match)
 
 
 def test_what_heads_cannot_do_is_told(model: Model, tmp_path: Path) -> None:
