@@ -9,6 +9,7 @@ _OUTLIER = 3.0  # an ask that took so many times what it takes is counted as so 
 _EXPLORED_SHARE = 0.02  # of all time, for asking each drafter that did not pay of late
 _N_TRIALS = 3  # asks that each drafter is granted, whatever they cost
 _JUDGED_ONE_IN = 16
+_COST = 1.3  # what is guessed has to be mixed, chosen from and learned from, too
 
 
 @dataclass(slots=True)
@@ -23,7 +24,7 @@ class _Record:
 
     @property
     def pays(self) -> bool:
-        return self.n_judged < _N_TRIALS or self.gain_s > self.cost_s
+        return self.n_judged < _N_TRIALS or self.gain_s > _COST * self.cost_s
 
 
 class Worth:

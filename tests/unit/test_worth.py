@@ -59,7 +59,7 @@ def always(seconds: float) -> Seconds:
 @pytest.mark.parametrize("share", [0.01, 0.5, 20.0])
 def test_one_that_pays_is_asked_at_every_step(share: float) -> None:
     cost_s = share * PASS_S
-    asked = simulate(Worth(1), 500, always(cost_s), always(1.2 * cost_s))
+    asked = simulate(Worth(1), 500, always(cost_s), always(1.5 * cost_s))
     assert asked.steps == list(range(500))
 
 
