@@ -44,6 +44,7 @@ FACTS: dict[str, Any] = {
         "n_vocab": 320,
         "has_chat_template": True,
         "can_branch": True,
+        "medusa_heads": None,
     },
 }
 

@@ -18,8 +18,11 @@ from pytreellama.errors import DraftError
 
 REPEATED = [5, 6, 7, 8, 9] * 6
 
+# heads belong to a model: tests/native/test_medusa_drafter.py
+WITHOUT_TARGET = sorted(set(DRAFTERS) - {"medusa"})
 
-@pytest.mark.parametrize("name", sorted(DRAFTERS))
+
+@pytest.mark.parametrize("name", WITHOUT_TARGET)
 def test_every_registered_name_makes_a_drafter_of_its_own(name: str) -> None:
     first, second = make_drafter(name), make_drafter(name)
     assert isinstance(first, Drafter)
@@ -28,7 +31,7 @@ def test_every_registered_name_makes_a_drafter_of_its_own(name: str) -> None:
     assert len(second.propose(8)) == 0
 
 
-@pytest.mark.parametrize("name", sorted(DRAFTERS))
+@pytest.mark.parametrize("name", WITHOUT_TARGET)
 def test_a_drafter_that_heard_nothing_proposes_an_empty_tree(name: str) -> None:
     drafter = make_drafter(name)
     assert len(drafter.propose(8)) == 0
@@ -36,7 +39,7 @@ def test_a_drafter_that_heard_nothing_proposes_an_empty_tree(name: str) -> None:
     assert len(drafter.propose(8)) == 0
 
 
-@pytest.mark.parametrize("name", sorted(DRAFTERS))
+@pytest.mark.parametrize("name", WITHOUT_TARGET)
 def test_proposing_changes_nothing(name: str) -> None:
     drafter = make_drafter(name)
     drafter.observe(REPEATED)
@@ -106,7 +109,7 @@ def test_a_factory_that_makes_no_drafter_is_named() -> None:
         make_drafter(lambda: object())  # type: ignore[arg-type, return-value]
 
 
-@pytest.mark.parametrize("name", sorted(DRAFTERS))
+@pytest.mark.parametrize("name", WITHOUT_TARGET)
 @pytest.mark.parametrize(
     ("tokens", "complaint"),
     [
@@ -122,7 +125,7 @@ def test_what_is_no_token_id_is_refused(name: str, tokens: object, complaint: st
         make_drafter(name).observe(tokens)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", sorted(DRAFTERS))
+@pytest.mark.parametrize("name", WITHOUT_TARGET)
 def test_a_negative_number_of_nodes_is_refused(name: str) -> None:
     with pytest.raises(DraftError, match="-1 nodes"):
         make_drafter(name).propose(-1)
