@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from questions import Question, add_questions_option, first_of_each, load_questions
+from questions import Question, add_answering_options, first_of_each, load_questions
 from report import Figure, Spread, note, publish, shown
 
 from pytreellama import Engine, Model
+from pytreellama.cli.bench_prompts import BenchPrompt
 from pytreellama.cli.bench_results import Totals, in_turn
+from pytreellama.cli.bench_runs import prompt_tokens
 from pytreellama.core.default_model import default_model_path
-from pytreellama.core.params import default_n_threads
 from pytreellama.draft import Auto, DrafterSpec, Medusa, Merge, Recycling, Suffix
 from pytreellama.draft.heads import Heads
 from pytreellama.draft.medusa import require_heads
@@ -83,14 +84,9 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
-    add_questions_option(parser)
+    add_answering_options(parser)
     parser.add_argument("--heads", type=Path, help="a file of heads; by default the model's own")
     parser.add_argument("--model", type=Path, help="a GGUF file instead of the default model")
-    parser.add_argument("--limit", type=int, help="questions of each category")
-    parser.add_argument("--tokens", type=int, default=128, help="most tokens of an answer")
-    parser.add_argument("--repeats", type=int, default=3, help="of the speeds")
-    parser.add_argument("--threads", type=int, default=default_n_threads())
     return parser.parse_args()
 
 
@@ -130,9 +126,7 @@ def measure_hits(
 
 
 def encoded(model: Model, question: Question) -> list[int]:
-    from pytreellama.core.chat import chat_prompt, encode_chat
-
-    return encode_chat(model.vocab, chat_prompt(model, question.messages))
+    return prompt_tokens(model, BenchPrompt(tuple(question.messages)))
 
 
 # -- what their trees bring

@@ -30,12 +30,11 @@ from peer_scores import OURS, Answers, Row, fastest_of, figures_of, rows_of
 from peer_server import servers
 from peer_tools import tools, with_and_without_flash_attention
 from peer_types import Answer, OpenPeer, Peer, Prompt, Task, short
-from questions import Question, add_questions_option, first_of_each, load_questions
+from questions import Question, add_answering_options, first_of_each, load_questions
 from report import note, publish
 
 from pytreellama import Engine, Model, draft
 from pytreellama.core.default_model import default_model_path
-from pytreellama.core.params import default_n_threads
 
 TYPES = ("Q4_1", "Q8_0", "F16")
 OUR_DRAFTERS = ("none", "auto")
@@ -70,13 +69,8 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
-    add_questions_option(parser)
-    parser.add_argument("--limit", type=int, metavar="N", help="questions of each category")
+    add_answering_options(parser)
     add_types_option(parser, TYPES)
-    parser.add_argument("--tokens", type=int, default=128, help="most tokens of an answer")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=default_n_threads())
     parser.add_argument(
         "--peers",
         nargs="+",

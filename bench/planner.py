@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from models import add_types_option, requantised
-from questions import Question, add_questions_option, first_of_each, load_questions
+from questions import Question, add_answering_options, first_of_each, load_questions
 from report import ROOT, Figure, Spread, note, publish
 
 from pytreellama import Engine, Model
 from pytreellama.cli.bench_results import AUTO, PLAIN, Totals, in_turn
 from pytreellama.cli.bench_runs import drafter_and_size
 from pytreellama.core.default_model import default_model_path
-from pytreellama.core.params import default_n_threads
 from pytreellama.engine import Completion
 
 TYPES = ("Q4_1", "Q8_0", "F16")
@@ -89,19 +88,14 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
-    add_questions_option(parser)
+    add_answering_options(parser)
     add_types_option(parser, TYPES)
-    parser.add_argument("--tokens", type=int, default=128, help="most tokens of an answer")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--limit", type=int, help="questions of each category")
     parser.add_argument("--categories", nargs="+", metavar="C", help="some categories alone")
     parser.add_argument("--sweep", action="store_true", help="fixed trees as well")
     parser.add_argument(
         "--drafters", nargs="+", default=(), metavar="D:N", help="more fixed trees, of N nodes"
     )
     parser.add_argument("--no-code", action="store_true", help="without the rewriting prompts")
-    parser.add_argument("--threads", type=int, default=default_n_threads())
     parser.add_argument("--model", type=Path, help="a GGUF file instead of the default model")
     return parser.parse_args()
 

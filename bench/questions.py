@@ -12,6 +12,8 @@ from typing import Any
 
 from report import ROOT
 
+from pytreellama.core.params import default_n_threads
+
 OWN = ROOT / "tests/data/prompts.jsonl"
 
 
@@ -46,6 +48,16 @@ def first_of_each(questions: Iterable[Question], limit: int | None) -> list[Ques
     for question in questions:
         by_category[question.category].append(question)
     return [question for some in by_category.values() for question in some[:limit]]
+
+
+def add_answering_options(parser: argparse.ArgumentParser) -> None:
+    """What benches of answers to questions have in common."""
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    add_questions_option(parser)
+    parser.add_argument("--limit", type=int, metavar="N", help="questions of each category")
+    parser.add_argument("--tokens", type=int, default=128, help="most tokens of an answer")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=default_n_threads())
 
 
 def add_questions_option(parser: argparse.ArgumentParser) -> None:

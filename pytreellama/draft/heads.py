@@ -26,6 +26,11 @@ SEES: tuple[Sees, ...] = ("none", "root", "path")
 """What a head sees besides the hidden state; the order is treellama.h's."""
 
 
+def n_seen(sees: Sees, head: int) -> int:
+    """Tokens that a head sees besides the hidden state."""
+    return {"none": 0, "root": 1, "path": 1 + head}[sees]
+
+
 def model_hash(model: Model) -> str:
     """A name for a model's weights that quantising does not change: SHA-256 of its norms' weights.
 
@@ -136,7 +141,7 @@ class Heads(Closing):
 
     def n_seen(self, head: int) -> int:
         """Tokens that a head sees."""
-        return {"none": 0, "root": 1, "path": 1 + head}[self.sees]
+        return n_seen(self.sees, head)
 
     def logits(
         self, n_threads: int, head: int, state: Float32Array, seen: Sequence[Sequence[int]]

@@ -109,7 +109,7 @@ def count_steps(
     n_nodes: int,
     n_tokens: int,
     **options: Any,
-) -> list[Steps]:
+) -> Steps:
     """Let the model continue prompts greedily with trees of its heads' likeliest guesses.
 
     Args:
@@ -117,17 +117,12 @@ def count_steps(
         n_nodes: guesses in a tree.
         n_tokens: most tokens of an answer.
         options: of the engine.
-
-    Returns:
-        One for each prompt.
     """
-    found = []
+    steps = Steps()
     with Engine(model, Medusa(path, min_p=0.0), n_draft=n_nodes, **options) as engine:
         for prompt in prompts:
-            steps = Steps()
             steps.add(engine.submit(list(prompt), max_tokens=n_tokens).result())
-            found.append(steps)
-    return found
+    return steps
 
 
 def evaluate(
@@ -158,9 +153,7 @@ def evaluate(
     report(2 / n_parts)
     n_ctx = max(map(len, prompts)) + n_tokens + 2 * max(sizes)
     for i, size in enumerate(sizes):
-        total = evaluation.steps[size] = Steps()
-        for steps in count_steps(model, heads.path, prompts, size, n_tokens, n_ctx=n_ctx):
-            total.n_tokens += steps.n_tokens
-            total.n_steps += steps.n_steps
+        steps = count_steps(model, heads.path, prompts, size, n_tokens, n_ctx=n_ctx)
+        evaluation.steps[size] = steps
         report((i + 3) / n_parts)
     return evaluation

@@ -177,7 +177,8 @@ def _write_texts(
                     "it --prompts"
                 )
             store.add(texts, now_s - round_s)
-            round_s, n_done = now_s, store.n_tokens
+            round_s = now_s
+            n_done += sum(len(text.tokens) for text in texts)
             left_s = (n_tokens - n_done) * (now_s - started_s) / max(n_done - n_before, 1)
             report(Progress("writing", min(n_done, n_tokens), n_tokens, max(left_s, 0.0)))
             if n_done >= n_tokens:

@@ -34,8 +34,8 @@ class Text:
 class Texts:
     """Many texts, one after another.
 
-    tokens: int32, shape (n,). states: float16, shape (n, n_embd), of which `chunks` are the parts
-    in order. ends: int64, shape (n_texts,): where each text ends.
+    tokens: int32, shape (n,). states: float16, shape (n, n_embd). ends: int64, shape (n_texts,):
+    where each text ends.
     """
 
     tokens: NDArray[np.int32]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.core.system import cpu_features
-from pytreellama.draft.heads import SEES, Sees
+from pytreellama.draft.heads import SEES, Sees, n_seen
 from pytreellama.errors import MedusaError
 from pytreellama.files import replaced_file
 from pytreellama.medusa.store import Texts
@@ -175,9 +175,6 @@ class Training:
         """Steps that are done, before interruptions too."""
         return self._step
 
-    def _n_seen(self, head: int) -> int:
-        return {"none": 0, "root": 1, "path": 1 + head}[self._options.sees]
-
     def _table(self) -> Any:
         if self._options.sees == "none":
             return None
@@ -204,7 +201,7 @@ class Training:
         for head in range(self._options.n_heads):
             parameters = []
             for layer in range(self._options.n_layers):
-                n_in = n_embd * (1 + self._n_seen(head) if layer == 0 else 1)
+                n_in = n_embd * (1 + n_seen(self._options.sees, head) if layer == 0 else 1)
                 weight = 0.01 * torch.randn((n_embd, n_in), generator=random)
                 parameters += [weight, torch.zeros(n_embd)]
             heads.append([p.to(self._device).requires_grad_() for p in parameters])
@@ -301,7 +298,7 @@ class Training:
         states = self._states[places].float().to(self._device)
         seen = [
             self._embeddings[self._tokens[places + i]].to(self._device)
-            for i in range(self._n_seen(head))
+            for i in range(n_seen(self._options.sees, head))
         ]
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_fast):
             x = states

@@ -42,8 +42,8 @@ class Vigilance:
         if not self.is_resting:
             self._rest = _FIRST_REST
             return True
-        self._n_rested += 1
-        if self._n_rested <= self._rest:
+        if not self.looks_next:
+            self._n_rested += 1
             return False
         self._n_rested = 0
         self._rest = min(2 * self._rest, _LONGEST_REST)

@@ -183,6 +183,17 @@ static void to_floats(ggml_type type, const void * data, int64_t n, float * out)
     }
 }
 
+// a token's row of a table of embeddings, wherever its backend keeps it
+static void read_embedding(const ggml_tensor * table, int32_t token, float * out) {
+    if (token < 0 || token >= table->ne[1]) {
+        fail("token " + std::to_string(token) + " has no embedding");
+    }
+
+    std::vector<char> row(ggml_row_size(table->type, table->ne[0]));
+    ggml_backend_tensor_get(table, row.data(), token*table->nb[1], row.size());
+    to_floats(table->type, row.data(), table->ne[0], out);
+}
+
 static void require_shape(const ggml_tensor * tensor, int64_t n0, int64_t n1) {
     if (tensor->ne[0] != n0 || tensor->ne[1] != n1 || ggml_nelements(tensor) != n0*n1) {
         fail(std::string("tensor '") + tensor->name + "' has shape " + std::to_string(tensor->ne[0]) + " x " +
@@ -571,16 +582,9 @@ pass & treellama_heads::get_pass(int32_t first, int32_t n_heads, int32_t n_cols)
 }
 
 void treellama_heads::embed(const int32_t * ids, int32_t n, float * out) const {
-    const ggml_tensor * table = model.tok_embd;
-
-    std::vector<char> row(ggml_row_size(table->type, table->ne[0]));
     for (int32_t i = 0; i < n; ++i) {
         float * values = out + (int64_t) i*facts.n_embd;
-        if (ids[i] < 0 || ids[i] >= table->ne[1]) {
-            fail("token " + std::to_string(ids[i]) + " has no embedding");
-        }
-        ggml_backend_tensor_get(table, row.data(), ids[i]*table->nb[1], row.size());
-        to_floats(table->type, row.data(), facts.n_embd, values);
+        read_embedding(model.tok_embd, ids[i], values);
 
         double sum = 0.0;
         for (int32_t j = 0; j < facts.n_embd; ++j) {
@@ -906,13 +910,8 @@ int32_t treellama_embedding_rows(const llama_model * model, const int32_t * toke
         if (!table) {
             fail("the model has no table of embeddings");
         }
-        std::vector<char> row(ggml_row_size(table->type, table->ne[0]));
         for (int32_t i = 0; i < n; ++i) {
-            if (tokens[i] < 0 || tokens[i] >= table->ne[1]) {
-                fail("token " + std::to_string(tokens[i]) + " has no embedding");
-            }
-            ggml_backend_tensor_get(table, row.data(), tokens[i]*table->nb[1], row.size());
-            to_floats(table->type, row.data(), table->ne[0], out + i*table->ne[0]);
+            read_embedding(table, tokens[i], out + i*table->ne[0]);
         }
         return 0;
     });
