@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pytreellama.engine import Completion as Completion
     from pytreellama.engine import Engine as Engine
     from pytreellama.engine import Generation as Generation
+    from pytreellama.engine import Score as Score
     from pytreellama.engine import Stats as Stats
     from pytreellama.engine import Step as Step
     from pytreellama.engine import TokenLogp as TokenLogp
@@ -56,6 +57,7 @@ _HOMES = {
     "PyTreeLlamaError": "errors",
     "Sampler": "core.sampler",
     "SamplingParams": "core.sampling",
+    "Score": "engine",
     "Stats": "engine",
     "Step": "engine",
     "TokenLogp": "engine",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pytreellama.cli.options import GenerationOptions, Json, option, unpacked
 from pytreellama.cli.output import print_json, stdout_console
+from pytreellama.errors import RequestError
+from pytreellama.files import replaced_file
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pytreellama.core.vocab import Vocab
     from pytreellama.engine import Step
+    from pytreellama.engine.engine import Prompt
 
 
 @unpacked(GenerationOptions)
@@ -35,6 +39,10 @@ def tree(
             show_default=False,
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        option("--html", help="Write all steps as one HTML page, too.", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Continue a text and draw the tree of every step, the accepted path marked.
@@ -42,15 +50,23 @@ def tree(
     With --json, all steps are in the object, whatever --min-nodes says.
     """
     from pytreellama.cli import session
+    from pytreellama.page.recorder import Recorder
 
     prompt, sampling = session.read_prompt(options), options.sampling()
     session.check_drafter(options.drafter)
+    if html is not None:
+        _require_place(html)
     if svg is not None:
         svg.mkdir(parents=True, exist_ok=True)
     steps: list[Step] = []
     console = stdout_console()
     with session.load_model(options.model, options.n_gpu_layers) as model:
         vocab = model.vocab
+
+        def watch(step: Step) -> None:
+            recorder.add(step)
+            show(step)
+            recorder.resume()
 
         def show(step: Step) -> None:
             steps.append(step)
@@ -62,7 +78,11 @@ def tree(
                 _draw(console, len(steps), step, vocab)
 
         with session.open_engine(model, options) as engine:
-            completion = session.run(engine, prompt, options, sampling, on_step=show)
+            recorder = Recorder(engine, len(engine.encode_prompt(prompt)))
+            completion = session.run(engine, prompt, options, sampling, on_step=watch)
+        if html is not None:
+            name = model.path.name
+            _write_page(html, recorder.steps, prompt, completion.text, name, options.drafter)
         if as_json:
             print_json(
                 session.completion_dict(completion)
@@ -75,6 +95,14 @@ def tree(
             return
     n_shown = sum(len(step.tree) >= min_nodes for step in steps)
     _print_end(console, completion.text, n_shown, len(steps), min_nodes)
+
+
+def _require_place(path: Path) -> None:
+    """It would be known too late, after all has been written."""
+    if path.is_dir():
+        raise RequestError(f"--html {path} is a directory; give the path of a file in it")
+    if not path.parent.is_dir():
+        raise RequestError(f"--html {path}: there is no directory {path.parent}; make it first")
 
 
 def label(vocab: Vocab, token: int) -> str:
@@ -102,6 +130,35 @@ def _write_svg(directory: Path, number: int, step: Step, vocab: Vocab) -> None:
         lambda token: label(vocab, token), accepted=step.path, title=_heading(number, step)
     )
     (directory / f"step-{number:04d}.svg").write_text(drawing, encoding="utf-8")
+
+
+def _write_page(
+    path: Path,
+    steps: list[dict[str, Any]],
+    prompt: Prompt,
+    text: str,
+    model: str,
+    drafter: str,
+) -> None:
+    from pytreellama.page.document import static_html
+
+    page = static_html(
+        steps,
+        title="Trees of guesses",
+        model=model,
+        prompt=_prompt_text(prompt),
+        text=text,
+        drafter=drafter,
+    )
+    with replaced_file(path) as file:
+        file.write(page.encode("utf-8"))
+
+
+def _prompt_text(prompt: Prompt) -> str:
+    """What a reader of the page is shown: of a chat, what was said."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n\n".join(part["content"] for part in prompt if isinstance(part, Mapping))
 
 
 def _step_dict(number: int, step: Step, vocab: Vocab) -> dict[str, Any]:

@@ -20,11 +20,16 @@ _FLOAT_BYTES = 4
 
 def copy_floats(pointer: Any, *shape: int) -> Float32:
     """A float32 copy of C memory."""
+    return np.array(float_rows(pointer, *shape))
+
+
+def float_rows(pointer: Any, *shape: int) -> Float32:
+    """C memory itself as a float32 array, valid as long as the memory is."""
     size = int(np.prod(shape))
     if size == 0:
         return np.empty(shape, dtype=np.float32)
     buffer = ffi.buffer(pointer, size * _FLOAT_BYTES)
-    return np.array(np.frombuffer(buffer, dtype=np.float32).reshape(shape))
+    return np.frombuffer(buffer, dtype=np.float32).reshape(shape)
 
 
 def argmax_rows(pointer: Any, n_rows: int, n_vocab: int) -> Int32:

@@ -20,10 +20,6 @@ from pytreellama.native import lib
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-# sentencepiece puts a space before a text's first character, so this one stands there instead:
-# a control character, which no piece of text is merged with
-_MARK = "\x01"
-
 # building a tokenizer's prefix tree takes 100 ms and more for large vocabularies
 _tokenizers: weakref.WeakKeyDictionary[Vocab, LLTokenizer] = weakref.WeakKeyDictionary()
 
@@ -175,7 +171,6 @@ class _Tokens:
 
         self._by_piece = {piece: token for token, piece in enumerate(self.tokens) if piece}
         self._n_longest = max(map(len, self._by_piece))
-        self._mark = _MARK if vocab.adds_space_prefix else ""
 
     def __call__(self, text: bytes | str) -> list[int]:
         """Tokens of a piece of text that need not be the first: what a schema forces to come."""
@@ -187,9 +182,7 @@ class _Tokens:
         vocab = self._vocab()
         if vocab is None:
             raise GrammarError("the model of this JSON schema is gone")
-        mark = vocab.encode(self._mark, add_special=False) if self._mark else []
-        text = self._mark + data.decode("utf-8", "replace")
-        return vocab.encode(text, add_special=False)[len(mark) :]
+        return vocab.encode_continuation(data.decode("utf-8", "replace"))
 
     def _encode_longest_first(self, data: bytes) -> list[int]:
         tokens: list[int] = []

@@ -19,6 +19,10 @@ Tokens = Sequence[int] | NDArray[np.int32]
 
 _MAX_TEXT_BYTES = 2**31 - 16
 
+# sentencepiece puts a space before a text's first character, so where a text goes on this one
+# stands there instead: a control character, which no piece of text is merged with
+_MARK = "\x01"
+
 
 class Vocab:
     """The vocabulary of a model. Made by ``Model``; raises once the model is closed."""
@@ -129,6 +133,17 @@ class Vocab:
                 ids: list[int] = tokens[:count].tolist()
                 return ids
             capacity = -count
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """Tokens of a text that goes on from another one.
+
+        Nothing is put in front of it, neither BOS nor sentencepiece's space.
+
+        Raises:
+            VocabError: as ``encode``.
+        """
+        mark = self.encode(_MARK, add_special=False) if self.adds_space_prefix else []
+        return self.encode((_MARK if mark else "") + text, add_special=False)[len(mark) :]
 
     def decode(self, tokens: Tokens, *, special: bool = False) -> str:
         """The text of tokens; bytes that are not UTF-8 become U+FFFD.

@@ -3,7 +3,9 @@
 from pytreellama.engine.async_engine import AsyncEngine
 from pytreellama.engine.completion import Chunk, Completion, FinishReason, Stats, Step, TokenLogp
 from pytreellama.engine.engine import Engine
+from pytreellama.engine.evaluation import Score
 from pytreellama.engine.generation import Generation
+from pytreellama.engine.scheduler import Load
 
 __all__ = [
     "AsyncEngine",
@@ -12,6 +14,8 @@ __all__ = [
     "Engine",
     "FinishReason",
     "Generation",
+    "Load",
+    "Score",
     "Stats",
     "Step",
     "TokenLogp",

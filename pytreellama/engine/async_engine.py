@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, cast, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pytreellama.core.model import Model
 from pytreellama.draft import DrafterSpec
 from pytreellama.engine.completion import Chunk, Completion
-from pytreellama.engine.engine import Engine, Prompt, is_many
+from pytreellama.engine.engine import Continuation, Engine, Prompt, is_many
+from pytreellama.engine.evaluation import Evaluation, Pooling, Score
 from pytreellama.engine.generation import Generation
+
+Float32 = NDArray[np.float32]
 
 
 class AsyncEngine:
@@ -71,14 +77,42 @@ class AsyncEngine:
         """As `Engine.stream`; one that is left early is cancelled when it is closed."""
         generation = await self.submit(prompt, **options)
         try:
-            async for chunk in _chunks(generation):
+            async for chunk in chunks(generation):
                 yield chunk
         finally:
             generation.cancel()
 
+    async def score(
+        self, prompt: Prompt, continuations: Sequence[Continuation], *, wait: bool = True
+    ) -> list[Score]:
+        """As `Engine.score`; raises QueueFullError instead of waiting for room, if asked."""
+        scoring = await asyncio.to_thread(self.engine.scoring, prompt, continuations)
+        await self._evaluate(scoring, wait)
+        return scoring.scores
+
+    async def embed(
+        self, texts: Sequence[Prompt], pooling: Pooling | None = None, *, wait: bool = True
+    ) -> Float32:
+        """As `Engine.embed`; raises QueueFullError instead of waiting for room, if asked."""
+        embeddings = [
+            await asyncio.to_thread(self.engine.embedding, text, pooling) for text in texts
+        ]
+        for one in embeddings:
+            await self._evaluate(one, wait)
+        return np.array([one.state for one in embeddings])
+
+    async def _evaluate(self, evaluation: Evaluation, wait: bool) -> None:
+        generation = await self._submitted(self.engine.submit_evaluation, evaluation, wait=wait)
+        await self.finish(generation)
+
     async def submit(self, prompt: Prompt, **options: Any) -> Generation:
-        """As `Engine.submit`; waits for room in the queue."""
-        submitting = asyncio.to_thread(self.engine.submit, prompt, **options)
+        """As `Engine.submit`; by default waits for room in the queue."""
+        return await self._submitted(self.engine.submit, prompt, **options)
+
+    async def _submitted(
+        self, submit: Callable[..., Generation], *args: Any, **options: Any
+    ) -> Generation:
+        submitting = asyncio.to_thread(submit, *args, **options)
         future = asyncio.ensure_future(submitting)
         try:
             return await asyncio.shield(future)
@@ -87,16 +121,19 @@ class AsyncEngine:
             raise
 
     async def _generate_one(self, prompt: Prompt, options: dict[str, Any]) -> Completion:
-        generation = await self.submit(prompt, **options)
+        return await self.finish(await self.submit(prompt, **options))
+
+    async def finish(self, generation: Generation) -> Completion:
+        """Wait for the whole; a task that is cancelled meanwhile cancels the generation."""
         try:
-            async for _ in _chunks(generation):
+            async for _ in chunks(generation):
                 pass
         finally:
             generation.cancel()
         return generation.result()
 
 
-async def _chunks(generation: Generation) -> AsyncIterator[Chunk]:
+async def chunks(generation: Generation) -> AsyncIterator[Chunk]:
     """The chunks as they come; the last has ``finish_reason``."""
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()

@@ -40,6 +40,7 @@ class Step:
         tokens: what was drawn, one for each node of the path: the text goes on with them, but for
             an end token, or what follows a stop string.
         plan: why the tree is as it is, where it was planned (``drafter="auto"``).
+        logprobs: one for each of the tokens, if asked for.
     """
 
     index: int
@@ -47,6 +48,7 @@ class Step:
     path: tuple[int, ...]
     tokens: tuple[int, ...]
     plan: Plan | None = None
+    logprobs: tuple[TokenLogp, ...] | None = None
 
 
 @dataclass(slots=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytreellama.core.chat import chat_prompt, encode_chat
 from pytreellama.core.closing import Closing
@@ -26,15 +29,26 @@ from pytreellama.draft import (
 )
 from pytreellama.engine.completion import Chunk, Completion
 from pytreellama.engine.drafting import PlannedDrafting
+from pytreellama.engine.evaluation import (
+    POOLINGS,
+    Embedding,
+    Evaluation,
+    Pooling,
+    Score,
+    Scoring,
+    own_pooling,
+)
 from pytreellama.engine.generation import Generation
+from pytreellama.engine.kept_file import load_kept, save_kept
 from pytreellama.engine.loop import Loop
 from pytreellama.engine.request import OnPrefill, OnStep, Request
-from pytreellama.engine.scheduler import MAX_SAVED_BYTES, N_PREFILL, Scheduler
+from pytreellama.engine.scheduler import MAX_SAVED_BYTES, N_PREFILL, Load, Scheduler
 from pytreellama.engine.sequence import Sequence as Running
 from pytreellama.engine.tree_pass import RULES, Rule
 from pytreellama.errors import ContextError, RequestError
 from pytreellama.plan import Planner
 
+Float32 = NDArray[np.float32]
 Message = Mapping[str, Any]
 _N_FIXED = 8
 _N_PLANNED = 64
@@ -42,6 +56,9 @@ _NO_PROMPT = "a prompt is a text, a list of token ids, or a list of chat message
 
 Prompt = str | Sequence[int] | Sequence[Message]
 """Text, token ids, or chat messages for the model's template."""
+
+Continuation = str | Sequence[int]
+"""Text, or token ids."""
 
 
 class Engine(Closing):
@@ -66,6 +83,8 @@ class Engine(Closing):
             the model was trained for if that is less.
         n_seq_max: requests that run at once; by default 1.
         n_queue_max: requests that may wait besides; what comes then has to wait itself.
+        n_kept: ended texts that stay in the cache, as long as there is room, for prompts that begin
+            as they do (the next turn of a chat); by default none.
         n_prefill: most prompt tokens that are read between two steps of those who write.
         verify: "match" keeps what the model's sampler draws. "typical" is LOSSY: it keeps what the
             model finds plausible (greedy requests alone; ``stats.is_lossy`` tells).
@@ -87,13 +106,14 @@ class Engine(Closing):
         n_ctx: int | None = None,
         n_seq_max: int | None = None,
         n_queue_max: int = 1024,
+        n_kept: int = 0,
         n_prefill: int = N_PREFILL,
         max_saved_bytes: int = MAX_SAVED_BYTES,
         verify: Rule = "match",
         params: ContextParams | None = None,
         **options: Any,
     ) -> None:
-        _require_at_least(0, n_draft=n_draft or 0, n_queue_max=n_queue_max)
+        _require_at_least(0, n_draft=n_draft or 0, n_queue_max=n_queue_max, n_kept=n_kept)
         _require_at_least(1, n_prefill=n_prefill)
         if verify not in RULES:
             raise RequestError(f"verify = {verify!r} was asked for; give one of {', '.join(RULES)}")
@@ -105,8 +125,10 @@ class Engine(Closing):
         self.model = model
         if params is None:
             size = min(4096, model.n_ctx_train) if n_ctx is None else n_ctx
-            self.context = Context(model, n_ctx=size, n_seq_max=n_seq_max or 1, **options)
+            n_ids = (n_seq_max or 1) + n_kept
+            self.context = Context(model, n_ctx=size, n_seq_max=n_ids, **options)
         else:
+            params = replace(params, n_seq_max=params.n_seq_max + n_kept)
             self.context = Context(model, params, **options)
         if isinstance(self._new_drafter, NeedsContext):
             self._new_drafter.attach(self.context)
@@ -123,6 +145,7 @@ class Engine(Closing):
             n_draft = _N_FIXED if self._planned is None else _N_PLANNED
         self.n_draft = n_draft if drafts else 0
         self.vocab = model.vocab
+        self._n_prefill = min(n_prefill, self.context.n_ubatch)
         self._scheduler = Scheduler(
             self.context,
             self.n_draft,
@@ -130,8 +153,10 @@ class Engine(Closing):
             max_saved_bytes=max_saved_bytes,
             rule=verify,
             drafting=self._planned,
+            n_kept=n_kept,
         )
-        n_open_max = self.context.n_seq_max + n_queue_max
+        self.n_seq_max = self.context.n_seq_max - n_kept
+        n_open_max = self.n_seq_max + n_queue_max
         self._loop = Loop(self._scheduler, self.vocab, self._new_drafter, n_open_max)
 
     @property
@@ -143,6 +168,16 @@ class Engine(Closing):
     def planner(self) -> Planner | None:
         """What chooses the trees, once a request has run; None where they are not planned."""
         return None if self._planned is None else self._planned.planner
+
+    @property
+    def load(self) -> Load:
+        """How many requests run and wait, and how full the cache is, as of the last step."""
+        return self._scheduler.load
+
+    @property
+    def n_open(self) -> int:
+        """Requests that are under way or wait."""
+        return self._loop.n_open
 
     def close(self) -> None:
         """Cancel what runs, and free the context; the model stays open."""
@@ -217,6 +252,89 @@ class Engine(Closing):
             QueueFullError: the queue is full, and ``wait`` is False.
         """
         return self._loop.submit(self._sequence(prompt, 0, options), wait)
+
+    def score(self, prompt: Prompt, continuations: Sequence[Continuation]) -> list[Score]:
+        """How likely the model holds each of several continuations of one prompt.
+
+        All are evaluated as one tree in one pass: what they have in common is computed once.
+
+        Args:
+            prompt: text, token ids or chat messages.
+            continuations: texts, which go on from the prompt as they are (mind the space), or
+                token ids.
+
+        Returns:
+            A ``Score`` for each, in the same order.
+
+        Raises:
+            RequestError, VocabError, ChatTemplateError: what cannot be evaluated.
+        """
+        scoring = self.scoring(prompt, continuations)
+        self.submit_evaluation(scoring).result()
+        return scoring.scores
+
+    def embed(self, texts: Sequence[Prompt], pooling: Pooling | None = None) -> Float32:
+        """Vectors of texts: the model's hidden states behind the output norm, put together.
+
+        Args:
+            texts: each a text, token ids or chat messages.
+            pooling: "mean" of all tokens' states or the "last" token's; by default what the
+                model's file says, or else "mean".
+
+        Returns:
+            float32, shape (n_texts, n_embd_out), each of length 1.
+
+        Raises:
+            RequestError, VocabError, ChatTemplateError: what cannot be evaluated.
+        """
+        embeddings = [self.embedding(text, pooling) for text in texts]
+        generations = [self.submit_evaluation(one) for one in embeddings]
+        for generation in generations:
+            generation.result()
+        return np.array([one.state for one in embeddings])
+
+    def scoring(self, prompt: Prompt, continuations: Sequence[Continuation]) -> Scoring:
+        """What ``score`` runs, for ``submit_evaluation``; raises as it does."""
+        ids = [
+            self.vocab.encode_continuation(one)
+            if isinstance(one, str)
+            else self._checked_ids(one, "a continuation")
+            for one in continuations
+        ]
+        return Scoring(tuple(self.encode_prompt(prompt)), list(map(tuple, ids)), self.vocab)
+
+    def embedding(self, text: Prompt, pooling: Pooling | None = None) -> Embedding:
+        """What ``embed`` runs for each text, for ``submit_evaluation``; raises as it does."""
+        if pooling not in (None, *POOLINGS):
+            raise RequestError(f"pooling = {pooling!r} was asked for; give {' or '.join(POOLINGS)}")
+        ids = tuple(self.encode_prompt(text))
+        return Embedding(ids, self.vocab, pooling or own_pooling(self.model), self._n_prefill)
+
+    def submit_evaluation(self, evaluation: Evaluation, *, wait: bool = True) -> Generation:
+        """Begin to evaluate; the result is in ``evaluation`` once the generation is done.
+
+        Raises:
+            RequestError: it is too large for this engine.
+            QueueFullError: the queue is full, and ``wait`` is False.
+        """
+        return self._loop.submit(evaluation, wait, streams=False)
+
+    def save_kept(self, path: str | os.PathLike[str]) -> int:
+        """Write the ended texts that are in the cache (``n_kept``) to a file; returns how many.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        kept = self._scheduler.prefixes.kept
+        return self._loop.call(lambda: save_kept(kept, self.context, path))
+
+    def load_kept(self, path: str | os.PathLike[str]) -> int:
+        """Put back what ``save_kept`` wrote, as far as there is room; returns how many texts.
+
+        A file that is damaged, or of another model or build, is left alone, and the log says so.
+        """
+        kept = self._scheduler.prefixes.kept
+        return self._loop.call(lambda: load_kept(kept, self.context, path))
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """The token ids that a prompt becomes.

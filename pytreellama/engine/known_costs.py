@@ -32,7 +32,7 @@ def load_curve(context: Context) -> CostCurve | None:
 def save_curve(context: Context, curve: CostCurve) -> None:
     """Leave a curve for the next engine. Where nothing can be written, nothing is kept."""
     path = _path(context)
-    data = {"of": _circumstances(context), "curve": curve.to_dict()}
+    data = {"of": circumstances(context), "curve": curve.to_dict()}
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced_file(path) as file:
@@ -47,7 +47,7 @@ def _forget_oldest(folder: Path) -> None:
 
 
 def _path(context: Context) -> Path:
-    what = json.dumps(_circumstances(context), sort_keys=True)
+    what = json.dumps(circumstances(context), sort_keys=True)
     return _folder() / f"{hashlib.sha256(what.encode()).hexdigest()[:24]}.json"
 
 
@@ -55,7 +55,8 @@ def _folder() -> Path:
     return platformdirs.user_cache_path("pytreellama", appauthor=False) / "costs"
 
 
-def _circumstances(context: Context) -> dict[str, Any]:
+def circumstances(context: Context) -> dict[str, Any]:
+    """What a pass's cost depends on: model file, build, device, threads, cache; for JSON."""
     model, params = context.model, context.params
     status = os.stat(model.path)
     return {

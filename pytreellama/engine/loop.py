@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from pytreellama.core.sampling import SamplingParams
 from pytreellama.core.vocab import Vocab
@@ -15,6 +16,8 @@ from pytreellama.engine.generation import Generation
 from pytreellama.engine.scheduler import Scheduler
 from pytreellama.engine.sequence import Sequence
 from pytreellama.errors import ContextError, QueueFullError
+
+_T = TypeVar("_T")
 
 _LINGER_S = 0.5  # a thread that has nothing to do waits so long for more before it ends
 
@@ -39,12 +42,18 @@ class Loop:
         self._n_open_max = n_open_max
         self._changed = threading.Condition()
         self._commands: deque[Callable[[], None]] = deque()
+        self._calls: set[Future[Any]] = set()
         self._generations: dict[Sequence, Generation] = {}
         self._n_open = 0
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
     # -- called from any thread
+
+    @property
+    def n_open(self) -> int:
+        """Requests that are under way or wait."""
+        return self._n_open
 
     def submit(self, sequence: Sequence, wait: bool, streams: bool = True) -> Generation:
         """Queue a sequence; without ``streams`` nobody hears of it before its end.
@@ -72,26 +81,35 @@ class Loop:
 
     def fork(self, generation: Generation, changes: dict[str, Any]) -> Generation:
         """Fork between two steps, where a text is whole."""
-        result: list[Generation | Exception] = []
-        done = threading.Event()
+        return self.call(lambda: self._fork(generation.sequence, changes))
 
-        def act() -> None:
+    def call(self, act: Callable[[], _T]) -> _T:
+        """Do something with the scheduler or its sequences between two steps, and wait for it.
+
+        Raises:
+            ContextError: the engine is closed, or breaks down meanwhile; or a callback asks, which
+                the loop waits for itself.
+            Exception: whatever ``act`` raises.
+        """
+        future: Future[_T] = Future()
+
+        def run() -> None:
             try:
-                result.append(self._fork(generation.sequence, changes))
+                future.set_result(act())
             except Exception as error:
-                result.append(error)
-            done.set()
+                future.set_exception(error)
 
         with self._changed:
-            if generation.is_done or self._is_closed:
-                act()
-            else:
-                self._commands.append(act)
-                self._changed.notify_all()
-        done.wait()
-        if isinstance(result[0], Exception):
-            raise result[0]
-        return result[0]
+            self._require_open()
+            if self._thread is threading.current_thread():
+                raise ContextError("a callback cannot wait for the engine; ask from another thread")
+            self._calls.add(future)
+            self._commands.append(run)
+            self._wake()
+        try:
+            return future.result()
+        finally:
+            self._calls.discard(future)
 
     def close(self) -> None:
         """Cancel everything, and wait for the thread to end."""
@@ -109,11 +127,17 @@ class Loop:
                 self._changed.notify_all()
 
     def _enter(self, generation: Generation) -> None:
-        if self._is_closed:
-            raise ContextError("the engine is closed; make another one")
+        self._require_open()
         self._n_open += 1
         self._generations[generation.sequence] = generation
         self._commands.append(lambda: self._scheduler.add(generation.sequence))
+        self._wake()
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise ContextError("the engine is closed; make another one")
+
+    def _wake(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="pytreellama", daemon=True)
             self._thread.start()
@@ -139,7 +163,11 @@ class Loop:
             self._thread = None
             generations = list(self._generations.values())
             self._generations.clear()
+            calls = list(self._calls)
             self._changed.notify_all()
+        for call in calls:
+            if not call.done():
+                call.set_exception(ContextError(f"the engine broke down: {error!r}"))
         for generation in generations:
             fault = ContextError(f"the engine broke down: {error!r}; make another one")
             generation.sequence.fail(fault)

@@ -6,11 +6,13 @@ import logging
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Sequence_
+from dataclasses import dataclass
 
 import numpy as np
 
 from pytreellama.core.context import Context
 from pytreellama.engine.drafting import Drafting, FixedDrafting
+from pytreellama.engine.evaluation import Evaluation
 from pytreellama.engine.prefixes import Prefixes
 from pytreellama.engine.saved_states import SavedStates
 from pytreellama.engine.sequence import Sequence
@@ -34,6 +36,23 @@ MAX_SAVED_BYTES = 1 << 30
 """Of keys and values that are set aside, by default."""
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy an engine is.
+
+    Attributes:
+        n_running: requests in the cache, reading or writing.
+        n_waiting: those that wait for room in it.
+        n_kept: ended texts that stay for those that begin alike.
+        n_cells_used: tokens in the cache, by all of these; shared ones count once.
+    """
+
+    n_running: int = 0
+    n_waiting: int = 0
+    n_kept: int = 0
+    n_cells_used: int = 0
+
+
 class Scheduler:
     """Runs sequences on a context. A step reads a piece of a prompt, then writes for all that can.
 
@@ -42,8 +61,10 @@ class Scheduler:
     nothing beside it; in a step at most so many tokens are read, so that those who write wait no
     longer. All that are ready to write share one pass over their trees.
 
-    Where the cache is full, the sequence that arrived last gives way: its keys and values are set
-    aside in host memory and come back later, bit for bit. It loses nothing but time.
+    Texts that have ended may stay in the cache for those that begin as they do (``n_kept``); their
+    room is given to whoever needs it, the one that was used longest ago first. Where the cache is
+    still full, the sequence that arrived last gives way: its keys and values are set aside in host
+    memory and come back later, bit for bit. It loses nothing but time.
 
     It belongs to one thread at a time, as its context does.
 
@@ -54,6 +75,10 @@ class Scheduler:
         max_saved_bytes: of keys and values that are set aside; beyond it they are computed again.
         rule: how trees are verified; see ``TreePass``.
         drafting: how trees are found; by default each is what its drafter proposes.
+        n_kept: most ended texts that stay; so many fewer of the context's sequences run at once.
+
+    Attributes:
+        prefixes: what texts share, and the ended ones that stay.
     """
 
     def __init__(
@@ -65,16 +90,20 @@ class Scheduler:
         max_saved_bytes: int = MAX_SAVED_BYTES,
         rule: Rule = "match",
         drafting: Drafting | None = None,
+        n_kept: int = 0,
     ) -> None:
         self._context = context
+        self._n_running_max = context.n_seq_max - n_kept
         self._n_draft = n_draft
         self._n_prefill = min(n_prefill, context.n_ubatch)
         self._n_text_max = min(context.n_ctx, context.model.n_positions or context.n_ctx)
         self._waiting: list[Sequence] = []  # in the order of arrival
         self._running: list[Sequence] = []
         self._n_arrived = 0
+        self._load_now = Load()
         self._saved = SavedStates(max_saved_bytes)
-        self._prefixes = Prefixes(context, 1 if context.is_batch_invariant else self._n_prefill)
+        n_chunk = 1 if context.is_batch_invariant else self._n_prefill
+        self.prefixes = Prefixes(context, n_chunk, n_kept)
         self._rule: Rule = rule
         self._pass = TreePass(context, rule)
         self._drafting: Drafting = drafting or FixedDrafting(context.n_vocab)
@@ -88,6 +117,11 @@ class Scheduler:
         """Sequences that are not in the cache, those that gave way included."""
         return len(self._waiting)
 
+    @property
+    def load(self) -> Load:
+        """How busy it is after the last step; may be asked from any thread."""
+        return self._load_now
+
     def check(self, sequence: Sequence) -> None:
         """Raise RequestError for a sequence that could never run here."""
         n_prompt, n_ctx = len(sequence.context), self._n_text_max
@@ -96,6 +130,9 @@ class Scheduler:
                 f"the prompt has {n_prompt} tokens, and the context of {n_ctx} must hold it and "
                 "the answer; shorten it, or make the engine with a larger n_ctx"
             )
+        if isinstance(sequence, Evaluation):
+            sequence.check_size(n_ctx, self._pass.capacity)
+            return
         if self._rule == "typical" and not sequence.sampler.is_argmax:
             raise RequestError(
                 "verify='typical' takes greedy requests alone; leave the sampler's options out, or "
@@ -125,6 +162,7 @@ class Scheduler:
         for sequence in [*self._waiting, *self._running]:
             self.cancel(sequence)
         self._drop_finished()
+        self._load_now = self._counted_load()
 
     def close(self) -> None:
         """Leave what drafting learned; the context is still open."""
@@ -138,13 +176,21 @@ class Scheduler:
             self._admit()
             stepped += self._running
             self._read()
+            self._evaluate()
             self._write()
         except Exception as error:
             # a pass that fails takes with it all that were in it; a beginning, whoever was to begin
             for sequence in self._running or self._waiting[:1]:
                 if not sequence.is_finished:
                     sequence.fail(error)
-        return [*stepped, *self._drop_finished(besides=stepped)]
+        stepped = [*stepped, *self._drop_finished(besides=stepped)]
+        if stepped:
+            self._load_now = self._counted_load()
+        return stepped
+
+    def _counted_load(self) -> Load:
+        n_used = self._context.memory.n_cells_used or 0
+        return Load(len(self._running), len(self._waiting), len(self.prefixes.kept), n_used)
 
     # -- coming and going
 
@@ -158,13 +204,16 @@ class Scheduler:
         """Room for what it lacks, what others still lack, and a tree for everyone."""
         if not self._running:
             return True
-        if len(self._running) >= self._context.n_seq_max:
+        if len(self._running) >= self._n_running_max:
             return False
-        n_shared = max(self._prefixes.n_shareable(sequence, other) for other in self._running)
-        n_lacking = len(sequence.context) - n_shared
-        n_lacking += sum(other.n_missing + 1 for other in self._running)
-        n_trees = (len(self._running) + 1) * min(self._n_draft, _N_TREE)
-        return n_lacking + n_trees <= self._n_free()
+        n_needed = sum(other.n_missing + 1 for other in self._running)
+        n_needed += (len(self._running) + 1) * min(self._n_draft, _N_TREE)
+        while True:
+            n_shared = self.prefixes.n_shareable(sequence, self._running)
+            if n_needed + len(sequence.context) - n_shared <= self._n_free():
+                return True
+            if not self.prefixes.kept.drop_oldest():
+                return False
 
     def _enter(self, sequence: Sequence) -> None:
         sequence.seq_id = self._context.new_sequence()
@@ -174,6 +223,8 @@ class Scheduler:
         state = self._saved.take(sequence)
         if state is not None:
             self._load(sequence, state)
+        # what is kept may have to go before its turn to read comes
+        self.prefixes.adopt(sequence, self._running)
 
     def _begin(self, sequence: Sequence) -> None:
         sequence.start()
@@ -195,7 +246,7 @@ class Scheduler:
 
     def _give_way(self, sequence: Sequence) -> None:
         """Leave the cache, and wait for another turn."""
-        if sequence.n_missing == 0:
+        if sequence.can_be_set_aside:
             self._saved.put(sequence, self._context.memory.save(sequence.require_id()))
         self._leave(sequence)
         sequence.n_past = 0
@@ -204,16 +255,18 @@ class Scheduler:
         self._waiting.append(sequence)
         self._waiting.sort(key=lambda waiting: waiting.arrival)
 
-    def _leave(self, sequence: Sequence) -> None:
+    def _leave(self, sequence: Sequence, keeps: bool = False) -> None:
         if sequence.seq_id is not None and not self._context.closed:
-            self._context.free_sequence(sequence.seq_id)
+            is_kept = keeps and self.prefixes.kept.keep(sequence)
+            if not is_kept:
+                self._context.free_sequence(sequence.seq_id)
         sequence.seq_id = None
 
     def _drop_finished(self, besides: Sequence_[Sequence] = ()) -> list[Sequence]:
         """Free what finished sequences hold; returns those that are not among ``besides``."""
         done = [s for s in [*self._running, *self._waiting] if s.is_finished]
         for sequence in done:
-            self._leave(sequence)
+            self._leave(sequence, keeps=sequence.error is None)
             self._saved.take(sequence)
             sequence.sampler.close()
             self._let_go(sequence)
@@ -236,6 +289,11 @@ class Scheduler:
         n_used = self._context.memory.n_cells_used
         return self._context.n_ctx if n_used is None else self._context.n_ctx - n_used
 
+    def _free_up(self, n_cells: int) -> None:
+        """Ended texts go, as far as needed for so many free cells."""
+        while self._n_free() < n_cells and self.prefixes.kept.drop_oldest():
+            pass
+
     def _guard(self, sequence: Sequence, act: Callable[[], object]) -> None:
         """What goes wrong with one sequence ends that one alone."""
         try:
@@ -250,10 +308,10 @@ class Scheduler:
         n_left = self._n_prefill
         reading = sorted(self._unread(), key=lambda sequence: sequence.arrival)
         for i, sequence in enumerate(reading):
-            self._prefixes.adopt(sequence, self._running)
+            self.prefixes.adopt(sequence, self._running)
             n_piece = self._n_prefill - sequence.n_past % self._n_prefill
             n_piece = min(n_piece, sequence.n_missing)
-            if n_piece and not self._prefixes.is_coming(sequence, reading[:i]):
+            if n_piece and not self.prefixes.is_coming(sequence, reading[:i]):
                 if n_piece > n_left:
                     break
                 n_left -= n_piece
@@ -268,6 +326,7 @@ class Scheduler:
         """False if there was no room, and someone had to give way."""
         started_s = time.perf_counter()
         piece = sequence.context[sequence.n_past : sequence.n_past + n_piece]
+        self._free_up(n_piece)
         try:
             self._context.prefill(piece, sequence.require_id())
         except CacheFullError as error:
@@ -283,11 +342,30 @@ class Scheduler:
             share = sequence.n_past / max(len(sequence.context) - 1, 1)
             self._guard(sequence, lambda: report(share))
 
+    # -- evaluating
+
+    def _evaluate(self) -> None:
+        """A pass for each that is evaluated; what has no room waits, or lets others wait."""
+        for sequence in [s for s in self._ready() if isinstance(s, Evaluation)]:
+            self._free_up(sequence.n_cells)
+            try:
+                sequence.evaluate(self._context)
+            except CacheFullError as error:
+                self._make_room(error)
+                return
+            except Exception as error:  # it is this request's own
+                sequence.fail(error)
+
     # -- writing
 
+    def _ready(self) -> list[Sequence]:
+        """Those whose text is in the cache but for its last token."""
+        return [s for s in self._running if s.n_missing == 0 and not s.is_finished]
+
     def _write(self) -> None:
-        ready = [s for s in self._running if s.n_missing == 0 and not s.is_finished]
+        ready = [s for s in self._ready() if not isinstance(s, Evaluation)]
         ready = [s for s in ready if self._has_text_room(s)]
+        self._free_up(len(ready) * (1 + self._n_draft))
         while len(ready) > 1 and self._n_free() < len(ready):
             self._give_way(self._youngest())
             ready = [s for s in ready if s.seq_id is not None]
@@ -329,6 +407,8 @@ class Scheduler:
 
     def _make_room(self, error: CacheFullError | None) -> None:
         """Someone must leave; alone in the cache, nobody can."""
+        if self.prefixes.kept.drop_oldest():
+            return
         if len(self._running) > 1:
             self._give_way(self._youngest())
         elif error is None:

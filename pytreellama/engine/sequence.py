@@ -89,6 +89,11 @@ class Sequence:
         return len(self.context) - 1 - self.n_past
 
     @property
+    def can_be_set_aside(self) -> bool:
+        """Is all that it needs in its part of the cache, so that a copy of that brings it back?"""
+        return self.n_missing == 0
+
+    @property
     def n_left(self) -> int:
         """Tokens that may still be written."""
         return self.request.max_tokens - len(self.tokens)

@@ -126,7 +126,8 @@ class TreePass:
             sequence.stats.draft_s += time.perf_counter() - verified_s
         sequence.accept(verdict.tokens, logprobs)
         if sequence.request.on_step is not None:
-            step = Step(sequence.index, tree, verdict.path, verdict.tokens, sequence.plan)
+            told = None if sequence.request.logprobs is None else tuple(logprobs)
+            step = Step(sequence.index, tree, verdict.path, verdict.tokens, sequence.plan, told)
             sequence.request.on_step(step)
 
     def _match(self, sequence: Sequence, tree: TokenTree, place: slice, rows: _Rows) -> Verdict:
