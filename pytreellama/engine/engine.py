@@ -175,6 +175,11 @@ class Engine(Closing):
         return self._scheduler.load
 
     @property
+    def is_closed(self) -> bool:
+        """True once it takes no requests any more: closed, or broken down."""
+        return self._loop.is_closed
+
+    @property
     def n_open(self) -> int:
         """Requests that are under way or wait."""
         return self._loop.n_open
@@ -228,12 +233,15 @@ class Engine(Closing):
         """
         return self._chunks(self._sequence(prompt, 0, options))
 
-    def submit(self, prompt: Prompt, *, wait: bool = True, **options: Any) -> Generation:
+    def submit(
+        self, prompt: Prompt, *, wait: bool = True, streams: bool = True, **options: Any
+    ) -> Generation:
         """Begin to continue a prompt, and do not wait for the text.
 
         Args:
             prompt: text, token ids or chat messages.
             wait: if the queue is full, wait for room in it.
+            streams: chunks come step by step; without it there is one, at the end.
             max_tokens: most tokens to write, by default 128.
             stop: a string or strings that end the text; they are not part of it.
             stop_tokens: token ids that do, besides the model's own end tokens.
@@ -251,7 +259,7 @@ class Engine(Closing):
                 that cannot be served.
             QueueFullError: the queue is full, and ``wait`` is False.
         """
-        return self._loop.submit(self._sequence(prompt, 0, options), wait)
+        return self._loop.submit(self._sequence(prompt, 0, options), wait, streams)
 
     def score(self, prompt: Prompt, continuations: Sequence[Continuation]) -> list[Score]:
         """How likely the model holds each of several continuations of one prompt.

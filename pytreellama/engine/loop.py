@@ -51,6 +51,11 @@ class Loop:
     # -- called from any thread
 
     @property
+    def is_closed(self) -> bool:
+        """True once nothing goes on any more: closed, or broken down."""
+        return self._is_closed
+
+    @property
     def n_open(self) -> int:
         """Requests that are under way or wait."""
         return self._n_open

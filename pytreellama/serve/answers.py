@@ -1,0 +1,280 @@
+"""What clients get: OpenAI's objects, and this server's own."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
+
+from pytreellama.serve.requests import FunctionCall
+
+Finish = Literal["stop", "length", "tool_calls"]
+
+
+def new_id(kind: str) -> str:
+    """An id such as ``chatcmpl-3f...``."""
+    return f"{kind}-{secrets.token_hex(12)}"
+
+
+def now() -> int:
+    """Seconds since 1970."""
+    return int(time.time())
+
+
+class Answered(BaseModel):
+    """An object of an answer. Some fields are left out where they are None, the others null."""
+
+    left_out: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without(self, handler: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]
+        # an annotated result would stand in the OpenAPI document in the fields' place
+        values = handler(self)
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None or name not in self.left_out
+        }
+
+
+class PromptDetails(BaseModel):
+    """Of the prompts' tokens, those that were in the cache already."""
+
+    cached_tokens: int
+
+
+class CompletionDetails(BaseModel):
+    """Guessed tokens that were verified: those that the text went on with, and the others."""
+
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
+
+
+class Usage(Answered):
+    """Counts of tokens."""
+
+    left_out = frozenset({"prompt_tokens_details", "completion_tokens_details"})
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    total_tokens: int
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
+
+
+class TopLogprob(BaseModel):
+    """A token that could have come."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    """A token that came, and the likeliest there."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    """Of each token of the answer."""
+
+    content: list[TokenLogprob] | None
+    refusal: None = None
+
+
+class TextLogprobs(BaseModel):
+    """Of each token of the text, in the older form."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    text_offset: list[int]
+
+
+class TextChoice(BaseModel):
+    """One text, or the next piece of it."""
+
+    index: int
+    text: str
+    logprobs: TextLogprobs | None = None
+    finish_reason: Finish | None = None
+
+
+class Steps(BaseModel):
+    """This server's own: what happened at the steps behind a chunk."""
+
+    steps: list[dict[str, Any]] = Field(description="Each verified tree; see docs/serve.md.")
+
+
+class TextCompletion(Answered):
+    """Of `/v1/completions`; with `stream`, each event's data is one with the next pieces."""
+
+    left_out = frozenset({"usage", "pytreellama"})
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[TextChoice]
+    usage: Usage | None = None
+    pytreellama: Steps | None = None
+
+
+class CalledFunction(FunctionCall):
+    """A function's name, and its arguments as JSON text."""
+
+
+class AnswerCall(Answered):
+    """A call that the model asks for."""
+
+    left_out = frozenset({"index"})
+
+    index: int | None = None
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class AnswerMessage(Answered):
+    """What the model answers."""
+
+    left_out = frozenset({"tool_calls"})
+
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    refusal: None = None
+    tool_calls: list[AnswerCall] | None = None
+
+
+class ChatChoice(BaseModel):
+    """One answer."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: Finish
+
+
+class ChatCompletion(BaseModel):
+    """Of `/v1/chat/completions`."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class Delta(Answered):
+    """The next piece of an answer."""
+
+    left_out = frozenset({"role", "content", "tool_calls"})
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    tool_calls: list[AnswerCall] | None = None
+
+
+class DeltaChoice(BaseModel):
+    """Whose next piece it is."""
+
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: Finish | None = None
+
+
+class ChatChunk(Answered):
+    """Of `/v1/chat/completions` with `stream`: each event's data."""
+
+    left_out = frozenset({"usage", "pytreellama"})
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[DeltaChoice]
+    usage: Usage | None = None
+    pytreellama: Steps | None = None
+
+
+class ModelCard(BaseModel):
+    """The model that is served, and this server's own facts of it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "pytreellama"
+    meta: dict[str, int | str] = Field(description="n_ctx, n_ctx_train, n_params, n_vocab...")
+
+
+class ModelList(BaseModel):
+    """Of `/v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Embedded(BaseModel):
+    """A text's vector, of length 1: numbers, or their float32 bytes in base64."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingList(BaseModel):
+    """Of `/v1/embeddings`."""
+
+    object: Literal["list"] = "list"
+    data: list[Embedded]
+    model: str
+    usage: Usage
+
+
+class Scored(BaseModel):
+    """A continuation's log-probability (natural), in all and by token."""
+
+    object: Literal["score"] = "score"
+    index: int
+    logprob: float
+    tokens: list[int]
+    token_texts: list[str]
+    token_logprobs: list[float]
+
+
+class ScoreList(BaseModel):
+    """Of `/v1/score`, in the order that was asked for."""
+
+    object: Literal["list"] = "list"
+    data: list[Scored]
+    model: str
+    usage: Usage
+
+
+class Health(BaseModel):
+    """Of `/health`."""
+
+    status: Literal["ok", "stopped"]
+
+
+class ErrorFacts(BaseModel):
+    """What went wrong, and with what."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """Of every answer with a status of 400 and more."""
+
+    error: ErrorFacts

@@ -1,0 +1,157 @@
+"""The app: routes behind guards, around one engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI, Path
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+
+from pytreellama import __version__
+from pytreellama.engine import AsyncEngine, Engine
+from pytreellama.page.document import CONTENT_TYPES, asset
+from pytreellama.serve.answers import Health, ModelCard, ModelList
+from pytreellama.serve.chat_routes import chat_router
+from pytreellama.serve.evaluation_routes import evaluation_router
+from pytreellama.serve.faults import Fault, handle_faults
+from pytreellama.serve.guards import BodyGuard, HeaderGuard, HostGuard, KeyGuard
+from pytreellama.serve.openapi import answers_of, describe, faults
+from pytreellama.serve.service import Service, json_response
+from pytreellama.serve.settings import Settings
+from pytreellama.serve.text_routes import text_router
+
+_log = logging.getLogger(__name__)
+
+_DESCRIPTION = """OpenAI's interface to a local model whose texts are written with trees of guesses:
+every request's tree is verified in one pass. Every answer is what the model writes alone."""
+
+
+def make_app(engine: Engine, settings: Settings) -> FastAPI:
+    """An ASGI app that serves an engine, and closes it when it is shut down.
+
+    Args:
+        engine: with ``n_kept``, if beginnings of prompts are to be kept from request to request.
+    """
+    service = Service(AsyncEngine(engine=engine), settings)
+    app = FastAPI(
+        title="pytreellama",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,  # they load scripts from elsewhere
+        redoc_url=None,
+        lifespan=lambda app: _lifespan(service),
+    )
+    for router in (text_router, chat_router, evaluation_router, _facts_router):
+        app.include_router(router(service))
+    app.include_router(_page_router())
+    handle_faults(app)
+    describe(app, bool(settings.api_keys))
+    # the last one added sees a request first
+    app.add_middleware(BodyGuard, max_bytes=settings.max_body_bytes)
+    app.add_middleware(KeyGuard, keys=settings.api_keys)
+    app.add_middleware(HeaderGuard)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    app.add_middleware(HostGuard, hosts=settings.allowed_hosts)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(service: Service) -> AsyncIterator[None]:
+    engine, path = service.engine.engine, service.settings.kept_file
+    if path is not None:
+        n_texts = await asyncio.to_thread(engine.load_kept, path)
+        _log.info("%d texts of the cache are back from %s", n_texts, path)
+    yield
+    if path is not None:
+        await asyncio.to_thread(_save_kept, engine, path)
+    await service.engine.close()
+
+
+def _save_kept(engine: Engine, path: str) -> None:
+    try:
+        n_texts = engine.save_kept(path)
+        _log.info("%d texts of the cache are in %s", n_texts, path)
+    except OSError as error:
+        _log.warning("the cache cannot be written to %s: %s", path, error)
+
+
+def _facts_router(service: Service) -> APIRouter:
+    router = APIRouter(tags=["facts"])
+
+    @router.get("/v1/models", responses=answers_of(ModelList) | faults(401, 403, 500))
+    async def models() -> Response:
+        """The model that is served."""
+        return json_response(ModelList(data=[_card(service)]))
+
+    @router.get("/v1/models/{model}", responses=answers_of(ModelCard))
+    async def model(model: str = Path(description="The model's name.")) -> Response:
+        """The model, if it is the one that is served."""
+        service.require_model(model)
+        return json_response(_card(service))
+
+    @router.get("/health", responses=faults(403, 500, 503) | {200: {"model": Health}})
+    async def health() -> Response:
+        """Does the engine run?"""
+        if service.engine.engine.is_closed:
+            raise Fault(503, "the engine does not run")
+        return json_response(Health(status="ok"))
+
+    @router.get(
+        "/metrics",
+        responses=faults(401, 403, 500)
+        | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        response_class=Response,
+    )
+    async def metrics() -> Response:
+        """Counts and times, for Prometheus."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    return router
+
+
+def _card(service: Service) -> ModelCard:
+    engine = service.engine.engine
+    model = engine.model
+    return ModelCard(
+        id=service.settings.model_name,
+        created=service.created,
+        meta={
+            "description": model.description,
+            "n_ctx": engine.context.n_ctx,
+            "n_ctx_train": model.n_ctx_train,
+            "n_embd": model.n_embd_out,
+            "n_params": model.n_params,
+            "n_vocab": engine.vocab.n_tokens,
+            "size": model.size,
+        },
+    )
+
+
+def _page_router() -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/")
+    async def page() -> Response:
+        return _asset("index.html")
+
+    @router.get("/assets/{name}")
+    async def assets(name: str) -> Response:
+        if name not in CONTENT_TYPES or name == "index.html":
+            raise Fault(404, f"there is no {name!r}")
+        return _asset(name)
+
+    return router
+
+
+def _asset(name: str) -> Response:
+    return Response(asset(name), headers={"Content-Type": CONTENT_TYPES[name]})

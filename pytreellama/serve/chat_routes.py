@@ -1,0 +1,168 @@
+"""`/v1/chat/completions`: answers to messages, or calls of functions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from pytreellama.engine import Chunk, Stats
+from pytreellama.serve.answers import (
+    AnswerCall,
+    AnswerMessage,
+    CalledFunction,
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    Delta,
+    DeltaChoice,
+    new_id,
+    now,
+)
+from pytreellama.serve.chat_prompts import answer_schema, must_call, offered_tools
+from pytreellama.serve.faults import Fault
+from pytreellama.serve.logprobs import chat_logprobs
+from pytreellama.serve.openapi import answers_of
+from pytreellama.serve.requests import ChatRequest
+from pytreellama.serve.service import Service, event_response, json_response
+from pytreellama.serve.tools import Call, CallWatch
+from pytreellama.serve.writing import Answer, Asked, finish_of, unless_gone, usage_of
+
+
+def chat_router(service: Service) -> APIRouter:
+    """The route, for an app."""
+    router = APIRouter(prefix="/v1", tags=["chat"])
+
+    @router.post(
+        "/chat/completions", responses=answers_of(ChatCompletion, streams=True, chunk=ChatChunk)
+    )
+    async def chat_completions(body: ChatRequest, request: Request) -> Response:
+        """Answer a chat; `stream` sends pieces as server-sent events."""
+        writer = await _begin(service, body)
+        if body.stream:
+            return event_response(service, request, writer.events())
+        return json_response(await unless_gone(request, writer.whole()))
+
+    return router
+
+
+async def _begin(service: Service, body: ChatRequest) -> _Writer:
+    service.require_model(body.model)
+    schema = answer_schema(body)
+    if schema is not None and body.grammar is not None:
+        raise Fault(400, "give a grammar or a schema, not both", param="grammar")
+    if body.top_logprobs is not None and not body.logprobs:
+        raise Fault(400, "top_logprobs needs logprobs: true", param="top_logprobs")
+    prompt = service.chat_prompts.tokens(body.messages, body)
+    asked_tokens = body.max_completion_tokens or body.max_tokens
+    options = body.sampling() | {
+        "max_tokens": service.max_tokens(asked_tokens, None, len(prompt)),
+        "stop": body.stops(),
+        "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
+        "ignore_eos": bool(body.ignore_eos),
+    }
+    if schema is not None:
+        options["json_schema"] = schema
+    steps = bool(body.stream_options and body.stream_options.include_steps)
+    asked = Asked([prompt], body.n or 1, options, bool(body.stream), steps)
+    return _Writer(service, body, await service.desk.begin(asked))
+
+
+class _Writer:
+    """Puts what the engine writes into OpenAI's form, and finds calls in it."""
+
+    def __init__(self, service: Service, body: ChatRequest, answers: Sequence[Answer]) -> None:
+        self._service = service
+        self._body = body
+        self._answers = answers
+        self._vocab = service.engine.engine.vocab
+        self._id = new_id("chatcmpl")
+        self._names = frozenset(tool["function"]["name"] for tool in offered_tools(body))
+        self._must_call = must_call(body)
+
+    async def whole(self) -> ChatCompletion:
+        chunks = await self._service.desk.whole(self._answers)
+        stats = [chunk.stats for chunk in chunks if chunk.stats is not None]
+        return ChatCompletion(
+            id=self._id,
+            created=now(),
+            model=self._service.settings.model_name,
+            system_fingerprint=self._service.fingerprint,
+            choices=[self._choice(a.index, c) for a, c in zip(self._answers, chunks, strict=True)],
+            usage=usage_of(stats, self._body.n or 1),
+        )
+
+    def _choice(self, index: int, chunk: Chunk) -> ChatChoice:
+        assert chunk.finish_reason is not None
+        content: str | None = chunk.text
+        calls: list[Call] = []
+        if self._names:
+            watch = CallWatch(self._names)
+            passed = watch.push(chunk.text)
+            rest, calls = watch.finish()
+            content = (passed + rest).rstrip() if calls else passed + rest
+        message = AnswerMessage(content=(content or None) if calls else content)
+        if calls:
+            message.tool_calls = [_answer_call(call) for call in calls]
+        choice = ChatChoice(
+            index=index,
+            message=message,
+            finish_reason="tool_calls" if calls else finish_of(chunk.finish_reason),
+        )
+        if self._body.logprobs and chunk.logprobs is not None:
+            choice.logprobs = chat_logprobs(self._vocab, chunk.logprobs)
+        return choice
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        head: dict[str, Any] = {
+            "id": self._id,
+            "object": "chat.completion.chunk",
+            "created": now(),
+            "model": self._service.settings.model_name,
+            "system_fingerprint": self._service.fingerprint,
+        }
+        for answer in self._answers:
+            first = DeltaChoice(index=answer.index, delta=Delta(role="assistant", content=""))
+            yield head | {"choices": [first.model_dump()]}
+        watches = [CallWatch(self._names) for _ in self._answers]
+        stats: dict[int, Stats] = {}
+        async for answer, chunk in self._service.desk.pieces(self._answers):
+            if chunk.stats is not None:
+                stats[answer.index] = chunk.stats
+            choice = self._piece(answer.index, chunk, watches[answer.index])
+            event = head | {"choices": [choice.model_dump()]}
+            if answer.log is not None:
+                event["pytreellama"] = {"steps": answer.log.take()}
+            if answer.log is not None or _says_anything(choice):
+                yield event
+        if self._body.stream_options and self._body.stream_options.include_usage:
+            usage = usage_of([stats[i] for i in sorted(stats)], self._body.n or 1)
+            yield head | {"choices": [], "usage": usage.model_dump()}
+
+    def _piece(self, index: int, chunk: Chunk, watch: CallWatch) -> DeltaChoice:
+        text, calls = chunk.text, list[Call]()
+        if self._names:
+            text = watch.push(text)
+            if chunk.finish_reason is not None:
+                rest, calls = watch.finish()
+                text += rest
+        delta = Delta(content=text or None)
+        if calls:
+            delta.tool_calls = [_answer_call(call, i) for i, call in enumerate(calls)]
+        choice = DeltaChoice(index=index, delta=delta)
+        if chunk.finish_reason is not None:
+            choice.finish_reason = "tool_calls" if calls else finish_of(chunk.finish_reason)
+        if self._body.logprobs and chunk.logprobs:
+            choice.logprobs = chat_logprobs(self._vocab, chunk.logprobs)
+        return choice
+
+
+def _says_anything(choice: DeltaChoice) -> bool:
+    return bool(choice.delta.content or choice.finish_reason or choice.logprobs)
+
+
+def _answer_call(call: Call, index: int | None = None) -> AnswerCall:
+    function = CalledFunction(name=call.name, arguments=call.arguments)
+    return AnswerCall(id=new_id("call"), function=function, index=index)

@@ -1,0 +1,87 @@
+"""Metrics for Prometheus: what was written, how guesses did, how full it is, how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pytreellama.engine import Engine, Stats
+
+_FIRST_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_NEXT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+_REQUEST_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_PER_STEP = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
+
+
+class Metrics:
+    """Counts of one server, whose names begin with ``pytreellama_``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.registry = registry = CollectorRegistry()
+        registry.register(_EngineGauges(engine))
+
+        def counter(name: str, help: str, *labels: str) -> Counter:
+            return Counter(f"pytreellama_{name}", help, labels, registry=registry)
+
+        def histogram(name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"pytreellama_{name}", help, registry=registry, buckets=buckets)
+
+        self.answers = counter("answers", "Answers by why they ended.", "finish_reason")
+        self.faults = counter("faults", "Requests that were refused or failed.", "status")
+        self._prompt_tokens = counter("prompt_tokens", "Tokens of prompts.")
+        self._cached_tokens = counter("cached_tokens", "Of these, those in the cache already.")
+        self._tokens = counter("tokens", "Tokens written.")
+        self._steps = counter("steps", "Steps: passes, for each text that took part.")
+        self._drafted = counter("drafted_tokens", "Guessed tokens that were verified.")
+        self._accepted = counter("accepted_tokens", "Of these, those that came true.")
+        self._preempted = counter("preemptions", "Times that a text had to leave the cache.")
+        self._per_step = histogram("tokens_per_step", "Of each answer.", _PER_STEP)
+        self.first_s = histogram("first_token_seconds", "To a text's first token.", _FIRST_S)
+        self.next_s = histogram("between_tokens_seconds", "Between tokens, in the mean.", _NEXT_S)
+        self.request_s = histogram("answer_seconds", "From request to end of answer.", _REQUEST_S)
+
+    def count(self, stats: Stats, finish_reason: str, seconds: float) -> None:
+        """Count a finished answer, ``seconds`` after it was asked for."""
+        self.answers.labels(finish_reason).inc()
+        self._prompt_tokens.inc(stats.n_prompt)
+        self._cached_tokens.inc(stats.n_shared)
+        self._tokens.inc(stats.n_tokens)
+        self._steps.inc(stats.n_steps)
+        self._drafted.inc(stats.n_drafted)
+        self._accepted.inc(stats.n_accepted)
+        self._preempted.inc(stats.n_preempted)
+        self.request_s.observe(seconds)
+        if stats.n_steps:
+            self._per_step.observe(stats.tokens_per_step)
+        if stats.n_tokens > 1:
+            self.next_s.observe(stats.decode_s / stats.n_tokens)
+
+    def text(self) -> bytes:
+        """All of them in Prometheus's format."""
+        return generate_latest(self.registry)
+
+
+class _EngineGauges(Collector):
+    """What an engine tells when it is asked."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        """See Collector."""
+        load, n_ctx = self._engine.load, self._engine.context.n_ctx
+        gauges = {
+            "running": ("Requests in the cache.", load.n_running),
+            "queued": (
+                "Requests that wait.",
+                max(self._engine.n_open - load.n_running, load.n_waiting),
+            ),
+            "kept_texts": ("Ended texts that stay for prompts alike.", load.n_kept),
+            "cache_cells_used": ("Tokens in the cache.", load.n_cells_used),
+            "cache_cells": ("Tokens that the cache holds.", n_ctx),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(f"pytreellama_{name}", text, value)

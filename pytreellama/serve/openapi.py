@@ -1,0 +1,75 @@
+"""The OpenAPI document, made of the routes, without what the framework would promise wrongly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from pytreellama.serve.answers import ErrorBody
+
+_FAULTS = {
+    400: "The request cannot be served as it is.",
+    401: "The API key is missing or wrong.",
+    403: "The server was called by a name that is not its own.",
+    404: "There is no such model.",
+    413: "The body is too large.",
+    429: "Too many requests; `Retry-After` says when to ask again.",
+    500: "The server failed.",
+    503: "The server is too busy, or its engine does not run.",
+}
+
+
+def answers_of(
+    model: type[BaseModel], *, streams: bool = False, chunk: type[BaseModel] | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """What a route answers, faults among it."""
+    success: dict[str, Any] = {"model": model, "description": "The answer."}
+    if streams:
+        name = (chunk or model).__name__
+        success["content"] = {
+            "text/event-stream": {
+                "schema": {"type": "string"},
+                "description": f"Events whose data is a {name}; the last one's is [DONE].",
+            }
+        }
+    return {200: success} | faults()
+
+
+def faults(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route may answer instead; all of them by default."""
+    return {
+        status: {"model": ErrorBody, "description": text}
+        for status, text in _FAULTS.items()
+        if not statuses or status in statuses
+    }
+
+
+def describe(app: FastAPI, has_keys: bool) -> None:
+    """Let an app's document say what is true of it."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app, has_keys)
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def _document(app: FastAPI, has_keys: bool) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    for path in document["paths"].values():
+        for operation in path.values():
+            # faults have OpenAI's form here, with a status of 400
+            operation["responses"].pop("422", None)
+    schemas = document["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    if has_keys:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+    return document

@@ -1,0 +1,36 @@
+"""Settings: what a server allows, and how long it waits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Limits of a server.
+
+    Attributes:
+        model_name: what clients call the model.
+        max_tokens: most tokens of one answer; None is what the context holds.
+        n_choices_max: most answers (``n`` times prompts) of one request.
+        n_continuations_max: most continuations of one scoring request, or texts to embed.
+        max_body_bytes: of a request.
+        request_s: seconds after which an answer ends where it stands, with finish_reason "length".
+        shutdown_s: seconds that answers have to finish when the server is told to stop.
+        api_keys: any of them is accepted; empty asks for none.
+        cors_origins: web pages of these origins may use the server; "*" is all.
+        allowed_hosts: names that a request may call this server by; empty is any.
+        kept_file: prompts' beginnings in the cache are read from here, and written at the end.
+    """
+
+    model_name: str
+    max_tokens: int | None = None
+    n_choices_max: int = 16
+    n_continuations_max: int = 1024
+    max_body_bytes: int = 4 << 20
+    request_s: float = 600.0
+    shutdown_s: float = 30.0
+    api_keys: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    kept_file: str | None = None

@@ -1,0 +1,128 @@
+"""`/v1/completions`: texts that go on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from pytreellama.engine import Chunk, Stats
+from pytreellama.serve.answers import TextChoice, TextCompletion, new_id, now
+from pytreellama.serve.faults import Fault
+from pytreellama.serve.logprobs import text_logprobs
+from pytreellama.serve.openapi import answers_of
+from pytreellama.serve.requests import CompletionRequest, as_prompts
+from pytreellama.serve.service import Service, event_response, json_response
+from pytreellama.serve.writing import Answer, Asked, finish_of, unless_gone, usage_of
+
+_N_TOKENS = 16  # OpenAI's default
+
+
+def text_router(service: Service) -> APIRouter:
+    """The route, for an app."""
+    router = APIRouter(prefix="/v1", tags=["text"])
+
+    @router.post("/completions", responses=answers_of(TextCompletion, streams=True))
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Continue one prompt or several; `stream` sends pieces as server-sent events."""
+        writer = await _begin(service, body)
+        if body.stream:
+            return event_response(service, request, writer.events())
+        return json_response(await unless_gone(request, writer.whole()))
+
+    return router
+
+
+async def _begin(service: Service, body: CompletionRequest) -> _Writer:
+    service.require_model(body.model)
+    n = body.n or 1
+    if body.best_of not in (None, n):
+        raise Fault(400, "best_of is supported only where it is n", param="best_of")
+    if body.echo and body.logprobs is not None:
+        raise Fault(
+            400,
+            "logprobs of the prompt are not told; leave echo out, or ask /v1/score",
+            param="echo",
+        )
+    engine = service.engine.engine
+    prompts = [engine.encode_prompt(prompt) for prompt in as_prompts(body.prompt)]
+    longest = max(map(len, prompts))
+    options = body.sampling() | {
+        "max_tokens": service.max_tokens(body.max_tokens, _N_TOKENS, longest),
+        "stop": body.stops(),
+        "logprobs": body.logprobs,
+        "ignore_eos": bool(body.ignore_eos),
+    }
+    steps = bool(body.stream_options and body.stream_options.include_steps)
+    answers = await service.desk.begin(Asked(prompts, n, options, bool(body.stream), steps))
+    return _Writer(service, body, answers)
+
+
+class _Writer:
+    """Puts what the engine writes into OpenAI's form."""
+
+    def __init__(
+        self, service: Service, body: CompletionRequest, answers: Sequence[Answer]
+    ) -> None:
+        self._service = service
+        self._body = body
+        self._answers = answers
+        self._vocab = service.engine.engine.vocab
+        self._n = body.n or 1
+        self._offsets = [0] * len(answers)
+
+    async def whole(self) -> TextCompletion:
+        chunks = await self._service.desk.whole(self._answers)
+        stats = [chunk.stats for chunk in chunks if chunk.stats is not None]
+        completion = self._completion(
+            [self._choice(a, c, a.index) for a, c in zip(self._answers, chunks, strict=True)]
+        )
+        completion.usage = usage_of(stats, self._n)
+        return completion
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        head = self._completion([]).model_dump()
+        stats: dict[int, Stats] = {}
+        seen: set[int] = set()
+        async for answer, chunk in self._service.desk.pieces(self._answers):
+            if chunk.stats is not None:
+                stats[answer.index] = chunk.stats
+            choice = self._choice(answer, chunk, answer.index, answer.index not in seen)
+            seen.add(answer.index)
+            event = head | {"choices": [choice.model_dump()]}
+            if answer.log is not None:
+                event["pytreellama"] = {"steps": answer.log.take()}
+            yield event
+        if self._body.stream_options and self._body.stream_options.include_usage:
+            usage = usage_of([stats[i] for i in sorted(stats)], self._n)
+            yield head | {"usage": usage.model_dump()}
+
+    def _completion(self, choices: list[TextChoice]) -> TextCompletion:
+        return TextCompletion(
+            id=new_id("cmpl"),
+            created=now(),
+            model=self._service.settings.model_name,
+            system_fingerprint=self._service.fingerprint,
+            choices=choices,
+        )
+
+    def _choice(
+        self, answer: Answer, chunk: Chunk, index: int, is_first: bool = True
+    ) -> TextChoice:
+        text, reason = chunk.text, chunk.finish_reason
+        if self._body.echo and is_first:
+            text = self._prompt_text(answer) + text
+        choice = TextChoice(index=index, text=text)
+        if reason is not None:
+            choice.finish_reason = finish_of(reason)
+        if self._body.logprobs is not None and chunk.logprobs is not None:
+            offset = self._offsets[index]
+            choice.logprobs = text_logprobs(self._vocab, chunk.logprobs, offset)
+            self._offsets[index] += sum(map(len, choice.logprobs.tokens))
+        return choice
+
+    def _prompt_text(self, answer: Answer) -> str:
+        given = as_prompts(self._body.prompt)[answer.index // self._n]
+        return given if isinstance(given, str) else self._vocab.decode(given)

@@ -1,0 +1,309 @@
+"""Writing: a request's answers on their way, all in the engine's one loop."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from pytreellama.core.sampling import MAX_SEED
+from pytreellama.engine import AsyncEngine, Chunk, Generation, Stats, Step
+from pytreellama.engine.async_engine import chunks
+from pytreellama.engine.completion import FinishReason
+from pytreellama.page.steps import step_dict
+from pytreellama.serve.answers import CompletionDetails, Finish, PromptDetails, Usage
+from pytreellama.serve.faults import Fault, fault_of
+from pytreellama.serve.metrics import Metrics
+from pytreellama.serve.settings import Settings
+
+_T = TypeVar("_T")
+
+_FINISH: dict[FinishReason, Finish] = {
+    "stop": "stop",
+    "length": "length",
+    "context": "length",
+    "cancelled": "length",
+}
+
+
+def finish_of(reason: FinishReason) -> Finish:
+    """OpenAI's word for why an answer ended."""
+    return _FINISH[reason]
+
+
+class StepLog:
+    """The steps of one answer, for the page; written by the engine's thread.
+
+    Args:
+        engine: whose planner tells what a plain step would take.
+    """
+
+    def __init__(self, engine: AsyncEngine, n_prompt: int) -> None:
+        self._engine = engine.engine
+        self._n_read = n_prompt - 1
+        self._n_steps = 0
+        self._last_s: float | None = None
+        self._steps: deque[dict[str, Any]] = deque()
+
+    def add(self, step: Step) -> None:
+        """Take in the next step."""
+        now_s = time.perf_counter()
+        # the first one's time is that of the prompt as well
+        seconds = None if self._last_s is None else now_s - self._last_s
+        planner = self._engine.planner
+        plain_s = None if planner is None else planner.curve.seconds(1, self._n_read)
+        self._n_steps += 1
+        self._steps.append(
+            step_dict(self._n_steps, step, self._engine.vocab, seconds=seconds, plain_s=plain_s)
+        )
+        self._n_read += len(step.tokens)
+        self._last_s = now_s
+
+    def take(self) -> list[dict[str, Any]]:
+        """The steps since the last call."""
+        return [self._steps.popleft() for _ in range(len(self._steps))]
+
+
+@dataclass(slots=True)
+class Answer:
+    """One text that is being written.
+
+    Attributes:
+        index: of the choice.
+        prompt: token ids.
+        log: of its steps, if they are asked for.
+    """
+
+    index: int
+    prompt: list[int]
+    generation: Generation
+    log: StepLog | None
+    asked_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What answers are asked for.
+
+    Attributes:
+        prompts: token ids; each gets ``n`` answers.
+        options: of ``Engine.submit``.
+        streams: pieces are wanted as they come.
+        wants_steps: with the trees that were verified.
+    """
+
+    prompts: Sequence[list[int]]
+    n: int
+    options: dict[str, Any]
+    streams: bool = False
+    wants_steps: bool = False
+
+
+class Desk:
+    """Takes in requests for text, within a server's limits.
+
+    Args:
+        engine: writes.
+        metrics: hear of every answer.
+    """
+
+    def __init__(self, engine: AsyncEngine, settings: Settings, metrics: Metrics) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._metrics = metrics
+        self._mean_s = 1.0
+
+    @property
+    def retry_after_s(self) -> int:
+        """Seconds until there should be room: what waits before, at the pace of late."""
+        n_ahead = self._engine.engine.n_open
+        return max(1, min(60, math.ceil(self._mean_s * n_ahead / self._engine.engine.n_seq_max)))
+
+    async def begin(self, asked: Asked) -> list[Answer]:
+        """Queue all answers, or none.
+
+        Raises:
+            Fault: too many at once, or a prompt that is too long.
+            PyTreeLlamaError: what the engine refuses.
+        """
+        n_answers = len(asked.prompts) * asked.n
+        if n_answers > self._settings.n_choices_max:
+            raise Fault(
+                400,
+                f"{n_answers} answers were asked for; this server gives at most "
+                f"{self._settings.n_choices_max} to one request",
+                param="n",
+            )
+        for prompt in asked.prompts:
+            self._check_length(prompt)
+        answers: list[Answer] = []
+        try:
+            for index in range(n_answers):
+                answers.append(await self._begin_one(asked, index))
+        except BaseException as error:
+            self.end(answers)
+            if isinstance(error, Exception):
+                raise fault_of(error, self.retry_after_s) from error
+            raise
+        return answers
+
+    def _check_length(self, prompt: list[int]) -> None:
+        context = self._engine.engine.context
+        n_most = min(context.n_ctx, context.model.n_positions or context.n_ctx)
+        if len(prompt) >= n_most:
+            raise Fault(
+                400,
+                f"the prompt has {len(prompt)} tokens, and this server's context of {n_most} must "
+                "hold it and the answer; shorten it, or serve with a larger --n-ctx",
+                code="context_length_exceeded",
+            )
+
+    async def _begin_one(self, asked: Asked, index: int) -> Answer:
+        prompt = asked.prompts[index // asked.n]
+        options = dict(asked.options)
+        if options.get("seed") is not None:
+            options["seed"] = (options["seed"] + index % asked.n) % (MAX_SEED + 1)
+        log = StepLog(self._engine, len(prompt)) if asked.wants_steps else None
+        if log is not None:
+            options["on_step"] = log.add
+            options["logprobs"] = options.get("logprobs") or 0
+        asked_s = time.perf_counter()
+        generation = await self._engine.submit(prompt, wait=False, streams=asked.streams, **options)
+        loop = asyncio.get_running_loop()
+        limit = loop.call_later(self._settings.request_s, generation.cancel)
+        generation.listen(lambda: _stop_limit(generation, loop, limit))
+        return Answer(index, prompt, generation, log, asked_s)
+
+    def end(self, answers: Sequence[Answer]) -> None:
+        """Free what they hold within a step, unless they are done."""
+        for answer in answers:
+            answer.generation.cancel()
+
+    async def whole(self, answers: Sequence[Answer]) -> list[Chunk]:
+        """Wait for all texts, each as one chunk."""
+        try:
+            return [await self._whole(answer) for answer in answers]
+        finally:
+            self.end(answers)
+
+    async def _whole(self, answer: Answer) -> Chunk:
+        last: Chunk | None = None
+        async for chunk in chunks(answer.generation):
+            last = chunk
+        assert last is not None
+        self._count(answer, last)
+        return last
+
+    async def pieces(self, answers: Sequence[Answer]) -> AsyncIterator[tuple[Answer, Chunk]]:
+        """Pieces of all texts as they come; closed early, it ends them all."""
+        try:
+            if len(answers) == 1:
+                async for chunk in self._counted(answers[0]):
+                    yield answers[0], chunk
+                return
+            async for piece in self._merged(answers):
+                yield piece
+        finally:
+            self.end(answers)
+
+    async def _merged(self, answers: Sequence[Answer]) -> AsyncIterator[tuple[Answer, Chunk]]:
+        queue: asyncio.Queue[tuple[Answer, Chunk | Exception]] = asyncio.Queue()
+
+        async def read(answer: Answer) -> None:
+            try:
+                async for chunk in self._counted(answer):
+                    queue.put_nowait((answer, chunk))
+            except Exception as error:
+                queue.put_nowait((answer, error))
+
+        tasks = [asyncio.create_task(read(answer)) for answer in answers]
+        n_open = len(answers)
+        try:
+            while n_open:
+                answer, chunk = await queue.get()
+                if isinstance(chunk, Exception):
+                    raise chunk
+                n_open -= chunk.finish_reason is not None
+                yield answer, chunk
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _counted(self, answer: Answer) -> AsyncIterator[Chunk]:
+        has_begun = False
+        async for chunk in chunks(answer.generation):
+            if chunk.tokens and not has_begun:
+                has_begun = True
+                self._metrics.first_s.observe(time.perf_counter() - answer.asked_s)
+            if chunk.finish_reason is not None:
+                self._count(answer, chunk)
+            yield chunk
+
+    def _count(self, answer: Answer, last: Chunk) -> None:
+        assert last.stats is not None and last.finish_reason is not None
+        seconds = time.perf_counter() - answer.asked_s
+        self._mean_s += 0.1 * (seconds - self._mean_s)
+        self._metrics.count(last.stats, last.finish_reason, seconds)
+        if last.finish_reason == "cancelled" and last.stats.n_steps == 0:
+            raise Fault(
+                503,
+                f"the answer did not begin within {self._settings.request_s:g} seconds; the server "
+                "is too busy",
+                code="timeout",
+                retry_after_s=self.retry_after_s,
+            )
+
+
+def usage_of(stats: Sequence[Stats], n: int) -> Usage:
+    """Tokens of all answers; prompts that had ``n`` answers count once."""
+    n_prompt = sum(one.n_prompt for one in stats[::n])
+    n_tokens = sum(one.n_tokens for one in stats)
+    n_accepted = sum(one.n_accepted for one in stats)
+    return Usage(
+        prompt_tokens=n_prompt,
+        completion_tokens=n_tokens,
+        total_tokens=n_prompt + n_tokens,
+        prompt_tokens_details=PromptDetails(
+            cached_tokens=sum(min(one.n_shared, one.n_prompt) for one in stats[::n])
+        ),
+        completion_tokens_details=CompletionDetails(
+            accepted_prediction_tokens=n_accepted,
+            rejected_prediction_tokens=sum(one.n_drafted for one in stats) - n_accepted,
+        ),
+    )
+
+
+async def unless_gone(request: Request, work: Awaitable[_T]) -> _T:
+    """Do some work, and drop it where the client goes away first.
+
+    Raises:
+        Fault: it went away; nobody hears of it.
+    """
+    working = asyncio.ensure_future(work)
+    watching = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait([working, watching], return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise Fault(499, "the client went away")
+    finally:
+        for task in (working, watching):
+            task.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _stop_limit(
+    generation: Generation, loop: asyncio.AbstractEventLoop, limit: asyncio.TimerHandle
+) -> None:
+    if generation.is_done and not loop.is_closed():
+        loop.call_soon_threadsafe(limit.cancel)
