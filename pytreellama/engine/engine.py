@@ -327,6 +327,10 @@ class Engine(Closing):
         """
         return self._loop.submit(evaluation, wait, streams=False)
 
+    def prepare(self) -> None:
+        """Do now what the first request would wait for: measure what passes cost, if need be."""
+        self._loop.call(self._scheduler.prepare)
+
     def save_kept(self, path: str | os.PathLike[str]) -> int:
         """Write the ended texts that are in the cache (``n_kept``) to a file; returns how many.
 
@@ -341,6 +345,7 @@ class Engine(Closing):
 
         A file that is damaged, or of another model or build, is left alone, and the log says so.
         """
+        self.prepare()  # while the cache is empty
         kept = self._scheduler.prefixes.kept
         return self._loop.call(lambda: load_kept(kept, self.context, path))
 

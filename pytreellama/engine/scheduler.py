@@ -152,6 +152,11 @@ class Scheduler:
         self._n_arrived += 1
         self._waiting.append(sequence)
 
+    def prepare(self) -> None:
+        """Get ready for the first text, while nothing is in the cache."""
+        if self.is_idle:
+            self._drafting.prepare()
+
     def cancel(self, sequence: Sequence) -> None:
         """End a sequence where it stands; the next step frees what it holds."""
         if not sequence.is_finished:

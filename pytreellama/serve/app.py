@@ -53,7 +53,7 @@ def make_app(engine: Engine, settings: Settings) -> FastAPI:
     # the last one added sees a request first
     app.add_middleware(BodyGuard, max_bytes=settings.max_body_bytes)
     app.add_middleware(KeyGuard, keys=settings.api_keys)
-    app.add_middleware(HeaderGuard)
+    app.add_middleware(HeaderGuard, on_fault=service.metrics.count_fault)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -68,6 +68,7 @@ def make_app(engine: Engine, settings: Settings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(service: Service) -> AsyncIterator[None]:
     engine, path = service.engine.engine, service.settings.kept_file
+    await asyncio.to_thread(engine.prepare)
     if path is not None:
         n_texts = await asyncio.to_thread(engine.load_kept, path)
         _log.info("%d texts of the cache are back from %s", n_texts, path)

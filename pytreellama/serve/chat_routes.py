@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -26,7 +26,7 @@ from pytreellama.serve.faults import Fault
 from pytreellama.serve.logprobs import chat_logprobs
 from pytreellama.serve.openapi import answers_of
 from pytreellama.serve.requests import ChatRequest
-from pytreellama.serve.service import Service, event_response, json_response
+from pytreellama.serve.service import EventResponse, Service, json_response
 from pytreellama.serve.tools import Call, CallWatch
 from pytreellama.serve.writing import Answer, Asked, finish_of, unless_gone, usage_of
 
@@ -42,8 +42,11 @@ def chat_router(service: Service) -> APIRouter:
         """Answer a chat; `stream` sends pieces as server-sent events."""
         writer = await _begin(service, body)
         if body.stream:
-            return event_response(service, request, writer.events())
-        return json_response(await unless_gone(request, writer.whole()))
+            return EventResponse(service, writer.answers, writer.events())
+        try:
+            return json_response(await unless_gone(request, writer.whole()))
+        finally:
+            service.desk.end(writer.answers)
 
     return router
 
@@ -76,21 +79,21 @@ class _Writer:
     def __init__(self, service: Service, body: ChatRequest, answers: Sequence[Answer]) -> None:
         self._service = service
         self._body = body
-        self._answers = answers
+        self.answers = answers
         self._vocab = service.engine.engine.vocab
         self._id = new_id("chatcmpl")
         self._names = frozenset(tool["function"]["name"] for tool in offered_tools(body))
         self._must_call = must_call(body)
 
     async def whole(self) -> ChatCompletion:
-        chunks = await self._service.desk.whole(self._answers)
+        chunks = await self._service.desk.whole(self.answers)
         stats = [chunk.stats for chunk in chunks if chunk.stats is not None]
         return ChatCompletion(
             id=self._id,
             created=now(),
             model=self._service.settings.model_name,
             system_fingerprint=self._service.fingerprint,
-            choices=[self._choice(a.index, c) for a, c in zip(self._answers, chunks, strict=True)],
+            choices=[self._choice(a.index, c) for a, c in zip(self.answers, chunks, strict=True)],
             usage=usage_of(stats, self._body.n or 1),
         )
 
@@ -115,7 +118,7 @@ class _Writer:
             choice.logprobs = chat_logprobs(self._vocab, chunk.logprobs)
         return choice
 
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
+    async def events(self) -> AsyncGenerator[dict[str, Any]]:
         head: dict[str, Any] = {
             "id": self._id,
             "object": "chat.completion.chunk",
@@ -123,12 +126,12 @@ class _Writer:
             "model": self._service.settings.model_name,
             "system_fingerprint": self._service.fingerprint,
         }
-        for answer in self._answers:
+        for answer in self.answers:
             first = DeltaChoice(index=answer.index, delta=Delta(role="assistant", content=""))
             yield head | {"choices": [first.model_dump()]}
-        watches = [CallWatch(self._names) for _ in self._answers]
+        watches = [CallWatch(self._names) for _ in self.answers]
         stats: dict[int, Stats] = {}
-        async for answer, chunk in self._service.desk.pieces(self._answers):
+        async for answer, chunk in self._service.desk.pieces(self.answers):
             if chunk.stats is not None:
                 stats[answer.index] = chunk.stats
             choice = self._piece(answer.index, chunk, watches[answer.index])

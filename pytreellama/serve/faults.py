@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -44,7 +44,7 @@ _TYPES = {
 }
 
 
-class Fault(Exception):  # noqa: N818 - what OpenAI calls an error, with its status
+class Fault(HTTPException):
     """An answer that is an error.
 
     Args:
@@ -60,8 +60,7 @@ class Fault(Exception):  # noqa: N818 - what OpenAI calls an error, with its sta
         code: str | None = None,
         retry_after_s: int | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status = status
+        super().__init__(status, message)
         default = "invalid_request_error" if status < 500 else "server_error"
         facts = ErrorFacts(
             message=_printable(message),
@@ -70,15 +69,16 @@ class Fault(Exception):  # noqa: N818 - what OpenAI calls an error, with its sta
             code=code,
         )
         self.body = ErrorBody(error=facts)
-        self.headers: dict[str, str] = {}
+        headers: dict[str, str] = {}
         if retry_after_s is not None:
-            self.headers["Retry-After"] = str(retry_after_s)
+            headers["Retry-After"] = str(retry_after_s)
         if status == 401:
-            self.headers["WWW-Authenticate"] = "Bearer"
+            headers["WWW-Authenticate"] = "Bearer"
+        self.headers: Mapping[str, str] = headers
 
     def response(self) -> JSONResponse:
         """As HTTP."""
-        return JSONResponse(self.body.model_dump(), self.status, self.headers)
+        return JSONResponse(self.body.model_dump(), self.status_code, self.headers)
 
 
 def fault_of(error: Exception, retry_after_s: int = 1) -> Fault:
@@ -117,7 +117,7 @@ def handle_faults(app: FastAPI) -> None:
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         fault = Fault(error.status_code, f"{error.detail}: {request.method} {request.url.path}")
-        fault.headers.update(error.headers or {})
+        fault.headers = {**fault.headers, **(error.headers or {})}
         return fault.response()
 
     app.add_exception_handler(Fault, known)

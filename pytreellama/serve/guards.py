@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -118,10 +118,15 @@ class BodyGuard:
 
 
 class HeaderGuard:
-    """Tells browsers to load nothing from elsewhere, and to believe content types."""
+    """Tells browsers to load nothing from elsewhere, and to believe content types.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        on_fault: told of every status from 400 on.
+    """
+
+    def __init__(self, app: ASGIApp, on_fault: Callable[[int], None]) -> None:
         self._app = app
+        self._on_fault = on_fault
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -131,6 +136,8 @@ class HeaderGuard:
                 headers = MutableHeaders(scope=message)
                 for name, value in _SAFE_HEADERS.items():
                     headers.setdefault(name, value)
+                if message["status"] >= 400:
+                    self._on_fault(message["status"])
             await send(message)
 
         await self._app(scope, receive, guarded)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import Request
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from pytreellama.core.system import build_info
 from pytreellama.engine import AsyncEngine
@@ -20,7 +21,7 @@ from pytreellama.serve.chat_prompts import ChatPrompts
 from pytreellama.serve.faults import Fault, fault_of
 from pytreellama.serve.metrics import Metrics
 from pytreellama.serve.settings import Settings
-from pytreellama.serve.writing import Desk
+from pytreellama.serve.writing import Answer, Desk
 
 _log = logging.getLogger(__name__)
 
@@ -71,30 +72,48 @@ def json_response(answer: BaseModel) -> Response:
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-def event_response(
-    service: Service, request: Request, events: AsyncIterator[dict[str, Any]]
-) -> Response:
-    """An answer in pieces, as server-sent events; the last one's data is ``[DONE]``.
+class EventResponse(EventSourceResponse):
+    """Answers in pieces, as server-sent events; the last one's data is ``[DONE]``.
 
-    A client that goes away closes ``events``. A fault in mid-stream is an event of its own.
+    However it ends, as when the client goes away, the answers are ended. A fault in mid-stream is
+    an event of its own.
+
+    Args:
+        events: objects, in order.
     """
 
-    async def data() -> AsyncIterator[dict[str, str]]:
-        try:
-            async for event in events:
-                yield {"data": json.dumps(event, separators=(",", ":"), ensure_ascii=False)}
-        except Exception as error:
-            fault = fault_of(error, service.desk.retry_after_s)
-            service.metrics.faults.labels(str(fault.status)).inc()
-            yield {"data": fault.body.model_dump_json()}
-        finally:
-            await events.aclose()  # type: ignore[attr-defined]
-        yield {"data": "[DONE]"}
+    def __init__(
+        self, service: Service, answers: Sequence[Answer], events: AsyncGenerator[dict[str, Any]]
+    ) -> None:
+        self._service = service
+        self._answers = answers
+        super().__init__(
+            self._data(events),
+            ping=_PING_S,
+            sep="\n",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+            shutdown_grace_period=service.settings.shutdown_s,
+        )
 
-    return EventSourceResponse(
-        data(),
-        ping=_PING_S,
-        sep="\n",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-        shutdown_grace_period=service.settings.shutdown_s,
-    )
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # a generator that was never begun would not do it
+            self._service.desk.end(self._answers)
+
+    async def _data(self, events: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[bytes]:
+        async with aclosing(events):
+            try:
+                async for event in events:
+                    yield _event(json.dumps(event, separators=(",", ":")))
+            except Exception as error:
+                fault = fault_of(error, self._service.desk.retry_after_s)
+                self._service.metrics.count_fault(fault.status_code)
+                yield _event(fault.body.model_dump_json())
+        yield _event("[DONE]")
+
+
+def _event(data: str) -> bytes:
+    return f"data: {data}\n\n".encode()

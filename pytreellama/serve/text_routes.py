@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,7 +14,7 @@ from pytreellama.serve.faults import Fault
 from pytreellama.serve.logprobs import text_logprobs
 from pytreellama.serve.openapi import answers_of
 from pytreellama.serve.requests import CompletionRequest, as_prompts
-from pytreellama.serve.service import Service, event_response, json_response
+from pytreellama.serve.service import EventResponse, Service, json_response
 from pytreellama.serve.writing import Answer, Asked, finish_of, unless_gone, usage_of
 
 _N_TOKENS = 16  # OpenAI's default
@@ -29,8 +29,11 @@ def text_router(service: Service) -> APIRouter:
         """Continue one prompt or several; `stream` sends pieces as server-sent events."""
         writer = await _begin(service, body)
         if body.stream:
-            return event_response(service, request, writer.events())
-        return json_response(await unless_gone(request, writer.whole()))
+            return EventResponse(service, writer.answers, writer.events())
+        try:
+            return json_response(await unless_gone(request, writer.whole()))
+        finally:
+            service.desk.end(writer.answers)
 
     return router
 
@@ -68,25 +71,25 @@ class _Writer:
     ) -> None:
         self._service = service
         self._body = body
-        self._answers = answers
+        self.answers = answers
         self._vocab = service.engine.engine.vocab
         self._n = body.n or 1
         self._offsets = [0] * len(answers)
 
     async def whole(self) -> TextCompletion:
-        chunks = await self._service.desk.whole(self._answers)
+        chunks = await self._service.desk.whole(self.answers)
         stats = [chunk.stats for chunk in chunks if chunk.stats is not None]
         completion = self._completion(
-            [self._choice(a, c, a.index) for a, c in zip(self._answers, chunks, strict=True)]
+            [self._choice(a, c, a.index) for a, c in zip(self.answers, chunks, strict=True)]
         )
         completion.usage = usage_of(stats, self._n)
         return completion
 
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
+    async def events(self) -> AsyncGenerator[dict[str, Any]]:
         head = self._completion([]).model_dump()
         stats: dict[int, Stats] = {}
         seen: set[int] = set()
-        async for answer, chunk in self._service.desk.pieces(self._answers):
+        async for answer, chunk in self._service.desk.pieces(self.answers):
             if chunk.stats is not None:
                 stats[answer.index] = chunk.stats
             choice = self._choice(answer, chunk, answer.index, answer.index not in seen)

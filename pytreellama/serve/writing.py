@@ -78,6 +78,7 @@ class Answer:
         index: of the choice.
         prompt: token ids.
         log: of its steps, if they are asked for.
+        limit: ends it when its time is over.
     """
 
     index: int
@@ -85,6 +86,7 @@ class Answer:
     generation: Generation
     log: StepLog | None
     asked_s: float
+    limit: asyncio.TimerHandle
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +179,25 @@ class Desk:
         generation = await self._engine.submit(prompt, wait=False, streams=asked.streams, **options)
         loop = asyncio.get_running_loop()
         limit = loop.call_later(self._settings.request_s, generation.cancel)
-        generation.listen(lambda: _stop_limit(generation, loop, limit))
-        return Answer(index, prompt, generation, log, asked_s)
+        answer = Answer(index, prompt, generation, log, asked_s, limit)
+
+        def tell() -> None:
+            if generation.is_done and not loop.is_closed():
+                loop.call_soon_threadsafe(self._ended, answer)
+
+        generation.listen(tell)
+        return answer
+
+    def _ended(self, answer: Answer) -> None:
+        """However it ended: its client may be gone already."""
+        answer.limit.cancel()
+        try:
+            completion = answer.generation.result(timeout_s=0)
+        except Exception:  # its client hears of it
+            return
+        seconds = time.perf_counter() - answer.asked_s
+        self._mean_s += 0.1 * (seconds - self._mean_s)
+        self._metrics.count(completion.stats, completion.finish_reason, seconds)
 
     def end(self, answers: Sequence[Answer]) -> None:
         """Free what they hold within a step, unless they are done."""
@@ -197,14 +216,14 @@ class Desk:
         async for chunk in chunks(answer.generation):
             last = chunk
         assert last is not None
-        self._count(answer, last)
+        self._check(last)
         return last
 
     async def pieces(self, answers: Sequence[Answer]) -> AsyncIterator[tuple[Answer, Chunk]]:
         """Pieces of all texts as they come; closed early, it ends them all."""
         try:
             if len(answers) == 1:
-                async for chunk in self._counted(answers[0]):
+                async for chunk in self._timed(answers[0]):
                     yield answers[0], chunk
                 return
             async for piece in self._merged(answers):
@@ -217,7 +236,7 @@ class Desk:
 
         async def read(answer: Answer) -> None:
             try:
-                async for chunk in self._counted(answer):
+                async for chunk in self._timed(answer):
                     queue.put_nowait((answer, chunk))
             except Exception as error:
                 queue.put_nowait((answer, error))
@@ -235,22 +254,18 @@ class Desk:
             for task in tasks:
                 task.cancel()
 
-    async def _counted(self, answer: Answer) -> AsyncIterator[Chunk]:
+    async def _timed(self, answer: Answer) -> AsyncIterator[Chunk]:
         has_begun = False
         async for chunk in chunks(answer.generation):
             if chunk.tokens and not has_begun:
                 has_begun = True
                 self._metrics.first_s.observe(time.perf_counter() - answer.asked_s)
-            if chunk.finish_reason is not None:
-                self._count(answer, chunk)
+            self._check(chunk)
             yield chunk
 
-    def _count(self, answer: Answer, last: Chunk) -> None:
-        assert last.stats is not None and last.finish_reason is not None
-        seconds = time.perf_counter() - answer.asked_s
-        self._mean_s += 0.1 * (seconds - self._mean_s)
-        self._metrics.count(last.stats, last.finish_reason, seconds)
-        if last.finish_reason == "cancelled" and last.stats.n_steps == 0:
+    def _check(self, chunk: Chunk) -> None:
+        """Raise Fault for an answer whose time was over before it began."""
+        if chunk.finish_reason == "cancelled" and chunk.stats and chunk.stats.n_steps == 0:
             raise Fault(
                 503,
                 f"the answer did not begin within {self._settings.request_s:g} seconds; the server "
@@ -300,10 +315,3 @@ async def unless_gone(request: Request, work: Awaitable[_T]) -> _T:
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _stop_limit(
-    generation: Generation, loop: asyncio.AbstractEventLoop, limit: asyncio.TimerHandle
-) -> None:
-    if generation.is_done and not loop.is_closed():
-        loop.call_soon_threadsafe(limit.cancel)

@@ -1,0 +1,358 @@
+"""The server beside llama.cpp's: tokens a second and time to the first one, by clients at once.
+
+    python bench/serve.py [--json] [--questions FILE] [--limit N] [--tokens N] [--repeats N]
+                          [--clients 1,4,16] [--flash-attn on|off|auto] [--model FILE] [--threads N]
+
+Clients ask one question after the other, greedily, as a stream. Servers take turns and are started
+anew each time; every number of clients has questions of its own, so that nobody has read them
+before. ``llama-server`` is stock, built from the source that pytreellama is built from, plain and
+with its ngram-mod drafting; flash attention is off unless asked for, which is its faster way on
+CPUs that were measured. Ratios are pair by pair to the better of its two.
+
+Then one request of so many tokens is asked for over HTTP and from the same engine in turns, which
+shows what HTTP and JSON cost, the client's part included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import statistics
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+from urllib.parse import urlsplit
+
+from peer_builds import SERVER, tool_path
+from peer_server import served
+from questions import Question, add_answering_options, first_of_each, load_questions
+from report import Figure, Spread, note, publish
+
+OURS, OURS_PLAIN = "pytreellama", "pytreellama, drafter none"
+THEIRS, THEIRS_NGRAM = "llama-server", "llama-server, ngram-mod"
+N_CTX_EACH = 2048
+PLANNED_SPEED_UP = 1.26  # docs/planning.md, 4-bit weights, two cores
+N_OVERHEAD = 15
+SECONDS_MOST = 600.0
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a client saw of one answer."""
+
+    n_tokens: int
+    first_s: float
+    total_s: float
+
+
+def main() -> None:
+    options = parse_options()
+    questions = first_of_each(load_questions(options.questions), options.limit)
+    model = options.model or default_path()
+    n_most = max(options.clients)
+    commands = server_commands(model, n_most, options)
+    runs: dict[tuple[str, int], list[list[Answered]]] = defaultdict(list)
+    speeds: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for repeat in range(options.repeats):
+        names = list(commands)
+        for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
+            with served(commands[name]) as url:
+                ask(url, questions[0], 16)
+                for i, n_clients in enumerate(options.clients):
+                    share = questions[i :: len(options.clients)] or questions
+                    answers, seconds = ask_all(url, share, n_clients, options.tokens)
+                    runs[name, n_clients].append(answers)
+                    speeds[name, n_clients].append(sum(a.n_tokens for a in answers) / seconds)
+                    note(f"{repeat + 1}: {name}, {n_clients}: {speeds[name, n_clients][-1]:.0f}")
+    overheads = {
+        how: overhead(model, questions, options, how == "stream") for how in ("whole", "stream")
+    }
+    publish(
+        f"serving, answers of up to {options.tokens} tokens",
+        rows_of(runs, speeds, overheads),
+        figures_of(speeds, runs, overheads, options),
+        options.json,
+        model=Path(model).name,
+        threads=options.threads,
+        n_questions=len(questions),
+    )
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_answering_options(parser)
+    parser.add_argument(
+        "--clients",
+        type=lambda text: list(map(int, text.split(","))),
+        default=[1, 4, 16],
+        metavar="N,N",
+        help="at once",
+    )
+    parser.add_argument(
+        "--flash-attn", choices=["on", "off", "auto"], default="off", help="llama-server's"
+    )
+    parser.add_argument("--model", type=Path, help="a GGUF file; by default the default model")
+    return parser.parse_args()
+
+
+def default_path() -> Path:
+    from pytreellama.core.default_model import default_model_path
+
+    return Path(default_model_path())
+
+
+def server_commands(
+    model: Path, n_clients: int, options: argparse.Namespace
+) -> dict[str, list[str]]:
+    import sys
+
+    sizes: list[Any] = ["--threads", options.threads, "--parallel", n_clients]
+    n_ctx = N_CTX_EACH * n_clients
+    ours = [
+        sys.executable,
+        "-m",
+        "pytreellama",
+        "serve",
+        "--model",
+        model,
+        "--n-ctx",
+        n_ctx,
+        "--log-level",
+        "warning",
+        *sizes,
+    ]
+    theirs = [
+        tool_path(SERVER),
+        "-m",
+        model,
+        "-c",
+        n_ctx,
+        "-fa",
+        options.flash_attn,
+        "--threads-batch",
+        options.threads,
+        "--no-webui",
+        *sizes,
+    ]
+    return {
+        name: list(map(str, command))
+        for name, command in {
+            OURS: ours,
+            OURS_PLAIN: [*ours, "--drafter", "none"],
+            THEIRS: theirs,
+            THEIRS_NGRAM: [*theirs, "--spec-type", "ngram-mod"],
+        }.items()
+    }
+
+
+#
+# clients
+#
+
+
+def ask_all(
+    url: str, questions: Sequence[Question], n_clients: int, n_tokens: int
+) -> tuple[list[Answered], float]:
+    """All questions, by so many clients; what they saw, and seconds from first to last."""
+    waiting: SimpleQueue[Question] = SimpleQueue()
+    for question in questions:
+        waiting.put(question)
+    answers: list[Answered] = []
+    failures: list[Exception] = []
+
+    def work() -> None:
+        try:
+            while True:
+                answers.append(ask(url, waiting.get_nowait(), n_tokens))
+        except Empty:
+            return
+        except Exception as error:
+            failures.append(error)
+
+    clients = [threading.Thread(target=work) for _ in range(n_clients)]
+    started_s = time.perf_counter()
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    if failures:
+        raise failures[0]
+    return answers, time.perf_counter() - started_s
+
+
+def ask(url: str, question: Question, n_tokens: int) -> Answered:
+    body = body_of(question.messages, n_tokens) | {
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    started_s = time.perf_counter()
+    first_s, last = 0.0, {}
+    for event in events(url, body):
+        if not first_s and b'"content":"' in event and b'"content":""' not in event:
+            first_s = time.perf_counter() - started_s
+        if b'"usage":{' in event:
+            last = json.loads(event)
+    usage = last["usage"]
+    return Answered(usage["completion_tokens"], first_s, time.perf_counter() - started_s)
+
+
+def body_of(messages: list[dict[str, Any]], n_tokens: int) -> dict[str, Any]:
+    return {"messages": messages, "max_tokens": n_tokens, "temperature": 0.0}
+
+
+def events(url: str, body: dict[str, Any]) -> Iterator[bytes]:
+    with posted(url, body) as response:
+        for line in response:
+            if line.startswith(b"data: {"):
+                yield line[6:]
+
+
+@contextmanager
+def posted(url: str, body: dict[str, Any]) -> Iterator[http.client.HTTPResponse]:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=SECONDS_MOST)
+    try:
+        head = {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), head)
+        response = connection.getresponse()
+        if response.status != 200:
+            raise RuntimeError(f"{response.status}: {response.read()[:500]!r}")
+        yield response
+    finally:
+        connection.close()
+
+
+#
+# what HTTP costs
+#
+
+
+def overhead(
+    model: Path, questions: Sequence[Question], options: argparse.Namespace, streams: bool
+) -> list[float]:
+    """Shares of a request's time that HTTP and JSON add, pair by pair on one plain engine."""
+    from pytreellama import Engine, Model
+    from pytreellama.serve.app import make_app
+    from pytreellama.serve.settings import Settings
+
+    shares: list[float] = []
+    with Model(model) as loaded, Engine(loaded, "none", n_threads=options.threads) as engine:
+        app = make_app(engine, Settings("model"))
+        with running(app) as url:
+            for i in range(N_OVERHEAD + 1):
+                question = questions[i % len(questions)]
+                ways: list[Callable[[], None]] = [
+                    partial(directly, engine, question, options.tokens, streams),
+                    partial(over_http, url, question, options.tokens, streams),
+                ]
+                seconds = {way: timed(way) for way in (ways if i % 2 else ways[::-1])}
+                if i > 0:
+                    shares.append(seconds[ways[1]] / seconds[ways[0]] - 1.0)
+    return shares
+
+
+@contextmanager
+def running(app: Any) -> Iterator[str]:
+    import uvicorn
+
+    from pytreellama.serve.run import listening_socket
+
+    with listening_socket("127.0.0.1", 0) as listening:
+        config = uvicorn.Config(app, log_level="warning", access_log=False)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def timed(act: Callable[[], None]) -> float:
+    started_s = time.perf_counter()
+    act()
+    return time.perf_counter() - started_s
+
+
+def directly(engine: Any, question: Question, n_tokens: int, streams: bool) -> None:
+    asked = {"max_tokens": n_tokens, "ignore_eos": True}
+    if streams:
+        for _ in engine.stream(question.messages, **asked):
+            pass
+    else:
+        engine.generate([question.messages], **asked)
+
+
+def over_http(url: str, question: Question, n_tokens: int, streams: bool) -> None:
+    body = body_of(question.messages, n_tokens) | {"ignore_eos": True, "stream": streams}
+    with posted(url, body) as response:
+        for _ in response:
+            pass
+
+
+#
+# what came of it
+#
+
+
+def rows_of(
+    runs: dict[tuple[str, int], list[list[Answered]]],
+    speeds: dict[tuple[str, int], list[float]],
+    overheads: dict[str, list[float]],
+) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for (name, n_clients), values in sorted(speeds.items(), key=lambda item: item[0][1]):
+        firsts = sorted(a.first_s * 1000 for answers in runs[name, n_clients] for a in answers)
+        rows.append((f"{n_clients} clients, {name}, tokens/s", Spread.of(values)))
+        rows.append((f"{n_clients} clients, {name}, first token, ms", Spread.of(firsts)))
+    rows += [(f"HTTP and JSON, {how}, share", Spread.of(v)) for how, v in overheads.items()]
+    return rows
+
+
+def figures_of(
+    speeds: dict[tuple[str, int], list[float]],
+    runs: dict[tuple[str, int], list[list[Answered]]],
+    overheads: dict[str, list[float]],
+    options: argparse.Namespace,
+) -> list[Figure]:
+    figures = []
+    for n in options.clients:
+        better = map(max, speeds[THEIRS, n], speeds[THEIRS_NGRAM, n])
+        ratio = statistics.median(a / b for a, b in zip(speeds[OURS, n], better, strict=True))
+        figures.append(Figure.at_least(f"tokens/s at {n} clients / better of two", ratio, 1.0))
+        ours, theirs = (first_median(runs, n, names) for names in ([OURS], [THEIRS, THEIRS_NGRAM]))
+        figures.append(
+            Figure.at_most(f"first token at {n} clients / better of two", ours / theirs, 1.0)
+        )
+    if 1 in options.clients:
+        pairs = zip(speeds[OURS, 1], speeds[OURS_PLAIN, 1], strict=True)
+        speed_up = statistics.median(a / b for a, b in pairs)
+        figures.append(Figure.at_least("planned / plain at 1 client", speed_up, PLANNED_SPEED_UP))
+    for how, shares in overheads.items():
+        name = f"HTTP and JSON of {options.tokens} tokens, {how}"
+        figures.append(Figure.at_most(name, statistics.median(shares), 0.03))
+    return figures
+
+
+def first_median(
+    runs: dict[tuple[str, int], list[list[Answered]]], n_clients: int, names: list[str]
+) -> float:
+    """Seconds to the first token in the middle; the least of several servers."""
+    return min(
+        statistics.median(a.first_s for answers in runs[name, n_clients] for a in answers)
+        for name in names
+    )
+
+
+if __name__ == "__main__":
+    main()
