@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from typing import Any, cast, overload
 
 import numpy as np
@@ -133,13 +135,24 @@ class AsyncEngine:
         return generation.result()
 
 
-async def chunks(generation: Generation) -> AsyncIterator[Chunk]:
-    """The chunks as they come; the last has ``finish_reason``."""
+async def chunks(generation: Generation, pause_s: float = 0.0) -> AsyncIterator[Chunk]:
+    """The chunks as they come; the last has ``finish_reason``.
+
+    Args:
+        pause_s: after each chunk but the last, what comes within so many seconds comes as one:
+            every wake-up of this loop takes time from passes on the same cores.
+    """
     loop = asyncio.get_running_loop()
-    changed = asyncio.Event()
+    changed, ended = asyncio.Event(), asyncio.Event()
+    is_told = threading.Event()  # once is enough until the news are read
 
     def tell() -> None:
-        if not loop.is_closed():
+        if loop.is_closed():
+            return
+        if generation.is_done:
+            loop.call_soon_threadsafe(ended.set)
+        if generation.is_done or not is_told.is_set():
+            is_told.set()
             loop.call_soon_threadsafe(changed.set)
 
     generation.listen(tell)
@@ -147,9 +160,16 @@ async def chunks(generation: Generation) -> AsyncIterator[Chunk]:
     while not is_done:
         await changed.wait()
         changed.clear()
+        is_told.clear()
         is_done = generation.is_done  # asked first: what is there now comes out below
-        while (chunk := generation.take()) is not None:
-            yield chunk
+        if pause_s == 0.0:
+            while (chunk := generation.take()) is not None:
+                yield chunk
+        elif news := list(iter(generation.take, None)):
+            yield Chunk.joined(news)
+            if not is_done:
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(ended.wait(), pause_s)
 
 
 def _cancel_submitted(future: asyncio.Future[Generation]) -> None:

@@ -156,6 +156,24 @@ class Chunk:
     stats: Stats | None = None
     seed: int | None = None
 
+    @classmethod
+    def joined(cls, chunks: Sequence[Chunk]) -> Chunk:
+        """Neighbouring pieces as one; at least one."""
+        last = chunks[-1]
+        if len(chunks) == 1:
+            return last
+        logprobs = None
+        if last.logprobs is not None:
+            logprobs = tuple(one for chunk in chunks for one in chunk.logprobs or ())
+        return cls(
+            "".join(chunk.text for chunk in chunks),
+            tuple(token for chunk in chunks for token in chunk.tokens),
+            logprobs,
+            last.finish_reason,
+            last.stats,
+            last.seed,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:

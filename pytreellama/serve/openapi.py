@@ -8,7 +8,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from pytreellama.serve.answers import ErrorBody
+from pytreellama.serve.answers import ChatChunk, ErrorBody
+
+_REF = "#/components/schemas/{model}"
 
 _FAULTS = {
     400: "The request cannot be served as it is.",
@@ -28,14 +30,20 @@ def answers_of(
     """What a route answers, faults among it."""
     success: dict[str, Any] = {"model": model, "description": "The answer."}
     if streams:
-        name = (chunk or model).__name__
-        success["content"] = {
-            "text/event-stream": {
-                "schema": {"type": "string"},
-                "description": f"Events whose data is a {name}; the last one's is [DONE].",
-            }
-        }
+        success["content"] = {"text/event-stream": {"itemSchema": _event(chunk or model)}}
     return {200: success} | faults()
+
+
+def _event(model: type[BaseModel]) -> dict[str, Any]:
+    """An event of a stream: a piece of the answer, a fault in its middle, or the end."""
+    forms = [{"$ref": _REF.format(model=one.__name__)} for one in (model, ErrorBody)]
+    written = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"anyOf": forms},
+    }
+    data = {"anyOf": [{"const": "[DONE]"}, written]}
+    return {"type": "object", "properties": {"data": data}, "required": ["data"]}
 
 
 def faults(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -69,6 +77,9 @@ def _document(app: FastAPI, has_keys: bool) -> dict[str, Any]:
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
+    # no answer as a whole, so that the framework does not know of it
+    chunk = ChatChunk.model_json_schema(ref_template=_REF, mode="serialization")
+    document["components"]["schemas"] = chunk.pop("$defs") | {"ChatChunk": chunk} | schemas
     if has_keys:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]

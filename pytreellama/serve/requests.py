@@ -17,13 +17,18 @@ Text = Annotated[str, Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 JsonObject = dict[str, JsonValue]
 
-_MAX_INT = 2**63 - 1
+_MAX_INT = 2**53 - 1  # whole numbers that every reader of JSON has exactly
+_MAX_SEED = 9_223_372_036_854_776_000  # OpenAI's
 
 
 class Body(BaseModel):
     """A JSON object with known fields of the right types; numbers are never read from strings."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _example(**values: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [values]})
 
 
 class StreamOptions(Body):
@@ -44,13 +49,13 @@ class Generating(Body):
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1, le=1024)
     stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
-    seed: int | None = Field(None, ge=-(2**63), le=_MAX_INT)
+    seed: int | None = Field(None, ge=-_MAX_SEED, le=_MAX_SEED)
     temperature: float | None = Field(None, ge=0.0, le=100.0, description="By default 1.")
     top_p: float | None = Field(None, ge=0.0, le=1.0)
     frequency_penalty: float | None = Field(None, ge=-2.0, le=2.0)
     presence_penalty: float | None = Field(None, ge=-2.0, le=2.0)
     logit_bias: (
-        dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]]
+        dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]]
         | None
     ) = Field(None, description="By token id.")
 
@@ -94,6 +99,8 @@ class Generating(Body):
 
 class CompletionRequest(Generating):
     """For `/v1/completions`."""
+
+    model_config = _example(prompt="Once upon a time", max_tokens=32, temperature=0.8)
 
     prompt: (
         Text
@@ -204,6 +211,8 @@ class SchemaFormat(Body):
 class ChatRequest(Generating):
     """For `/v1/chat/completions`."""
 
+    model_config = _example(messages=[{"role": "user", "content": "Hi!"}], max_tokens=32)
+
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
     max_tokens: int | None = Field(None, ge=1, le=_MAX_INT)
     max_completion_tokens: int | None = Field(None, ge=1, le=_MAX_INT)
@@ -224,6 +233,8 @@ class ChatRequest(Generating):
 class EmbeddingRequest(Body):
     """For `/v1/embeddings`."""
 
+    model_config = _example(input=["A fox.", "A dog."])
+
     model: str | None = None
     input: (
         Text
@@ -238,6 +249,8 @@ class EmbeddingRequest(Body):
 
 class ScoreRequest(Body):
     """For `/v1/score`: how likely the model holds each of many continuations of one prompt."""
+
+    model_config = _example(prompt="The sky is", continuations=[" blue", " green"])
 
     model: str | None = None
     prompt: Text | TokenIds | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -35,6 +37,15 @@ def listening_socket(host: str, port: int) -> socket.socket:
     return listening
 
 
+class _Server(uvicorn.Server):
+    """One that leaves when it is told to; uvicorn's would end by being killed of the signal."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; at a second SIGINT stop at once."""
+        self.force_exit |= self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+
 def run_app(app: FastAPI, listening: socket.socket, *, shutdown_s: float, log_level: str) -> None:
     """Serve until SIGINT or SIGTERM; answers then have ``shutdown_s`` seconds to finish."""
     config = uvicorn.Config(
@@ -46,4 +57,4 @@ def run_app(app: FastAPI, listening: socket.socket, *, shutdown_s: float, log_le
         server_header=False,
         limit_concurrency=None,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    _Server(config).run(sockets=[listening])

@@ -16,6 +16,7 @@ class Settings:
         n_continuations_max: most continuations of one scoring request, or texts to embed.
         max_body_bytes: of a request.
         request_s: seconds after which an answer ends where it stands, with finish_reason "length".
+        event_s: least seconds between two events of a stream; what comes sooner comes together.
         shutdown_s: seconds that answers have to finish when the server is told to stop.
         api_keys: any of them is accepted; empty asks for none.
         cors_origins: web pages of these origins may use the server; "*" is all.
@@ -29,6 +30,7 @@ class Settings:
     n_continuations_max: int = 1024
     max_body_bytes: int = 4 << 20
     request_s: float = 600.0
+    event_s: float = 1 / 30
     shutdown_s: float = 30.0
     api_keys: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()

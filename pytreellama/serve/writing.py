@@ -256,7 +256,7 @@ class Desk:
 
     async def _timed(self, answer: Answer) -> AsyncIterator[Chunk]:
         has_begun = False
-        async for chunk in chunks(answer.generation):
+        async for chunk in chunks(answer.generation, self._settings.event_s):
             if chunk.tokens and not has_begun:
                 has_begun = True
                 self._metrics.first_s.observe(time.perf_counter() - answer.asked_s)

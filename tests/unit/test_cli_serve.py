@@ -1,0 +1,89 @@
+"""``pytreellama serve`` before it serves: what it refuses, and what it makes of its options."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pytreellama.cli import app
+from pytreellama.cli.serve import ServeOptions, _api_keys, _settings
+
+
+class NamedModel:
+    """All that settings ask of a model."""
+
+    path = Path("models/small.Q4_1.gguf")
+
+
+def settings_of(**options: object) -> object:
+    return _settings(ServeOptions(**options), NamedModel(), ())  # type: ignore[arg-type]
+
+
+def refusal(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["serve", *arguments])
+    assert result.exit_code == 1, (result.stdout, result.stderr)
+    return " ".join(result.stderr.split())
+
+
+def test_help_tells_of_keys_and_limits() -> None:
+    help = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "120"}).stdout
+    for name in ("--api-key-file", "--request-time", "--kept-file", "--allow-host"):
+        assert name in help
+
+
+def test_an_unknown_log_level_is_refused() -> None:
+    assert "debug, info, warning, error" in refusal("--log-level", "loud")
+
+
+def test_an_unknown_drafter_is_refused_before_a_model_is_loaded() -> None:
+    assert "unknown drafter" in refusal("--drafter", "oracle")
+
+
+def test_a_port_in_use_is_refused() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert f"port {port}" in refusal("--port", str(port))
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("pytreellama.serve")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert "pip install 'pytreellama[serve]'" in refusal()
+
+
+def test_keys_come_from_options_a_file_and_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("two\nthree\n", encoding="utf-8")
+    monkeypatch.setenv("PYTREELLAMA_API_KEY", "four five")
+    options = ServeOptions(api_key=["one"], api_key_file=file)
+    assert _api_keys(options) == ("one", "two", "three", "four", "five")
+
+
+def test_an_empty_key_file_does_not_open_the_server(tmp_path: Path) -> None:
+    (tmp_path / "keys").touch()
+    assert "holds no keys" in refusal("--api-key-file", str(tmp_path / "keys"))
+
+
+def test_an_empty_key_is_refused() -> None:
+    assert "is empty" in refusal("--api-key", "")
+
+
+def test_the_model_is_called_as_its_file() -> None:
+    assert settings_of().model_name == "small.Q4_1"  # type: ignore[attr-defined]
+    assert settings_of(alias="gpt").model_name == "gpt"  # type: ignore[attr-defined]
+
+
+def test_on_loopback_only_its_names_are_allowed() -> None:
+    assert "localhost" in settings_of().allowed_hosts  # type: ignore[attr-defined]
+    assert settings_of(host="0.0.0.0").allowed_hosts == ()  # type: ignore[attr-defined]
+    open_to = settings_of(allow_host=["llm.example"]).allowed_hosts  # type: ignore[attr-defined]
+    assert {"llm.example", "127.0.0.1"} <= set(open_to)
