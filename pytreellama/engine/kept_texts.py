@@ -61,7 +61,7 @@ class KeptTexts:
         n_tokens = min(sequence.n_past, sequence.n_unshifted)
         if self._n_most == 0 or n_tokens == 0 or n_tokens < sequence.n_past:
             return False
-        tokens = np.array(sequence.context[:n_tokens], np.int32)
+        tokens = sequence.ids[:n_tokens].copy()
         for text in list(self._texts):
             n_equal = n_common(tokens, text.context)
             if n_equal == len(tokens):

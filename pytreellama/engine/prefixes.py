@@ -42,7 +42,7 @@ class Prefixes:
         """
         if not self.can_share or sequence.n_missing == 0:
             return 0
-        text = _tokens(sequence)
+        text = sequence.ids
         donors: list[tuple[int, Sequence | KeptText]] = [
             (self._n_shareable(text, one), one) for one in (*running, *self.kept)
         ]
@@ -62,7 +62,7 @@ class Prefixes:
         """Most tokens at the beginning of a sequence that one other text has in the cache."""
         if not self.can_share:
             return 0
-        text = _tokens(sequence)
+        text = sequence.ids
         return max((self._n_shareable(text, one) for one in (*running, *self.kept)), default=0)
 
     def _n_shareable(self, text: Int32, other: Sequence | KeptText) -> int:
@@ -71,21 +71,17 @@ class Prefixes:
         if isinstance(other, KeptText):
             n_most, tokens = other.n_past, other.context
         else:
-            n_most, tokens = min(other.n_past, other.n_unshifted), _tokens(other)
+            n_most, tokens = min(other.n_past, other.n_unshifted), other.ids
         return self._n_whole(n_common(text[:-1], tokens[:n_most]))
 
     def is_coming(self, sequence: Sequence, others: Iterable[Sequence]) -> bool:
         """Will one of these, which are read before it, compute what the sequence lacks next?"""
         if not self.can_share:
             return False
-        text = _tokens(sequence)[:-1]
+        text = sequence.ids[:-1]
         return any(
-            self._n_whole(n_common(text, _tokens(other)[:-1])) > sequence.n_past for other in others
+            self._n_whole(n_common(text, other.ids[:-1])) > sequence.n_past for other in others
         )
 
     def _n_whole(self, n_tokens: int) -> int:
         return n_tokens - n_tokens % self._n_chunk
-
-
-def _tokens(sequence: Sequence) -> Int32:
-    return np.array(sequence.context, np.int32)

@@ -7,6 +7,7 @@ from collections.abc import Sequence as Sequence_
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytreellama.core.sampler import Sampler
 from pytreellama.core.sampling import SamplingParams
@@ -44,6 +45,7 @@ class Sequence:
         self.sampler = Sampler(vocab, request.sampling)
         self.seq_id: int | None = None
         self.context: list[int] = list(request.prompt)
+        self._ids = np.zeros(0, np.int32)
         self.n_past = 0
         self.n_unshifted = 2**31 - 1
         self.stats = Stats(n_prompt=len(request.prompt))
@@ -130,6 +132,18 @@ class Sequence:
         self.sampler.accept_prompt(np.array(self.request.prompt, dtype=np.int32))
         for token in self.tokens:
             self.sampler.accept(token)
+
+    @property
+    def ids(self) -> NDArray[np.int32]:
+        """``context`` as int32, shape (n,); not to be changed."""
+        if len(self._ids) != len(self.context):
+            self._ids = np.array(self.context, np.int32)
+        return self._ids
+
+    def drop(self, first: int, last: int) -> None:
+        """Take tokens [first, last) out of ``context``."""
+        del self.context[first:last]
+        self._ids = np.zeros(0, np.int32)
 
     def require_id(self) -> int:
         assert self.seq_id is not None

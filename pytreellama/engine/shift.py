@@ -19,7 +19,7 @@ def shift(context: Context, sequence: Sequence, n_text_max: int) -> None:
     _own_cells(context, seq_id)
     context.memory.rm(seq_id, n_keep, n_keep + n_drop)
     context.memory.add(seq_id, n_keep + n_drop, sequence.n_past, -n_drop)
-    del sequence.context[n_keep : n_keep + n_drop]
+    sequence.drop(n_keep, n_keep + n_drop)
     sequence.n_past -= n_drop
     sequence.n_unshifted = min(sequence.n_unshifted, n_keep)
 

@@ -122,7 +122,7 @@ def tool_schema(tools: Sequence[Mapping[str, Any]], name: str | None) -> dict[st
             "type": "object",
             "properties": {
                 "name": {"const": tool["function"]["name"]},
-                "arguments": tool["function"].get("parameters") or {"type": "object"},
+                "arguments": _arguments_schema(tool["function"]),
             },
             "required": ["name", "arguments"],
             "additionalProperties": False,
@@ -131,6 +131,12 @@ def tool_schema(tools: Sequence[Mapping[str, Any]], name: str | None) -> dict[st
         if name in (None, tool["function"]["name"])
     ]
     return forms[0] if len(forms) == 1 else {"anyOf": forms}
+
+
+def _arguments_schema(function: Mapping[str, Any]) -> dict[str, Any]:
+    """With an id of its own, so that references such as ``#/$defs/Place`` begin at itself."""
+    given = function.get("parameters") or {"type": "object"}
+    return {"$id": f"urn:function:{function['name']}", **given}
 
 
 def knows_tools(template: str) -> bool:
