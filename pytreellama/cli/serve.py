@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pytreellama.serve.settings import Settings
 
 _SERVER, _LIMITS, _ENGINE = "Server", "Limits", "Engine"
+_LOOPBACK_ADDRESSES = ("localhost", "127.0.0.1", "::1")
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _KEYS_VARIABLE = "PYTREELLAMA_API_KEY"
 
@@ -181,9 +182,9 @@ class ServeOptions:
 
 @unpacked(ServeOptions)
 def serve(options: ServeOptions) -> None:
-    """Serve a model to OpenAI's clients, and a page that shows its trees at the address itself.
+    r"""Serve a model to OpenAI's clients, and a page that shows its trees at the address itself.
 
-    Needs the extra serve: pip install 'pytreellama[serve]'.
+    Needs the extra serve: pip install 'pytreellama\[serve]'.
     """
     run = _required_run()
     from pytreellama.cli import session
@@ -235,7 +236,7 @@ def _engine(options: ServeOptions, model: Model) -> Engine:
 def _settings(options: ServeOptions, model: Model, keys: tuple[str, ...]) -> Settings:
     from pytreellama.serve.settings import Settings
 
-    is_local = options.host in ("localhost", "127.0.0.1", "::1")
+    is_local = options.host in _LOOPBACK_ADDRESSES
     return Settings(
         model_name=options.alias or model.path.stem,
         max_tokens=options.max_tokens,
@@ -279,7 +280,7 @@ def _say(options: ServeOptions, settings: Settings, port: int) -> None:
         markup=False,
         soft_wrap=True,
     )
-    if not settings.api_keys and not settings.allowed_hosts:
+    if not settings.api_keys and options.host not in _LOOPBACK_ADDRESSES:
         console.print(
             "anyone who reaches this machine may use it: there is no API key (--api-key-file)",
             style="yellow",

@@ -147,13 +147,11 @@ async def chunks(generation: Generation, pause_s: float = 0.0) -> AsyncIterator[
     is_told = threading.Event()  # once is enough until the news are read
 
     def tell() -> None:
-        if loop.is_closed():
-            return
         if generation.is_done:
-            loop.call_soon_threadsafe(ended.set)
+            call_in(loop, ended.set)
         if generation.is_done or not is_told.is_set():
             is_told.set()
-            loop.call_soon_threadsafe(changed.set)
+            call_in(loop, changed.set)
 
     generation.listen(tell)
     is_done = False
@@ -170,6 +168,12 @@ async def chunks(generation: Generation, pause_s: float = 0.0) -> AsyncIterator[
             if not is_done:
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(ended.wait(), pause_s)
+
+
+def call_in(loop: asyncio.AbstractEventLoop, act: Callable[[], object]) -> None:
+    """Do something in a loop from another thread, unless the loop is closed, or just closes."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(act)
 
 
 def _cancel_submitted(future: asyncio.Future[Generation]) -> None:

@@ -32,6 +32,7 @@ def save_kept(kept: KeptTexts, context: Context, path: str | os.PathLike[str]) -
         arrays[f"tokens{i}"] = text.context
         arrays[f"state{i}"] = _bytes(context.memory.save(text.seq_id))
     with replaced_file(path) as file:
+        os.chmod(file.name, 0o600)  # it holds what users wrote
         np.savez(file, **arrays)
     return len(kept)
 

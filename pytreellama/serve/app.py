@@ -53,15 +53,16 @@ def make_app(engine: Engine, settings: Settings) -> FastAPI:
     # the last one added sees a request first
     app.add_middleware(BodyGuard, max_bytes=settings.max_body_bytes)
     app.add_middleware(KeyGuard, keys=settings.api_keys)
-    app.add_middleware(HeaderGuard, on_fault=service.metrics.count_fault)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["*"],  # clients tell much of themselves in headers
         )
     app.add_middleware(HostGuard, hosts=settings.allowed_hosts)
+    app.add_middleware(HeaderGuard, on_fault=service.metrics.count_fault)
+    app.state.desk = service.desk
     return app
 
 

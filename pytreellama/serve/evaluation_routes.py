@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -13,6 +16,8 @@ from pytreellama.serve.openapi import answers_of
 from pytreellama.serve.requests import EmbeddingRequest, ScoreRequest, as_prompts
 from pytreellama.serve.service import Service, json_response
 from pytreellama.serve.writing import unless_gone
+
+_T = TypeVar("_T")
 
 
 def evaluation_router(service: Service) -> APIRouter:
@@ -40,10 +45,9 @@ async def _embed(service: Service, body: EmbeddingRequest) -> EmbeddingList:
         raise Fault(400, f"this model's vectors have {n_values} dimensions", param="dimensions")
     texts = [engine.encode_prompt(text) for text in as_prompts(body.input)]
     _require_few(service, len(texts), "input")
-    try:
-        states = await service.engine.embed(texts, wait=False)
-    except Exception as error:
-        raise fault_of(error, service.desk.retry_after_s) from error
+    for text in texts:
+        service.desk.check_length(text)
+    states = await _in_time(service, service.engine.embed(texts, wait=False))
     vectors: list[list[float] | str] = [
         base64.b64encode(state.tobytes()).decode()
         if body.encoding_format == "base64"
@@ -69,10 +73,8 @@ async def _score(service: Service, body: ScoreRequest) -> ScoreList:
         assert body.prompt is not None
         prompt = engine.encode_prompt(body.prompt)
     _require_few(service, len(body.continuations), "continuations")
-    try:
-        scores = await service.engine.score(prompt, body.continuations, wait=False)
-    except Exception as error:
-        raise fault_of(error, service.desk.retry_after_s) from error
+    service.desk.check_length(prompt)
+    scores = await _in_time(service, service.engine.score(prompt, body.continuations, wait=False))
     data = [
         Scored(
             index=i,
@@ -95,6 +97,22 @@ async def _score(service: Service, body: ScoreRequest) -> ScoreList:
             total_tokens=n_prompt + n_scored,
         ),
     )
+
+
+async def _in_time(service: Service, work: Awaitable[_T]) -> _T:
+    """Wait for it, as long as a request may take."""
+    limit_s = service.settings.request_s
+    try:
+        return await asyncio.wait_for(work, limit_s)
+    except asyncio.TimeoutError:
+        raise Fault(
+            503,
+            f"it was not done within {limit_s:g} seconds; the server is too busy",
+            code="timeout",
+            retry_after_s=service.desk.retry_after_s,
+        ) from None
+    except Exception as error:
+        raise fault_of(error, service.desk.retry_after_s) from error
 
 
 def _require_few(service: Service, n_texts: int, param: str) -> None:

@@ -112,7 +112,7 @@ def handle_faults(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return _of_validation(error.errors()).response()
+        return _of_validation(error.errors(), error.body).response()
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -127,19 +127,33 @@ def handle_faults(app: FastAPI) -> None:
     app.add_exception_handler(Exception, known)
 
 
-def _of_validation(errors: Sequence[Any]) -> Fault:
+def _of_validation(errors: Sequence[Any], body: object) -> Fault:
     """One fault and its field; of a field that has several forms, that of the form nearest."""
     first = max(errors, key=lambda one: len(one["loc"]))
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", "")
         return Fault(400, f"the body is not JSON: {reason} (at character {first['loc'][-1]})")
-    path = [str(part) for part in first["loc"] if part != "body"]
+    path = _path_in(body, first["loc"][1:], first["type"] == "missing")
     param = ".".join(path) or None
     if first["type"] == "extra_forbidden":
         return Fault(400, f"{param} is not a field that this server knows", param=param)
-    if first["type"] == "missing" and not path:
-        return Fault(400, "there is no body; send a JSON object as application/json")
+    if not path:
+        return Fault(400, "the body is no JSON object; send one as application/json")
     return Fault(400, f"{param or 'the body'}: {first['msg']}", param=param)
+
+
+def _path_in(body: object, parts: Sequence[str | int], is_missing: bool) -> list[str]:
+    """Names and indices on the way to a field, without those of the forms that it could have."""
+    path: list[str] = []
+    here = body
+    for i, part in enumerate(parts):
+        is_item = isinstance(here, list) and isinstance(part, int)
+        if is_item or (isinstance(here, dict) and part in here):
+            here = here[part]  # type: ignore[index]
+        elif not (is_missing and i == len(parts) - 1):
+            continue
+        path.append(str(part))
+    return path
 
 
 def _printable(text: str) -> str:

@@ -19,6 +19,11 @@ _SAFE_HEADERS = {
 _NEEDS_KEY = ("/v1/", "/metrics")
 
 
+def needs_key(path: str) -> bool:
+    """Is a key asked for there, where there are any?"""
+    return path.startswith(_NEEDS_KEY)
+
+
 class KeyGuard:
     """Asks for one of several API keys, as ``Authorization: Bearer KEY``, where there are any.
 
@@ -42,12 +47,12 @@ class KeyGuard:
         await fault.response()(scope, receive, send)
 
     def _is_asked(self, scope: Scope) -> bool:
-        return bool(self._keys) and scope["path"].startswith(_NEEDS_KEY)
+        return bool(self._keys) and needs_key(scope["path"])
 
     def _is_known(self, scope: Scope) -> bool:
         given = Headers(scope=scope).get("authorization", "")
         kind, _, key = given.partition(" ")
-        sent = key.strip().encode("utf-8", "surrogateescape")
+        sent = key.strip().encode("latin-1")  # the bytes as they came
         matches = [hmac.compare_digest(sent, known) for known in self._keys]
         return kind.lower() == "bearer" and any(matches)
 
@@ -94,7 +99,7 @@ class BodyGuard:
             await self._app(scope, receive, send)
             return
         told = Headers(scope=scope).get("content-length", "0")
-        if not told.isdigit() or int(told) > self._max_bytes:
+        if not told.isdecimal() or int(told[:20]) > self._max_bytes:
             await self._fault().response()(scope, receive, send)
             return
         n_bytes = 0

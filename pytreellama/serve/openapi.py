@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from pytreellama.serve.answers import ChatChunk, ErrorBody
+from pytreellama.serve.guards import needs_key
 
 _REF = "#/components/schemas/{model}"
 
@@ -70,10 +71,12 @@ def _document(app: FastAPI, has_keys: bool) -> dict[str, Any]:
     document = get_openapi(
         title=app.title, version=app.version, description=app.description, routes=app.routes
     )
-    for path in document["paths"].values():
-        for operation in path.values():
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
             # faults have OpenAI's form here, with a status of 400
             operation["responses"].pop("422", None)
+            if has_keys and needs_key(path):
+                operation["security"] = [{"key": []}]
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
@@ -82,5 +85,4 @@ def _document(app: FastAPI, has_keys: bool) -> dict[str, Any]:
     document["components"]["schemas"] = chunk.pop("$defs") | {"ChatChunk": chunk} | schemas
     if has_keys:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        document["security"] = [{"key": []}]
     return document

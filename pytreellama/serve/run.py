@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
+import math
 import signal
 import socket
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
 from pytreellama.errors import PyTreeLlamaError
+from pytreellama.serve.settings import LEAVING_S
 
 
 class ServeError(PyTreeLlamaError):
@@ -38,12 +43,30 @@ def listening_socket(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """One that leaves when it is told to; uvicorn's would end by being killed of the signal."""
+    """One that leaves when it is told to; uvicorn's would end by being killed of the signal.
+
+    Args:
+        shutdown_s: seconds that answers then have.
+    """
+
+    def __init__(self, config: uvicorn.Config, shutdown_s: float) -> None:
+        super().__init__(config)
+        self._shutdown_s = shutdown_s
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; at a second SIGINT stop at once."""
         self.force_exit |= self.should_exit and sig == signal.SIGINT
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let answers finish, end those that take too long, and leave."""
+        app = self.config.app
+        assert isinstance(app, FastAPI)
+        ending = asyncio.get_running_loop().call_later(self._shutdown_s, app.state.desk.end_all)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
 
 
 def run_app(app: FastAPI, listening: socket.socket, *, shutdown_s: float, log_level: str) -> None:
@@ -52,9 +75,20 @@ def run_app(app: FastAPI, listening: socket.socket, *, shutdown_s: float, log_le
         app,
         log_level=log_level,
         access_log=log_level in ("debug", "info"),
-        timeout_graceful_shutdown=max(1, round(shutdown_s)),
+        timeout_graceful_shutdown=math.ceil(shutdown_s + LEAVING_S),
         timeout_keep_alive=30,
         server_header=False,
-        limit_concurrency=None,
+        log_config=_log_config(log_level),
     )
-    _Server(config).run(sockets=[listening])
+    _Server(config, shutdown_s).run(sockets=[listening])
+
+
+def _log_config(log_level: str) -> dict[str, Any]:
+    """uvicorn's, and the same for this package's own."""
+    config: dict[str, Any] = copy.deepcopy(uvicorn.config.LOGGING_CONFIG)
+    config["loggers"]["pytreellama"] = {
+        "handlers": ["default"],
+        "level": log_level.upper(),
+        "propagate": False,
+    }
+    return config

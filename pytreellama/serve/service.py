@@ -20,7 +20,7 @@ from pytreellama.serve.answers import now
 from pytreellama.serve.chat_prompts import ChatPrompts
 from pytreellama.serve.faults import Fault, fault_of
 from pytreellama.serve.metrics import Metrics
-from pytreellama.serve.settings import Settings
+from pytreellama.serve.settings import LEAVING_S, Settings
 from pytreellama.serve.writing import Answer, Desk
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Service:
     """An engine, and all that stands between it and clients.
 
     Attributes:
-        fingerprint: of the build and the model, as ``system_fingerprint``.
+        fingerprint: of the build, as ``system_fingerprint``.
     """
 
     engine: AsyncEngine
@@ -92,7 +92,8 @@ class EventResponse(EventSourceResponse):
             ping=_PING_S,
             sep="\n",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-            shutdown_grace_period=service.settings.shutdown_s,
+            # a little longer than answers have: their ends are sent still
+            shutdown_grace_period=service.settings.shutdown_s + LEAVING_S,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LEAVING_S = 5.0
+"""Seconds in which an answer that is ended must have left."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -27,7 +30,7 @@ class Settings:
     model_name: str
     max_tokens: int | None = None
     n_choices_max: int = 16
-    n_continuations_max: int = 1024
+    n_continuations_max: int = 2048
     max_body_bytes: int = 4 << 20
     request_s: float = 600.0
     event_s: float = 1 / 30

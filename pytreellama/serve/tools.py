@@ -73,12 +73,16 @@ def _calls_in(text: str, names: frozenset[str]) -> list[Call]:
 
 
 def _call(value: object, names: frozenset[str]) -> Call | None:
-    if not isinstance(value, dict) or value.get("name") not in names:
+    if not isinstance(value, dict):
+        return None
+    name = value.get("name")
+    if not isinstance(name, str) or name not in names:
         return None
     arguments = value.get("arguments", value.get("parameters", {}))
-    if isinstance(arguments, str):
-        return Call(value["name"], arguments)
-    return Call(value["name"], json.dumps(arguments, ensure_ascii=False))
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    # half of a surrogate pair stays the escape that it was
+    return Call(name, arguments.encode("utf-8", "backslashreplace").decode())
 
 
 class CallWatch:
@@ -135,8 +139,12 @@ def tool_schema(tools: Sequence[Mapping[str, Any]], name: str | None) -> dict[st
 
 def _arguments_schema(function: Mapping[str, Any]) -> dict[str, Any]:
     """With an id of its own, so that references such as ``#/$defs/Place`` begin at itself."""
-    given = function.get("parameters") or {"type": "object"}
-    return {"$id": f"urn:function:{function['name']}", **given}
+    schema: dict[str, Any] = {"$id": f"urn:function:{function['name']}"}
+    schema |= function.get("parameters") or {"type": "object"}
+    if "properties" in schema:
+        # arguments that a function does not name are of no use to it, and small models never end
+        schema.setdefault("additionalProperties", False)
+    return schema
 
 
 def knows_tools(template: str) -> bool:

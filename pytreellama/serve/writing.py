@@ -14,7 +14,7 @@ from fastapi import Request
 
 from pytreellama.core.sampling import MAX_SEED
 from pytreellama.engine import AsyncEngine, Chunk, Generation, Stats, Step
-from pytreellama.engine.async_engine import chunks
+from pytreellama.engine.async_engine import call_in, chunks
 from pytreellama.engine.completion import FinishReason
 from pytreellama.page.steps import step_dict
 from pytreellama.serve.answers import CompletionDetails, Finish, PromptDetails, Usage
@@ -120,6 +120,7 @@ class Desk:
         self._settings = settings
         self._metrics = metrics
         self._mean_s = 1.0
+        self._open: set[Generation] = set()
 
     @property
     def retry_after_s(self) -> int:
@@ -143,7 +144,7 @@ class Desk:
                 param="n",
             )
         for prompt in asked.prompts:
-            self._check_length(prompt)
+            self.check_length(prompt)
         answers: list[Answer] = []
         try:
             for index in range(n_answers):
@@ -155,7 +156,8 @@ class Desk:
             raise
         return answers
 
-    def _check_length(self, prompt: list[int]) -> None:
+    def check_length(self, prompt: Sequence[int]) -> None:
+        """Raise Fault for a prompt that leaves no room for an answer."""
         context = self._engine.engine.context
         n_most = min(context.n_ctx, context.model.n_positions or context.n_ctx)
         if len(prompt) >= n_most:
@@ -180,10 +182,11 @@ class Desk:
         loop = asyncio.get_running_loop()
         limit = loop.call_later(self._settings.request_s, generation.cancel)
         answer = Answer(index, prompt, generation, log, asked_s, limit)
+        self._open.add(generation)
 
         def tell() -> None:
-            if generation.is_done and not loop.is_closed():
-                loop.call_soon_threadsafe(self._ended, answer)
+            if generation.is_done:
+                call_in(loop, lambda: self._ended(answer))
 
         generation.listen(tell)
         return answer
@@ -191,6 +194,7 @@ class Desk:
     def _ended(self, answer: Answer) -> None:
         """However it ended: its client may be gone already."""
         answer.limit.cancel()
+        self._open.discard(answer.generation)
         try:
             completion = answer.generation.result(timeout_s=0)
         except Exception:  # its client hears of it
@@ -198,6 +202,11 @@ class Desk:
         seconds = time.perf_counter() - answer.asked_s
         self._mean_s += 0.1 * (seconds - self._mean_s)
         self._metrics.count(completion.stats, completion.finish_reason, seconds)
+
+    def end_all(self) -> None:
+        """End every answer where it stands."""
+        for generation in list(self._open):
+            generation.cancel()
 
     def end(self, answers: Sequence[Answer]) -> None:
         """Free what they hold within a step, unless they are done."""

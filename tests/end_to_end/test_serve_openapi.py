@@ -2,53 +2,95 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import asyncio
+import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import httpx
 import pytest
 import schemathesis
 from fastapi import FastAPI
+from pydantic import BaseModel
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import from_schema
 from schemathesis.engine.events import EngineEvent, FatalError, NonFatalError, ScenarioFinished
 
 from pytreellama import Engine, Model
+from pytreellama.serve.answers import (
+    ChatChunk,
+    ChatCompletion,
+    EmbeddingList,
+    ErrorBody,
+    ModelCard,
+    ModelList,
+    ScoreList,
+    TextCompletion,
+)
 from pytreellama.serve.app import make_app
 from pytreellama.serve.settings import Settings
 
 TinyModel = Callable[..., Model]
 
+KEY = {"Authorization": "Bearer sesame"}
+
 _CONFIG = {
     "seed": 1,
     "workers": 1,
-    "generation": {"deterministic": True, "max-examples": 25, "no-shrink": True},
-    "phases": {"stateful": {"enabled": False}},  # no answer is the next request's
+    "headers": KEY,
+    "generation": {"deterministic": True, "max-examples": 100, "no-shrink": True},
+    "phases": {"stateful": {"enabled": False}},  # nothing that is answered can be asked for later
     "checks": {
-        # what has the right form may still be wrong: grammars, token ids, a template's variables
+        # What has the right form may be wrong all the same: a grammar, a token id, a template's
+        # variable, a whole number that is written 1.0. The document's own examples are tried below.
         "positive_data_acceptance": {"enabled": False}
     },
 }
 
 
+@contextmanager
+def app_of(model: Model) -> Iterator[FastAPI]:
+    settings = Settings(model_name="tiny", max_tokens=8, request_s=5.0, api_keys=("sesame",))
+    with Engine(model, "suffix", n_ctx=512, n_seq_max=4, n_kept=4) as engine:
+        yield make_app(engine, settings)
+
+
 @pytest.fixture(scope="module")
 def app(tiny_model: TinyModel) -> Iterator[FastAPI]:
-    engine = Engine(tiny_model("rope", stops=True), "suffix", n_ctx=256, n_seq_max=4, n_kept=4)
-    with engine:
-        yield make_app(engine, Settings(model_name="tiny", max_tokens=8, request_s=5.0))
+    with app_of(tiny_model("rope", stops=True)) as app:
+        yield app
 
 
 @pytest.fixture(scope="module")
-def events(app: FastAPI) -> list[EngineEvent]:
+def events(tiny_model: TinyModel) -> list[EngineEvent]:
     """What happened while all was tried that the document tells of, and what it excludes."""
     config = SchemathesisConfig.from_dict(_CONFIG)
-    schema = schemathesis.openapi.from_asgi("/openapi.json", app, config=config)
-    return list(from_schema(schema).execute())
+    with app_of(tiny_model("rope", stops=True)) as app:
+        schema = schemathesis.openapi.from_asgi("/openapi.json", app, config=config)
+        return list(from_schema(schema).execute())  # it shuts the app down at the end
+
+
+def ask(app: FastAPI, path: str, body: object = None) -> httpx.Response:
+    async def answer() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            if body is None:
+                return await client.get(path, headers=KEY)
+            return await client.post(path, json=body, headers=KEY)
+
+    return asyncio.run(answer())
+
+
+def document_of(app: FastAPI) -> dict[str, Any]:
+    return ask(app, "/openapi.json").json()
 
 
 def test_every_answer_is_one_that_the_document_tells_of(events: list[EngineEvent]) -> None:
+    """Statuses, content types, bodies and events; bad data, methods and keys are refused."""
     failures = [
-        f"{scenario.label}: {check.name}: {check.failure_info.failure.message}"
-        f"\n{check.failure_info.code_sample}"
+        f"{scenario.recorder.label}: {check.name}: {check.failure_info.failure.message}\n"
+        f"{check.failure_info.code_sample}"
         for scenario in events
         if isinstance(scenario, ScenarioFinished)
         for checks in scenario.recorder.checks.values()
@@ -59,24 +101,109 @@ def test_every_answer_is_one_that_the_document_tells_of(events: list[EngineEvent
     assert not failures + errors, "\n\n".join(failures + errors)
 
 
-def test_x(events):
-    from schemathesis.generation.modes import GenerationMode
-    import json
+def test_every_route_has_been_asked_with_success_and_every_one_that_takes_data_without(
+    events: list[EngineEvent],
+) -> None:
+    seen: dict[str, set[int]] = {}
+    for scenario in events:
+        if isinstance(scenario, ScenarioFinished):
+            statuses = seen.setdefault(scenario.recorder.label, set())
+            answers = scenario.recorder.interactions.values()
+            statuses |= {one.response.status_code for one in answers if one.response is not None}
+    assert len(seen) == 8
+    for label, statuses in seen.items():
+        assert statuses >= ({200, 400, 405} if label.startswith("POST") else {200, 405}), label
 
-    for e in events:
-        if isinstance(e, ScenarioFinished):
-            for k, n in e.recorder.cases.items():
-                i = e.recorder.interactions.get(k)
-                if (
-                    i
-                    and n.value.meta
-                    and n.value.meta.generation.mode.is_positive
-                    and i.response.status_code == 400
-                ):
-                    print("POS", e.phase, e.label, i.response.content[:300])
-    for e in events:
-        if isinstance(e, ScenarioFinished):
-            c = Counter(
-                i.response.status_code for i in e.recorder.interactions.values() if i.response
-            )
-            print(e.phase, e.label, e.status, e.skip_reason, c, e.elapsed_time)
+
+def test_what_the_document_gives_as_examples_is_served(app: FastAPI) -> None:
+    document = document_of(app)
+    n_examples = 0
+    for path, operations in document["paths"].items():
+        if "post" not in operations:
+            continue
+        content = operations["post"]["requestBody"]["content"]
+        name = content["application/json"]["schema"]["$ref"].rpartition("/")[2]
+        for example in document["components"]["schemas"][name]["examples"]:
+            n_examples += 1
+            answer = ask(app, path, example)
+            assert answer.status_code == 200, answer.text
+    assert n_examples == 4
+
+
+def test_the_document_promises_no_422_and_asks_for_keys_where_the_server_does(app: FastAPI) -> None:
+    document = document_of(app)
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert "422" not in operation["responses"]
+            assert ("security" in operation) == (path != "/health")
+    assert "422" not in json.dumps(document["paths"])
+    assert "ValidationError" not in json.dumps(document)
+
+
+def require_whole(text: str, model: type[BaseModel]) -> None:
+    """Valid, and with every field that the model tells of and no other."""
+    answer = model.model_validate_json(text, strict=True)
+    assert answer.model_dump(mode="json") == json.loads(text)
+
+
+_TEXT = {"prompt": "Once upon", "max_tokens": 8, "seed": 1}
+_CHAT = {"messages": [{"role": "user", "content": "Hi!"}], "seed": 1}
+_TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+_ALL_STEPS = {"include_usage": True, "include_steps": True}
+
+ASKED = [
+    ("/v1/completions", _TEXT, TextCompletion),
+    ("/v1/completions", _TEXT | {"n": 2, "logprobs": 2, "ignore_eos": True}, TextCompletion),
+    ("/v1/completions", _TEXT | {"echo": True, "stop": ["e"]}, TextCompletion),
+    (
+        "/v1/completions",
+        _TEXT | {"prompt": [[5], [6, 7]], "stream_options": _ALL_STEPS},
+        TextCompletion,
+    ),
+    ("/v1/chat/completions", _CHAT, ChatChunk),
+    ("/v1/chat/completions", _CHAT | {"n": 3, "stream_options": _ALL_STEPS}, ChatChunk),
+    ("/v1/chat/completions", _CHAT | {"logprobs": True, "top_logprobs": 3}, ChatChunk),
+    ("/v1/chat/completions", _CHAT | {"tools": [_TOOL], "tool_choice": "required"}, ChatChunk),
+    ("/v1/chat/completions", _CHAT | {"response_format": {"type": "json_object"}}, ChatChunk),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "chunk"), ASKED)
+def test_every_answer_and_every_chunk_has_the_fields_of_its_model_and_no_others(
+    app: FastAPI, path: str, body: dict[str, Any], chunk: type[BaseModel]
+) -> None:
+    whole = ask(app, path, body)
+    require_whole(whole.text, ChatCompletion if chunk is ChatChunk else chunk)
+    stream = ask(app, path, body | {"stream": True})
+    lines = [line for line in stream.text.splitlines() if line]
+    assert lines.pop() == "data: [DONE]"
+    for line in lines:
+        require_whole(line.removeprefix("data: "), chunk)
+    finished = [choice["finish_reason"] for choice in whole.json()["choices"]]
+    events = [json.loads(line.removeprefix("data: ")) for line in lines]
+    reasons = {
+        choice["index"]: choice["finish_reason"]
+        for event in events
+        for choice in event["choices"]
+        if choice["finish_reason"] is not None
+    }
+    assert [reasons[i] for i in range(len(finished))] == finished
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "model"),
+    [
+        ("/v1/models", None, ModelList),
+        ("/v1/models/tiny", None, ModelCard),
+        ("/v1/embeddings", {"input": "a"}, EmbeddingList),
+        ("/v1/embeddings", {"input": ["a", "b"], "encoding_format": "base64"}, EmbeddingList),
+        ("/v1/score", {"prompt": "a", "continuations": ["b", [5, 6]]}, ScoreList),
+        ("/v1/models/other", None, ErrorBody),
+        ("/v1/completions", {"prompt": []}, ErrorBody),
+        ("/nowhere", None, ErrorBody),
+    ],
+)
+def test_other_answers_have_the_fields_of_their_models_and_no_others(
+    app: FastAPI, path: str, body: object, model: type[BaseModel]
+) -> None:
+    require_whole(ask(app, path, body).text, model)

@@ -605,7 +605,7 @@ export class StepView {
 
   /** Hear that the list of steps has grown. */
   grown() {
-    if (this.isFollowing && this.timer === null) this.index = this.steps.length - 1;
+    if (this.isFollowing && this.timer === null) this.index = Math.max(this.steps.length - 1, 0);
     this.schedule();
   }
 

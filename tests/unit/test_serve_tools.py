@@ -1,0 +1,139 @@
+"""Calls in a model's text: found whole, and the same however the text is cut in pieces."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pytreellama.serve.tools import Call, CallWatch, find_calls, in_words, tool_schema
+
+NAMES = frozenset({"look", "go"})
+LOOK = '{"name": "look", "arguments": {"at": "é"}}'
+LOOKED = Call("look", '{"at": "é"}')
+
+_parts = st.sampled_from(
+    [
+        "<tool_call>",
+        "</tool_call>",
+        "<tool",
+        "<",
+        "Hi",
+        " ",
+        "\n",
+        LOOK,
+        f"[{LOOK}, {LOOK}]",
+        '{"name": "go", "parameters": {}}',
+        '{"name": "fly"}',
+        "{",
+        "[",
+        "]",
+    ]
+)
+texts = st.lists(_parts, max_size=8).map("".join)
+
+
+@pytest.mark.parametrize(
+    ("text", "rest", "calls"),
+    [
+        (f"<tool_call>\n{LOOK}\n</tool_call>", "", [LOOKED]),
+        (f"I look.\n<tool_call>{LOOK}</tool_call>", "I look.", [LOOKED]),
+        (f"<tool_call>{LOOK}</tool_call><tool_call>{LOOK}</tool_call>", "", [LOOKED, LOOKED]),
+        (f"<tool_call>{LOOK}", "", [LOOKED]),  # it ended there
+        (f"<tool_call>[{LOOK}, {LOOK}]</tool_call>", "", [LOOKED, LOOKED]),
+        (LOOK, "", [LOOKED]),
+        (f" [{LOOK}]\n", "", [LOOKED]),
+        ('{"name": "go", "parameters": {}}', "", [Call("go", "{}")]),
+        ('{"name": "go"}', "", [Call("go", "{}")]),
+        ('{"name": "go", "arguments": "{}"}', "", [Call("go", "{}")]),
+        ('{"name": "go", "arguments": "\\ud800"}', "", [Call("go", "\\ud800")]),
+        ('{"name": "go", "arguments": ["\\ud800"]}', "", [Call("go", '["\\ud800"]')]),
+        (f"Look: {LOOK}", f"Look: {LOOK}", []),
+        ('{"name": "fly", "arguments": {}}', '{"name": "fly", "arguments": {}}', []),
+        ("<tool_call>no JSON</tool_call>", "<tool_call>no JSON</tool_call>", []),
+        ("[]", "[]", []),
+        ('{"name": ["look"]}', '{"name": ["look"]}', []),
+        ('{"name": {"look": 1}}', '{"name": {"look": 1}}', []),
+        (f'[{LOOK}, {{"name": "fly"}}]', f'[{LOOK}, {{"name": "fly"}}]', []),
+        ("[" * 100_000, "[" * 100_000, []),
+        ("", "", []),
+        ("  just text ", "  just text ", []),
+    ],
+)
+def test_calls_of_known_functions_are_found_and_all_else_is_text(
+    text: str, rest: str, calls: list[Call]
+) -> None:
+    assert find_calls(text, NAMES) == (rest, calls)
+
+
+@given(texts, st.data())
+@example(f"a <tool_call>{LOOK}</tool_call>", None)
+@example(f"\n <tool_call>{LOOK}</tool_call> b", None)
+def test_a_text_in_pieces_has_the_text_and_calls_of_the_whole(
+    text: str, data: st.DataObject | None
+) -> None:
+    """All but the space around calls, which may be gone before anyone knows that they are there."""
+    cuts = list(range(len(text) + 1))
+    if data is not None:
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    watch = CallWatch(NAMES)
+    ends = [0, *cuts, len(text)]
+    passed = "".join(watch.push(text[a:b]) for a, b in pairwise(ends))
+    rest, calls = watch.finish()
+    whole, expected = find_calls(text, NAMES)
+    assert calls == expected
+    if calls:
+        assert (passed + rest).strip() == whole
+    else:
+        assert passed + rest == text
+
+
+@given(texts)
+def test_what_is_let_through_is_the_same_at_the_end_however_it_is_cut(text: str) -> None:
+    slow, fast = CallWatch(NAMES), CallWatch(NAMES)
+    passed = "".join(slow.push(char) for char in text)
+    assert (passed, slow.finish()) == (fast.push(text), fast.finish())
+
+
+def test_text_before_a_call_is_let_through_as_it_comes() -> None:
+    watch = CallWatch(NAMES)
+    assert watch.push("I look ") == "I look "
+    assert watch.push("<tool") == ""
+    assert watch.push("s> and ") == "<tools> and "
+    assert watch.push("<tool_call>") == ""
+    assert watch.push(LOOK) == ""
+    assert watch.finish() == ("", [LOOKED])
+
+
+def test_a_text_that_may_be_nothing_but_a_call_is_held_back() -> None:
+    watch = CallWatch(NAMES)
+    assert [watch.push(char) for char in "\n{ no"] == [""] * 5
+    assert watch.finish() == ("\n{ no", [])
+
+
+def test_calls_are_asked_for_by_their_names() -> None:
+    tools = [{"function": {"name": name, "parameters": None}} for name in sorted(NAMES)]
+    one = tool_schema(tools, "look")
+    assert one["properties"]["name"] == {"const": "look"}
+    assert [form["properties"]["name"]["const"] for form in tool_schema(tools, None)["anyOf"]] == [
+        "go",
+        "look",
+    ]
+
+
+def test_a_template_without_tools_is_told_of_them_in_words_that_are_found_again() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": '{"at": "é"}'}}
+    messages = [
+        {"role": "user", "content": "What is there?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "A fox.", "tool_call_id": "1"},
+    ]
+    told = in_words(messages, [{"function": {"name": "look", "description": "Looks."}}])
+    assert [one["role"] for one in told] == ["system", "user", "assistant", "user"]
+    assert '{"name": "look", "description": "Looks."}' in told[0]["content"]
+    assert find_calls(told[2]["content"], NAMES) == ("", [LOOKED])
+    assert "A fox." in told[3]["content"]
+    assert json.dumps(messages)  # what was given is as it was
