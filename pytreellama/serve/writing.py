@@ -310,6 +310,7 @@ async def unless_gone(request: Request, work: Awaitable[_T]) -> _T:
         Fault: it went away; nobody hears of it.
     """
     working = asyncio.ensure_future(work)
+    working.add_done_callback(_retrieved)
     watching = asyncio.create_task(_gone(request))
     try:
         await asyncio.wait([working, watching], return_when=asyncio.FIRST_COMPLETED)
@@ -319,6 +320,12 @@ async def unless_gone(request: Request, work: Awaitable[_T]) -> _T:
     finally:
         for task in (working, watching):
             task.cancel()
+
+
+def _retrieved(working: asyncio.Future[Any]) -> None:
+    """Who went away does not hear of what went wrong, and nor should the log."""
+    if not working.cancelled():
+        working.exception()
 
 
 async def _gone(request: Request) -> None:

@@ -23,7 +23,13 @@ from pytreellama.serve.settings import Settings
 TinyModel = Callable[..., Model]
 
 MAX_BYTES = 1 << 16
-_TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+
+
+def _tool_with(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "look", "parameters": parameters}}
+
+
+_TOOL = _tool_with({"type": "object"})
 _CALL = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
 
 VALID: list[tuple[str, dict[str, Any]]] = [
@@ -242,12 +248,44 @@ def dumped(value: object) -> bytes:
 # --- tests --------------------------------------------------------------------------------------
 
 
+_HALF = {"a": ["\ud800"], "\udfff": 1}
+
+
 @given(request=_mutated())
+@example(request=(VALID[3][0], VALID[3][1] | {"chat_template_kwargs": _HALF}))
+@example(request=(VALID[3][0], VALID[3][1] | {"\ud800": 1}))
+@example(request=(VALID[5][0], {**VALID[5][1], "tools": [_tool_with(_HALF)]}))
 def test_requests_that_are_nearly_right_are_answered_or_refused(
     server: Server, request: tuple[str, Any]
 ) -> None:
     server.ask(request[0], dumped(request[1]))
     server.require_alive()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/completions", {}, "prompt"),
+        ("/v1/completions", {"prompt": ["a", 5]}, "prompt.1"),
+        ("/v1/completions", {"prompt": [[5], [-1]]}, "prompt.1.0"),
+        ("/v1/completions", {"prompt": "a", "n": 0}, "n"),
+        ("/v1/completions", {"prompt": "a", "logit_bias": {"5": 101}}, "logit_bias.5"),
+        ("/v1/completions", {"prompt": "a", "promt": 1}, "promt"),
+        ("/v1/chat/completions", {"messages": [{"content": "a"}]}, "messages.0.role"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": 5}]},
+            "messages.0.content",
+        ),
+        ("/v1/score", {"prompt": "a", "continuations": ["b", []]}, "continuations.1"),
+    ],
+)
+def test_a_refusal_names_the_field_as_it_stands_in_the_body(
+    server: Server, path: str, body: dict[str, Any], param: str
+) -> None:
+    error = server.ask(path, dumped(body)).json()["error"]
+    assert error["param"] == param
+    assert "constrained" not in error["message"]
 
 
 @given(path=st.sampled_from(PATHS), value=_values)
