@@ -184,6 +184,11 @@ class Engine(Closing):
         """Requests that are under way or wait."""
         return self._loop.n_open
 
+    @property
+    def is_full(self) -> bool:
+        """No request more is taken at present: ``submit`` waits, or raises QueueFullError."""
+        return self._loop.is_full
+
     def close(self) -> None:
         """Cancel what runs, and free the context; the model stays open."""
         self._loop.close()

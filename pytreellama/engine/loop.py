@@ -60,6 +60,11 @@ class Loop:
         """Requests that are under way or wait."""
         return self._n_open
 
+    @property
+    def is_full(self) -> bool:
+        """No room in the queue at present."""
+        return self._n_open >= self._n_open_max
+
     def submit(self, sequence: Sequence, wait: bool, streams: bool = True) -> Generation:
         """Queue a sequence; without ``streams`` nobody hears of it before its end.
 
@@ -71,7 +76,7 @@ class Loop:
         self._scheduler.check(sequence)
         generation = Generation(self, sequence, streams)
         with self._changed:
-            while self._n_open >= self._n_open_max and not self._is_closed:
+            while self.is_full and not self._is_closed:
                 if not wait:
                     raise QueueFullError(
                         f"{self._n_open} requests are under way or wait, which is the most that "

@@ -16,6 +16,7 @@ from pytreellama.core.sampling import MAX_SEED
 from pytreellama.engine import AsyncEngine, Chunk, Generation, Stats, Step
 from pytreellama.engine.async_engine import call_in, chunks
 from pytreellama.engine.completion import FinishReason
+from pytreellama.errors import QueueFullError
 from pytreellama.page.steps import step_dict
 from pytreellama.serve.answers import CompletionDetails, Finish, PromptDetails, Usage
 from pytreellama.serve.faults import Fault, fault_of
@@ -145,6 +146,9 @@ class Desk:
             )
         for prompt in asked.prompts:
             self.check_length(prompt)
+        if self._engine.engine.is_full:
+            # before anything is made for it: refusing is cheap then, however many ask
+            raise fault_of(QueueFullError(), self.retry_after_s)
         answers: list[Answer] = []
         try:
             for index in range(n_answers):
