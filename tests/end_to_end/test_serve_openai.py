@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -605,8 +606,18 @@ def test_a_server_that_is_stopped_finishes_what_it_began(start: Callable[..., An
 
 def test_a_server_that_is_stopped_waits_no_longer_than_it_may(start: Callable[..., Any]) -> None:
     with start("--shutdown-time", "1") as leaving, asked(leaving.url, 8000) as stream:
-        next(events(stream))
+        told = events(stream)
+        next(told)
         leaving.ask_to_stop()
+        rest = list(told)
+        assert rest[-1] == "[DONE]", leaving.log
+        assert '"finish_reason":"length"' in rest[-3]
+        leaving.wait(5.0)
+
+
+def test_an_interrupted_server_leaves_as_cleanly(start: Callable[..., Any]) -> None:
+    with start() as leaving:
+        leaving.process.send_signal(signal.SIGINT)
         leaving.wait(5.0)
 
 
