@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +14,7 @@ from pytreellama.cli.options import (
     Threads,
     complete_drafter,
     option,
+    require_writable,
     unpacked,
 )
 from pytreellama.cli.output import ProgressBar, print_json, stderr_console, stdout_console
@@ -115,7 +115,7 @@ def bench(options: BenchOptions, as_json: Json = False) -> None:
 
     settings, prompts = options.settings(), _prompts(options)
     if options.html is not None:
-        _require_writable(options.html)
+        require_writable(options.html)
     measured, facts = _measured(options, prompts, settings)
     if options.html is not None:
         options.html.write_text(report_html(measured, facts), encoding="utf-8")
@@ -132,16 +132,6 @@ def _prompts(options: BenchOptions) -> list[BenchPrompt]:
     if options.chat:
         prompts = [prompt.as_chat() for prompt in prompts]
     return limited(prompts, options.limit)
-
-
-def _require_writable(path: Path) -> None:
-    """It would be known too late, after all has been measured."""
-    if path.is_dir():
-        raise RequestError(f"--html {path} is a directory; give the path of a file in it")
-    if not path.parent.is_dir():
-        raise RequestError(f"--html {path}: there is no directory {path.parent}; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise RequestError(f"--html {path}: nothing may be written in {path.parent}")
 
 
 def _measured(

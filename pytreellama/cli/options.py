@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -320,3 +321,13 @@ def read_text(path: Path, option: str) -> str:
         ) from error
     except UnicodeDecodeError as error:
         raise RequestError(f"{option} {path} is not UTF-8 text: {error}") from error
+
+
+def require_writable(path: Path) -> None:
+    """Raise RequestError for a --html that cannot be written: at the end it would be too late."""
+    if path.is_dir():
+        raise RequestError(f"--html {path} is a directory; give the path of a file in it")
+    if not path.parent.is_dir():
+        raise RequestError(f"--html {path}: there is no directory {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise RequestError(f"--html {path}: nothing may be written in {path.parent}")

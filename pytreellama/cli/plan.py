@@ -147,7 +147,7 @@ class _Watch:
 
     def text_of(self, token: int) -> str:
         """A token's text; half a character is a question mark."""
-        return self.vocab.piece(token, special=True).decode("utf-8", "replace")
+        return self.vocab.piece_text(token)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """All steps for JSON."""

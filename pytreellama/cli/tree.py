@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pytreellama.cli.options import GenerationOptions, Json, option, unpacked
+from pytreellama.cli.options import GenerationOptions, Json, option, require_writable, unpacked
 from pytreellama.cli.output import print_json, stdout_console
-from pytreellama.errors import RequestError
 from pytreellama.files import replaced_file
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def tree(
     prompt, sampling = session.read_prompt(options), options.sampling()
     session.check_drafter(options.drafter)
     if html is not None:
-        _require_place(html)
+        require_writable(html)
     if svg is not None:
         svg.mkdir(parents=True, exist_ok=True)
     steps: list[Step] = []
@@ -82,7 +81,7 @@ def tree(
             completion = session.run(engine, prompt, options, sampling, on_step=watch)
         if html is not None:
             name = model.path.name
-            _write_page(html, recorder.steps, prompt, completion.text, name, options.drafter)
+            _write_page(html, recorder.take(), prompt, completion.text, name, options.drafter)
         if as_json:
             print_json(
                 session.completion_dict(completion)
@@ -95,14 +94,6 @@ def tree(
             return
     n_shown = sum(len(step.tree) >= min_nodes for step in steps)
     _print_end(console, completion.text, n_shown, len(steps), min_nodes)
-
-
-def _require_place(path: Path) -> None:
-    """It would be known too late, after all has been written."""
-    if path.is_dir():
-        raise RequestError(f"--html {path} is a directory; give the path of a file in it")
-    if not path.parent.is_dir():
-        raise RequestError(f"--html {path}: there is no directory {path.parent}; make it first")
 
 
 def label(vocab: Vocab, token: int) -> str:
@@ -165,10 +156,7 @@ def _step_dict(number: int, step: Step, vocab: Vocab) -> dict[str, Any]:
     return {
         "step": number,
         "tree": step.tree.to_dict(),
-        "texts": [
-            vocab.piece(token, special=True).decode("utf-8", "replace")
-            for token in step.tree.tokens.tolist()
-        ],
+        "texts": list(map(vocab.piece_text, step.tree.tokens.tolist())),
         "path": [int(node) for node in step.path],
         "tokens": [int(token) for token in step.tokens],
     }

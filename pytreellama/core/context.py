@@ -448,6 +448,11 @@ class Context(Closing):
             self._trees.discard(seq)
 
     @property
+    def n_text_max(self) -> int:
+        """Tokens of the longest text: what the cache holds, and the model has positions for."""
+        return min(self.n_ctx, self.model.n_positions or self.n_ctx)
+
+    @property
     def n_spare_leaves(self) -> int:
         """Leaves that trees may have beyond the first of each, in all sequences together."""
         return self._trees.n_spare_leaves

@@ -173,6 +173,10 @@ class Vocab:
             self._piece_of[key] = self.decode_bytes([token], special=special)
         return self._piece_of[key]
 
+    def piece_text(self, token: int) -> str:
+        """One token written out, special ones too; bytes of half a character become U+FFFD."""
+        return self.piece(token, special=True).decode("utf-8", "replace")
+
     @cached_property
     def adds_space_prefix(self) -> bool:
         """True if ``encode`` puts a space before a text's first word, as sentencepiece does."""

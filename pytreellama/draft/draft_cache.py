@@ -47,7 +47,7 @@ class DraftCache(Closing):
             self._close_own_model()
             raise
         self.n_vocab = self.n_vocab_target = self._context.n_vocab
-        self.n_text_max = min(self._context.n_ctx, self.model.n_positions or self._context.n_ctx)
+        self.n_text_max = self._context.n_text_max
         self._n_cells: dict[int, int] = {}
         self._abandoned: list[int] = []
 

@@ -36,11 +36,11 @@ def measured_curve(context: Context, budget_s: float = BUDGET_S) -> CostCurve:
         DecodeError: the model cannot run.
     """
     started_s = time.perf_counter()
-    passes = TimedPasses(context, min(_N_PAST, _n_text_max(context) // 4))
+    passes = TimedPasses(context, min(_N_PAST, context.n_text_max // 4))
     try:
         done = _rounds(passes, _SMALL, started_s + _SMALL_SHARE * budget_s)
         done += _rounds(passes, _LARGE, started_s + _BARE_SHARE * budget_s)
-        n_more = min(_N_TEXT, _n_text_max(context) // 2) - passes.n_past
+        n_more = min(_N_TEXT, context.n_text_max // 2) - passes.n_past
         read_s = passes.prefill_s * n_more / passes.n_past
         if time.perf_counter() + read_s < started_s + budget_s:
             passes.read(n_more)
@@ -48,11 +48,6 @@ def measured_curve(context: Context, budget_s: float = BUDGET_S) -> CostCurve:
     finally:
         passes.close()
     return CostCurve.fit(done)
-
-
-def _n_text_max(context: Context) -> int:
-    """Tokens of the longest text: what the cache holds, and the model has positions for."""
-    return min(context.n_ctx, context.model.n_positions or context.n_ctx)
 
 
 def _rounds(passes: TimedPasses, sizes: tuple[int, ...], until_s: float) -> list[PassCost]:
@@ -93,7 +88,7 @@ class TimedPasses:
     @property
     def n_nodes_max(self) -> int:
         """Most nodes of a pass."""
-        room = _n_text_max(self._context) - self.n_past
+        room = self._context.n_text_max - self.n_past
         return min(room, self._context.n_nodes_max, 1 + self._context.n_spare_leaves)
 
     def read(self, n_tokens: int) -> None:

@@ -29,7 +29,7 @@ def save_kept(kept: KeptTexts, context: Context, path: str | os.PathLike[str]) -
     """
     arrays: dict[str, Any] = {"of": _bytes(json.dumps(_of(context), sort_keys=True).encode())}
     for i, text in enumerate(kept):
-        arrays[f"tokens{i}"] = text.context
+        arrays[f"tokens{i}"] = text.shareable
         arrays[f"state{i}"] = _bytes(context.memory.save(text.seq_id))
     with replaced_file(path) as file:
         os.chmod(file.name, 0o600)  # it holds what users wrote

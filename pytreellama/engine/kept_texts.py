@@ -19,17 +19,12 @@ class KeptText:
     """A text in the cache that nobody writes on.
 
     Attributes:
-        context: its tokens, int32, shape (n_past,).
+        shareable: its tokens, all of them in the cache; int32, shape (n,).
         seq_id: its place in the cache.
     """
 
-    context: Int32
+    shareable: Int32
     seq_id: int
-
-    @property
-    def n_past(self) -> int:
-        """Tokens in the cache: all of them."""
-        return len(self.context)
 
 
 class KeptTexts:
@@ -58,29 +53,29 @@ class KeptTexts:
 
         A text that begins another one is in that one already, and is not kept besides.
         """
-        n_tokens = min(sequence.n_past, sequence.n_unshifted)
-        if self._n_most == 0 or n_tokens == 0 or n_tokens < sequence.n_past:
+        tokens = sequence.shareable.copy()
+        if self._n_most == 0 or not len(tokens) or len(tokens) < sequence.n_past:
             return False
-        tokens = sequence.ids[:n_tokens].copy()
         for text in list(self._texts):
-            n_equal = n_common(tokens, text.context)
+            n_equal = n_common(tokens, text.shareable)
             if n_equal == len(tokens):
                 self.use(text)
                 return False
-            if n_equal == text.n_past:
+            if n_equal == len(text.shareable):
                 self.drop(text)
-        if len(self._texts) == self._n_most:
+        if self.is_full:
             self.drop_oldest()
-        self._texts.append(KeptText(tokens, sequence.require_id()))
+        self.add(KeptText(tokens, sequence.require_id()))
         return True
 
     def add(self, text: KeptText) -> None:
         """Keep a text that is in the cache; there must be room for it among the others."""
-        assert len(self._texts) < self._n_most
+        assert not self.is_full
         self._texts.append(text)
 
     @property
     def is_full(self) -> bool:
+        """Must one go before another is kept?"""
         return len(self._texts) >= self._n_most
 
     def use(self, text: KeptText) -> None:
@@ -99,11 +94,6 @@ class KeptTexts:
             return False
         self.drop(self._texts[0])
         return True
-
-    def clear(self) -> None:
-        """Drop all."""
-        while self.drop_oldest():
-            pass
 
 
 def n_common(a: Int32, b: Int32) -> int:

@@ -31,8 +31,8 @@ class Prefixes:
         self._n_chunk = n_chunk
         params = context.params
         keeps_all = context.model.n_swa == 0 or params.swa_full
-        self.can_share = context.model.can_branch and context.kv_unified and keeps_all
-        self.kept = KeptTexts(context, n_kept if self.can_share else 0)
+        self._can_share = context.model.can_branch and context.kv_unified and keeps_all
+        self.kept = KeptTexts(context, n_kept if self._can_share else 0)
 
     def adopt(self, sequence: Sequence, running: Iterable[Sequence]) -> int:
         """Share the longest beginning that another text has in the cache.
@@ -40,7 +40,7 @@ class Prefixes:
         Returns:
             Tokens that need no computing any more.
         """
-        if not self.can_share or sequence.n_missing == 0:
+        if not self._can_share or sequence.n_missing == 0:
             return 0
         text = sequence.ids
         donors: list[tuple[int, Sequence | KeptText]] = [
@@ -60,7 +60,7 @@ class Prefixes:
 
     def n_shareable(self, sequence: Sequence, running: Iterable[Sequence]) -> int:
         """Most tokens at the beginning of a sequence that one other text has in the cache."""
-        if not self.can_share:
+        if not self._can_share:
             return 0
         text = sequence.ids
         return max((self._n_shareable(text, one) for one in (*running, *self.kept)), default=0)
@@ -68,15 +68,11 @@ class Prefixes:
     def _n_shareable(self, text: Int32, other: Sequence | KeptText) -> int:
         if other.seq_id is None:
             return 0
-        if isinstance(other, KeptText):
-            n_most, tokens = other.n_past, other.context
-        else:
-            n_most, tokens = min(other.n_past, other.n_unshifted), other.ids
-        return self._n_whole(n_common(text[:-1], tokens[:n_most]))
+        return self._n_whole(n_common(text[:-1], other.shareable))
 
     def is_coming(self, sequence: Sequence, others: Iterable[Sequence]) -> bool:
         """Will one of these, which are read before it, compute what the sequence lacks next?"""
-        if not self.can_share:
+        if not self._can_share:
             return False
         text = sequence.ids[:-1]
         return any(

@@ -96,7 +96,7 @@ class Scheduler:
         self._n_running_max = context.n_seq_max - n_kept
         self._n_draft = n_draft
         self._n_prefill = min(n_prefill, context.n_ubatch)
-        self._n_text_max = min(context.n_ctx, context.model.n_positions or context.n_ctx)
+        self._n_text_max = context.n_text_max
         self._waiting: list[Sequence] = []  # in the order of arrival
         self._running: list[Sequence] = []
         self._n_arrived = 0

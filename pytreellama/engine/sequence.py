@@ -140,6 +140,11 @@ class Sequence:
             self._ids = np.array(self.context, np.int32)
         return self._ids
 
+    @property
+    def shareable(self) -> NDArray[np.int32]:
+        """The beginning that is in the cache as if nothing had been shifted: ids, shape (n,)."""
+        return self.ids[: min(self.n_past, self.n_unshifted)]
+
     def drop(self, first: int, last: int) -> None:
         """Take tokens [first, last) out of ``context``."""
         del self.context[first:last]

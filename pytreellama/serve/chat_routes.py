@@ -19,16 +19,15 @@ from pytreellama.serve.answers import (
     Delta,
     DeltaChoice,
     new_id,
-    now,
 )
-from pytreellama.serve.chat_prompts import answer_schema, must_call, offered_tools
+from pytreellama.serve.chat_prompts import answer_schema, offered_tools
 from pytreellama.serve.faults import Fault
 from pytreellama.serve.logprobs import chat_logprobs
 from pytreellama.serve.openapi import answers_of
 from pytreellama.serve.requests import ChatRequest
-from pytreellama.serve.service import EventResponse, Service, json_response
+from pytreellama.serve.service import Service, respond
 from pytreellama.serve.tools import Call, CallWatch
-from pytreellama.serve.writing import Answer, Asked, finish_of, unless_gone, usage_of
+from pytreellama.serve.writing import Answer, Asked, finish_of, usage_of
 
 
 def chat_router(service: Service) -> APIRouter:
@@ -41,12 +40,7 @@ def chat_router(service: Service) -> APIRouter:
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """Answer a chat; `stream` sends pieces as server-sent events."""
         writer = await _begin(service, body)
-        if body.stream:
-            return EventResponse(service, writer.answers, writer.events())
-        try:
-            return json_response(await unless_gone(request, writer.whole()))
-        finally:
-            service.desk.end(writer.answers)
+        return await respond(service, request, writer, streams=bool(body.stream))
 
     return router
 
@@ -60,16 +54,11 @@ async def _begin(service: Service, body: ChatRequest) -> _Writer:
         raise Fault(400, "top_logprobs needs logprobs: true", param="top_logprobs")
     prompt = service.chat_prompts.tokens(body.messages, body)
     asked_tokens = body.max_completion_tokens or body.max_tokens
-    options = body.sampling() | {
-        "max_tokens": service.max_tokens(asked_tokens, None, len(prompt)),
-        "stop": body.stops(),
-        "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
-        "ignore_eos": bool(body.ignore_eos),
-    }
+    max_tokens = service.max_tokens(asked_tokens, None, len(prompt))
+    options = body.options(max_tokens, (body.top_logprobs or 0) if body.logprobs else None)
     if schema is not None:
         options["json_schema"] = schema
-    steps = bool(body.stream_options and body.stream_options.include_steps)
-    asked = Asked([prompt], body.n or 1, options, bool(body.stream), steps)
+    asked = Asked([prompt], body.n_answers, options, bool(body.stream), body.wants_steps)
     return _Writer(service, body, await service.desk.begin(asked))
 
 
@@ -81,20 +70,16 @@ class _Writer:
         self._body = body
         self.answers = answers
         self._vocab = service.engine.engine.vocab
-        self._id = new_id("chatcmpl")
+        self._head = service.head("chatcmpl")
         self._names = frozenset(tool["function"]["name"] for tool in offered_tools(body))
-        self._must_call = must_call(body)
 
     async def whole(self) -> ChatCompletion:
         chunks = await self._service.desk.whole(self.answers)
         stats = [chunk.stats for chunk in chunks if chunk.stats is not None]
         return ChatCompletion(
-            id=self._id,
-            created=now(),
-            model=self._service.settings.model_name,
-            system_fingerprint=self._service.fingerprint,
+            **self._head,
             choices=[self._choice(a.index, c) for a, c in zip(self.answers, chunks, strict=True)],
-            usage=usage_of(stats, self._body.n or 1),
+            usage=usage_of(stats, self._body.n_answers),
         )
 
     def _choice(self, index: int, chunk: Chunk) -> ChatChoice:
@@ -119,13 +104,7 @@ class _Writer:
         return choice
 
     async def events(self) -> AsyncGenerator[dict[str, Any]]:
-        head: dict[str, Any] = {
-            "id": self._id,
-            "object": "chat.completion.chunk",
-            "created": now(),
-            "model": self._service.settings.model_name,
-            "system_fingerprint": self._service.fingerprint,
-        }
+        head = {"object": "chat.completion.chunk", **self._head}
         for answer in self.answers:
             first = DeltaChoice(index=answer.index, delta=Delta(role="assistant", content=""))
             yield head | {"choices": [first.model_dump()]}
@@ -140,8 +119,8 @@ class _Writer:
                 event["pytreellama"] = {"steps": answer.log.take()}
             if answer.log is not None or _says_anything(choice):
                 yield event
-        if self._body.stream_options and self._body.stream_options.include_usage:
-            usage = usage_of([stats[i] for i in sorted(stats)], self._body.n or 1)
+        if self._body.wants_usage:
+            usage = usage_of([stats[i] for i in sorted(stats)], self._body.n_answers)
             yield head | {"choices": [], "usage": usage.model_dump()}
 
     def _piece(self, index: int, chunk: Chunk, watch: CallWatch) -> DeltaChoice:

@@ -80,9 +80,7 @@ async def _score(service: Service, body: ScoreRequest) -> ScoreList:
             index=i,
             logprob=one.logp,
             tokens=list(one.tokens),
-            token_texts=[
-                vocab.piece(token, special=True).decode("utf-8", "replace") for token in one.tokens
-            ],
+            token_texts=list(map(vocab.piece_text, one.tokens)),
             token_logprobs=one.logps.tolist(),
         )
         for i, one in enumerate(scores)

@@ -18,7 +18,7 @@ def chat_logprobs(vocab: Vocab, logps: Sequence[TokenLogp]) -> ChatLogprobs:
 
 def text_logprobs(vocab: Vocab, logps: Sequence[TokenLogp], offset: int) -> TextLogprobs:
     """In the form of `/v1/completions`; ``offset``: characters of the text before these tokens."""
-    texts = [_text(vocab, one.token) for one in logps]
+    texts = [vocab.piece_text(one.token) for one in logps]
     offsets = []
     for text in texts:
         offsets.append(offset)
@@ -33,7 +33,7 @@ def text_logprobs(vocab: Vocab, logps: Sequence[TokenLogp], offset: int) -> Text
 
 
 def _top(vocab: Vocab, one: TokenLogp) -> dict[str, float]:
-    return {_text(vocab, token): _finite(logp) for token, logp in one.top}
+    return {vocab.piece_text(token): _finite(logp) for token, logp in one.top}
 
 
 def _token(vocab: Vocab, one: TokenLogp) -> TokenLogprob:
@@ -48,11 +48,7 @@ def _token(vocab: Vocab, one: TokenLogp) -> TokenLogprob:
 
 def _top_logprob(vocab: Vocab, token: int, logp: float) -> TopLogprob:
     piece = vocab.piece(token, special=True)
-    return TopLogprob(token=_text(vocab, token), logprob=_finite(logp), bytes=list(piece))
-
-
-def _text(vocab: Vocab, token: int) -> str:
-    return vocab.piece(token, special=True).decode("utf-8", "replace")
+    return TopLogprob(token=vocab.piece_text(token), logprob=_finite(logp), bytes=list(piece))
 
 
 def _finite(logp: float) -> float:

@@ -80,6 +80,30 @@ class Generating(Body):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
+    @property
+    def n_answers(self) -> int:
+        """To each prompt."""
+        return self.n or 1
+
+    @property
+    def wants_usage(self) -> bool:
+        """At the end of a stream, that is."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def wants_steps(self) -> bool:
+        """With the pieces of a stream, that is."""
+        return bool(self.stream_options and self.stream_options.include_steps)
+
+    def options(self, max_tokens: int, logprobs: int | None) -> dict[str, Any]:
+        """What an engine is asked, but for prompt and schema."""
+        return self.sampling() | {
+            "max_tokens": max_tokens,
+            "stop": self.stops(),
+            "logprobs": logprobs,
+            "ignore_eos": bool(self.ignore_eos),
+        }
+
     def stops(self) -> tuple[str, ...]:
         """The stop strings."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+from fastapi import Request
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse
 from starlette.responses import Response
@@ -16,14 +16,12 @@ from starlette.types import Receive, Scope, Send
 
 from pytreellama.core.system import build_info
 from pytreellama.engine import AsyncEngine
-from pytreellama.serve.answers import now
+from pytreellama.serve.answers import new_id, now
 from pytreellama.serve.chat_prompts import ChatPrompts
 from pytreellama.serve.faults import Fault, fault_of
 from pytreellama.serve.metrics import Metrics
 from pytreellama.serve.settings import LEAVING_S, Settings
-from pytreellama.serve.writing import Answer, Desk
-
-_log = logging.getLogger(__name__)
+from pytreellama.serve.writing import Answer, Desk, unless_gone
 
 _PING_S = 15
 
@@ -60,6 +58,15 @@ class Service:
                 code="model_not_found",
             )
 
+    def head(self, kind: str) -> dict[str, Any]:
+        """What an answer to a request for text begins with."""
+        return {
+            "id": new_id(kind),
+            "created": now(),
+            "model": self.settings.model_name,
+            "system_fingerprint": self.fingerprint,
+        }
+
     def max_tokens(self, asked: int | None, default: int | None, n_prompt: int) -> int:
         """Most tokens of an answer: as asked, within what is allowed and the context holds."""
         room = max(self.engine.engine.context.n_ctx - n_prompt, 1)
@@ -70,6 +77,30 @@ class Service:
 def json_response(answer: BaseModel) -> Response:
     """An answer as a whole."""
     return Response(answer.model_dump_json(), media_type="application/json")
+
+
+class Writer(Protocol):
+    """Puts what the engine writes into the form of an answer."""
+
+    answers: Sequence[Answer]
+
+    async def whole(self) -> BaseModel:
+        """Wait for all of it."""
+        ...
+
+    def events(self) -> AsyncGenerator[dict[str, Any]]:
+        """Its pieces, as they come."""
+        ...
+
+
+async def respond(service: Service, request: Request, writer: Writer, *, streams: bool) -> Response:
+    """What a writer writes, until the client goes away."""
+    if streams:
+        return EventResponse(service, writer.answers, writer.events())
+    try:
+        return json_response(await unless_gone(request, writer.whole()))
+    finally:
+        service.desk.end(writer.answers)
 
 
 class EventResponse(EventSourceResponse):

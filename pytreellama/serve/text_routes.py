@@ -9,13 +9,13 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from pytreellama.engine import Chunk, Stats
-from pytreellama.serve.answers import TextChoice, TextCompletion, new_id, now
+from pytreellama.serve.answers import TextChoice, TextCompletion
 from pytreellama.serve.faults import Fault
 from pytreellama.serve.logprobs import text_logprobs
 from pytreellama.serve.openapi import answers_of
 from pytreellama.serve.requests import CompletionRequest, as_prompts
-from pytreellama.serve.service import EventResponse, Service, json_response
-from pytreellama.serve.writing import Answer, Asked, finish_of, unless_gone, usage_of
+from pytreellama.serve.service import Service, respond
+from pytreellama.serve.writing import Answer, Asked, finish_of, usage_of
 
 _N_TOKENS = 16  # OpenAI's default
 
@@ -28,20 +28,14 @@ def text_router(service: Service) -> APIRouter:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue one prompt or several; `stream` sends pieces as server-sent events."""
         writer = await _begin(service, body)
-        if body.stream:
-            return EventResponse(service, writer.answers, writer.events())
-        try:
-            return json_response(await unless_gone(request, writer.whole()))
-        finally:
-            service.desk.end(writer.answers)
+        return await respond(service, request, writer, streams=bool(body.stream))
 
     return router
 
 
 async def _begin(service: Service, body: CompletionRequest) -> _Writer:
     service.require_model(body.model)
-    n = body.n or 1
-    if body.best_of not in (None, n):
+    if body.best_of not in (None, body.n_answers):
         raise Fault(400, "best_of is supported only where it is n", param="best_of")
     if body.echo and body.logprobs is not None:
         raise Fault(
@@ -52,15 +46,10 @@ async def _begin(service: Service, body: CompletionRequest) -> _Writer:
     engine = service.engine.engine
     prompts = [engine.encode_prompt(prompt) for prompt in as_prompts(body.prompt)]
     longest = max(map(len, prompts))
-    options = body.sampling() | {
-        "max_tokens": service.max_tokens(body.max_tokens, _N_TOKENS, longest),
-        "stop": body.stops(),
-        "logprobs": body.logprobs,
-        "ignore_eos": bool(body.ignore_eos),
-    }
-    steps = bool(body.stream_options and body.stream_options.include_steps)
-    answers = await service.desk.begin(Asked(prompts, n, options, bool(body.stream), steps))
-    return _Writer(service, body, answers)
+    max_tokens = service.max_tokens(body.max_tokens, _N_TOKENS, longest)
+    options = body.options(max_tokens, body.logprobs)
+    asked = Asked(prompts, body.n_answers, options, bool(body.stream), body.wants_steps)
+    return _Writer(service, body, await service.desk.begin(asked))
 
 
 class _Writer:
@@ -73,7 +62,7 @@ class _Writer:
         self._body = body
         self.answers = answers
         self._vocab = service.engine.engine.vocab
-        self._n = body.n or 1
+        self._n = body.n_answers
         self._offsets = [0] * len(answers)
 
     async def whole(self) -> TextCompletion:
@@ -98,18 +87,12 @@ class _Writer:
             if answer.log is not None:
                 event["pytreellama"] = {"steps": answer.log.take()}
             yield event
-        if self._body.stream_options and self._body.stream_options.include_usage:
+        if self._body.wants_usage:
             usage = usage_of([stats[i] for i in sorted(stats)], self._n)
             yield head | {"usage": usage.model_dump()}
 
     def _completion(self, choices: list[TextChoice]) -> TextCompletion:
-        return TextCompletion(
-            id=new_id("cmpl"),
-            created=now(),
-            model=self._service.settings.model_name,
-            system_fingerprint=self._service.fingerprint,
-            choices=choices,
-        )
+        return TextCompletion(**self._service.head("cmpl"), choices=choices)
 
     def _choice(
         self, answer: Answer, chunk: Chunk, index: int, is_first: bool = True

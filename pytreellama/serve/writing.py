@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,11 +12,11 @@ from typing import Any, TypeVar
 from fastapi import Request
 
 from pytreellama.core.sampling import MAX_SEED
-from pytreellama.engine import AsyncEngine, Chunk, Generation, Stats, Step
+from pytreellama.engine import AsyncEngine, Chunk, Generation, Stats
 from pytreellama.engine.async_engine import call_in, chunks
 from pytreellama.engine.completion import FinishReason
 from pytreellama.errors import QueueFullError
-from pytreellama.page.steps import step_dict
+from pytreellama.page.recorder import Recorder
 from pytreellama.serve.answers import CompletionDetails, Finish, PromptDetails, Usage
 from pytreellama.serve.faults import Fault, fault_of
 from pytreellama.serve.metrics import Metrics
@@ -38,54 +37,19 @@ def finish_of(reason: FinishReason) -> Finish:
     return _FINISH[reason]
 
 
-class StepLog:
-    """The steps of one answer, for the page; written by the engine's thread.
-
-    Args:
-        engine: whose planner tells what a plain step would take.
-    """
-
-    def __init__(self, engine: AsyncEngine, n_prompt: int) -> None:
-        self._engine = engine.engine
-        self._n_read = n_prompt - 1
-        self._n_steps = 0
-        self._last_s: float | None = None
-        self._steps: deque[dict[str, Any]] = deque()
-
-    def add(self, step: Step) -> None:
-        """Take in the next step."""
-        now_s = time.perf_counter()
-        # the first one's time is that of the prompt as well
-        seconds = None if self._last_s is None else now_s - self._last_s
-        planner = self._engine.planner
-        plain_s = None if planner is None else planner.curve.seconds(1, self._n_read)
-        self._n_steps += 1
-        self._steps.append(
-            step_dict(self._n_steps, step, self._engine.vocab, seconds=seconds, plain_s=plain_s)
-        )
-        self._n_read += len(step.tokens)
-        self._last_s = now_s
-
-    def take(self) -> list[dict[str, Any]]:
-        """The steps since the last call."""
-        return [self._steps.popleft() for _ in range(len(self._steps))]
-
-
 @dataclass(slots=True)
 class Answer:
     """One text that is being written.
 
     Attributes:
         index: of the choice.
-        prompt: token ids.
         log: of its steps, if they are asked for.
         limit: ends it when its time is over.
     """
 
     index: int
-    prompt: list[int]
     generation: Generation
-    log: StepLog | None
+    log: Recorder | None
     asked_s: float
     limit: asyncio.TimerHandle
 
@@ -162,8 +126,7 @@ class Desk:
 
     def check_length(self, prompt: Sequence[int]) -> None:
         """Raise Fault for a prompt that leaves no room for an answer."""
-        context = self._engine.engine.context
-        n_most = min(context.n_ctx, context.model.n_positions or context.n_ctx)
+        n_most = self._engine.engine.context.n_text_max
         if len(prompt) >= n_most:
             raise Fault(
                 400,
@@ -177,15 +140,15 @@ class Desk:
         options = dict(asked.options)
         if options.get("seed") is not None:
             options["seed"] = (options["seed"] + index % asked.n) % (MAX_SEED + 1)
-        log = StepLog(self._engine, len(prompt)) if asked.wants_steps else None
+        log = Recorder(self._engine.engine, len(prompt)) if asked.wants_steps else None
         if log is not None:
-            options["on_step"] = log.add
+            options["on_step"] = log.watch
             options["logprobs"] = options.get("logprobs") or 0
         asked_s = time.perf_counter()
         generation = await self._engine.submit(prompt, wait=False, streams=asked.streams, **options)
         loop = asyncio.get_running_loop()
         limit = loop.call_later(self._settings.request_s, generation.cancel)
-        answer = Answer(index, prompt, generation, log, asked_s, limit)
+        answer = Answer(index, generation, log, asked_s, limit)
         self._open.add(generation)
 
         def tell() -> None:
