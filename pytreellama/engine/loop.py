@@ -105,9 +105,12 @@ class Loop:
 
         def run() -> None:
             try:
-                future.set_result(act())
+                result = act()
+                self._scheduler.count_load()
             except Exception as error:
                 future.set_exception(error)
+            else:
+                future.set_result(result)
 
         with self._changed:
             self._require_open()
@@ -160,7 +163,9 @@ class Loop:
             while self._has_work():
                 for act in self._take_commands():
                     act()
-                self._publish(self._scheduler.step())
+                # whoever asked of an idle engine may use its context as soon as there is an answer
+                if not self._scheduler.is_idle:
+                    self._publish(self._scheduler.step())
             self._end()
         except BaseException as error:
             self._break(error)

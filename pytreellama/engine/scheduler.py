@@ -167,7 +167,7 @@ class Scheduler:
         for sequence in [*self._waiting, *self._running]:
             self.cancel(sequence)
         self._drop_finished()
-        self._load_now = self._counted_load()
+        self.count_load()
 
     def close(self) -> None:
         """Leave what drafting learned; the context is still open."""
@@ -190,12 +190,14 @@ class Scheduler:
                     sequence.fail(error)
         stepped = [*stepped, *self._drop_finished(besides=stepped)]
         if stepped:
-            self._load_now = self._counted_load()
+            self.count_load()
         return stepped
 
-    def _counted_load(self) -> Load:
+    def count_load(self) -> None:
+        """Let ``load`` tell of what was done besides steps."""
         n_used = self._context.memory.n_cells_used or 0
-        return Load(len(self._running), len(self._waiting), len(self.prefixes.kept), n_used)
+        n_kept = len(self.prefixes.kept)
+        self._load_now = Load(len(self._running), len(self._waiting), n_kept, n_used)
 
     # -- coming and going
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,18 @@ def test_a_failed_request_leaves_nothing(engine: Engine) -> None:
 
 
 class TestFile:
+    def test_an_idle_engines_context_is_free_once_it_answered(
+        self, engine: Engine, tmp_path: Path
+    ) -> None:
+        interval_s = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)  # the engine's thread goes on at once
+        try:
+            for _ in range(500):
+                engine.load_kept(tmp_path / "none")
+                assert engine.context.memory.n_cells_used == 0
+        finally:
+            sys.setswitchinterval(interval_s)
+
     @needs_exact
     def test_the_next_engine_goes_on_with_it(self, engine: Engine, tmp_path: Path) -> None:
         text = text_of(60, 0)
@@ -116,6 +129,8 @@ class TestFile:
         assert engine.save_kept(tmp_path / "kept") == 1
         other = new_engine(engine.model)
         assert other.load_kept(tmp_path / "kept") == 1
+        assert other.load.n_kept == 1
+        assert other.load.n_cells_used >= len(text)
         completion = other.generate([*text, 9, 8], max_tokens=12, ignore_eos=True)
         assert completion.stats.n_shared >= len(text)
         plain = new_engine(engine.model, n_kept=0)
