@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from models import add_types_option, requantised
-from questions import Question, add_answering_options, first_of_each, load_questions
-from report import ROOT, Figure, Spread, note, publish
+from questions import REWRITING, Question, add_answering_options, first_of_each, load_questions
+from report import Figure, Spread, note, publish
 
 from pytreellama import Engine, Model
 from pytreellama.cli.bench_results import AUTO, PLAIN, Totals, in_turn
@@ -31,7 +31,6 @@ from pytreellama.core.default_model import default_model_path
 from pytreellama.engine import Completion
 
 TYPES = ("Q4_1", "Q8_0", "F16")
-REWRITING = ROOT / "tests/data/rewriting.jsonl"
 SWEPT = tuple(
     f"{drafter}:{n_nodes}"
     for drafter in ("suffix", "recycling", "suffix+recycling")

@@ -15,6 +15,7 @@ from report import ROOT
 from pytreellama.core.params import default_n_threads
 
 OWN = ROOT / "tests/data/prompts.jsonl"
+REWRITING = ROOT / "tests/data/rewriting.jsonl"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,10 @@ before. ``llama-server`` is stock, built from the source that pytreellama is bui
 with its ngram-mod drafting; flash attention is off unless asked for, which is its faster way on
 CPUs that were measured. Ratios are pair by pair to the better of its two.
 
+Then one client asks a server with planned trees and one without, question by question in turns, for
+several types of weights: what trees bring, to be compared with ``bench/planner.py``, which asks the
+engine the same questions (those of ``tests/data/rewriting.jsonl`` are among them).
+
 Then one request of so many tokens is asked for over HTTP and from the same engine in turns, which
 shows what HTTP and JSON cost, the client's part included.
 """
@@ -16,41 +20,31 @@ shows what HTTP and JSON cost, the client's part included.
 from __future__ import annotations
 
 import argparse
-import http.client
-import json
 import statistics
+import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
-from urllib.parse import urlsplit
 
+from chat_client import Answered, ask, body_of, posted
+from models import add_types_option, requantised
 from peer_builds import SERVER, tool_path
 from peer_server import served
-from questions import Question, add_answering_options, first_of_each, load_questions
+from questions import REWRITING, Question, add_answering_options, first_of_each, load_questions
 from report import Figure, Spread, note, publish
 
 OURS, OURS_PLAIN = "pytreellama", "pytreellama, drafter none"
 THEIRS, THEIRS_NGRAM = "llama-server", "llama-server, ngram-mod"
 N_CTX_EACH = 2048
-PLANNED_SPEED_UP = 1.26  # docs/planning.md, 4-bit weights, two cores
+SPEED_UPS = {"Q4_1": 1.26, "Q8_0": 1.43, "F16": 1.56}  # docs/benchmarks.md, planned trees
+PLAINLY = ("--drafter", "none")
 N_OVERHEAD = 15
-SECONDS_MOST = 600.0
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What a client saw of one answer."""
-
-    n_tokens: int
-    first_s: float
-    total_s: float
 
 
 def main() -> None:
@@ -72,13 +66,15 @@ def main() -> None:
                     runs[name, n_clients].append(answers)
                     speeds[name, n_clients].append(sum(a.n_tokens for a in answers) / seconds)
                     note(f"{repeat + 1}: {name}, {n_clients}: {speeds[name, n_clients][-1]:.0f}")
+    asked = [*questions, *first_of_each(load_questions(REWRITING), options.limit)]
+    speed_ups = {t: speed_ups_of(t, model, asked, options) for t in options.types}
     overheads = {
         how: overhead(model, questions, options, how == "stream") for how in ("whole", "stream")
     }
     publish(
         f"serving, answers of up to {options.tokens} tokens",
-        rows_of(runs, speeds, overheads),
-        figures_of(speeds, runs, overheads, options),
+        rows_of(runs, speeds, speed_ups, overheads),
+        figures_of(speeds, runs, speed_ups, overheads, options),
         options.json,
         model=Path(model).name,
         threads=options.threads,
@@ -100,6 +96,7 @@ def parse_options() -> argparse.Namespace:
         "--flash-attn", choices=["on", "off", "auto"], default="off", help="llama-server's"
     )
     parser.add_argument("--model", type=Path, help="a GGUF file; by default the default model")
+    add_types_option(parser, tuple(SPEED_UPS))
     return parser.parse_args()
 
 
@@ -112,11 +109,33 @@ def default_path() -> Path:
 def server_commands(
     model: Path, n_clients: int, options: argparse.Namespace
 ) -> dict[str, list[str]]:
-    import sys
+    ours = our_command(model, n_clients, options)
+    theirs = [
+        tool_path(SERVER),
+        "-m",
+        model,
+        "-c",
+        N_CTX_EACH * n_clients,
+        "-fa",
+        options.flash_attn,
+        "--threads-batch",
+        options.threads,
+        "--no-webui",
+        "--threads",
+        options.threads,
+        "--parallel",
+        n_clients,
+    ]
+    return {
+        OURS: ours,
+        OURS_PLAIN: [*ours, *PLAINLY],
+        THEIRS: list(map(str, theirs)),
+        THEIRS_NGRAM: [*map(str, theirs), "--spec-type", "ngram-mod"],
+    }
 
-    sizes: list[Any] = ["--threads", options.threads, "--parallel", n_clients]
-    n_ctx = N_CTX_EACH * n_clients
-    ours = [
+
+def our_command(model: Path, n_clients: int, options: argparse.Namespace) -> list[str]:
+    command = [
         sys.executable,
         "-m",
         "pytreellama",
@@ -124,33 +143,15 @@ def server_commands(
         "--model",
         model,
         "--n-ctx",
-        n_ctx,
+        N_CTX_EACH * n_clients,
         "--log-level",
         "warning",
-        *sizes,
-    ]
-    theirs = [
-        tool_path(SERVER),
-        "-m",
-        model,
-        "-c",
-        n_ctx,
-        "-fa",
-        options.flash_attn,
-        "--threads-batch",
+        "--threads",
         options.threads,
-        "--no-webui",
-        *sizes,
+        "--parallel",
+        n_clients,
     ]
-    return {
-        name: list(map(str, command))
-        for name, command in {
-            OURS: ours,
-            OURS_PLAIN: [*ours, "--drafter", "none"],
-            THEIRS: theirs,
-            THEIRS_NGRAM: [*theirs, "--spec-type", "ngram-mod"],
-        }.items()
-    }
+    return list(map(str, command))
 
 
 #
@@ -188,45 +189,31 @@ def ask_all(
     return answers, time.perf_counter() - started_s
 
 
-def ask(url: str, question: Question, n_tokens: int) -> Answered:
-    body = body_of(question.messages, n_tokens) | {
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    started_s = time.perf_counter()
-    first_s, last = 0.0, {}
-    for event in events(url, body):
-        if not first_s and b'"content":"' in event and b'"content":""' not in event:
-            first_s = time.perf_counter() - started_s
-        if b'"usage":{' in event:
-            last = json.loads(event)
-    usage = last["usage"]
-    return Answered(usage["completion_tokens"], first_s, time.perf_counter() - started_s)
+#
+# what trees bring
+#
 
 
-def body_of(messages: list[dict[str, Any]], n_tokens: int) -> dict[str, Any]:
-    return {"messages": messages, "max_tokens": n_tokens, "temperature": 0.0}
+def speed_ups_of(
+    file_type: str, model: Path, questions: Sequence[Question], options: argparse.Namespace
+) -> list[float]:
+    """How many times as fast as plain decoding trees write for one client, repeat by repeat."""
+    command = our_command(requantised(model, file_type), 1, options)
+    speed_ups: list[float] = []
+    for _ in range(options.repeats):
+        with served(command) as planned, served([*command, *PLAINLY]) as plain:
+            answers: dict[str, list[Answered]] = {planned: [], plain: []}
+            for i, question in enumerate(questions):
+                for url in [planned, plain][:: 1 if i % 2 else -1]:
+                    answers[url].append(ask(url, question, options.tokens))
+        speed_ups.append(writing_speed(answers[planned]) / writing_speed(answers[plain]))
+        note(f"{file_type}: {speed_ups[-1]:.3f} of plain")
+    return speed_ups
 
 
-def events(url: str, body: dict[str, Any]) -> Iterator[bytes]:
-    with posted(url, body) as response:
-        for line in response:
-            if line.startswith(b"data: {"):
-                yield line[6:]
-
-
-@contextmanager
-def posted(url: str, body: dict[str, Any]) -> Iterator[http.client.HTTPResponse]:
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=SECONDS_MOST)
-    try:
-        head = {"Content-Type": "application/json"}
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), head)
-        response = connection.getresponse()
-        if response.status != 200:
-            raise RuntimeError(f"{response.status}: {response.read()[:500]!r}")
-        yield response
-    finally:
-        connection.close()
+def writing_speed(answers: Sequence[Answered]) -> float:
+    """Tokens a second behind the first event."""
+    return sum(a.n_tokens for a in answers) / sum(a.total_s - a.first_s for a in answers)
 
 
 #
@@ -308,6 +295,7 @@ def over_http(url: str, question: Question, n_tokens: int, streams: bool) -> Non
 def rows_of(
     runs: dict[tuple[str, int], list[list[Answered]]],
     speeds: dict[tuple[str, int], list[float]],
+    speed_ups: dict[str, list[float]],
     overheads: dict[str, list[float]],
 ) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = []
@@ -315,6 +303,7 @@ def rows_of(
         firsts = sorted(a.first_s * 1000 for answers in runs[name, n_clients] for a in answers)
         rows.append((f"{n_clients} clients, {name}, tokens/s", Spread.of(values)))
         rows.append((f"{n_clients} clients, {name}, first token, ms", Spread.of(firsts)))
+    rows += [(f"planned / plain, {name}", Spread.of(v)) for name, v in speed_ups.items()]
     rows += [(f"HTTP and JSON, {how}, share", Spread.of(v)) for how, v in overheads.items()]
     return rows
 
@@ -322,6 +311,7 @@ def rows_of(
 def figures_of(
     speeds: dict[tuple[str, int], list[float]],
     runs: dict[tuple[str, int], list[list[Answered]]],
+    speed_ups: dict[str, list[float]],
     overheads: dict[str, list[float]],
     options: argparse.Namespace,
 ) -> list[Figure]:
@@ -334,19 +324,14 @@ def figures_of(
         figures.append(
             Figure.at_most(f"first token at {n} clients / better of two", ours / theirs, 1.0)
         )
-    if 1 in options.clients:
-        pairs = zip(runs[OURS, 1], runs[OURS_PLAIN, 1], strict=True)
-        speed_up = statistics.median(writing_speed(a) / writing_speed(b) for a, b in pairs)
-        figures.append(Figure.at_least("planned / plain at 1 client", speed_up, PLANNED_SPEED_UP))
+    for file_type, values in speed_ups.items():
+        name = f"planned / plain at 1 client, {file_type}"
+        goal = SPEED_UPS.get(file_type, 1.0)
+        figures.append(Figure.at_least(name, statistics.median(values), goal))
     for how, shares in overheads.items():
         name = f"HTTP and JSON of {options.tokens} tokens, {how}"
         figures.append(Figure.at_most(name, statistics.median(shares), 0.03))
     return figures
-
-
-def writing_speed(answers: Sequence[Answered]) -> float:
-    """Tokens a second behind the first event."""
-    return sum(a.n_tokens for a in answers) / sum(a.total_s - a.first_s for a in answers)
 
 
 def first_median(
