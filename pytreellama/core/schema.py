@@ -116,7 +116,7 @@ class JsonSchemaConstraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise GrammarError(f"JSON schema: {_first_line(self._matcher.get_error())}")
+            raise GrammarError(f"JSON schema: {_told(self._matcher.get_error())}")
 
 
 def _schema_text(schema: Mapping[str, Any] | str) -> str:
@@ -136,8 +136,10 @@ def _new_matcher(vocab: Vocab, schema: str) -> LLMatcher:
     except ValueError as error:
         raise GrammarError(f"JSON schema: {_first_line(str(error))}") from error
     matcher = LLMatcher(tokenizer, grammar, log_level=0)
+    if not matcher.is_error():
+        matcher.compute_bitmask()  # that nothing can begin a text shows only here
     if matcher.is_error():
-        raise GrammarError(f"JSON schema: {_first_line(matcher.get_error())}")
+        raise GrammarError(f"JSON schema: {_told(matcher.get_error())}")
     return matcher
 
 
@@ -197,6 +199,14 @@ class _Tokens:
 
     def _bytes_of(self, tokens: list[int]) -> bytes:
         return b"".join(self.tokens[token] for token in tokens)
+
+
+def _told(error: str) -> str:
+    """What a matcher tells, where it is more than the name of its state."""
+    line = _first_line(error)
+    if line.startswith("NoExtension"):
+        return "no text can satisfy it; perhaps it refers to itself without end"
+    return line
 
 
 def _first_line(text: str) -> str:

@@ -9,6 +9,7 @@ from pytreellama.core.chat import ChatTemplate, encode_chat
 from pytreellama.core.model import Model
 from pytreellama.errors import ChatTemplateError
 from pytreellama.serve import tools as tools_
+from pytreellama.serve.calls import OPEN
 from pytreellama.serve.faults import Fault
 from pytreellama.serve.requests import ChatRequest, Message, NamedTool
 
@@ -41,7 +42,7 @@ class ChatPrompts:
         else:
             text = template.render(tools_.in_words(told, tools), **extra)
         if request is not None and must_call(request):
-            text += f"{tools_.OPEN}\n"
+            text += f"{OPEN}\n"
         return encode_chat(self._model.vocab, text)
 
     def _known_template(self) -> ChatTemplate:

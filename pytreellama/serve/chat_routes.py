@@ -18,15 +18,16 @@ from pytreellama.serve.answers import (
     ChatCompletion,
     Delta,
     DeltaChoice,
+    Finish,
     new_id,
 )
+from pytreellama.serve.calls import Call, CallWatch
 from pytreellama.serve.chat_prompts import answer_schema, offered_tools
 from pytreellama.serve.faults import Fault
 from pytreellama.serve.logprobs import chat_logprobs
 from pytreellama.serve.openapi import answers_of
 from pytreellama.serve.requests import ChatRequest
 from pytreellama.serve.service import Service, respond
-from pytreellama.serve.tools import Call, CallWatch
 from pytreellama.serve.writing import Answer, Asked, finish_of, usage_of
 
 
@@ -71,7 +72,8 @@ class _Writer:
         self.answers = answers
         self._vocab = service.engine.engine.vocab
         self._head = service.head("chatcmpl")
-        self._names = frozenset(tool["function"]["name"] for tool in offered_tools(body))
+        functions = [tool["function"] for tool in offered_tools(body)]
+        self._functions = {f["name"]: f.get("parameters") or {} for f in functions}
 
     async def whole(self) -> ChatCompletion:
         chunks = await self._service.desk.whole(self.answers)
@@ -86,10 +88,11 @@ class _Writer:
         assert chunk.finish_reason is not None
         content: str | None = chunk.text
         calls: list[Call] = []
-        if self._names:
-            watch = CallWatch(self._names)
+        finish = finish_of(chunk.finish_reason)
+        if self._functions:
+            watch = CallWatch(self._functions)
             passed = watch.push(chunk.text)
-            rest, calls = watch.finish()
+            rest, calls = watch.finish(is_cut=finish == "length")
             content = (passed + rest).rstrip() if calls else passed + rest
         message = AnswerMessage(content=(content or None) if calls else content)
         if calls:
@@ -97,7 +100,7 @@ class _Writer:
         choice = ChatChoice(
             index=index,
             message=message,
-            finish_reason="tool_calls" if calls else finish_of(chunk.finish_reason),
+            finish_reason=_finish(finish, calls),
         )
         if self._body.logprobs and chunk.logprobs is not None:
             choice.logprobs = chat_logprobs(self._vocab, chunk.logprobs)
@@ -108,7 +111,7 @@ class _Writer:
         for answer in self.answers:
             first = DeltaChoice(index=answer.index, delta=Delta(role="assistant", content=""))
             yield head | {"choices": [first.model_dump()]}
-        watches = [CallWatch(self._names) for _ in self.answers]
+        watches = [CallWatch(self._functions) for _ in self.answers]
         stats: dict[int, Stats] = {}
         async for answer, chunk in self._service.desk.pieces(self.answers):
             if chunk.stats is not None:
@@ -125,17 +128,18 @@ class _Writer:
 
     def _piece(self, index: int, chunk: Chunk, watch: CallWatch) -> DeltaChoice:
         text, calls = chunk.text, list[Call]()
-        if self._names:
+        finish = None if chunk.finish_reason is None else finish_of(chunk.finish_reason)
+        if self._functions:
             text = watch.push(text)
-            if chunk.finish_reason is not None:
-                rest, calls = watch.finish()
+            if finish is not None:
+                rest, calls = watch.finish(is_cut=finish == "length")
                 text += rest
         delta = Delta(content=text or None)
         if calls:
             delta.tool_calls = [_answer_call(call, i) for i, call in enumerate(calls)]
         choice = DeltaChoice(index=index, delta=delta)
-        if chunk.finish_reason is not None:
-            choice.finish_reason = "tool_calls" if calls else finish_of(chunk.finish_reason)
+        if finish is not None:
+            choice.finish_reason = _finish(finish, calls)
         if self._body.logprobs and chunk.logprobs:
             choice.logprobs = chat_logprobs(self._vocab, chunk.logprobs)
         return choice
@@ -143,6 +147,11 @@ class _Writer:
 
 def _says_anything(choice: DeltaChoice) -> bool:
     return bool(choice.delta.content or choice.finish_reason or choice.logprobs)
+
+
+def _finish(finish: Finish, calls: Sequence[Call]) -> Finish:
+    """An answer that was cut in a call has come to its limit, as any other."""
+    return "tool_calls" if calls and calls[-1].is_whole else finish
 
 
 def _answer_call(call: Call, index: int | None = None) -> AnswerCall:

@@ -402,6 +402,29 @@ def test_a_call_in_pieces_is_the_call(client: openai.OpenAI) -> None:
     arguments_of(only_call(final))
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_max_tokens_cut_is_the_beginning_of_the_call(
+    client: openai.OpenAI, stream: bool
+) -> None:
+    def called(max_tokens: int) -> Any:
+        options: dict[str, Any] = {"tools": [WEATHER], "tool_choice": "required"}
+        asked = {"max_tokens": max_tokens, "temperature": 0, **options}
+        if not stream:
+            return chat(client, **asked).choices[0]
+        with client.chat.completions.stream(messages=SAID, model=NAME, **asked) as events:
+            try:
+                return events.get_final_completion().choices[0]
+            except openai.LengthFinishReasonError as error:
+                return error.completion.choices[0]
+
+    whole, cut = called(200), called(16)
+    assert cut.finish_reason == "length"
+    (call,) = cut.message.tool_calls
+    assert call.function.name == "Weather"
+    assert only_call(whole).arguments.startswith(call.function.arguments)
+    assert len(call.function.arguments) < len(only_call(whole).arguments)
+
+
 def test_what_a_function_said_goes_back_to_the_model(client: openai.OpenAI) -> None:
     options: dict[str, Any] = {"tools": [WEATHER], "max_tokens": 60}
     asked = chat(client, tool_choice="required", **(options | {"max_tokens": 200}))

@@ -176,6 +176,8 @@ def test_a_samplers_clone_goes_on_alike_under_a_schema(vocab):
         ({"type": "string", "pattern": "("}, "regex"),
         ({"type": "number", "minimum": 3, "maximum": 1}, "nsatisfiable"),
         ({"type": "object", "if": {"const": 1}}, "if"),
+        ({"$ref": "#"}, "no text can satisfy it; perhaps it refers to itself"),
+        ({"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}, "refers to itself"),
         ({"type": object()}, "not JSON"),
     ],
 )

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pytreellama.serve.tools import Call, CallWatch, find_calls, in_words, tool_schema
+from pytreellama.serve.calls import Call, CallWatch, find_calls
+from pytreellama.serve.tools import in_words, tool_schema
 
-NAMES = frozenset({"look", "go"})
+FUNCTIONS: dict[str, dict[str, Any]] = {
+    "look": {"type": "object", "properties": {"at": {"type": "string"}, "for": {"type": "number"}}},
+    "go": {},
+}
 LOOK = '{"name": "look", "arguments": {"at": "é"}}'
 LOOKED = Call("look", '{"at": "é"}')
+TAGGED = "<function=look>\n<parameter=at>\né\n</parameter>\n</function>"
 
 _parts = st.sampled_from(
     [
@@ -21,6 +27,9 @@ _parts = st.sampled_from(
         "</tool_call>",
         "<tool",
         "<",
+        TAGGED,
+        "<function=",
+        "</function>",
         "Hi",
         " ",
         "\n",
@@ -51,6 +60,23 @@ texts = st.lists(_parts, max_size=8).map("".join)
         ('{"name": "go", "arguments": "{}"}', "", [Call("go", "{}")]),
         ('{"name": "go", "arguments": "\\ud800"}', "", [Call("go", "\\ud800")]),
         ('{"name": "go", "arguments": ["\\ud800"]}', "", [Call("go", '["\\ud800"]')]),
+        (f"<tool_call>\n{TAGGED}\n</tool_call>", "", [LOOKED]),
+        (f"I look.\n{TAGGED}\n</tool_call>", "I look.", [LOOKED]),  # it often begins so
+        (f"{TAGGED}\n{TAGGED}", "", [LOOKED, LOOKED]),
+        (
+            "<function=look><parameter=at>12</parameter><parameter=for>3</parameter></function>",
+            "",
+            [Call("look", '{"at": "12", "for": 3}')],
+        ),
+        (
+            "<function=go><parameter=to>\na\n\nb\n</parameter></function>",
+            "",
+            [Call("go", '{"to": "a\\n\\nb"}')],
+        ),
+        ("<function=go></function>", "", [Call("go", "{}")]),
+        ("<function=fly></function>", "<function=fly></function>", []),
+        ("<function=go>fast</function>", "<function=go>fast</function>", []),
+        ("<function=go>", "<function=go>", []),
         (f"Look: {LOOK}", f"Look: {LOOK}", []),
         ('{"name": "fly", "arguments": {}}', '{"name": "fly", "arguments": {}}', []),
         ("<tool_call>no JSON</tool_call>", "<tool_call>no JSON</tool_call>", []),
@@ -66,7 +92,34 @@ texts = st.lists(_parts, max_size=8).map("".join)
 def test_calls_of_known_functions_are_found_and_all_else_is_text(
     text: str, rest: str, calls: list[Call]
 ) -> None:
-    assert find_calls(text, NAMES) == (rest, calls)
+    assert find_calls(text, FUNCTIONS) == (rest, calls)
+
+
+@pytest.mark.parametrize(
+    ("text", "rest", "calls"),
+    [
+        (LOOK[:32], "", [Call("look", '{"', is_whole=False)]),
+        (LOOK[:-1], "", [Call("look", '{"at": "é"}', is_whole=False)]),
+        (LOOK, "", [LOOKED]),
+        (f"Hm. <tool_call>{LOOK[:35]}", "Hm.", [Call("look", '{"at"', is_whole=False)]),
+        (
+            f"<tool_call>{LOOK}</tool_call><tool_call>{LOOK[:32]}",
+            "",
+            [LOOKED, Call("look", '{"', is_whole=False)],
+        ),
+        (f"<tool_call>{LOOK[:32]}</tool_call>", f"<tool_call>{LOOK[:32]}</tool_call>", []),
+        (LOOK[:20], LOOK[:20], []),
+        ('{"name": "fly", "arguments": {', '{"name": "fly", "arguments": {', []),
+    ],
+)
+def test_an_answer_that_is_cut_in_a_call_has_what_there_is_of_it(
+    text: str, rest: str, calls: list[Call]
+) -> None:
+    assert find_calls(text, FUNCTIONS, is_cut=True) == (rest, calls)
+    watch = CallWatch(FUNCTIONS)
+    passed = "".join(map(watch.push, text))
+    left, found = watch.finish(is_cut=True)
+    assert ((passed + left).strip(), found) == (rest, calls)
 
 
 @given(texts, st.data())
@@ -79,11 +132,11 @@ def test_a_text_in_pieces_has_the_text_and_calls_of_the_whole(
     cuts = list(range(len(text) + 1))
     if data is not None:
         cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
-    watch = CallWatch(NAMES)
+    watch = CallWatch(FUNCTIONS)
     ends = [0, *cuts, len(text)]
     passed = "".join(watch.push(text[a:b]) for a, b in pairwise(ends))
     rest, calls = watch.finish()
-    whole, expected = find_calls(text, NAMES)
+    whole, expected = find_calls(text, FUNCTIONS)
     assert calls == expected
     if calls:
         assert (passed + rest).strip() == whole
@@ -93,13 +146,13 @@ def test_a_text_in_pieces_has_the_text_and_calls_of_the_whole(
 
 @given(texts)
 def test_what_is_let_through_is_the_same_at_the_end_however_it_is_cut(text: str) -> None:
-    slow, fast = CallWatch(NAMES), CallWatch(NAMES)
+    slow, fast = CallWatch(FUNCTIONS), CallWatch(FUNCTIONS)
     passed = "".join(slow.push(char) for char in text)
     assert (passed, slow.finish()) == (fast.push(text), fast.finish())
 
 
 def test_text_before_a_call_is_let_through_as_it_comes() -> None:
-    watch = CallWatch(NAMES)
+    watch = CallWatch(FUNCTIONS)
     assert watch.push("I look ") == "I look "
     assert watch.push("<tool") == ""
     assert watch.push("s> and ") == "<tools> and "
@@ -109,13 +162,13 @@ def test_text_before_a_call_is_let_through_as_it_comes() -> None:
 
 
 def test_a_text_that_may_be_nothing_but_a_call_is_held_back() -> None:
-    watch = CallWatch(NAMES)
+    watch = CallWatch(FUNCTIONS)
     assert [watch.push(char) for char in "\n{ no"] == [""] * 5
     assert watch.finish() == ("\n{ no", [])
 
 
 def test_calls_are_asked_for_by_their_names() -> None:
-    tools = [{"function": {"name": name, "parameters": None}} for name in sorted(NAMES)]
+    tools = [{"function": {"name": name, "parameters": None}} for name in sorted(FUNCTIONS)]
     one = tool_schema(tools, "look")
     assert one["properties"]["name"] == {"const": "look"}
     assert [form["properties"]["name"]["const"] for form in tool_schema(tools, None)["anyOf"]] == [
@@ -134,6 +187,6 @@ def test_a_template_without_tools_is_told_of_them_in_words_that_are_found_again(
     told = in_words(messages, [{"function": {"name": "look", "description": "Looks."}}])
     assert [one["role"] for one in told] == ["system", "user", "assistant", "user"]
     assert '{"name": "look", "description": "Looks."}' in told[0]["content"]
-    assert find_calls(told[2]["content"], NAMES) == ("", [LOOKED])
+    assert find_calls(told[2]["content"], FUNCTIONS) == ("", [LOOKED])
     assert "A fox." in told[3]["content"]
     assert json.dumps(messages)  # what was given is as it was
