@@ -24,17 +24,19 @@ def drain_log(errors_only: bool = False) -> list[str]:
     """Forward the waiting lines to ``logging`` and return them, oldest first.
 
     Args:
-        errors_only: return errors alone, or warnings where there are no errors (all lines are
-            forwarded either way).
+        errors_only: return errors alone, or warnings where there are no errors. It is for an
+            exception that tells of them: in the log such errors are for debugging then, since
+            whoever catches it may do well without what failed.
     """
     if lib.treellama_log_pending() == 0:
         return []
+    of_error = logging.DEBUG if errors_only else logging.WARNING
     level, buffer = ffi.new("int32_t *"), ffi.new("char[]", _LINE_BYTES)
     lines: list[tuple[int, str]] = []
     while (n_bytes := lib.treellama_log_next(level, buffer, _LINE_BYTES)) >= 0:
         text = bytes(ffi.buffer(buffer, n_bytes)).decode("utf-8", "replace").rstrip()
         severity = _LEVELS[level[0]] if 0 <= level[0] < len(_LEVELS) else logging.DEBUG
-        logger.log(min(severity, logging.WARNING), "%s", text)
+        logger.log(of_error if severity == logging.ERROR else severity, "%s", text)
         if text:
             lines.append((severity, text))
     worst = max((severity for severity, _ in lines), default=logging.DEBUG)

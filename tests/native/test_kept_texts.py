@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
 from collections.abc import Callable
@@ -165,10 +166,13 @@ class TestFile:
         assert new_engine(tiny_model("alibi")).load_kept(tmp_path / "kept") == 0
         assert "another model" in caplog.text
 
-    def test_a_smaller_cache_takes_what_it_can(self, engine: Engine, tmp_path: Path) -> None:
+    def test_a_smaller_cache_takes_what_it_can_and_complains_of_nothing(
+        self, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         for seed in range(3):
             engine.generate(text_of(100, seed), max_tokens=2)
         assert engine.save_kept(tmp_path / "kept") == 3
         small = new_engine(engine.model, n_ctx=256)
         assert small.load_kept(tmp_path / "kept") == 2
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
         assert len(small.generate(text_of(150, 9), max_tokens=8, ignore_eos=True).tokens) == 8
