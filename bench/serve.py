@@ -39,6 +39,12 @@ from peer_server import served
 from questions import REWRITING, Question, add_answering_options, first_of_each, load_questions
 from report import Figure, Spread, note, publish
 
+from pytreellama import Engine, Model
+from pytreellama.cli.bench_results import in_turn
+from pytreellama.core.default_model import default_model_path
+from pytreellama.serve.app import make_app
+from pytreellama.serve.settings import Settings
+
 OURS, OURS_PLAIN = "pytreellama", "pytreellama, drafter none"
 THEIRS, THEIRS_NGRAM = "llama-server", "llama-server, ngram-mod"
 N_CTX_EACH = 2048
@@ -50,14 +56,13 @@ N_OVERHEAD = 15
 def main() -> None:
     options = parse_options()
     questions = first_of_each(load_questions(options.questions), options.limit)
-    model = options.model or default_path()
+    model = options.model or default_model_path()
     n_most = max(options.clients)
     commands = server_commands(model, n_most, options)
     runs: dict[tuple[str, int], list[list[Answered]]] = defaultdict(list)
     speeds: dict[tuple[str, int], list[float]] = defaultdict(list)
     for repeat in range(options.repeats):
-        names = list(commands)
-        for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
+        for name in in_turn(list(commands), repeat):
             with served(commands[name]) as url:
                 ask(url, questions[0], 16)
                 for i, n_clients in enumerate(options.clients):
@@ -76,7 +81,7 @@ def main() -> None:
         rows_of(runs, speeds, speed_ups, overheads),
         figures_of(speeds, runs, speed_ups, overheads, options),
         options.json,
-        model=Path(model).name,
+        model=model.name,
         threads=options.threads,
         n_questions=len(questions),
     )
@@ -100,58 +105,41 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def default_path() -> Path:
-    from pytreellama.core.default_model import default_model_path
-
-    return Path(default_model_path())
-
-
 def server_commands(
     model: Path, n_clients: int, options: argparse.Namespace
 ) -> dict[str, list[str]]:
     ours = our_command(model, n_clients, options)
     theirs = [
-        tool_path(SERVER),
-        "-m",
-        model,
-        "-c",
-        N_CTX_EACH * n_clients,
+        str(tool_path(SERVER)),
         "-fa",
         options.flash_attn,
         "--threads-batch",
-        options.threads,
+        str(options.threads),
         "--no-webui",
-        "--threads",
-        options.threads,
-        "--parallel",
-        n_clients,
+        *sizes(model, n_clients, options),
     ]
     return {
         OURS: ours,
         OURS_PLAIN: [*ours, *PLAINLY],
-        THEIRS: list(map(str, theirs)),
-        THEIRS_NGRAM: [*map(str, theirs), "--spec-type", "ngram-mod"],
+        THEIRS: theirs,
+        THEIRS_NGRAM: [*theirs, "--spec-type", "ngram-mod"],
     }
 
 
 def our_command(model: Path, n_clients: int, options: argparse.Namespace) -> list[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "pytreellama",
-        "serve",
-        "--model",
-        model,
-        "--n-ctx",
-        N_CTX_EACH * n_clients,
-        "--log-level",
-        "warning",
-        "--threads",
-        options.threads,
-        "--parallel",
-        n_clients,
-    ]
-    return list(map(str, command))
+    command = [sys.executable, "-m", "pytreellama", "serve", "--log-level", "warning"]
+    return command + sizes(model, n_clients, options)
+
+
+def sizes(model: Path, n_clients: int, options: argparse.Namespace) -> list[str]:
+    """What both servers are told by the same names."""
+    given = {
+        "-m": model,
+        "-c": N_CTX_EACH * n_clients,
+        "--threads": options.threads,
+        "--parallel": n_clients,
+    }
+    return [str(word) for pair in given.items() for word in pair]
 
 
 #
@@ -204,7 +192,7 @@ def speed_ups_of(
         with served(command) as planned, served([*command, *PLAINLY]) as plain:
             answers: dict[str, list[Answered]] = {planned: [], plain: []}
             for i, question in enumerate(questions):
-                for url in [planned, plain][:: 1 if i % 2 else -1]:
+                for url in in_turn([planned, plain], i):
                     answers[url].append(ask(url, question, options.tokens))
         speed_ups.append(writing_speed(answers[planned]) / writing_speed(answers[plain]))
         note(f"{file_type}: {speed_ups[-1]:.3f} of plain")
@@ -225,10 +213,6 @@ def overhead(
     model: Path, questions: Sequence[Question], options: argparse.Namespace, streams: bool
 ) -> list[float]:
     """Shares of a request's time that HTTP and JSON add, pair by pair on one plain engine."""
-    from pytreellama import Engine, Model
-    from pytreellama.serve.app import make_app
-    from pytreellama.serve.settings import Settings
-
     shares: list[float] = []
     with Model(model) as loaded, Engine(loaded, "none", n_threads=options.threads) as engine:
         app = make_app(engine, Settings("model"))
@@ -239,7 +223,7 @@ def overhead(
                     partial(directly, engine, question, options.tokens, streams),
                     partial(over_http, url, question, options.tokens, streams),
                 ]
-                seconds = {way: timed(way) for way in (ways if i % 2 else ways[::-1])}
+                seconds = {way: timed(way) for way in in_turn(ways, i)}
                 if i > 0:
                     shares.append(seconds[ways[1]] / seconds[ways[0]] - 1.0)
     return shares

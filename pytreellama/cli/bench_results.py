@@ -7,10 +7,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from pytreellama.engine import Stats
+
+_T = TypeVar("_T")
 
 PLAIN, AUTO = "none", "auto"
 
@@ -246,10 +248,10 @@ class Results:
         }
 
 
-def in_turn(names: Sequence[str], n_turns: int) -> tuple[str, ...]:
+def in_turn(engines: Sequence[_T], n_turns: int) -> tuple[_T, ...]:
     """The order in which engines answer: each begins as often as any other."""
-    first = n_turns % len(names)
-    return (*names[first:], *names[:first])
+    first = n_turns % len(engines)
+    return (*engines[first:], *engines[:first])
 
 
 def buckets(values: Sequence[int], n_buckets: int) -> Iterable[Sequence[int]]:

@@ -76,7 +76,7 @@ class JsonSchemaConstraint:
         if self.is_finished or self._matcher.is_stopped():
             return self._eog_mask()
         mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32)
-        self._check()
+        _require_sound(self._matcher)
         return mask
 
     def accept(self, token: int) -> None:
@@ -92,7 +92,7 @@ class JsonSchemaConstraint:
             self.is_finished = True
         else:
             self._matcher.consume_token(token)
-            self._check()
+            _require_sound(self._matcher)
 
     def clone(self) -> JsonSchemaConstraint:
         """An independent constraint in the same state."""
@@ -114,10 +114,6 @@ class JsonSchemaConstraint:
             mask[token // 32] |= np.uint32(1 << (token % 32))
         return mask
 
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            raise GrammarError(f"JSON schema: {_told(self._matcher.get_error())}")
-
 
 def _schema_text(schema: Mapping[str, Any] | str) -> str:
     try:
@@ -136,11 +132,15 @@ def _new_matcher(vocab: Vocab, schema: str) -> LLMatcher:
     except ValueError as error:
         raise GrammarError(f"JSON schema: {_first_line(str(error))}") from error
     matcher = LLMatcher(tokenizer, grammar, log_level=0)
-    if not matcher.is_error():
-        matcher.compute_bitmask()  # that nothing can begin a text shows only here
+    _require_sound(matcher)
+    matcher.compute_bitmask()
+    _require_sound(matcher)  # that nothing can begin a text shows only here
+    return matcher
+
+
+def _require_sound(matcher: LLMatcher) -> None:
     if matcher.is_error():
         raise GrammarError(f"JSON schema: {_told(matcher.get_error())}")
-    return matcher
 
 
 def _tokenizer(vocab: Vocab) -> LLTokenizer:

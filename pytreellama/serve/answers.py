@@ -109,16 +109,22 @@ class Steps(BaseModel):
     steps: list[dict[str, Any]] = Field(description="Each verified tree; see docs/serve.md.")
 
 
-class TextCompletion(Answered):
+class Headed(Answered):
+    """What answers to requests for text begin with, in this order."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    system_fingerprint: str
+
+
+class TextCompletion(Headed):
     """Of `/v1/completions`; with `stream`, each event's data is one with the next pieces."""
 
     left_out = frozenset({"usage", "pytreellama"})
 
-    id: str
     object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[TextChoice]
     usage: Usage | None = None
     pytreellama: Steps | None = None
@@ -159,14 +165,10 @@ class ChatChoice(BaseModel):
     finish_reason: Finish
 
 
-class ChatCompletion(BaseModel):
+class ChatCompletion(Headed):
     """Of `/v1/chat/completions`."""
 
-    id: str
     object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
 
@@ -190,16 +192,12 @@ class DeltaChoice(BaseModel):
     finish_reason: Finish | None = None
 
 
-class ChatChunk(Answered):
+class ChatChunk(Headed):
     """Of `/v1/chat/completions` with `stream`: each event's data."""
 
     left_out = frozenset({"usage", "pytreellama"})
 
-    id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[DeltaChoice]
     usage: Usage | None = None
     pytreellama: Steps | None = None

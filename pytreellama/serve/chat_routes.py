@@ -85,23 +85,12 @@ class _Writer:
         )
 
     def _choice(self, index: int, chunk: Chunk) -> ChatChoice:
-        assert chunk.finish_reason is not None
-        content: str | None = chunk.text
-        calls: list[Call] = []
-        finish = finish_of(chunk.finish_reason)
-        if self._functions:
-            watch = CallWatch(self._functions)
-            passed = watch.push(chunk.text)
-            rest, calls = watch.finish(is_cut=finish == "length")
-            content = (passed + rest).rstrip() if calls else passed + rest
-        message = AnswerMessage(content=(content or None) if calls else content)
+        text, calls, finish = self._read(chunk, CallWatch(self._functions))
+        assert finish is not None
+        message = AnswerMessage(content=(text.rstrip() or None) if calls else text)
         if calls:
             message.tool_calls = [_answer_call(call) for call in calls]
-        choice = ChatChoice(
-            index=index,
-            message=message,
-            finish_reason=_finish(finish, calls),
-        )
+        choice = ChatChoice(index=index, message=message, finish_reason=finish)
         if self._body.logprobs and chunk.logprobs is not None:
             choice.logprobs = chat_logprobs(self._vocab, chunk.logprobs)
         return choice
@@ -127,6 +116,17 @@ class _Writer:
             yield head | {"choices": [], "usage": usage.model_dump()}
 
     def _piece(self, index: int, chunk: Chunk, watch: CallWatch) -> DeltaChoice:
+        text, calls, finish = self._read(chunk, watch)
+        delta = Delta(content=text or None)
+        if calls:
+            delta.tool_calls = [_answer_call(call, i) for i, call in enumerate(calls)]
+        choice = DeltaChoice(index=index, delta=delta, finish_reason=finish)
+        if self._body.logprobs and chunk.logprobs:
+            choice.logprobs = chat_logprobs(self._vocab, chunk.logprobs)
+        return choice
+
+    def _read(self, chunk: Chunk, watch: CallWatch) -> tuple[str, list[Call], Finish | None]:
+        """A piece's text without calls; at the end the calls, and why it is the end."""
         text, calls = chunk.text, list[Call]()
         finish = None if chunk.finish_reason is None else finish_of(chunk.finish_reason)
         if self._functions:
@@ -134,24 +134,12 @@ class _Writer:
             if finish is not None:
                 rest, calls = watch.finish(is_cut=finish == "length")
                 text += rest
-        delta = Delta(content=text or None)
-        if calls:
-            delta.tool_calls = [_answer_call(call, i) for i, call in enumerate(calls)]
-        choice = DeltaChoice(index=index, delta=delta)
-        if finish is not None:
-            choice.finish_reason = _finish(finish, calls)
-        if self._body.logprobs and chunk.logprobs:
-            choice.logprobs = chat_logprobs(self._vocab, chunk.logprobs)
-        return choice
+        # an answer that was cut in a call has come to its limit, as any other
+        return text, calls, "tool_calls" if calls and calls[-1].is_whole else finish
 
 
 def _says_anything(choice: DeltaChoice) -> bool:
     return bool(choice.delta.content or choice.finish_reason or choice.logprobs)
-
-
-def _finish(finish: Finish, calls: Sequence[Call]) -> Finish:
-    """An answer that was cut in a call has come to its limit, as any other."""
-    return "tool_calls" if calls and calls[-1].is_whole else finish
 
 
 def _answer_call(call: Call, index: int | None = None) -> AnswerCall:

@@ -16,7 +16,6 @@ from pytreellama.errors import (
     CacheFullError,
     ChatTemplateError,
     ContextError,
-    DraftError,
     PyTreeLlamaError,
     QueueFullError,
     RequestError,
@@ -99,7 +98,7 @@ def fault_of(error: Exception, retry_after_s: int = 1) -> Fault:
     _log.error("a request failed", exc_info=error)
     if isinstance(error, ContextError):
         return Fault(503, "the engine does not run; the server must be started again")
-    if isinstance(error, (DraftError, PyTreeLlamaError)):
+    if isinstance(error, PyTreeLlamaError):
         return Fault(500, f"{type(error).__name__}: {error}")
     return Fault(500, "the server failed; its log says why")
 

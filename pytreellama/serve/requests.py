@@ -15,6 +15,12 @@ from pytreellama.core.sampling import MAX_SEED, SamplingParams
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
+Prompts = (
+    Text
+    | Annotated[list[Text], Field(min_length=1, max_length=2048)]
+    | TokenIds
+    | Annotated[list[TokenIds], Field(min_length=1, max_length=2048)]
+)
 JsonObject = dict[str, JsonValue]
 
 _MAX_INT = 2**53 - 1  # whole numbers that every reader of JSON has exactly
@@ -128,12 +134,7 @@ class CompletionRequest(Generating):
 
     model_config = _example(prompt="Once upon a time", max_tokens=32, temperature=0.8)
 
-    prompt: (
-        Text
-        | Annotated[list[Text], Field(min_length=1, max_length=2048)]
-        | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=2048)]
-    )
+    prompt: Prompts
     max_tokens: int | None = Field(None, ge=1, le=_MAX_INT, description="By default 16.")
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = Field(False, description="Put the prompt before the text.")
@@ -262,12 +263,7 @@ class EmbeddingRequest(Body):
     model_config = _example(input=["A fox.", "A dog."])
 
     model: str | None = None
-    input: (
-        Text
-        | Annotated[list[Text], Field(min_length=1, max_length=2048)]
-        | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=2048)]
-    )
+    input: Prompts
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = Field(None, ge=1, description="Only the model's own.")
     user: str | None = Field(None, description="Accepted, and of no effect.")

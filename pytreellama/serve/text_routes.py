@@ -69,7 +69,7 @@ class _Writer:
         chunks = await self._service.desk.whole(self.answers)
         stats = [chunk.stats for chunk in chunks if chunk.stats is not None]
         completion = self._completion(
-            [self._choice(a, c, a.index) for a, c in zip(self.answers, chunks, strict=True)]
+            [self._choice(a, c) for a, c in zip(self.answers, chunks, strict=True)]
         )
         completion.usage = usage_of(stats, self._n)
         return completion
@@ -81,7 +81,7 @@ class _Writer:
         async for answer, chunk in self._service.desk.pieces(self.answers):
             if chunk.stats is not None:
                 stats[answer.index] = chunk.stats
-            choice = self._choice(answer, chunk, answer.index, answer.index not in seen)
+            choice = self._choice(answer, chunk, answer.index not in seen)
             seen.add(answer.index)
             event = head | {"choices": [choice.model_dump()]}
             if answer.log is not None:
@@ -94,10 +94,8 @@ class _Writer:
     def _completion(self, choices: list[TextChoice]) -> TextCompletion:
         return TextCompletion(**self._service.head("cmpl"), choices=choices)
 
-    def _choice(
-        self, answer: Answer, chunk: Chunk, index: int, is_first: bool = True
-    ) -> TextChoice:
-        text, reason = chunk.text, chunk.finish_reason
+    def _choice(self, answer: Answer, chunk: Chunk, is_first: bool = True) -> TextChoice:
+        index, text, reason = answer.index, chunk.text, chunk.finish_reason
         if self._body.echo and is_first:
             text = self._prompt_text(answer) + text
         choice = TextChoice(index=index, text=text)
