@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -120,3 +120,8 @@ def survives(code: str, *arguments: str, **options: Any) -> str:
     outcome = run_alone(code, *arguments, **options)
     assert outcome.code == 0, str(outcome)
     return outcome.out
+
+
+def cases(names: Iterable[str], *, short: Container[str] = ()) -> list[Any]:
+    """Parameters of a test: all names; those that are not ``short`` in the long lane alone."""
+    return [n if n in short else pytest.param(n, marks=pytest.mark.long) for n in names]

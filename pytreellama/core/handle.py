@@ -63,6 +63,12 @@ class Handle:
         """Let go of the object; a second call does nothing."""
         self._owned = None
 
+    def disown(self) -> None:
+        """Let go of the object without freeing it: in a forked child it is the parent's."""
+        if self._owned is not None:
+            ffi.gc(self._owned, None)
+            self._owned = None
+
 
 def _hold_until_freed(needed: Any, free: Callable[[Any], None]) -> Callable[[Any], None]:
     key = object()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,8 +11,11 @@ from pytreellama.core.handle import Handle
 from pytreellama.core.model import Model
 from pytreellama.core.params import MAX_SEQ_IDS, ContextParams, default_n_threads
 from pytreellama.errors import ContextError, MemoryStateError
-from pytreellama.native import drain_log, ffi, last_error, lib
+from pytreellama.native import ProcessWatch, drain_log, ffi, last_error, lib
 from pytreellama.tree import TokenTree
+
+_EXIT_S = 30.0  # a pass that no abort ends (a backend that does not ask) may take so long at exit
+_AGAIN_S = 0.01
 
 
 class NativeContext:
@@ -31,11 +35,13 @@ class NativeContext:
 
     def __init__(self, model: Model, params: ContextParams, probe: Any) -> None:
         self._lock = _Exclusive()
+        self._is_inherited = False
         self._model = model.handle.share()
         self._abort_flag = ffi.new("int32_t *", 0)
         pointer = _make(self._model.pointer, params, probe, self._abort_flag)
         self._handle = Handle(pointer, lib.llama_free, "context", ContextError, needs=self._model)
         self._threads = _attach_threads(pointer)
+        _contexts.add(self)
         self.kv_unified = params.kv_unified
         self.n_ctx = int(lib.llama_n_ctx(pointer))
         self.n_batch = int(lib.llama_n_batch(pointer))
@@ -78,11 +84,33 @@ class NativeContext:
 
     def close(self) -> None:
         """Free the context; a second call does nothing."""
+        if self._is_inherited:
+            return
         with self.exclusive():
             self._handle.close()
             if self._threads is not None:
                 self._threads.close()
             self._model.close()
+
+    def stop_at_exit(self) -> None:
+        """End the pass that runs, and refuse all others: static objects go next."""
+        deadline = time.monotonic() + _EXIT_S
+        while time.monotonic() < deadline:
+            self.abort()  # a pass that just begins forgets an abort that came before
+            if self._lock.refuse_all("the program ends", wait_s=_AGAIN_S):
+                return
+
+    def disown_after_fork(self) -> None:
+        """Refuse all use: the threads that a pass needs are the parent's, as is the memory."""
+        self._is_inherited = True
+        self._lock = _Exclusive()
+        self._lock.refuse_all(
+            "this context was made before the process forked, and works in the parent alone; "
+            "make a context in the child"
+        )
+        for handle in (self._handle, self._threads):
+            if handle is not None:
+                handle.disown()
 
     def exclusive(self) -> AbstractContextManager[None]:
         """Hold the context for this thread; another thread's call meanwhile raises."""
@@ -115,15 +143,21 @@ class NativeContext:
         return int(lib.treellama_decode_one(self.pointer, token, seq))
 
 
+_contexts: ProcessWatch[NativeContext] = ProcessWatch()
+
+
 class _Exclusive:
     """A lock that raises instead of waiting. A class, because it is taken at every step."""
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_lock", "_why_not")
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
+        self._why_not: str | None = None
 
     def __enter__(self) -> None:
+        if self._why_not is not None:
+            raise ContextError(self._why_not)
         if not self._lock.acquire(blocking=False):
             raise ContextError(
                 "this context is in use by another thread; give each thread a context of its own, "
@@ -132,6 +166,12 @@ class _Exclusive:
 
     def __exit__(self, *failure: object) -> None:
         self._lock.release()
+
+    def refuse_all(self, why_not: str, wait_s: float = 0.0) -> bool:
+        """Let nobody in any more; False if somebody is still inside after ``wait_s`` seconds."""
+        self._why_not = why_not
+        # never released: somebody may have asked just before
+        return self._lock.acquire(timeout=wait_s)
 
 
 def _make(model: Any, params: ContextParams, probe: Any, abort_flag: Any) -> Any:
@@ -151,6 +191,11 @@ def _attach_threads(pointer: Any) -> Handle | None:
     """Threads that wait from pass to pass; without them ggml makes new ones for every graph."""
     threads = lib.treellama_threads_attach(pointer)
     if threads == ffi.NULL:
+        if why := last_error():
+            raise ContextError(
+                f"the threads of the context cannot be started ({why}); give a smaller n_threads, "
+                "or let this process have more threads or memory"
+            )
         return None
     return Handle(threads, lib.treellama_threads_release, "threads", ContextError)
 

@@ -49,6 +49,19 @@ private:
     std::unique_lock<std::mutex> lock;
 };
 
+// for a fork: the locks of all threads' pools and of the log, and a child's start without the parent's pools
+void treellama_threads_lock();
+void treellama_threads_unlock();
+void treellama_threads_forget();
+void treellama_log_lock();
+void treellama_log_unlock();
+
+// while one lives, this thread is in a call: the end of the process waits for it
+struct treellama_call {
+    treellama_call();
+    ~treellama_call();
+};
+
 // while one lives, an assertion of llama.cpp that fails on this thread throws instead of ending the process
 struct treellama_assertions_throw {
     treellama_assertions_throw();
@@ -58,6 +71,7 @@ struct treellama_assertions_throw {
 // run f; a C++ exception becomes `failed`, and its message this thread's last error
 template <typename F, typename R>
 R treellama_catch(R failed, F && f) {
+    treellama_call call;
     treellama_set_error({});
 
     try {

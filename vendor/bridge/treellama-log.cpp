@@ -76,6 +76,14 @@ void collect(ggml_log_level level, const char * text, void * /*user_data*/) {
 
 } // namespace
 
+void treellama_log_lock() {
+    lines_mutex.lock();
+}
+
+void treellama_log_unlock() {
+    lines_mutex.unlock();
+}
+
 void treellama_log_collect(void) {
     llama_log_set(collect, nullptr);
     ggml_set_abort_callback(on_failed_assertion);

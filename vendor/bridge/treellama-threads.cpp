@@ -28,9 +28,10 @@ struct registry {
 };
 
 // never destroyed: contexts may live until the process ends
+registry * registered = new registry;
+
 registry & all_threads() {
-    static auto * all = new registry;
-    return *all;
+    return *registered;
 }
 
 int32_t thread_count(const llama_context * ctx) {
@@ -41,7 +42,8 @@ int32_t thread_count(const llama_context * ctx) {
 }
 
 treellama_threads * treellama_threads_attach(llama_context * ctx) {
-    return treellama_catch((treellama_threads *) nullptr, [&]() -> treellama_threads * {
+    // a pool whose threads cannot all be started fails an assertion; those that could wait for work that never comes
+    return treellama_guard((treellama_threads *) nullptr, [&]() -> treellama_threads * {
         const auto make = treellama_cpu_function<decltype(ggml_threadpool_new) *>("ggml_threadpool_new");
         if (!make) {
             return nullptr;
@@ -52,12 +54,14 @@ treellama_threads * treellama_threads_attach(llama_context * ctx) {
         auto & all = all_threads();
         std::lock_guard<std::mutex> lock(all.mutex);
 
-        auto & threads = all.by_count[n_threads];
-        if (!threads) {
+        auto it = all.by_count.find(n_threads);
+        if (it == all.by_count.end()) {
             ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
-            threads = std::make_unique<treellama_threads>(make(&params), n_threads);
+            auto threads = std::make_unique<treellama_threads>(make(&params), n_threads);
+            it = all.by_count.emplace(n_threads, std::move(threads)).first;
         }
 
+        auto & threads = it->second;
         threads->n_users++;
         llama_attach_threadpool(ctx, threads->pool, threads->pool);
 
@@ -65,9 +69,28 @@ treellama_threads * treellama_threads_attach(llama_context * ctx) {
     });
 }
 
+void treellama_threads_lock() {
+    all_threads().mutex.lock();
+}
+
+void treellama_threads_unlock() {
+    all_threads().mutex.unlock();
+}
+
+// The threads of the parent's pools do not run here, and whatever waits for them waits for ever. The memory is left as
+// it is: inherited contexts point to it.
+void treellama_threads_forget() {
+    registered = new registry;
+}
+
 void treellama_threads_release(treellama_threads * threads) {
     auto & all = all_threads();
     std::lock_guard<std::mutex> lock(all.mutex);
+
+    const auto it = all.by_count.find(threads->n_threads);
+    if (it == all.by_count.end() || it->second.get() != threads) {
+        return; // inherited by a fork
+    }
 
     if (--threads->n_users == 0) {
         treellama_cpu_function<decltype(ggml_threadpool_free) *>("ggml_threadpool_free")(threads->pool);

@@ -27,6 +27,10 @@ extern "C" {
 // what went wrong in this thread's last call that failed; never NULL
 LLAMA_API const char * treellama_last_error(void);
 
+// once, when the libraries are loaded: the end of the process waits for calls that other threads are in, and a child made
+// by fork starts with pools of its own
+LLAMA_API void treellama_process_start(void);
+
 // collect llama.cpp's log in a ring of lines instead of printing it
 LLAMA_API void treellama_log_collect(void);
 
@@ -84,7 +88,8 @@ LLAMA_API struct llama_context * treellama_context_init(
         struct llama_model * model, const struct llama_context_params * params, struct treellama_probe * probe);
 
 // threads that wait between passes, shared by all contexts that have as many and take turns; without them, ggml makes
-// and frees a pool for every graph. NULL if this build has no CPU backend. Release them after the context's end.
+// and frees a pool for every graph. NULL if this build has no CPU backend, or with an error if the threads cannot be started. Release them
+// after the context's end.
 struct treellama_threads;
 
 LLAMA_API struct treellama_threads * treellama_threads_attach (struct llama_context * ctx);

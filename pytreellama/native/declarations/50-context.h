@@ -81,6 +81,8 @@ struct llama_perf_context_data llama_perf_context(const struct llama_context * c
 
 const char * treellama_last_error(void);
 
+void    treellama_process_start(void);
+
 void    treellama_log_collect(void);
 int32_t treellama_log_pending(void);
 int32_t treellama_log_next(int32_t * level, char * buf, int32_t size);
