@@ -70,6 +70,10 @@ class RequestError(PyTreeLlamaError, ValueError):
     """A generation request that cannot be served: prompt too long, bad option."""
 
 
+class CallbackError(PyTreeLlamaError):
+    """A callback or drafter raised what would end a thread, such as ``KeyboardInterrupt``."""
+
+
 class QueueFullError(PyTreeLlamaError):
     """An engine has as many requests as it may hold, and the caller would not wait."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import stat
 from collections.abc import Callable
@@ -83,6 +84,13 @@ class Model(Closing):
         if self._handle is None or self._handle.closed:
             raise ModelLoadError(f"the model {self.path.name} is closed; load it again")
         return self._handle
+
+    def share(self) -> Model:
+        """Another owner of the same weights, which stays open when this one is closed."""
+        other = copy.copy(self)
+        other._handle = self.handle.share()
+        other.vocab = self.vocab.held_by(other._handle)
+        return other
 
     @property
     def closed(self) -> bool:
@@ -270,14 +278,16 @@ class _LoadProgress:
         self.error: BaseException | None = None
 
 
-@ffi.def_extern(error=False)  # type: ignore[untyped-decorator]
+def _keep_error(kind: Any, error: BaseException, trace: Any) -> None:
+    """What the callback raised; a signal's handler may raise before its first line."""
+    progress: _LoadProgress = ffi.from_handle(trace.tb_frame.f_locals["user_data"])
+    progress.error = error
+
+
+@ffi.def_extern(error=False, onerror=_keep_error)  # type: ignore[untyped-decorator]
 def pytreellama_progress(share: float, user_data: Any) -> bool:
     progress: _LoadProgress = ffi.from_handle(user_data)
-    try:
-        progress.report(share)
-    except BaseException as error:
-        progress.error = error
-        return False
+    progress.report(share)
     return True
 
 

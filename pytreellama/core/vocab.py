@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import copy
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -44,6 +45,12 @@ class Vocab:
     def owner(self) -> Handle:
         """The native model that holds this vocabulary; share it to keep the pointer valid."""
         return self._model
+
+    def held_by(self, model: Handle) -> Vocab:
+        """The same vocabulary for another owner of the model; what it has learned is shared."""
+        other = copy.copy(self)
+        other._model = model
+        return other
 
     def __len__(self) -> int:
         return self.n_tokens

@@ -45,6 +45,7 @@ class AsyncEngine:
 
     async def close(self) -> None:
         """Cancel what runs, and free the context; the model stays open."""
+        self.engine.require_can_wait()
         await asyncio.to_thread(self.engine.close)
 
     async def __aenter__(self) -> AsyncEngine:
@@ -114,6 +115,7 @@ class AsyncEngine:
     async def _submitted(
         self, submit: Callable[..., Generation], *args: Any, **options: Any
     ) -> Generation:
+        self.engine.require_can_wait()  # the thread that submits is another one
         submitting = asyncio.to_thread(submit, *args, **options)
         future = asyncio.ensure_future(submitting)
         try:

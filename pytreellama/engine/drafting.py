@@ -207,7 +207,7 @@ def _asked(sequence: Sequence, act: Callable[[], _T]) -> _T | None:
     started_s = time.perf_counter()
     try:
         return act()
-    except Exception as error:  # it is this request's own
+    except BaseException as error:  # it is this request's own
         sequence.fail(error)
         return None
     finally:

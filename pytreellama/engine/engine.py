@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import os
+import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast, overload
@@ -16,7 +18,6 @@ from pytreellama.core.closing import Closing
 from pytreellama.core.context import Context
 from pytreellama.core.model import Model
 from pytreellama.core.params import ContextParams
-from pytreellama.core.sampling import SamplingParams
 from pytreellama.draft import (
     Auto,
     DrafterFactory,
@@ -41,12 +42,14 @@ from pytreellama.engine.evaluation import (
 from pytreellama.engine.generation import Generation
 from pytreellama.engine.kept_file import load_kept, save_kept
 from pytreellama.engine.loop import Loop
-from pytreellama.engine.request import OnPrefill, OnStep, Request
+from pytreellama.engine.request import OnPrefill, OnStep, Request, sampling_params
 from pytreellama.engine.scheduler import MAX_SAVED_BYTES, N_PREFILL, Load, Scheduler
 from pytreellama.engine.sequence import Sequence as Running
 from pytreellama.engine.tree_pass import RULES, Rule
 from pytreellama.errors import ContextError, RequestError
 from pytreellama.plan import Planner
+
+_log = logging.getLogger(__name__)
 
 Float32 = NDArray[np.float32]
 Message = Mapping[str, Any]
@@ -122,7 +125,8 @@ class Engine(Closing):
         self._new_drafter = drafter_factory(drafter)
         if isinstance(self._new_drafter, NeedsTarget):
             self._new_drafter.prepare(model)
-        self.model = model
+        self.model = model = model.share()
+        self._closing = threading.Lock()
         if params is None:
             size = min(4096, model.n_ctx_train) if n_ctx is None else n_ctx
             n_ids = (n_seq_max or 1) + n_kept
@@ -189,11 +193,25 @@ class Engine(Closing):
         """No request more is taken at present: ``submit`` waits, or raises QueueFullError."""
         return self._loop.is_full
 
+    def require_can_wait(self) -> None:
+        """Raise ContextError in a callback, which would wait for the thread that it is on."""
+        self._loop.require_can_wait()
+
     def close(self) -> None:
-        """Cancel what runs, and free the context; the model stays open."""
+        """Cancel what runs, and free the context; the model stays open.
+
+        Raises:
+            ContextError: a callback asks; the engine goes on.
+        """
         self._loop.close()
-        self._scheduler.close()
-        self.context.close()
+        with self._closing:
+            try:
+                self._scheduler.close()
+            except Exception:  # it is worth something to the next engine alone
+                _log.warning("what the engine has learned is not kept", exc_info=True)
+            finally:
+                self.context.close()
+                self.model.close()
 
     @overload
     def generate(self, prompt: str, **options: Any) -> Completion: ...
@@ -218,16 +236,11 @@ class Engine(Closing):
         Raises:
             As ``submit``, and whatever ends a request; the other prompts are then cancelled.
         """
+        self._loop.require_can_wait()
         asks_many = is_many(prompt)
         prompts = cast("Sequence[Prompt]", prompt if asks_many else [prompt])
         sequences = [self._sequence(one, i, options) for i, one in enumerate(prompts)]
-        generations: list[Generation] = []
-        try:
-            for sequence in sequences:
-                generations.append(self._loop.submit(sequence, wait=True, streams=False))
-            completions = [generation.result() for generation in generations]
-        finally:
-            _end(generations)
+        completions = self._run_all(sequences)
         return completions if asks_many else completions[0]
 
     def stream(self, prompt: Prompt, **options: Any) -> Generator[Chunk, None, None]:
@@ -236,6 +249,7 @@ class Engine(Closing):
         The last chunk carries ``finish_reason``, ``stats`` and ``seed``. A stream that is closed
         early (``stream.close()``, or forgotten) is cancelled.
         """
+        self._loop.require_can_wait()
         return self._chunks(self._sequence(prompt, 0, options))
 
     def submit(
@@ -283,7 +297,7 @@ class Engine(Closing):
             RequestError, VocabError, ChatTemplateError: what cannot be evaluated.
         """
         scoring = self.scoring(prompt, continuations)
-        self.submit_evaluation(scoring).result()
+        self._run_all([scoring])
         return scoring.scores
 
     def embed(self, texts: Sequence[Prompt], pooling: Pooling | None = None) -> Float32:
@@ -301,10 +315,19 @@ class Engine(Closing):
             RequestError, VocabError, ChatTemplateError: what cannot be evaluated.
         """
         embeddings = [self.embedding(text, pooling) for text in texts]
-        generations = [self.submit_evaluation(one) for one in embeddings]
-        for generation in generations:
-            generation.result()
+        self._run_all(embeddings)
         return np.array([one.state for one in embeddings])
+
+    def _run_all(self, sequences: Sequence[Running]) -> list[Completion]:
+        """Submit all, and wait for all; nothing of them goes on when it returns or raises."""
+        self._loop.require_can_wait()
+        generations: list[Generation] = []
+        try:
+            for sequence in sequences:
+                generations.append(self._loop.submit(sequence, wait=True, streams=False))
+            return [generation.result() for generation in generations]
+        finally:
+            self._end(generations)
 
     def scoring(self, prompt: Prompt, continuations: Sequence[Continuation]) -> Scoring:
         """What ``score`` runs, for ``submit_evaluation``; raises as it does."""
@@ -362,6 +385,7 @@ class Engine(Closing):
         """
         if isinstance(prompt, str):
             return self.vocab.encode(prompt)
+        _require_no_bytes(prompt, "the prompt")
         if not isinstance(prompt, (Sequence, np.ndarray)):
             raise RequestError(_NO_PROMPT)
         if len(prompt) and isinstance(prompt[0], Mapping):
@@ -371,6 +395,7 @@ class Engine(Closing):
         return self._checked_ids(cast("Sequence[int]", prompt), "the prompt")
 
     def _checked_ids(self, tokens: Iterable[int], whose: str) -> list[int]:
+        _require_no_bytes(tokens, whose)
         try:
             ids = [operator.index(token) for token in tokens]
         except TypeError:
@@ -384,8 +409,7 @@ class Engine(Closing):
         return ids
 
     def _sequence(self, prompt: Prompt, index: int, options: Mapping[str, Any]) -> Running:
-        if self.context.closed:
-            raise ContextError("the engine is closed; make another one")
+        self._loop.require_open()
         request = self._request(prompt, **options)
         return Running(request, self.vocab, make_drafter(self._new_drafter), index)
 
@@ -404,6 +428,7 @@ class Engine(Closing):
         on_prefill: OnPrefill | None = None,
         **sampling: Any,
     ) -> Request:
+        _require_no_bytes(stop, "stop")
         return Request(
             prompt=tuple(self.encode_prompt(prompt)),
             max_tokens=max_tokens,
@@ -413,7 +438,7 @@ class Engine(Closing):
             logprobs=logprobs,
             context_shift=context_shift,
             n_keep=n_keep,
-            sampling=_sampling_params(sampling),
+            sampling=sampling_params(sampling),
             on_step=on_step,
             on_prefill=on_prefill,
         )
@@ -423,31 +448,25 @@ class Engine(Closing):
         try:
             yield from generation
         finally:
-            _end([generation])
+            self._end([generation])
+
+    def _end(self, generations: Sequence[Generation]) -> None:
+        """Nothing of them is left in the cache when the caller goes on."""
+        for generation in generations:
+            generation.cancel()
+        if self._loop.is_own_thread:
+            return  # the garbage collector ends a forgotten stream in a callback
+        for generation in generations:
+            generation.wait()
 
 
-def _end(generations: Sequence[Generation]) -> None:
-    """Nothing of them is left in the cache when the caller goes on."""
-    for generation in generations:
-        generation.cancel()
-    for generation in generations:
-        generation.wait()
-
-
-def _sampling_params(options: dict[str, Any]) -> SamplingParams:
-    known = SamplingParams.__dataclass_fields__
-    unknown = [name for name in options if name not in known]
-    if unknown:
+def _require_no_bytes(given: object, what: str) -> None:
+    """Bytes are a sequence of small integers, which would be taken for token ids."""
+    if isinstance(given, (bytes, bytearray, memoryview)):
         raise RequestError(
-            f"generation has no option {', '.join(unknown)}; besides {', '.join(_OPTIONS)} there "
-            f"are {', '.join(known)}"
+            f"{what} is {type(given).__name__}; give text (`.decode()` makes it of bytes), or a "
+            "list of token ids"
         )
-    return SamplingParams(**options)
-
-
-_OPTIONS = tuple(
-    name for name in Request.__dataclass_fields__ if name not in ("prompt", "sampling")
-)
 
 
 def _require_at_least(least: int, **values: int) -> None:

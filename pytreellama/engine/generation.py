@@ -44,9 +44,11 @@ class Generation(Iterator[Chunk]):
         Raises:
             StopIteration: after the last.
             PyTreeLlamaError: whatever ended the request.
+            ContextError: a callback asks, and would have to wait for the thread that it is on.
         """
         with self._changed:
             while not self._chunks and not self._is_done:
+                self._loop.require_can_wait()
                 self._changed.wait()
         chunk = self.take()
         if chunk is None:
@@ -63,8 +65,14 @@ class Generation(Iterator[Chunk]):
             return None
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until it is done; False if that takes longer than ``timeout_s`` seconds."""
+        """Wait until it is done; False if that takes longer than ``timeout_s`` seconds.
+
+        Raises:
+            ContextError: a callback asks, and would have to wait for the thread that it is on.
+        """
         with self._changed:
+            if not self._is_done:
+                self._loop.require_can_wait()
             return self._changed.wait_for(lambda: self._is_done, timeout_s)
 
     def result(self, timeout_s: float | None = None) -> Completion:
@@ -92,7 +100,9 @@ class Generation(Iterator[Chunk]):
                 fork has a copy of this one's sampler, and writes the same.
 
         Raises:
-            RequestError, SamplerError: it is finished, or the options cannot be used.
+            RequestError, SamplerError: it is finished, its text fills the context, or the options
+                cannot be used.
+            QueueFullError: the engine has as many requests as it may hold.
         """
         return self._loop.fork(self, sampling)
 
@@ -113,6 +123,13 @@ class Generation(Iterator[Chunk]):
             listeners = list(self._listeners)
         for listener in listeners:
             listener()
+
+    def disown(self, error: Exception) -> None:
+        """End it in a forked child, where no thread goes on with it."""
+        self._changed = threading.Condition()  # the parent's may be held
+        self._listeners.clear()
+        self._sequence.fail(error)
+        self._is_done = True
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Call a function after every step, and at once; it must be quick and not fail."""

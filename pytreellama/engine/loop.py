@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pytreellama.core.sampling import SamplingParams
 from pytreellama.core.vocab import Vocab
 from pytreellama.draft import DrafterFactory, make_drafter
 from pytreellama.engine.generation import Generation
+from pytreellama.engine.request import sampling_params
 from pytreellama.engine.scheduler import Scheduler
 from pytreellama.engine.sequence import Sequence
 from pytreellama.errors import ContextError, QueueFullError
+from pytreellama.native import ProcessWatch
+
+_log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
 _LINGER_S = 0.5  # a thread that has nothing to do waits so long for more before it ends
+_EXIT_S = 10.0  # at exit, a thread that is in a callback may take so long to come back
+_ABORT_EVERY_S = 0.01
+
+_INHERITED = (
+    "this engine was made before the process forked, and works in the parent alone; make an engine "
+    "in the child"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """Something to do between two steps; if it fails, it ends its own request alone."""
+
+    act: Callable[[], None]
+    sequence: Sequence
 
 
 class Loop:
     """Takes requests from any thread and runs them on one of its own.
 
     The thread is a daemon, begins with the first request, and ends when there was none for a while,
-    so that an engine that is forgotten is not kept alive by it.
+    so that an engine that is forgotten is not kept alive by it. It stops when the interpreter ends.
+    A copy in a forked child has no thread, and refuses all requests.
+
+    Requests are checked in the caller's thread, before they are queued; nothing that a request or
+    its callbacks do ends the loop.
 
     Args:
         scheduler: touched by the loop's thread alone.
@@ -41,12 +66,14 @@ class Loop:
         self._new_drafter = new_drafter
         self._n_open_max = n_open_max
         self._changed = threading.Condition()
-        self._commands: deque[Callable[[], None]] = deque()
+        self._commands: deque[_Command | Callable[[], None]] = deque()
         self._calls: set[Future[Any]] = set()
         self._generations: dict[Sequence, Generation] = {}
         self._n_open = 0
         self._thread: threading.Thread | None = None
         self._is_closed = False
+        self._why_closed = "the engine is closed; make another one"
+        _loops.add(self)
 
     # -- called from any thread
 
@@ -71,27 +98,57 @@ class Loop:
         Raises:
             RequestError: it could never run.
             QueueFullError: there is no room in the queue, and ``wait`` is False.
-            ContextError: the engine is closed.
+            ContextError: the engine is closed; or a callback would have to wait for room.
         """
+        self.require_open()
         self._scheduler.check(sequence)
         generation = Generation(self, sequence, streams)
         with self._changed:
             while self.is_full and not self._is_closed:
-                if not wait:
-                    raise QueueFullError(
-                        f"{self._n_open} requests are under way or wait, which is the most that "
-                        "this engine takes; try again later, or make it with a larger n_queue_max"
-                    )
+                self._require_room(wait)
                 self._changed.wait()
             self._enter(generation)
         return generation
 
     def cancel(self, generation: Generation) -> None:
-        self._command(lambda: self._scheduler.cancel(generation.sequence))
+        """End a request at the next step."""
+        sequence = generation.sequence
+        with self._changed:
+            if self._thread is not None and not self._is_closed:
+                self._commands.append(_Command(lambda: self._scheduler.cancel(sequence), sequence))
+                self._changed.notify_all()
 
     def fork(self, generation: Generation, changes: dict[str, Any]) -> Generation:
-        """Fork between two steps, where a text is whole."""
-        return self.call(lambda: self._fork(generation.sequence, changes))
+        """Fork between two steps, where a text is whole.
+
+        Raises:
+            RequestError, SamplerError, GrammarError: it is finished, or could not run.
+            QueueFullError: there is no room in the queue.
+            ContextError: as ``call``.
+        """
+        parent, forks = generation.sequence, list[Generation]()
+        sampling = sampling_params(changes, parent.request.sampling) if changes else None
+        try:
+            return self.call(lambda: self._fork(parent, sampling, forks))
+        except BaseException:
+            for fork in forks:  # an interrupted caller never gets it
+                fork.cancel()
+            raise
+
+    def require_open(self) -> None:
+        """Raise ContextError if the engine takes no requests any more."""
+        if self._is_closed:
+            raise ContextError(self._why_closed)
+
+    def require_can_wait(self) -> None:
+        """Raise ContextError in a callback: the loop would wait for itself."""
+        if self.is_own_thread:
+            raise ContextError("a callback cannot wait for the engine; ask from another thread")
+
+    @property
+    def is_own_thread(self) -> bool:
+        """True in callbacks and drafters, which the loop's own thread calls."""
+        return self._thread is threading.current_thread()
 
     def call(self, act: Callable[[], _T]) -> _T:
         """Do something with the scheduler or its sequences between two steps, and wait for it.
@@ -107,53 +164,94 @@ class Loop:
             try:
                 result = act()
                 self._scheduler.count_load()
-            except Exception as error:
+            except BaseException as error:
                 future.set_exception(error)
             else:
                 future.set_result(result)
 
+        self.require_can_wait()
         with self._changed:
-            self._require_open()
-            if self._thread is threading.current_thread():
-                raise ContextError("a callback cannot wait for the engine; ask from another thread")
+            self.require_open()
+            self._wake()
             self._calls.add(future)
             self._commands.append(run)
-            self._wake()
         try:
             return future.result()
         finally:
             self._calls.discard(future)
 
     def close(self) -> None:
-        """Cancel everything, and wait for the thread to end."""
-        with self._changed:
-            self._is_closed = True
-            thread = self._thread
-            self._changed.notify_all()
-        if thread is not None and thread is not threading.current_thread():
+        """Cancel everything, and wait for the thread to end.
+
+        Raises:
+            ContextError: a callback asks, which the loop waits for itself.
+        """
+        self.require_can_wait()
+        thread = self._close()
+        if thread is not None:
             thread.join()
 
-    def _command(self, act: Callable[[], None]) -> None:
+    def stop_at_exit(self) -> None:
+        """See ProcessBound: as ``close``, but without the rest of the pass that runs."""
+        thread = self._close()
+        deadline = time.monotonic() + _EXIT_S
+        while thread is not None and thread.is_alive() and time.monotonic() < deadline:
+            self._scheduler.abort()  # a pass that just begins forgets an abort before it
+            thread.join(_ABORT_EVERY_S)
+        if thread is None or not thread.is_alive():
+            self._scheduler.close()
+
+    def disown_after_fork(self) -> None:
+        """See ProcessBound: requests that were open go on in the parent, and fail here."""
+        self._is_closed = True
+        self._why_closed = _INHERITED
+        self._thread = None
+        self._changed = threading.Condition()  # the parent's may be held by its loop
+        for generation in self._generations.values():
+            generation.disown(ContextError(_INHERITED))
+
+    def _close(self) -> threading.Thread | None:
         with self._changed:
-            if self._thread is not None and not self._is_closed:
-                self._commands.append(act)
-                self._changed.notify_all()
+            self._is_closed = True
+            self._changed.notify_all()
+            return self._thread
+
+    def _require_room(self, wait: bool) -> None:
+        """Raise unless there is room, or the caller can wait for it."""
+        if not self.is_full:
+            return
+        if not wait:
+            raise QueueFullError(
+                f"{self._n_open} requests are under way or wait, which is the most that this "
+                "engine takes; try again later, or make it with a larger n_queue_max"
+            )
+        self.require_can_wait()
 
     def _enter(self, generation: Generation) -> None:
-        self._require_open()
-        self._n_open += 1
-        self._generations[generation.sequence] = generation
-        self._commands.append(lambda: self._scheduler.add(generation.sequence))
+        """Queue what has been checked; the lock is held."""
+        self.require_open()
         self._wake()
-
-    def _require_open(self) -> None:
-        if self._is_closed:
-            raise ContextError("the engine is closed; make another one")
+        sequence = generation.sequence
+        self._n_open += 1
+        self._generations[sequence] = generation
+        self._commands.append(_Command(lambda: self._scheduler.add(sequence), sequence))
 
     def _wake(self) -> None:
+        """See that a thread looks at what is queued next; the lock is held.
+
+        Raises:
+            ContextError: no thread can be started.
+        """
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="pytreellama", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="pytreellama", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise ContextError(
+                    f"the engine's thread cannot be started ({error}); let this process have more "
+                    "threads or memory, and try again"
+                ) from error
+            self._thread = thread
         self._changed.notify_all()
 
     # -- on the loop's thread
@@ -161,8 +259,7 @@ class Loop:
     def _run(self) -> None:
         try:
             while self._has_work():
-                for act in self._take_commands():
-                    act()
+                self._obey()
                 # whoever asked of an idle engine may use its context as soon as there is an answer
                 if not self._scheduler.is_idle:
                     self._publish(self._scheduler.step())
@@ -198,11 +295,20 @@ class Loop:
                 return False
             return True
 
-    def _take_commands(self) -> list[Callable[[], None]]:
+    def _obey(self) -> None:
+        """Do what was asked for since the last step."""
         with self._changed:
             commands = list(self._commands)
             self._commands.clear()
-        return commands
+        for command in commands:
+            if not isinstance(command, _Command):
+                command()  # its caller hears of what goes wrong
+                continue
+            try:
+                command.act()
+            except BaseException as error:
+                command.sequence.fail(error)
+                self._publish([command.sequence])
 
     def _publish(self, stepped: list[Sequence]) -> None:
         for sequence in stepped:
@@ -222,17 +328,20 @@ class Loop:
         """Without requests there is nothing to do; a closed engine cancels those that there are."""
         if not self._is_closed:
             return
-        for act in self._take_commands():
-            act()
+        self._obey()
         self._scheduler.cancel_all()
         self._publish(list(self._generations))
 
-    def _fork(self, parent: Sequence, changes: dict[str, Any]) -> Generation:
-        sampling: SamplingParams | None = None
-        if changes:
-            sampling = replace(parent.request.sampling, **changes)
+    def _fork(
+        self, parent: Sequence, sampling: SamplingParams | None, forks: list[Generation]
+    ) -> Generation:
+        self._require_room(wait=False)
         child = parent.fork(self._vocab, make_drafter(self._new_drafter), sampling)
-        generation = Generation(self, child)
+        self._scheduler.check(child)
+        forks.append(Generation(self, child))
         with self._changed:
-            self._enter(generation)
-        return generation
+            self._enter(forks[0])
+        return forks[0]
+
+
+_loops: ProcessWatch[Loop] = ProcessWatch()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pytreellama.core.sampling import SamplingParams
 from pytreellama.engine.completion import Step
@@ -62,3 +64,33 @@ class Request:
             )
         if self.n_keep is not None and self.n_keep < 0:
             raise RequestError(f"n_keep = {self.n_keep} was asked for; give None, or 0 or more")
+
+
+_OPTIONS = tuple(
+    name for name in Request.__dataclass_fields__ if name not in ("prompt", "sampling")
+)
+
+
+def sampling_params(
+    options: Mapping[str, Any], base: SamplingParams | None = None
+) -> SamplingParams:
+    """Sampling parameters from options by name.
+
+    Args:
+        options: fields of ``SamplingParams``.
+        base: where the other fields come from; by default their defaults.
+
+    Raises:
+        RequestError: an option that there is not.
+        SamplerError, GrammarError: a value out of range.
+    """
+    known = SamplingParams.__dataclass_fields__
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, [*known, *_OPTIONS], n=1)
+            meant = f"did you mean {close[0]}? " if close else ""
+            raise RequestError(
+                f"generation has no option {name}; {meant}Besides {', '.join(_OPTIONS)} there are "
+                f"{', '.join(known)}"
+            )
+    return replace(base or SamplingParams(), **options)

@@ -145,8 +145,7 @@ class Scheduler:
             )
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence. Raises RequestError as ``check``."""
-        self.check(sequence)
+        """Queue a sequence that ``check`` has let through."""
         sequence.stats.is_lossy = self._rule != "match"
         sequence.arrival = self._n_arrived
         self._n_arrived += 1
@@ -169,6 +168,10 @@ class Scheduler:
         self._drop_finished()
         self.count_load()
 
+    def abort(self) -> None:
+        """End the pass that runs, as ``Context.abort``; may be asked from any thread."""
+        self._context.abort()
+
     def close(self) -> None:
         """Leave what drafting learned; the context is still open."""
         if not self._context.closed:
@@ -183,7 +186,7 @@ class Scheduler:
             self._read()
             self._evaluate()
             self._write()
-        except Exception as error:
+        except BaseException as error:
             # a pass that fails takes with it all that were in it; a beginning, whoever was to begin
             for sequence in self._running or self._waiting[:1]:
                 if not sequence.is_finished:
@@ -288,7 +291,7 @@ class Scheduler:
             return
         try:
             sequence.drafter.reset()
-        except Exception:
+        except BaseException:
             _log.warning("the drafter %r fails to reset", sequence.drafter.name, exc_info=True)
 
     def _n_free(self) -> int:
@@ -305,7 +308,7 @@ class Scheduler:
         """What goes wrong with one sequence ends that one alone."""
         try:
             act()
-        except Exception as error:
+        except BaseException as error:
             sequence.fail(error)
 
     # -- reading
@@ -360,7 +363,7 @@ class Scheduler:
             except CacheFullError as error:
                 self._make_room(error)
                 return
-            except Exception as error:  # it is this request's own
+            except BaseException as error:  # it is this request's own
                 sequence.fail(error)
 
     # -- writing

@@ -16,7 +16,7 @@ from pytreellama.draft import Drafter, HiddenObserver, PassObserver
 from pytreellama.engine.completion import Chunk, Completion, FinishReason, Stats, TokenLogp
 from pytreellama.engine.request import Request
 from pytreellama.engine.stop_strings import StopStrings
-from pytreellama.errors import RequestError
+from pytreellama.errors import CallbackError, RequestError
 from pytreellama.plan import Plan
 
 
@@ -125,10 +125,11 @@ class Sequence:
         return other
 
     def _take_sampler(self, parent: Sequence, sampling: SamplingParams | None) -> None:
-        if sampling is None and parent.is_started:
+        if sampling is None:
             self.sampler.close()
             self.sampler = parent.sampler.clone()
-            return
+            if parent.is_started or parent.is_forked:
+                return
         self.sampler.accept_prompt(np.array(self.request.prompt, dtype=np.int32))
         for token in self.tokens:
             self.sampler.accept(token)
@@ -187,9 +188,9 @@ class Sequence:
             self._write(self._stops.push(self._detokenizer.finish()) + self._stops.finish())
         self._count()
 
-    def fail(self, error: Exception) -> None:
-        """End without a completion."""
-        self.error = error
+    def fail(self, error: BaseException) -> None:
+        """End without a completion; the error is raised to whoever waits for it."""
+        self.error = _raisable(error)
         self._count()
 
     def _count(self) -> None:
@@ -223,3 +224,13 @@ class Sequence:
             self.stats,
             tuple(self._logprobs) if self.request.logprobs is not None else None,
         )
+
+
+def _raisable(error: BaseException) -> Exception:
+    """What a callback raises must not end the thread, generator or task that waits for the text."""
+    ends_others = isinstance(error, (StopIteration, StopAsyncIteration))
+    if isinstance(error, Exception) and not ends_others:
+        return error
+    wrapped = CallbackError(f"a callback or drafter of this request raised {error!r}")
+    wrapped.__cause__ = error
+    return wrapped

@@ -58,7 +58,7 @@ class TreePass:
         for sequence, tree, place in zip(sequences, trees, places, strict=True):
             try:
                 self._finish_step(sequence, tree, place, rows, learns)
-            except Exception as error:  # it is this request's own
+            except BaseException as error:  # it is this request's own
                 sequence.fail(error)
 
     # -- the pass

@@ -50,6 +50,7 @@ class Desk:
     def add(self, prompt: list[int], max_tokens: int, **options: object) -> Sequence:
         request = Request(tuple(prompt), max_tokens, **options)  # type: ignore[arg-type]
         sequence = Sequence(request, self.context.model.vocab, make_drafter(self.drafter))
+        self.scheduler.check(sequence)
         self.scheduler.add(sequence)
         return sequence
 

@@ -1,0 +1,143 @@
+"""What an engine outlives, and how it ends: models, files and folders that go, forks that wait."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tiny_models
+from pytreellama import Context, Engine, Model
+from pytreellama.engine import known_costs
+from pytreellama.errors import ContextError, RequestError
+
+TinyModel = Callable[..., Model]
+
+PROMPT = [5, 6, 7, 5, 6, 7, 5, 6]
+SIZES = {"n_ctx": 256, "n_threads": 1}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    return Model(tiny_models.tiny_model("rope", tmp_path))
+
+
+class TestModel:
+    def test_an_engine_goes_on_when_its_model_is_closed(self, model: Model) -> None:
+        with Engine(model, **SIZES) as engine:
+            want = engine.generate(PROMPT, max_tokens=20, ignore_eos=True).text
+            running = engine.submit(PROMPT, max_tokens=20, ignore_eos=True)
+            model.close()
+            assert running.result().text == want
+            assert engine.generate(PROMPT, max_tokens=20, ignore_eos=True).text == want
+            assert engine.generate("abc", max_tokens=2, json_schema={"type": "integer"})
+            assert engine.generate([{"role": "user", "content": "a"}], max_tokens=2)
+
+    def test_a_closed_engine_lets_go_of_the_model(self, model: Model) -> None:
+        engine = Engine(model, **SIZES)
+        engine.close()
+        assert engine.model.closed and not model.closed
+
+    def test_an_owner_more_keeps_a_model_open(self, model: Model) -> None:
+        other = model.share()
+        model.close()
+        assert other.vocab.n_tokens and other.n_layer and not other.closed
+        other.close()
+        with pytest.raises(Exception, match="closed"):
+            other.vocab.encode("a")
+
+
+class TestClosing:
+    @pytest.mark.parametrize("gone", ["deleted", "renamed", "another folder"])
+    def test_an_engine_closes_when_its_file_is_gone(
+        self, gone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tiny_models.tiny_model("rope", tmp_path)
+        monkeypatch.chdir(tmp_path)
+        with Model(path.name) as model:
+            engine = Engine(model, n_kept=1, **SIZES)
+            engine.generate(PROMPT, max_tokens=4)
+            if gone == "deleted":
+                path.unlink()
+            elif gone == "renamed":
+                path.rename(tmp_path / "other.gguf")
+            else:
+                (tmp_path / "folder").mkdir()
+                os.chdir(tmp_path / "folder")
+            engine.save_kept(tmp_path / "kept")
+            engine.close()
+            assert engine.context.closed
+
+    def test_what_cannot_be_kept_does_not_keep_an_engine_open(
+        self, model: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise RuntimeError("no")
+
+        engine = Engine(model, **SIZES)
+        engine.generate(PROMPT, max_tokens=4)
+        monkeypatch.setattr(known_costs, "_path", fail)
+        engine.close()
+        assert engine.context.closed
+
+    def test_an_engine_that_cannot_be_made_leaves_no_context(
+        self, model: Model, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        closed: list[Context] = []
+        close = Context.close
+
+        def note(self: Context) -> None:
+            closed.append(self)
+            close(self)
+
+        monkeypatch.setattr(Context, "close", note)
+        with pytest.raises(ContextError, match="kv_unified"):
+            Engine(model, kv_unified=False, **SIZES)
+        assert len(closed) == 1
+
+    def test_requests_in_the_queue_are_cancelled(self, model: Model) -> None:
+        engine = Engine(model, n_queue_max=8, **SIZES)
+        running = [engine.submit(PROMPT, max_tokens=240, ignore_eos=True) for _ in range(9)]
+        engine.close()
+        assert {one.result().finish_reason for one in running} <= {"cancelled", "length"}
+
+
+class TestForks:
+    def test_a_fork_of_a_request_that_waits_writes_the_same(self, model: Model) -> None:
+        with Engine(model, n_queue_max=8, **SIZES) as engine:
+            blocks = threading.Event()
+            first = engine.submit(PROMPT, max_tokens=2, on_step=lambda _: blocks.wait(30))
+            waiting = engine.submit(
+                PROMPT, max_tokens=30, ignore_eos=True, temperature=1.5, repeat_penalty=1.3
+            )
+            blocks.set()
+            forks = [waiting.fork() for _ in range(2)]
+            forks.append(forks[0].fork())
+            first.result()
+            texts = {one.result().tokens for one in (waiting, *forks)}
+            assert len(texts) == 1
+            assert len({one.result().seed for one in (waiting, *forks)}) == 1
+
+
+@pytest.mark.parametrize("bytes_of", [bytes, bytearray, memoryview])
+class TestBytes:
+    def test_bytes_are_no_prompt(
+        self, bytes_of: Callable[[bytes], bytes], tiny_model: TinyModel
+    ) -> None:
+        given = bytes_of(b"text")
+        with Engine(tiny_model("rope"), **SIZES) as engine:
+            for ask in (
+                lambda: engine.generate(given),  # type: ignore[call-overload]
+                lambda: engine.generate([given]),  # type: ignore[call-overload]
+                lambda: engine.submit(given),
+                lambda: engine.score(given, [[5]]),
+                lambda: engine.score([5], [given]),
+                lambda: engine.embed([given]),
+                lambda: engine.generate([5], stop=given),
+                lambda: engine.generate([5], stop_tokens=given),
+            ):
+                with pytest.raises(RequestError, match=r"bytes|bytearray|memory"):
+                    ask()
