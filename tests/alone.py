@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -112,7 +113,16 @@ def run_alone(
             out, err = process.communicate()
             ended = None
     seconds = time.monotonic() - begun_s
+    _record(ended, seconds)
     return Outcome(ended, out.decode(errors="replace"), err.decode(errors="replace"), seconds)
+
+
+def _record(code: int | None, seconds: float) -> None:
+    """For bench/attack.py: a line a process, in the file that ``ATTACK_OUTCOMES`` names."""
+    if path := os.environ.get("ATTACK_OUTCOMES"):
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"test": test, "code": code, "seconds": seconds}) + "\n")
 
 
 def survives(code: str, *arguments: str, **options: Any) -> str:

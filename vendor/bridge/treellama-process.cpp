@@ -27,6 +27,8 @@ treellama_call::~treellama_call() {
     n_calls.fetch_sub(1, std::memory_order_release);
 }
 
+#ifndef _WIN32
+
 // Static objects of the libraries are destroyed after this handler, which is registered later than they are made.
 // A thread that the program has left behind may still be in a call that uses them. Python has told passes to end by
 // now; other calls (a text is tokenised, a file is read) are waited for, but not for ever.
@@ -38,8 +40,6 @@ static void wait_for_calls() {
         std::this_thread::sleep_for(pause);
     }
 }
-
-#ifndef _WIN32
 
 // A child has the thread that forked and no other: what the others held stays locked there, so this thread holds it
 static void before_fork() {
@@ -63,12 +63,12 @@ static void after_fork_in_child() {
 #endif
 
 void treellama_process_start(void) {
+#ifndef _WIN32 // which ends all other threads before it runs such handlers, and has no fork
     static const bool once = [] {
         std::atexit(wait_for_calls);
-#ifndef _WIN32
         pthread_atfork(before_fork, after_fork, after_fork_in_child);
-#endif
         return true;
     }();
     (void) once;
+#endif
 }
