@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import stat
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,12 @@ from pytreellama.core.closing import Closing
 from pytreellama.core.handle import Handle
 from pytreellama.core.vocab import Vocab
 from pytreellama.errors import ModelLoadError
-from pytreellama.native import drain_log, ffi, last_error, lib
+from pytreellama.native import ProcessWatch, drain_log, ffi, last_error, lib
 
 Progress = Callable[[float], None]
 
 _GGUF_MAGIC = b"GGUF"
+_EXIT_S = 30.0  # a load asks several times a second whether it is to go on
 
 
 class Model(Closing):
@@ -273,9 +276,43 @@ def _load_mode(mmap: bool, mlock: bool) -> int:
 class _LoadProgress:
     """What the native progress callback talks to: it may end the load, and keeps the reason."""
 
-    def __init__(self, report: Progress) -> None:
+    def __init__(self, report: Progress | None) -> None:
         self.report = report
         self.error: BaseException | None = None
+        self._is_stopped = False
+        self._is_idle = threading.Event()
+        self._is_idle.set()
+        _loads.add(self)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While a load runs: the end of the process waits for it."""
+        self._is_idle.clear()
+        try:
+            self._require_going_on()
+            yield
+        finally:
+            self._is_idle.set()
+
+    def tell(self, share: float) -> None:
+        self._require_going_on()
+        if self.report is not None:
+            self.report(share)
+
+    def _require_going_on(self) -> None:
+        if self._is_stopped:
+            raise ModelLoadError("the program ends, so no model is loaded any more")
+
+    def stop_at_exit(self) -> None:
+        """See ProcessBound: the callback cannot enter an interpreter that is gone."""
+        self._is_stopped = True
+        self._is_idle.wait(_EXIT_S)
+
+    def disown_after_fork(self) -> None:
+        """See ProcessBound: the thread that loads is the parent's."""
+
+
+_loads: ProcessWatch[_LoadProgress] = ProcessWatch()
 
 
 def _keep_error(kind: Any, error: BaseException, trace: Any) -> None:
@@ -287,17 +324,18 @@ def _keep_error(kind: Any, error: BaseException, trace: Any) -> None:
 @ffi.def_extern(error=False, onerror=_keep_error)  # type: ignore[untyped-decorator]
 def pytreellama_progress(share: float, user_data: Any) -> bool:
     progress: _LoadProgress = ffi.from_handle(user_data)
-    progress.report(share)
+    progress.tell(share)
     return True
 
 
 def _load(path: Path, params: Any, report: Progress | None) -> Any:
-    progress = _LoadProgress(report or (lambda share: None))
+    progress = _LoadProgress(report)
     handle = ffi.new_handle(progress)
     params.progress_callback = lib.pytreellama_progress
     params.progress_callback_user_data = handle
     drain_log()
-    pointer = lib.treellama_model_load(os.fsencode(path), params)
+    with progress.running():
+        pointer = lib.treellama_model_load(os.fsencode(path), params)
     reasons = drain_log(errors_only=True)
     if progress.error is not None:
         if pointer != ffi.NULL:

@@ -33,12 +33,20 @@ class ProcessWatch(Generic[_T]):
 
     def __init__(self) -> None:
         self._alive: weakref.WeakSet[_T] = weakref.WeakSet()
-        atexit.register(self._each, lambda one: one.stop_at_exit())
+        self._is_ending = False
+        atexit.register(self._stop)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._disown)
 
     def add(self, one: _T) -> None:
+        """Tell an object from now on; at once if the process ends already."""
         self._alive.add(one)
+        if self._is_ending:
+            one.stop_at_exit()
+
+    def _stop(self) -> None:
+        self._is_ending = True
+        self._each(lambda one: one.stop_at_exit())
 
     def _disown(self) -> None:
         self._each(lambda one: one.disown_after_fork())

@@ -128,7 +128,7 @@ def test_a_drafter_that_waits_for_its_engine_is_told(way: str) -> None:
     out = survives(
         _BEGIN
         + f"""
-e = engine(Own, n_queue_max=9)
+e = engine(Own, n_queue_max=2)
 other = None
 def act():
     if other is not None and threading.current_thread().name == "pytreellama" and not done:

@@ -11,7 +11,8 @@ import os, signal, sys, threading, time
 import pytreellama as ptl
 MODEL = ptl.Model.default()
 def interrupt_in(seconds):
-    threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 def engine(drafter="none", **options):
     return ptl.Engine(MODEL, drafter, **{"n_ctx": 8192, "n_seq_max": 2, **options})
 LONG = dict(max_tokens=4000, ignore_eos=True)
@@ -64,8 +65,8 @@ def test_a_load_is_interrupted_as_anything_is() -> None:
         + """
 path, got = MODEL.path, set()
 for i in range(12):
-    interrupt_in(0.001 + 0.004 * i)
     try:
+        interrupt_in(0.001 + 0.004 * i)
         while True: ptl.Model(path, mmap=False).close()
     except BaseException as error: got.add(type(error).__name__)
 print(got)
