@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.core.closing import Closing
-from pytreellama.core.grammar import new_grammar
+from pytreellama.core.grammar import Grammar, check_work
 from pytreellama.core.handle import Handle
 from pytreellama.core.sampling import MAX_SEED, SamplingParams
 from pytreellama.core.schema import JsonSchemaConstraint
@@ -60,10 +60,10 @@ class Sampler(Closing):
         biases = _biases(vocab, self.params)
         self.is_argmax = self.params.is_greedy and not biases
         """Is every choice the argmax of the plain row? (Some models name tokens never to write.)"""
-        self._grammar: Handle | None = None
+        self._grammar: Grammar | None = None
         self._constraint: JsonSchemaConstraint | None = None
         if self.params.grammar is not None:
-            self._grammar = new_grammar(vocab, self.params.grammar)
+            self._grammar = Grammar(vocab, self.params.grammar)
         if self.params.json_schema is not None:
             self._constraint = JsonSchemaConstraint(vocab, self.params.json_schema)
         self._chain = _new_chain(vocab, self.params, biases, self.seed)
@@ -100,11 +100,7 @@ class Sampler(Closing):
         chain = self._open_chain()
         token = int(self._checked([token])[0])
         if self._grammar is not None:
-            status = lib.treellama_grammar_accept(self._grammar.pointer, token)
-            if status == lib.TREELLAMA_NO_CANDIDATE:
-                piece = self.vocab.piece(token, special=True)
-                raise GrammarError(f"token {token} ({piece!r}) does not fit the grammar here")
-            _check_status(status)
+            self._grammar.accept(token)
         if self._constraint is not None:
             self._constraint.accept(token)
         _check_status(lib.treellama_accept(chain, token))
@@ -129,19 +125,19 @@ class Sampler(Closing):
         """Forget text, prompt and draws: the sampler is as it was made, with the same seed."""
         _check_status(lib.treellama_sampler_reset(self._open_chain()))
         if self._grammar is not None:
-            _check_status(lib.treellama_sampler_reset(self._grammar.pointer))
+            self._grammar.reset()
         if self._constraint is not None:
             self._constraint.reset()
 
     def clone(self) -> Sampler:
         """An independent sampler in the same state: it would draw the same tokens from here on."""
-        chain = _clone(self._open_chain(), "sampler", SamplerError)
+        chain = _clone(self._open_chain())
         other: Sampler = object.__new__(type(self))
         other.vocab, other.params, other.seed = self.vocab, self.params, self.seed
         other._model = self._model.share()
         other.is_argmax, other._chain = self.is_argmax, chain
         grammar, constraint = self._grammar, self._constraint
-        other._grammar = grammar and _clone(grammar.pointer, "grammar", GrammarError)
+        other._grammar = grammar and grammar.clone()
         other._constraint = constraint and constraint.clone()
         return other
 
@@ -206,6 +202,7 @@ class Sampler(Closing):
     def _check_draw(self, status: int) -> None:
         if status == 0:
             return
+        check_work(status)
         if status == lib.TREELLAMA_NO_CANDIDATE and self.params.is_constrained:
             what = "grammar" if self._grammar is not None else "JSON schema"
             raise GrammarError(
@@ -256,11 +253,11 @@ def _check_status(status: int) -> None:
         raise SamplerError(f"llama.cpp's sampler failed: {last_error()}")
 
 
-def _clone(pointer: Any, name: str, error: type[SamplerError]) -> Handle:
-    copy = lib.treellama_sampler_clone(pointer)
+def _clone(chain: Any) -> Handle:
+    copy = lib.treellama_sampler_clone(chain)
     if copy == ffi.NULL:
-        raise error(f"this {name} could not be cloned: {last_error()}")
-    return Handle(copy, lib.llama_sampler_free, name, error)
+        raise SamplerError(f"this sampler could not be cloned: {last_error()}")
+    return Handle(copy, lib.llama_sampler_free, "sampler", SamplerError)
 
 
 def _biases(vocab: Vocab, params: SamplingParams) -> dict[int, float]:

@@ -17,8 +17,9 @@ extern "C" {
 #endif
 
 // statuses beyond those of llama_decode (0, 1, 2, -1, -2, -3)
-#define TREELLAMA_EXCEPTION    -100
-#define TREELLAMA_NO_CANDIDATE -101
+#define TREELLAMA_EXCEPTION     -100
+#define TREELLAMA_NO_CANDIDATE  -101
+#define TREELLAMA_TOO_MUCH_WORK -102
 
 //
 // errors and log
@@ -200,8 +201,18 @@ LLAMA_API void treellama_logp(
 // sampling
 //
 
-// NULL for a grammar that cannot be parsed, or that llama.cpp could not handle (left recursion, too many rules at once)
-LLAMA_API struct llama_sampler * treellama_grammar_init(const struct llama_vocab * vocab, const char * grammar, const char * root);
+// a GBNF grammar. What one may do is bounded in work, at its start and a token: beyond that, what is asked of it is
+// TREELLAMA_TOO_MUCH_WORK. NULL for one that cannot be parsed, or that llama.cpp could not handle (left recursion, too many
+// rules at once)
+struct treellama_grammar;
+
+LLAMA_API struct treellama_grammar * treellama_grammar_init (const struct llama_vocab * vocab, const char * text, const char * root);
+LLAMA_API struct treellama_grammar * treellama_grammar_clone(const struct treellama_grammar * grammar);
+LLAMA_API int32_t                    treellama_grammar_reset(struct treellama_grammar * grammar);
+LLAMA_API void                       treellama_grammar_free (struct treellama_grammar * grammar);
+
+// TREELLAMA_NO_CANDIDATE if the grammar refuses the token, and stays as it was
+LLAMA_API int32_t treellama_grammar_accept(struct treellama_grammar * grammar, llama_token token);
 
 // as llama_sampler_init_dry, llama_sampler_clone and llama_sampler_reset, which may throw; NULL or TREELLAMA_EXCEPTION then
 LLAMA_API struct llama_sampler * treellama_dry_init(
@@ -216,21 +227,19 @@ LLAMA_API int32_t                treellama_sampler_reset(struct llama_sampler * 
 //   allowed: may be NULL; otherwise a bit a token, those without are left out
 //   scratch: n_vocab entries
 LLAMA_API int32_t treellama_sample(
-        struct llama_sampler * chain, struct llama_sampler * grammar,
+        struct llama_sampler * chain, struct treellama_grammar * grammar,
         const float * logits, int32_t n_vocab, const uint32_t * allowed,
         llama_token_data * scratch, llama_token * token);
 
 // as treellama_sample, but neither the chain nor the grammar is told of the token
 LLAMA_API int32_t treellama_draw(
-        struct llama_sampler * chain, struct llama_sampler * grammar,
+        struct llama_sampler * chain, struct treellama_grammar * grammar,
         const float * logits, int32_t n_vocab, const uint32_t * allowed,
         llama_token_data * scratch, llama_token * token);
 
-// tell a chain of tokens; a grammar must be asked first, which treellama_grammar_accept does:
-// TREELLAMA_NO_CANDIDATE if the grammar refuses the token (llama.cpp would throw, or abort on an end of generation)
+// tell a chain of tokens
 LLAMA_API int32_t treellama_accept(struct llama_sampler * sampler, llama_token token);
 LLAMA_API int32_t treellama_accept_all(struct llama_sampler * sampler, const llama_token * tokens, int32_t n_tokens);
-LLAMA_API int32_t treellama_grammar_accept(struct llama_sampler * grammar, llama_token token);
 
 //
 // successors: the table of the recycling drafter

@@ -48,7 +48,13 @@ int32_t treellama_top_k(
 void treellama_logp(
     const float * logits, int32_t n_rows, int32_t n_vocab, const llama_token * tokens, float * logp);
 
-struct llama_sampler * treellama_grammar_init(const struct llama_vocab * vocab, const char * grammar, const char * root);
+struct treellama_grammar;
+
+struct treellama_grammar * treellama_grammar_init (const struct llama_vocab * vocab, const char * text, const char * root);
+struct treellama_grammar * treellama_grammar_clone(const struct treellama_grammar * grammar);
+int32_t                    treellama_grammar_reset(struct treellama_grammar * grammar);
+void                       treellama_grammar_free (struct treellama_grammar * grammar);
+
 struct llama_sampler * treellama_dry_init(
     const struct llama_vocab * vocab, float multiplier, float base, int32_t allowed_length, int32_t last_n,
     const char ** breakers, size_t n_breakers);
@@ -56,13 +62,13 @@ struct llama_sampler * treellama_sampler_clone(const struct llama_sampler * samp
 int32_t                treellama_sampler_reset(struct llama_sampler * sampler);
 
 int32_t treellama_sample(
-    struct llama_sampler * chain, struct llama_sampler * grammar,
+    struct llama_sampler * chain, struct treellama_grammar * grammar,
     const float * logits, int32_t n_vocab, const uint32_t * allowed,
     llama_token_data * scratch, llama_token * token);
 int32_t treellama_draw(
-    struct llama_sampler * chain, struct llama_sampler * grammar,
+    struct llama_sampler * chain, struct treellama_grammar * grammar,
     const float * logits, int32_t n_vocab, const uint32_t * allowed,
     llama_token_data * scratch, llama_token * token);
 int32_t treellama_accept(struct llama_sampler * sampler, llama_token token);
 int32_t treellama_accept_all(struct llama_sampler * sampler, const llama_token * tokens, int32_t n_tokens);
-int32_t treellama_grammar_accept(struct llama_sampler * grammar, llama_token token);
+int32_t treellama_grammar_accept(struct treellama_grammar * grammar, llama_token token);
