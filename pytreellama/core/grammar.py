@@ -115,8 +115,9 @@ def check_work(status: int) -> None:
     """Raise GrammarError if a call that used a grammar ended because of its limit of work."""
     if status == lib.TREELLAMA_TOO_MUCH_WORK:
         raise GrammarError(
-            "the grammar takes too much work: its text can go on in too many ways at once; "
-            "leave no two ways to read the same text, and repeat fewer optional items"
+            "the grammar takes too much work: its text can go on in too many ways at once, or a "
+            "class names too many characters; leave no two ways to read the same text, and repeat "
+            "fewer optional items"
         )
 
 
@@ -167,7 +168,7 @@ def _check_items(text: str) -> None:
 
 
 def _check_name(name: str) -> None:
-    _require(len(name) <= MAX_NAME, f"the name {name[:20]}... has over {MAX_NAME} characters")
+    _require(len(name) <= MAX_NAME, f"the name {name[:20]!r}... has over {MAX_NAME} characters")
 
 
 def _require(holds: bool, otherwise: str) -> None:
@@ -179,7 +180,7 @@ def _n_repeats(match: re.Match[str]) -> int:
     low, high = match["low"], match["high"]
     bounds = [int(bound) for bound in (low, high) if bound and len(bound) < 10]
     if len(bounds) < bool(low) + bool(high) or max(bounds) > MAX_REPEATS:
-        raise GrammarError(f"{match[0]} in the grammar repeats more than {MAX_REPEATS} times")
+        raise GrammarError(f"{_cut(match[0])} in the grammar repeats more than {MAX_REPEATS} times")
     if bounds != sorted(bounds):
         raise GrammarError(f"{match[0]} in the grammar: the second number is less than the first")
     return bounds[-1]
@@ -188,5 +189,8 @@ def _n_repeats(match: re.Match[str]) -> int:
 def _brief(lines: list[str]) -> str:
     """The parser quotes all the rest of the grammar in its messages: keep the start of that."""
     text = "; ".join(line for line in lines if line)
-    first = text.split("\n", 1)[0]
-    return first if len(first) <= 200 else first[:200] + "..."
+    return _cut(text.split("\n", 1)[0])
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 200 else text[:200] + "..."

@@ -6,19 +6,48 @@ Importing it takes tens of milliseconds, and so waits until a schema is used.
 from __future__ import annotations
 
 import json
+import threading
 import weakref
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pytreellama.core.schema_defaults import default_options, settle
+from pytreellama.core.schema_limits import MAX_SCHEMAS, check_data, check_length, check_tree
+from pytreellama.core.schema_tree import SchemaTree
 from pytreellama.core.vocab import Vocab
 from pytreellama.errors import GrammarError
 from pytreellama.native import lib
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
+    from llguidance._lib import JsonCompileOptions
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# llguidance's own bounds on its work; fuel is some 14 units a us, an item 20 us. Named here so that
+# a new version does not change what is accepted.
+_LIMITS = {
+    "max_items_in_row": 2000,
+    "initial_lexer_fuel": 1_000_000,
+    "step_lexer_fuel": 200_000,
+    "step_max_items": 50_000,
+    "max_lexer_states": 250_000,
+    "max_grammar_size": 500_000,
+    "verbose_errors": False,
+}
+
+# Stack for each level that llguidance recurses, three times what was measured. What is deeper than
+# the least stack that a thread may have (512 kB on macOS) is built in a thread with more.
+_LEVEL_BYTES = 16 * 1024
+_MAX_LEVELS_HERE = 32
+_stack_size_lock = threading.Lock()
+
+# Longer tokens fit no schema, as they fit no grammar: llguidance fails on them.
+_MAX_TOKEN_BYTES = 512
 
 # building a tokenizer's prefix tree takes 100 ms and more for large vocabularies
 _tokenizers: weakref.WeakKeyDictionary[Vocab, LLTokenizer] = weakref.WeakKeyDictionary()
@@ -29,12 +58,13 @@ class JsonSchemaConstraint:
 
     Args:
         vocab: the vocabulary of the model that writes the text.
-        schema: a mapping, or JSON text. llguidance's ``x-guidance`` key sets its options (white
-            space, for one).
+        schema: a mapping, or JSON text. Objects whose ``properties`` are named are closed unless
+            their ``additionalProperties`` says otherwise. llguidance's ``x-guidance`` key sets its
+            options (white space, for one).
 
     Raises:
-        GrammarError: not JSON, not a schema, unsatisfiable, or using keywords that are not
-            supported.
+        GrammarError: not JSON, not a schema, unsatisfiable, too complex, or using keywords that
+            are not supported.
     """
 
     __slots__ = ("_eog", "_matcher", "_n_tokens", "_start", "_vocab", "is_finished")
@@ -43,23 +73,25 @@ class JsonSchemaConstraint:
         self._vocab = vocab
         self._eog = vocab.eog_tokens
         self._n_tokens = vocab.n_tokens
-        self._start = _new_matcher(vocab, _schema_text(schema))
-        self._matcher = self._start.deep_copy()
+        self._start = _new_matcher(vocab, schema)
+        self._matcher = _call(self._start.deep_copy)
         self.is_finished = False
         """True once an end-of-generation token was accepted: then only such tokens may follow."""
 
     @property
     def is_complete(self) -> bool:
         """Does the text so far satisfy the schema? (It may still be possible to go on.)"""
-        return bool(self._matcher.is_accepting())
+        return _call(self._matcher.is_accepting)
 
     def allows(self, token: int) -> bool:
         """May ``token`` come next? An end of generation may once the text is complete."""
         if token in self._eog:
             return self.is_finished or self.is_complete
-        if self.is_finished or self._matcher.is_stopped() or not 0 <= token < self._n_tokens:
+        if self.is_finished or not 0 <= token < self._n_tokens:
             return False
-        return int(self._matcher.validate_tokens([token])) == 1
+        if _call(self._matcher.is_stopped):
+            return False
+        return _call(self._matcher.validate_tokens, [token]) == 1
 
     def mask(self) -> NDArray[np.uint32]:
         """One bit a token, bit i % 32 of word i // 32: set if the token may come next.
@@ -73,9 +105,9 @@ class JsonSchemaConstraint:
         Raises:
             GrammarError: the schema became too complex for llguidance's limits.
         """
-        if self.is_finished or self._matcher.is_stopped():
+        if self.is_finished or _call(self._matcher.is_stopped):
             return self._eog_mask()
-        mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32)
+        mask = np.frombuffer(_call(self._matcher.compute_bitmask), dtype=np.uint32)
         _require_sound(self._matcher)
         return mask
 
@@ -91,7 +123,7 @@ class JsonSchemaConstraint:
         if token in self._eog:
             self.is_finished = True
         else:
-            self._matcher.consume_token(token)
+            _call(self._matcher.consume_token, token)
             _require_sound(self._matcher)
 
     def clone(self) -> JsonSchemaConstraint:
@@ -99,13 +131,13 @@ class JsonSchemaConstraint:
         other: JsonSchemaConstraint = object.__new__(type(self))
         other._vocab, other._eog, other._n_tokens = self._vocab, self._eog, self._n_tokens
         other._start = self._start
-        other._matcher = self._matcher.deep_copy()
+        other._matcher = _call(self._matcher.deep_copy)
         other.is_finished = self.is_finished
         return other
 
     def reset(self) -> None:
         """Go back to the start of the text."""
-        self._matcher = self._start.deep_copy()
+        self._matcher = _call(self._start.deep_copy)
         self.is_finished = False
 
     def _eog_mask(self) -> NDArray[np.uint32]:
@@ -115,27 +147,95 @@ class JsonSchemaConstraint:
         return mask
 
 
-def _schema_text(schema: Mapping[str, Any] | str) -> str:
+def _schema_tree(schema: Mapping[str, Any] | str) -> SchemaTree:
+    """A schema of one's own, which nothing else refers to."""
     try:
-        parsed = json.loads(schema) if isinstance(schema, str) else dict(schema)
-        return json.dumps(parsed)
+        text = schema if isinstance(schema, str) else json.dumps(dict(schema), allow_nan=False)
+        check_length(text)
+        parsed = json.loads(text, parse_constant=_refuse_constant)
+    except GrammarError:
+        raise
     except (ValueError, TypeError, RecursionError) as error:
         raise GrammarError(f"the JSON schema is not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise GrammarError(f"the JSON schema must be an object, not {type(parsed).__name__}")
+    check_data(parsed)
+    return SchemaTree(parsed, MAX_SCHEMAS + 1)
 
 
-def _new_matcher(vocab: Vocab, schema: str) -> LLMatcher:
-    from llguidance import LLMatcher
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
-    tokenizer = _tokenizer(vocab)
+
+def _new_matcher(vocab: Vocab, schema: Mapping[str, Any] | str) -> LLMatcher:
+    tree = _schema_tree(schema)
+    n_levels = check_tree(tree)
+    settle(tree)
+    text = json.dumps(tree.root)
+    tokenizer, defaults = _tokenizer(vocab), default_options(tree.root)
+    if n_levels <= _MAX_LEVELS_HERE:
+        return _call(_built, tokenizer, text, defaults)
+    return _with_stack(n_levels * _LEVEL_BYTES, _built, tokenizer, text, defaults)
+
+
+def _built(tokenizer: LLTokenizer, schema: str, defaults: JsonCompileOptions) -> LLMatcher:
+    from llguidance import LLMatcher, LLParserLimits
+
     try:
-        grammar = LLMatcher.grammar_from_json_schema(schema)
+        grammar = LLMatcher.grammar_from_json_schema(schema, defaults)
     except ValueError as error:
         raise GrammarError(f"JSON schema: {_first_line(str(error))}") from error
-    matcher = LLMatcher(tokenizer, grammar, log_level=0)
+    limits = LLParserLimits(**_LIMITS)  # type: ignore[arg-type]
+    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
     _require_sound(matcher)
     matcher.compute_bitmask()
     _require_sound(matcher)  # that nothing can begin a text shows only here
     return matcher
+
+
+def _with_stack(n_bytes: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What a function returns or raises, run in a thread with a stack of this size."""
+    results: list[T] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(_call(function, *args, **kwargs))
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="pytreellama-schema", daemon=True)
+    try:
+        with _stack_size_lock:
+            size = threading.stack_size(max(n_bytes, 2**20))
+            try:
+                thread.start()
+            finally:
+                threading.stack_size(size)
+    except (RuntimeError, ValueError) as error:
+        raise GrammarError(
+            f"no thread could be started for a JSON schema that nests deep: {error}"
+        ) from error
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What a function of llguidance returns; a panic there becomes an error of ours.
+
+    Panics come as a ``BaseException`` of a type that cannot be imported.
+
+    Raises:
+        GrammarError: llguidance panicked.
+    """
+    try:
+        return function(*args, **kwargs)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise GrammarError(f"JSON schema: llguidance failed: {_first_line(str(error))}") from error
 
 
 def _require_sound(matcher: LLMatcher) -> None:
@@ -151,7 +251,8 @@ def _tokenizer(vocab: Vocab) -> LLTokenizer:
         eog = sorted(vocab.eog_tokens)
         if not eog:
             raise GrammarError("this vocabulary has no end-of-generation token: no schema can end")
-        tokenizer = LLTokenizer(TokenizerWrapper(_Tokens(vocab, eog[0])), eos_token=eog)
+        tokens = _Tokens(vocab, eog[0])
+        tokenizer = _call(LLTokenizer, TokenizerWrapper(tokens), eos_token=eog)
         _tokenizers[vocab] = tokenizer
     return tokenizer
 
@@ -163,7 +264,7 @@ class _Tokens:
         self._vocab = weakref.ref(vocab)
         self.eos_token_id = eos
         self.bos_token_id = vocab.bos
-        self.tokens = list(vocab.pieces)
+        self.tokens = [piece if len(piece) <= _MAX_TOKEN_BYTES else b"" for piece in vocab.pieces]
         pointer, is_control = vocab.pointer, lib.llama_vocab_is_control
         self.special_token_ids = [
             token

@@ -46,9 +46,6 @@ def _arguments_schema(function: Mapping[str, Any]) -> dict[str, Any]:
     """With an id of its own, so that references such as ``#/$defs/Place`` begin at itself."""
     schema: dict[str, Any] = {"$id": f"urn:function:{function['name']}"}
     schema |= function.get("parameters") or {"type": "object"}
-    if "properties" in schema:
-        # arguments that a function does not name are of no use to it, and small models never end
-        schema.setdefault("additionalProperties", False)
     return schema
 
 
