@@ -19,6 +19,7 @@ DRY_SEQUENCE_BREAKERS = ("\n", ":", '"', "*")
 
 _MAX_HISTORY = 2**20
 _MAX_BREAKER_BYTES = 40
+_MAX_BREAKERS = 32  # each is looked for in every token of the vocabulary, for every request
 _MAX_BIAS = 1e6
 
 
@@ -33,9 +34,19 @@ class _Range:
         is_float = isinstance(value, float) and not self.integer
         if not (isinstance(value, int) or is_float) or isinstance(value, bool):
             kind = "an integer" if self.integer else "a number"
-            raise SamplerError(f"{name} must be {kind}, not {value!r}")
+            raise SamplerError(f"{name} must be {kind}, not {_shown(value)}")
         if not self.low <= value <= self.high:  # NaN fails both comparisons
-            raise SamplerError(f"{name} must be from {self.low:g} to {self.high:g}, not {value!r}")
+            raise SamplerError(
+                f"{name} must be from {self.low:g} to {self.high:g}, not {_shown(value)}"
+            )
+
+
+def _shown(value: Any) -> str:
+    """The start of a value as Python writes it; a number of 4300 digits and more has no text."""
+    try:
+        return f"{value!r:.60}"
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 _RANGES = {
@@ -242,14 +253,21 @@ class SamplingParams:
 
 def _checked_breakers(params: SamplingParams) -> tuple[str, ...]:
     breakers = params.dry_sequence_breakers
-    if isinstance(breakers, str) or not all(isinstance(text, str) for text in breakers):
-        raise SamplerError(f"dry_sequence_breakers must be several texts, not {breakers!r}")
+    if not isinstance(breakers, (tuple, list, set, frozenset)):
+        kind = type(breakers).__name__
+        raise SamplerError(f"dry_sequence_breakers must be several texts, not {kind}")
+    if len(breakers) > _MAX_BREAKERS:
+        raise SamplerError(
+            f"dry_sequence_breakers has {len(breakers)} texts; at most {_MAX_BREAKERS} are allowed"
+        )
     for text in breakers:
+        if not isinstance(text, str):
+            raise SamplerError(f"a DRY sequence breaker must be a text, not {_shown(text)}")
         n_bytes = len(text.encode("utf-8", "replace"))
         if not 0 < n_bytes <= _MAX_BREAKER_BYTES or "\0" in text or not _is_unicode(text):
             raise SamplerError(
                 f"a DRY sequence breaker must be 1 to {_MAX_BREAKER_BYTES} bytes of UTF-8 "
-                f"without NUL, not {text!r}"
+                f"without NUL, not {_shown(text)}"
             )
     return tuple(breakers)
 
@@ -260,10 +278,10 @@ def _is_unicode(text: str) -> bool:
 
 def _checked_bias(logit_bias: Mapping[int, float]) -> dict[int, float]:
     if not isinstance(logit_bias, Mapping):
-        raise SamplerError(f"logit_bias must map token ids to numbers, not {logit_bias!r}")
+        raise SamplerError(f"logit_bias must map token ids to numbers, not {_shown(logit_bias)}")
     for token, bias in logit_bias.items():
         if not isinstance(token, int) or isinstance(token, bool) or token < 0:
-            raise SamplerError(f"logit_bias must map token ids to numbers, not {token!r}")
+            raise SamplerError(f"logit_bias must map token ids to numbers, not {_shown(token)}")
         if bias != -math.inf:
-            _Range(-_MAX_BIAS, _MAX_BIAS).check(f"logit_bias[{token}]", bias)
+            _Range(-_MAX_BIAS, _MAX_BIAS).check(f"logit_bias[{_shown(token)}]", bias)
     return {token: float(bias) for token, bias in logit_bias.items() if bias != 0}

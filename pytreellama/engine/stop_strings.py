@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from pytreellama.errors import RequestError
+
+MAX_LENGTH = 2**16  # of all stop strings together: each is looked for at every step
 
 
 class StopStrings:
@@ -12,12 +15,22 @@ class StopStrings:
 
     Args:
         stops: strings that end the text; none of them may be empty.
+
+    Raises:
+        RequestError: an empty one, or more than ``MAX_LENGTH`` characters of them.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
         if any(not stop for stop in stops):
             raise RequestError("a stop string is empty, which would end every text at once")
-        self._stops = tuple(stops)
+        n_chars = sum(map(len, stops))
+        if n_chars > MAX_LENGTH:
+            raise RequestError(
+                f"the stop strings have {n_chars} characters together; "
+                f"at most {MAX_LENGTH} are allowed"
+            )
+        self._stops = sorted(set(stops))
+        self._n_longest = max(map(len, stops), default=0)
         self._held = ""
         self.found: str | None = None
 
@@ -46,8 +59,9 @@ class StopStrings:
 
     def _n_held(self, text: str) -> int:
         """Length of the longest end of the text that begins a stop string."""
-        longest = max((len(stop) - 1 for stop in self._stops), default=0)
-        for size in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-size:]) for stop in self._stops):
+        for size in range(min(self._n_longest - 1, len(text)), 0, -1):
+            end = text[-size:]
+            at = bisect_left(self._stops, end)  # what begins with it stands from there on
+            if at < len(self._stops) and self._stops[at].startswith(end):
                 return size
         return 0

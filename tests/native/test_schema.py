@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import math
+import threading
 import weakref
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from pytreellama.core.context import Context
 from pytreellama.core.sampler import Sampler
 from pytreellama.core.sampling import SamplingParams
 from pytreellama.core.schema import JsonSchemaConstraint
+from pytreellama.core.schema_defaults import FORMATS
 from pytreellama.errors import GrammarError
 
 PERSON = {
@@ -197,3 +201,127 @@ def test_a_vocabulary_is_prepared_once_and_not_kept_alive(tiny_model_path):
     del constraint, model
     gc.collect()
     assert vocab() is None
+
+
+def fits(vocab, schema, text: str) -> bool:
+    """Can the whole of a text be written under a schema?"""
+    constraint = JsonSchemaConstraint(vocab, schema)
+    for token in tokens_of(vocab, text):
+        if not constraint.allows(token):
+            return False
+        constraint.accept(token)
+    return constraint.is_complete
+
+
+DEEP = {"a": [{"b": {"c": [[{"d": {}}]]}}], "e": None}
+
+
+@pytest.mark.parametrize("indent", [None, 0, 1, 2, 4, 5, "\t"])
+def test_pretty_printed_json_can_be_written(vocab, indent):
+    assert fits(vocab, {"type": "object"}, json.dumps(DEEP, indent=indent))
+
+
+@pytest.mark.parametrize("text", ['{"a":1}', '{ "a" : 1 }', '{\r\n  "a": 1\r\n}', '{\n\n"a": 1}'])
+def test_usual_white_space_can_be_written(vocab, text):
+    assert fits(vocab, {"type": "object"}, text)
+
+
+@pytest.mark.parametrize(
+    "text", ["{\n\n\n}", "{" + " " * 9 + "}", "{\n" + " " * 41 + "}", "{ \n \n}"]
+)
+def test_white_space_without_end_cannot(vocab, text):
+    assert not fits(vocab, {"type": "object"}, text)
+    assert fits(vocab, {"type": "object", "x-guidance": {"whitespace_flexible": True}}, text)
+
+
+NAMED = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
+
+
+def test_an_object_that_names_its_members_has_no_others(vocab):
+    for text in ("{}", '{"a": 1}', '{"a": 1, "b": 2}'):
+        assert fits(vocab, NAMED, text)
+    assert not fits(vocab, NAMED, '{"a": 1, "c": 3}')
+    assert not fits(vocab, {"items": {"$ref": "#/$defs/x"}, "$defs": {"x": NAMED}}, '[{"c": 1}]')
+
+
+def test_a_schema_opens_its_objects_itself(vocab):
+    assert fits(vocab, NAMED | {"additionalProperties": True}, '{"a": 1, "c": "d"}')
+    assert fits(vocab, NAMED | {"additionalProperties": {"type": "null"}}, '{"a": 1, "c": null}')
+    assert fits(vocab, {"type": "object"}, '{"c": [1]}')
+
+
+def test_combined_objects_can_be_satisfied(vocab):
+    other = {"properties": {"c": {"type": "integer"}}, "required": ["c"]}
+    assert fits(vocab, {"allOf": [NAMED, other]}, '{"a": 1, "b": 2, "c": 3}')
+    assert fits(vocab, NAMED | {"required": ["c"]}, '{"c": 1}')
+
+
+def test_a_tool_without_arguments_is_called_with_none(vocab):
+    assert fits(vocab, {"type": "object", "properties": {}}, "{}")
+    assert not fits(vocab, {"type": "object", "properties": {}}, '{"a": 1}')
+
+
+def test_every_format_that_is_kept_to_is_known_to_llguidance(vocab):
+    for name in sorted(FORMATS):
+        JsonSchemaConstraint(vocab, {"type": "string", "format": name})
+    assert fits(vocab, {"type": "string", "format": "date"}, '"2026-01-31"')
+    assert not fits(vocab, {"type": "string", "format": "date"}, '"a"')
+
+
+@pytest.mark.parametrize("name", ["path", "binary", "password", "regex", "no such format"])
+def test_unknown_formats_are_ignored(vocab, name):
+    assert fits(vocab, {"type": "string", "format": name}, '"a"')
+
+
+def test_a_schema_of_many_levels_is_used_as_one_of_few(vocab):
+    links = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}]} for i in range(1000)}
+    links["d1000"] = {"type": "integer"}
+    schema = {"$ref": "#/$defs/d0", "$defs": links}
+    assert fits(vocab, schema, "12") and not fits(vocab, schema, '"a"')
+    links["d1000"] = {"type": "nonsense"}
+    with pytest.raises(GrammarError, match="nonsense"):
+        JsonSchemaConstraint(vocab, schema)
+    assert threading.stack_size() == 0
+
+
+class PanicException(BaseException):
+    """As pyo3's, which cannot be imported."""
+
+
+def test_a_panic_is_an_error_of_ours_and_ends_nothing_else(vocab):
+    constraint = JsonSchemaConstraint(vocab, {"type": "integer"})
+
+    class Broken:
+        def __getattr__(self, name: str):
+            def panic(*arguments):
+                raise PanicException("entered unreachable code\nbacktrace")
+
+            return panic
+
+    constraint._matcher = Broken()
+    for use in (
+        constraint.mask,
+        constraint.clone,
+        lambda: constraint.allows(5),
+        lambda: constraint.accept(5),
+        lambda: constraint.is_complete,
+    ):
+        with pytest.raises(GrammarError, match="llguidance failed: entered unreachable code"):
+            use()
+
+
+def test_an_interrupt_is_not_taken_for_a_panic(vocab):
+    constraint = JsonSchemaConstraint(vocab, {"type": "integer"})
+    constraint._matcher = Mock(is_stopped=Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        constraint.mask()
+
+
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, 10**4000 * 10**4000], ids=["nan", "inf", "huge"]
+)
+def test_numbers_that_are_no_json_are_refused(vocab, value):
+    with pytest.raises(GrammarError, match="not JSON"):
+        JsonSchemaConstraint(vocab, {"type": "number", "multipleOf": value})
+    with pytest.raises(GrammarError, match="not JSON"):
+        JsonSchemaConstraint(vocab, '{"minimum": NaN}')

@@ -134,3 +134,23 @@ def test_params_are_hashable_and_replaceable():
     assert dataclasses.replace(params, top_k=3).top_k == 3
     with pytest.raises(SamplerError, match="top_p"):
         dataclasses.replace(params, top_p=2.0)
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**9000)], ids=["long", "too long to be written"])
+@pytest.mark.parametrize("name", ["temperature", "top_k", "seed", "penalty_last_n", "logit_bias"])
+def test_numbers_of_thousands_of_digits_are_refused(name, value):
+    with pytest.raises(SamplerError) as caught:
+        SamplingParams(**{name: {1: value} if name == "logit_bias" else value})
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("n", [33, 10**6])
+def test_more_sequence_breakers_than_can_be_looked_for_are_refused(n):
+    with pytest.raises(SamplerError, match="at most 32 are allowed"):
+        SamplingParams(dry_sequence_breakers=tuple(map(str, range(n))))
+
+
+@pytest.mark.parametrize("breakers", [None, 5, b"ab", (1, 2)])
+def test_sequence_breakers_that_are_no_texts_are_refused(breakers):
+    with pytest.raises(SamplerError, match="must be"):
+        SamplingParams(dry_sequence_breakers=breakers)

@@ -58,3 +58,10 @@ def test_without_stops_everything_passes_at_once() -> None:
 def test_an_empty_stop_string_is_refused() -> None:
     with pytest.raises(RequestError, match="empty"):
         StopStrings(["ok", ""])
+
+
+def test_too_many_or_too_long_stop_strings_are_refused() -> None:
+    StopStrings(["ab"] * 2**15)
+    for stops in (["x" * (2**16 + 1)], [f"{i:06}" for i in range(100_000)]):
+        with pytest.raises(RequestError, match="at most 65536 are allowed"):
+            StopStrings(stops)
