@@ -280,7 +280,7 @@ def _checked_bias(logit_bias: Mapping[int, float]) -> dict[int, float]:
     if not isinstance(logit_bias, Mapping):
         raise SamplerError(f"logit_bias must map token ids to numbers, not {_shown(logit_bias)}")
     for token, bias in logit_bias.items():
-        if not isinstance(token, int) or isinstance(token, bool) or token < 0:
+        if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < 2**31:
             raise SamplerError(f"logit_bias must map token ids to numbers, not {_shown(token)}")
         if bias != -math.inf:
             _Range(-_MAX_BIAS, _MAX_BIAS).check(f"logit_bias[{_shown(token)}]", bias)

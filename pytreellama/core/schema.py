@@ -34,7 +34,7 @@ _LIMITS = {
     "max_items_in_row": 2000,
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 200_000,
-    "step_max_items": 50_000,
+    "step_max_items": 20_000,
     "max_lexer_states": 250_000,
     "max_grammar_size": 500_000,
     "verbose_errors": False,
@@ -45,6 +45,9 @@ _LIMITS = {
 _LEVEL_BYTES = 16 * 1024
 _MAX_LEVELS_HERE = 32
 _stack_size_lock = threading.Lock()
+
+# Of a text that must come only the next token is used.
+_MAX_FORCED_BYTES = 4096
 
 # Longer tokens fit no schema, as they fit no grammar: llguidance fails on them.
 _MAX_TOKEN_BYTES = 512
@@ -277,7 +280,7 @@ class _Tokens:
 
     def __call__(self, text: bytes | str) -> list[int]:
         """Tokens of a piece of text that need not be the first: what a schema forces to come."""
-        data = text.encode("utf-8") if isinstance(text, str) else text
+        data = _beginning(text.encode("utf-8") if isinstance(text, str) else text)
         tokens = self._encode_as_the_model_would(data)
         return tokens if self._bytes_of(tokens) == data else self._encode_longest_first(data)
 
@@ -300,6 +303,14 @@ class _Tokens:
 
     def _bytes_of(self, tokens: list[int]) -> bytes:
         return b"".join(self.tokens[token] for token in tokens)
+
+
+def _beginning(data: bytes) -> bytes:
+    """The first bytes of UTF-8, whole characters of it."""
+    n = min(len(data), _MAX_FORCED_BYTES)
+    while 0 < n < len(data) and data[n] & 0xC0 == 0x80:
+        n -= 1
+    return data[:n]
 
 
 def _told(error: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from pytreellama.core.schema_limits import has_own_whitespace
 from pytreellama.core.schema_tree import Node, SchemaTree
 
 if TYPE_CHECKING:
@@ -24,15 +25,12 @@ FORMATS = frozenset(
 )
 """Formats that are kept to. JSON Schema lets others be ignored, and so they are."""
 
-_OWN_WHITESPACE = ("whitespace_pattern", "whitespace_flexible")
 _BRANCHES = ("anyOf", "oneOf")
 
 
 def default_options(root: Node) -> JsonCompileOptions:
     """llguidance's options for a schema that does not set its own white space."""
-    own = root.get("x-guidance")
-    is_own = isinstance(own, dict) and not own.keys().isdisjoint(_OWN_WHITESPACE)
-    return {} if is_own else {"whitespace_pattern": WHITESPACE}
+    return {} if has_own_whitespace(root) else {"whitespace_pattern": WHITESPACE}
 
 
 def settle(tree: SchemaTree) -> None:

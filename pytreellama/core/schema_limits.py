@@ -25,8 +25,15 @@ MAX_REPEATED = 100_000
 MAX_TEXT = 20_000
 _MAX_VISITS = 100_000
 
+# Where white space is optional, what must come ends with each text. Without it such texts make
+# one, which llguidance goes through at every step: it may have thousands of them.
+MAX_JOINED_TEXT = 500
+MAX_JOINED_REPEATED = 2000
+
 # Texts that are never written, of any length.
 _PROSE = {"title", "description", "$comment", "default", "examples", "pattern", "x-guidance"}
+
+_WHITESPACE_OPTIONS = ("whitespace_pattern", "whitespace_flexible")
 
 _REGEX_ITEM = re.compile(
     r"""
@@ -50,18 +57,19 @@ def check_length(text: str) -> None:
 
 def check_data(root: Node) -> None:
     """Raise GrammarError if the data of a schema nest too deep or hold too long a text."""
+    n_max = MAX_JOINED_TEXT if has_own_whitespace(root) else MAX_TEXT
     todo: list[tuple[Any, int]] = [(root, 0)]
     while todo:
         value, depth = todo.pop()
         if isinstance(value, str):
-            _check_text(value)
+            _check_text(value, n_max)
             continue
         _require(depth <= MAX_NESTING, f"it nests deeper than {MAX_NESTING}; use $defs")
         if isinstance(value, list):
             todo.extend((member, depth + 1) for member in value)
         elif isinstance(value, dict):
             for name, member in value.items():
-                _check_text(name)
+                _check_text(name, n_max)
                 if not (name in _PROSE and isinstance(member, str)):
                     todo.append((member, depth + 1))
 
@@ -76,8 +84,9 @@ def check_tree(tree: SchemaTree) -> int:
         len(tree.places) <= MAX_SCHEMAS,
         f"it holds more than {MAX_SCHEMAS} schemas",
     )
+    n_repeated = MAX_JOINED_REPEATED if has_own_whitespace(tree.root) else MAX_REPEATED
     for place in tree.places:
-        _check_node(place.node)
+        _check_node(place.node, n_repeated)
     n_levels = (1 + max(place.depth for place in tree.places)) * (1 + len(tree.references()))
     _require(
         n_levels <= MAX_LEVELS,
@@ -88,7 +97,7 @@ def check_tree(tree: SchemaTree) -> int:
     return n_levels
 
 
-def _check_node(node: Node) -> None:
+def _check_node(node: Node, n_repeated: int) -> None:
     for keyword, n_max in (
         ("properties", MAX_PROPERTIES),
         ("patternProperties", MAX_NAME_PATTERNS),
@@ -100,8 +109,8 @@ def _check_node(node: Node) -> None:
         patterns += node["patternProperties"]
     for pattern in patterns:
         _require(
-            not isinstance(pattern, str) or _repeated_length(pattern) <= MAX_REPEATED,
-            f"the pattern {str(pattern)[:40]!r} has more than {MAX_REPEATED} characters, "
+            not isinstance(pattern, str) or _repeated_length(pattern) <= n_repeated,
+            f"the pattern {str(pattern)[:40]!r} has more than {n_repeated} characters, "
             "counted as often as they repeat",
         )
 
@@ -165,11 +174,17 @@ def _check_patterns(tree: SchemaTree) -> None:
         )
 
 
-def _check_text(text: str) -> None:
+def _check_text(text: str, n_max: int) -> None:
     _require(
-        len(text) <= MAX_TEXT,
-        f"the text {text[:20]!r}... has {len(text)} characters, at most {MAX_TEXT} are allowed",
+        len(text) <= n_max,
+        f"the text {text[:20]!r}... has {len(text)} characters, at most {n_max} are allowed",
     )
+
+
+def has_own_whitespace(root: Node) -> bool:
+    """Does a schema set its own white space, so that it may have none?"""
+    own = root.get("x-guidance")
+    return isinstance(own, dict) and not own.keys().isdisjoint(_WHITESPACE_OPTIONS)
 
 
 def _require(holds: bool, otherwise: str) -> None:

@@ -91,3 +91,16 @@ def test_levels_grow_with_references_and_nesting():
 def test_a_long_schema_is_refused():
     with pytest.raises(GrammarError, match="1048577 characters"):
         check_length(" " * (2**20 + 1))
+
+
+@pytest.mark.parametrize("schema", [{"const": "x" * 600}, {"pattern": "a{3000}"}])
+def test_texts_are_shorter_where_a_schema_sets_its_own_white_space(schema):
+    for options, is_refused in (({"lenient": True}, False), ({"whitespace_flexible": False}, True)):
+        whole = schema | {"x-guidance": options}
+        try:
+            check_data(whole)
+            check_tree(SchemaTree(whole))
+        except GrammarError:
+            assert is_refused
+        else:
+            assert not is_refused
