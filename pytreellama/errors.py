@@ -80,3 +80,7 @@ class QueueFullError(PyTreeLlamaError):
 
 class MedusaError(PyTreeLlamaError):
     """Heads that cannot be read, do not fit the model, or cannot be trained."""
+
+
+class ServeError(PyTreeLlamaError):
+    """The server cannot listen where it should."""

@@ -15,6 +15,7 @@ from pytreellama import __version__
 from pytreellama.engine import AsyncEngine, Engine
 from pytreellama.page.document import CONTENT_TYPES, asset
 from pytreellama.serve.answers import Health, ModelCard, ModelList
+from pytreellama.serve.callers import Callers
 from pytreellama.serve.chat_routes import chat_router
 from pytreellama.serve.evaluation_routes import evaluation_router
 from pytreellama.serve.faults import Fault, handle_faults
@@ -62,7 +63,10 @@ def make_app(engine: Engine, settings: Settings) -> FastAPI:
         )
     app.add_middleware(HostGuard, hosts=settings.allowed_hosts)
     app.add_middleware(HeaderGuard, on_fault=service.metrics.count_fault)
-    app.state.desk = service.desk
+    app.state.service = service
+    app.state.callers = Callers(
+        service.workers, settings.request_s, lambda: service.desk.retry_after_s
+    )
     return app
 
 
@@ -74,6 +78,7 @@ async def _lifespan(service: Service) -> AsyncIterator[None]:
         n_texts = await asyncio.to_thread(engine.load_kept, path)
         _log.info("%d texts of the cache are back from %s", n_texts, path)
     yield
+    service.end_all()
     if path is not None:
         await asyncio.to_thread(_save_kept, engine, path)
     await service.engine.close()

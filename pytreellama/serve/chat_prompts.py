@@ -12,6 +12,7 @@ from pytreellama.serve import tools as tools_
 from pytreellama.serve.calls import OPEN
 from pytreellama.serve.faults import Fault
 from pytreellama.serve.requests import ChatRequest, Message, NamedTool
+from pytreellama.serve.text_limit import TextLimit
 
 
 class ChatPrompts:
@@ -19,10 +20,12 @@ class ChatPrompts:
 
     Args:
         model: whose template and vocabulary they are for.
+        text_limit: refuses what is too long.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, text_limit: TextLimit) -> None:
         self._model = model
+        self._text_limit = text_limit
         self._template: ChatTemplate | None = None
 
     def tokens(self, messages: Sequence[Message], request: ChatRequest | None = None) -> list[int]:
@@ -30,7 +33,9 @@ class ChatPrompts:
 
         Raises:
             ChatTemplateError: the model has no template, or it refuses these messages.
+            Fault: they are too long for the context.
         """
+        self._text_limit.check_bytes(*map(_written, messages))
         template = self._known_template()
         told = [_told(message) for message in messages]
         tools = [] if request is None else offered_tools(request)
@@ -43,7 +48,10 @@ class ChatPrompts:
             text = template.render(tools_.in_words(told, tools), **extra)
         if request is not None and must_call(request):
             text += f"{OPEN}\n"
-        return encode_chat(self._model.vocab, text)
+        self._text_limit.check_bytes(text)
+        ids = encode_chat(self._model.vocab, text)
+        self._text_limit.check_tokens(ids)
+        return ids
 
     def _known_template(self) -> ChatTemplate:
         if self._template is None:
@@ -94,11 +102,22 @@ def answer_schema(request: ChatRequest) -> dict[str, Any] | None:
     return schema
 
 
+def _written(message: Message) -> str:
+    """What every template writes of a message, at least; some leave parts of answers out."""
+    return "" if message.role == "assistant" else _content(message).strip()
+
+
+def _content(message: Message) -> str:
+    if isinstance(message.content, list):
+        return "".join(part.text for part in message.content)
+    return message.content or ""
+
+
 def _told(message: Message) -> dict[str, Any]:
     """A message as templates know them: its content in one piece, OpenAI's newest role in words."""
     told = message.model_dump(exclude_none=True)
     if isinstance(message.content, list):
-        told["content"] = "".join(part.text for part in message.content)
+        told["content"] = _content(message)
     if message.role == "developer":
         told["role"] = "system"
     if "content" not in told and not message.tool_calls:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -21,8 +22,10 @@ from pytreellama.serve.answers import (
     Finish,
     new_id,
 )
+from pytreellama.serve.bodies import JsonRoute, caller_of
+from pytreellama.serve.callers import Caller
 from pytreellama.serve.calls import Call, CallWatch
-from pytreellama.serve.chat_prompts import answer_schema, offered_tools
+from pytreellama.serve.chat_prompts import answer_schema, must_call
 from pytreellama.serve.faults import Fault
 from pytreellama.serve.logprobs import chat_logprobs
 from pytreellama.serve.openapi import answers_of
@@ -33,34 +36,48 @@ from pytreellama.serve.writing import Answer, Asked, finish_of, usage_of
 
 def chat_router(service: Service) -> APIRouter:
     """The route, for an app."""
-    router = APIRouter(prefix="/v1", tags=["chat"])
+    router = APIRouter(prefix="/v1", tags=["chat"], route_class=JsonRoute)
 
     @router.post(
         "/chat/completions", responses=answers_of(ChatCompletion, streams=True, chunk=ChatChunk)
     )
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """Answer a chat; `stream` sends pieces as server-sent events."""
-        writer = await _begin(service, body)
+        caller = caller_of(request).slow(_is_constrained(body))
+        writer = await caller.finish(_begin(service, body, caller))
         return await respond(service, request, writer, streams=bool(body.stream))
 
     return router
 
 
-async def _begin(service: Service, body: ChatRequest) -> _Writer:
+def _is_constrained(body: ChatRequest) -> bool:
+    """Must a grammar or schema be compiled for it? Any of a client's may take long."""
+    format = body.response_format
+    has_schema = format is not None and format.type == "json_schema"
+    return body.grammar is not None or has_schema or must_call(body)
+
+
+async def _begin(service: Service, body: ChatRequest, caller: Caller) -> _Writer:
     service.require_model(body.model)
-    schema = answer_schema(body)
-    if schema is not None and body.grammar is not None:
-        raise Fault(400, "give a grammar or a schema, not both", param="grammar")
+    service.desk.check_room(1, body.n_answers)
     if body.top_logprobs is not None and not body.logprobs:
         raise Fault(400, "top_logprobs needs logprobs: true", param="top_logprobs")
-    prompt = service.chat_prompts.tokens(body.messages, body)
+    prompt, schema = await caller.run(partial(_prepare, service, body))
     asked_tokens = body.max_completion_tokens or body.max_tokens
     max_tokens = service.max_tokens(asked_tokens, None, len(prompt))
     options = body.options(max_tokens, (body.top_logprobs or 0) if body.logprobs else None)
     if schema is not None:
         options["json_schema"] = schema
     asked = Asked([prompt], body.n_answers, options, bool(body.stream), body.wants_steps)
-    return _Writer(service, body, await service.desk.begin(asked))
+    return _Writer(service, body, await service.desk.begin(asked, caller))
+
+
+def _prepare(service: Service, body: ChatRequest) -> tuple[list[int], dict[str, Any] | None]:
+    """The prompt's token ids, and the schema of the answer if there is one."""
+    schema = answer_schema(body)
+    if schema is not None and body.grammar is not None:
+        raise Fault(400, "give a grammar or a schema, not both", param="grammar")
+    return service.chat_prompts.tokens(body.messages, body), schema
 
 
 class _Writer:
@@ -72,8 +89,8 @@ class _Writer:
         self.answers = answers
         self._vocab = service.engine.engine.vocab
         self._head = service.head("chatcmpl")
-        functions = [tool["function"] for tool in offered_tools(body)]
-        self._functions = {f["name"]: f.get("parameters") or {} for f in functions}
+        functions = [] if body.tool_choice == "none" else body.tools or []
+        self._functions = {f.function.name: f.function.parameters or {} for f in functions}
 
     async def whole(self) -> ChatCompletion:
         chunks = await self._service.desk.whole(self.answers)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -109,10 +107,6 @@ def handle_faults(app: FastAPI) -> None:
     async def known(request: Request, error: Exception) -> JSONResponse:
         return fault_of(error).response()
 
-    async def invalid(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        return _of_validation(error.errors(), error.body).response()
-
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         fault = Fault(error.status_code, f"{error.detail}: {request.method} {request.url.path}")
@@ -121,38 +115,8 @@ def handle_faults(app: FastAPI) -> None:
 
     app.add_exception_handler(Fault, known)
     app.add_exception_handler(PyTreeLlamaError, known)
-    app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, known)
-
-
-def _of_validation(errors: Sequence[Any], body: object) -> Fault:
-    """One fault and its field; of a field that has several forms, that of the form nearest."""
-    first = max(errors, key=lambda one: len(one["loc"]))
-    if first["type"] == "json_invalid":
-        reason = first.get("ctx", {}).get("error", "")
-        return Fault(400, f"the body is not JSON: {reason} (at character {first['loc'][-1]})")
-    path = _path_in(body, first["loc"][1:], first["type"] == "missing")
-    param = ".".join(path) or None
-    if first["type"] == "extra_forbidden":
-        return Fault(400, f"{param} is not a field that this server knows", param=param)
-    if not path:
-        return Fault(400, "the body is no JSON object; send one as application/json")
-    return Fault(400, f"{param or 'the body'}: {first['msg']}", param=param)
-
-
-def _path_in(body: object, parts: Sequence[str | int], is_missing: bool) -> list[str]:
-    """Names and indices on the way to a field, without those of the forms that it could have."""
-    path: list[str] = []
-    here = body
-    for i, part in enumerate(parts):
-        is_item = isinstance(here, list) and isinstance(part, int)
-        if is_item or (isinstance(here, dict) and part in here):
-            here = here[part]  # type: ignore[index]
-        elif not (is_missing and i == len(parts) - 1):
-            continue
-        path.append(str(part))
-    return path
 
 
 def _printable(text: str) -> str:

@@ -27,7 +27,8 @@ def needs_key(path: str) -> bool:
 class KeyGuard:
     """Asks for one of several API keys, as ``Authorization: Bearer KEY``, where there are any.
 
-    The page and ``/health`` need none. Keys are compared in a time that tells nothing of them.
+    The page and ``/health`` need none. Keys are compared in a time that tells nothing of them. What
+    is behind it finds the key that was sent at ``pytreellama.key`` of the scope.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
@@ -36,8 +37,12 @@ class KeyGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] != "http" or not self._is_asked(scope) or self._is_known(scope):
+        if scope["type"] != "http" or not self._is_asked(scope):
             await self._app(scope, receive, send)
+            return
+        key = self._known_key(scope)
+        if key is not None:
+            await self._app({**scope, "pytreellama.key": key}, receive, send)
             return
         fault = Fault(
             401,
@@ -49,12 +54,13 @@ class KeyGuard:
     def _is_asked(self, scope: Scope) -> bool:
         return bool(self._keys) and needs_key(scope["path"])
 
-    def _is_known(self, scope: Scope) -> bool:
+    def _known_key(self, scope: Scope) -> str | None:
+        """The key that came with a request, if it is one of ours."""
         given = Headers(scope=scope).get("authorization", "")
         kind, _, key = given.partition(" ")
         sent = key.strip().encode("latin-1")  # the bytes as they came
         matches = [hmac.compare_digest(sent, known) for known in self._keys]
-        return kind.lower() == "bearer" and any(matches)
+        return key.strip() if kind.lower() == "bearer" and any(matches) else None
 
 
 class HostGuard:

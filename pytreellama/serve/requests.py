@@ -6,20 +6,24 @@ silently but what the documentation says is: ``user``, ``store``, ``metadata`` a
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from pytreellama.core.sampling import MAX_SEED, SamplingParams
 
-TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+_T = TypeVar("_T")
+
+Items = Annotated[list[_T], Field(fail_fast=True)]
+"""A list of which the first wrong element is told, not a million of them."""
+TokenIds = Annotated[Items[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Prompts = (
     Text
-    | Annotated[list[Text], Field(min_length=1, max_length=2048)]
+    | Annotated[Items[Text], Field(min_length=1, max_length=2048)]
     | TokenIds
-    | Annotated[list[TokenIds], Field(min_length=1, max_length=2048)]
+    | Annotated[Items[TokenIds], Field(min_length=1, max_length=2048)]
 )
 JsonObject = dict[str, JsonValue]
 
@@ -54,7 +58,7 @@ class Generating(Body):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1, le=1024)
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    stop: Stop | Annotated[Items[Stop], Field(max_length=16)] | None = None
     seed: int | None = Field(None, ge=-_MAX_SEED, le=_MAX_SEED)
     temperature: float | None = Field(None, ge=0.0, le=100.0, description="By default 1.")
     top_p: float | None = Field(None, ge=0.0, le=1.0)
@@ -168,9 +172,9 @@ class Message(Body):
     """One message of a chat."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | Items[TextPart] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Items[ToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
@@ -240,7 +244,7 @@ class ChatRequest(Generating):
 
     model_config = _example(messages=[{"role": "user", "content": "Hi!"}], max_tokens=32)
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    messages: Annotated[Items[Message], Field(min_length=1, max_length=4096)]
     max_tokens: int | None = Field(None, ge=1, le=_MAX_INT)
     max_completion_tokens: int | None = Field(None, ge=1, le=_MAX_INT)
     logprobs: bool | None = False
@@ -248,7 +252,7 @@ class ChatRequest(Generating):
     response_format: TextFormat | JsonFormat | SchemaFormat | None = Field(
         None, discriminator="type"
     )
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tools: Annotated[Items[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: JsonObject | None = Field(
@@ -276,10 +280,10 @@ class ScoreRequest(Body):
 
     model: str | None = None
     prompt: Text | TokenIds | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = Field(
+    messages: Annotated[Items[Message], Field(min_length=1)] | None = Field(
         None, description="Instead of a prompt."
     )
-    continuations: Annotated[list[Text | TokenIds], Field(min_length=1)]
+    continuations: Annotated[Items[Text | TokenIds], Field(min_length=1)]
 
 
 def as_prompts(

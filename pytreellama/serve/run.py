@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import faulthandler
+import logging
 import math
+import os
 import signal
 import socket
 from types import FrameType
@@ -13,12 +16,15 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from pytreellama.errors import PyTreeLlamaError
+from pytreellama.errors import ServeError
+from pytreellama.serve.service import Service
 from pytreellama.serve.settings import LEAVING_S
 
+_log = logging.getLogger(__name__)
 
-class ServeError(PyTreeLlamaError):
-    """The server cannot listen where it should."""
+ENDING_S = LEAVING_S + 30.0
+"""Seconds behind those of answers in which the engine must close and caches must be written."""
+_HEADER_BYTES = 1 << 16  # of a request line with all its headers
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -57,30 +63,47 @@ class _Server(uvicorn.Server):
         """Begin to stop; at a second SIGINT stop at once."""
         self.force_exit |= self.should_exit and sig == signal.SIGINT
         self.should_exit = True
+        # its thread needs no GIL, so it works whatever native code holds everything up
+        faulthandler.dump_traceback_later(self._shutdown_s + ENDING_S, exit=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let answers finish, end those that take too long, and leave."""
-        app = self.config.app
-        assert isinstance(app, FastAPI)
-        ending = asyncio.get_running_loop().call_later(self._shutdown_s, app.state.desk.end_all)
+        end_all = _service_of(self.config.app).end_all
+        ending = asyncio.get_running_loop().call_later(self._shutdown_s, end_all)
         try:
             await super().shutdown(sockets)
         finally:
             ending.cancel()
 
 
+def _service_of(app: Any) -> Service:
+    service: Service = app.state.service
+    return service
+
+
 def run_app(app: FastAPI, listening: socket.socket, *, shutdown_s: float, log_level: str) -> None:
-    """Serve until SIGINT or SIGTERM; answers then have ``shutdown_s`` seconds to finish."""
+    """Serve until SIGINT or SIGTERM; answers then have ``shutdown_s`` seconds to finish.
+
+    The process ends in any case, ``ENDING_S`` later at the latest.
+    """
     config = uvicorn.Config(
         app,
         log_level=log_level,
         access_log=log_level in ("debug", "info"),
         timeout_graceful_shutdown=math.ceil(shutdown_s + LEAVING_S),
         timeout_keep_alive=30,
+        http="h11",  # httptools reads a header that never ends as long as it comes
+        h11_max_incomplete_event_size=_HEADER_BYTES,
         server_header=False,
         log_config=_log_config(log_level),
     )
     _Server(config, shutdown_s).run(sockets=[listening])
+    faulthandler.cancel_dump_traceback_later()
+    if not _service_of(app).workers.join(LEAVING_S):
+        # native code reads the model that would be freed now, and cannot be interrupted
+        _log.warning("a request is still being prepared; the server ends without it")
+        logging.shutdown()
+        os._exit(0)
 
 
 def _log_config(log_level: str) -> dict[str, Any]:

@@ -17,11 +17,14 @@ from starlette.types import Receive, Scope, Send
 from pytreellama.core.system import build_info
 from pytreellama.engine import AsyncEngine
 from pytreellama.serve.answers import new_id, now
+from pytreellama.serve.callers import unless_gone
 from pytreellama.serve.chat_prompts import ChatPrompts
 from pytreellama.serve.faults import Fault, fault_of
 from pytreellama.serve.metrics import Metrics
 from pytreellama.serve.settings import LEAVING_S, Settings
-from pytreellama.serve.writing import Answer, Desk, unless_gone
+from pytreellama.serve.text_limit import TextLimit
+from pytreellama.serve.workers import Workers
+from pytreellama.serve.writing import Answer, Desk
 
 _PING_S = 15
 
@@ -38,6 +41,8 @@ class Service:
     settings: Settings
     metrics: Metrics = field(init=False)
     desk: Desk = field(init=False)
+    workers: Workers = field(default_factory=Workers)
+    text_limit: TextLimit = field(init=False)
     chat_prompts: ChatPrompts = field(init=False)
     created: int = field(default_factory=now)
     fingerprint: str = field(init=False)
@@ -45,7 +50,8 @@ class Service:
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.engine.engine)
         self.desk = Desk(self.engine, self.settings, self.metrics)
-        self.chat_prompts = ChatPrompts(self.engine.engine.model)
+        self.text_limit = TextLimit(self.engine.engine)
+        self.chat_prompts = ChatPrompts(self.engine.engine.model, self.text_limit)
         self.fingerprint = f"pytreellama-{str(build_info()['key'])[:12]}"
 
     def require_model(self, name: str | None) -> None:
@@ -58,6 +64,11 @@ class Service:
                 code="model_not_found",
             )
 
+    def end_all(self) -> None:
+        """End every request where it stands."""
+        self.workers.close()
+        self.desk.end_all()
+
     def head(self, kind: str) -> dict[str, Any]:
         """What an answer to a request for text begins with."""
         return {
@@ -69,7 +80,7 @@ class Service:
 
     def max_tokens(self, asked: int | None, default: int | None, n_prompt: int) -> int:
         """Most tokens of an answer: as asked, within what is allowed and the context holds."""
-        room = max(self.engine.engine.context.n_ctx - n_prompt, 1)
+        room = max(self.text_limit.n_tokens - n_prompt, 1)
         limits = (asked or default or room, self.settings.max_tokens or room, room)
         return min(limits)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -10,6 +11,8 @@ from starlette.responses import Response
 
 from pytreellama.engine import Chunk, Stats
 from pytreellama.serve.answers import TextChoice, TextCompletion
+from pytreellama.serve.bodies import JsonRoute, caller_of
+from pytreellama.serve.callers import Caller
 from pytreellama.serve.faults import Fault
 from pytreellama.serve.logprobs import text_logprobs
 from pytreellama.serve.openapi import answers_of
@@ -22,18 +25,19 @@ _N_TOKENS = 16  # OpenAI's default
 
 def text_router(service: Service) -> APIRouter:
     """The route, for an app."""
-    router = APIRouter(prefix="/v1", tags=["text"])
+    router = APIRouter(prefix="/v1", tags=["text"], route_class=JsonRoute)
 
     @router.post("/completions", responses=answers_of(TextCompletion, streams=True))
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue one prompt or several; `stream` sends pieces as server-sent events."""
-        writer = await _begin(service, body)
+        caller = caller_of(request).slow(body.grammar is not None)
+        writer = await caller.finish(_begin(service, body, caller))
         return await respond(service, request, writer, streams=bool(body.stream))
 
     return router
 
 
-async def _begin(service: Service, body: CompletionRequest) -> _Writer:
+async def _begin(service: Service, body: CompletionRequest, caller: Caller) -> _Writer:
     service.require_model(body.model)
     if body.best_of not in (None, body.n_answers):
         raise Fault(400, "best_of is supported only where it is n", param="best_of")
@@ -43,13 +47,14 @@ async def _begin(service: Service, body: CompletionRequest) -> _Writer:
             "logprobs of the prompt are not told; leave echo out, or ask /v1/score",
             param="echo",
         )
-    engine = service.engine.engine
-    prompts = [engine.encode_prompt(prompt) for prompt in as_prompts(body.prompt)]
+    given = as_prompts(body.prompt)
+    service.desk.check_room(len(given), body.n_answers)
+    prompts = [await caller.run(partial(service.text_limit.encode, one)) for one in given]
     longest = max(map(len, prompts))
     max_tokens = service.max_tokens(body.max_tokens, _N_TOKENS, longest)
     options = body.options(max_tokens, body.logprobs)
     asked = Asked(prompts, body.n_answers, options, bool(body.stream), body.wants_steps)
-    return _Writer(service, body, await service.desk.begin(asked))
+    return _Writer(service, body, await service.desk.begin(asked, caller))
 
 
 class _Writer:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-from fastapi import Request
+from functools import partial
+from typing import Any
 
 from pytreellama.core.sampling import MAX_SEED
 from pytreellama.engine import AsyncEngine, Chunk, Generation, Stats
@@ -18,11 +17,10 @@ from pytreellama.engine.completion import FinishReason
 from pytreellama.errors import QueueFullError
 from pytreellama.page.recorder import Recorder
 from pytreellama.serve.answers import CompletionDetails, Finish, PromptDetails, Usage
+from pytreellama.serve.callers import Caller
 from pytreellama.serve.faults import Fault, fault_of
 from pytreellama.serve.metrics import Metrics
 from pytreellama.serve.settings import Settings
-
-_T = TypeVar("_T")
 
 _FINISH: dict[FinishReason, Finish] = {
     "stop": "stop",
@@ -59,7 +57,7 @@ class Asked:
     """What answers are asked for.
 
     Attributes:
-        prompts: token ids; each gets ``n`` answers.
+        prompts: token ids that fit into the context; each gets ``n`` answers.
         options: of ``Engine.submit``.
         streams: pieces are wanted as they come.
         wants_steps: with the trees that were verified.
@@ -93,14 +91,13 @@ class Desk:
         n_ahead = self._engine.engine.n_open
         return max(1, min(60, math.ceil(self._mean_s * n_ahead / self._engine.engine.n_seq_max)))
 
-    async def begin(self, asked: Asked) -> list[Answer]:
-        """Queue all answers, or none.
+    def check_room(self, n_prompts: int, n: int) -> None:
+        """Refuse a request before anything is made for it: that is cheap, however many ask.
 
         Raises:
-            Fault: too many at once, or a prompt that is too long.
-            PyTreeLlamaError: what the engine refuses.
+            Fault: it asks for too many answers, or the queue is full.
         """
-        n_answers = len(asked.prompts) * asked.n
+        n_answers = n_prompts * n
         if n_answers > self._settings.n_choices_max:
             raise Fault(
                 400,
@@ -108,15 +105,19 @@ class Desk:
                 f"{self._settings.n_choices_max} to one request",
                 param="n",
             )
-        for prompt in asked.prompts:
-            self.check_length(prompt)
         if self._engine.engine.is_full:
-            # before anything is made for it: refusing is cheap then, however many ask
             raise fault_of(QueueFullError(), self.retry_after_s)
+
+    async def begin(self, asked: Asked, caller: Caller) -> list[Answer]:
+        """Queue all answers, or none.
+
+        Raises:
+            Fault: what the engine refuses, or too much at once.
+        """
         answers: list[Answer] = []
         try:
-            for index in range(n_answers):
-                answers.append(await self._begin_one(asked, index))
+            for index in range(len(asked.prompts) * asked.n):
+                answers.append(await self._begin_one(asked, index, caller))
         except BaseException as error:
             self.end(answers)
             if isinstance(error, Exception):
@@ -124,18 +125,7 @@ class Desk:
             raise
         return answers
 
-    def check_length(self, prompt: Sequence[int]) -> None:
-        """Raise Fault for a prompt that leaves no room for an answer."""
-        n_most = self._engine.engine.context.n_text_max
-        if len(prompt) >= n_most:
-            raise Fault(
-                400,
-                f"the prompt has {len(prompt)} tokens, and this server's context of {n_most} must "
-                "hold it and the answer; shorten it, or serve with a larger --n-ctx",
-                code="context_length_exceeded",
-            )
-
-    async def _begin_one(self, asked: Asked, index: int) -> Answer:
+    async def _begin_one(self, asked: Asked, index: int, caller: Caller) -> Answer:
         prompt = asked.prompts[index // asked.n]
         options = dict(asked.options)
         if options.get("seed") is not None:
@@ -144,11 +134,13 @@ class Desk:
         if log is not None:
             options["on_step"] = log.watch
             options["logprobs"] = options.get("logprobs") or 0
-        asked_s = time.perf_counter()
-        generation = await self._engine.submit(prompt, wait=False, streams=asked.streams, **options)
+        submit = partial(
+            self._engine.engine.submit, prompt, wait=False, streams=asked.streams, **options
+        )
+        generation = await caller.run(submit, drop=Generation.cancel)
         loop = asyncio.get_running_loop()
-        limit = loop.call_later(self._settings.request_s, generation.cancel)
-        answer = Answer(index, generation, log, asked_s, limit)
+        limit = loop.call_later(caller.left_s, generation.cancel)
+        answer = Answer(index, generation, log, caller.asked_s, limit)
         self._open.add(generation)
 
         def tell() -> None:
@@ -268,33 +260,3 @@ def usage_of(stats: Sequence[Stats], n: int) -> Usage:
             rejected_prediction_tokens=sum(one.n_drafted for one in stats) - n_accepted,
         ),
     )
-
-
-async def unless_gone(request: Request, work: Awaitable[_T]) -> _T:
-    """Do some work, and drop it where the client goes away first.
-
-    Raises:
-        Fault: it went away; nobody hears of it.
-    """
-    working = asyncio.ensure_future(work)
-    working.add_done_callback(_retrieved)
-    watching = asyncio.create_task(_gone(request))
-    try:
-        await asyncio.wait([working, watching], return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise Fault(499, "the client went away")
-    finally:
-        for task in (working, watching):
-            task.cancel()
-
-
-def _retrieved(working: asyncio.Future[Any]) -> None:
-    """Who went away does not hear of what went wrong, and nor should the log."""
-    if not working.cancelled():
-        working.exception()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

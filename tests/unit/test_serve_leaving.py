@@ -11,7 +11,7 @@ from fastapi import Request
 
 from pytreellama.engine.async_engine import call_in
 from pytreellama.serve.faults import Fault
-from pytreellama.serve.writing import unless_gone
+from pytreellama.serve.callers import unless_gone
 
 
 def request_of(*messages: dict[str, Any]) -> Request:

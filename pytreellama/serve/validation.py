@@ -1,0 +1,79 @@
+"""What is wrong with a body, in one fault that names the field as it stands in the body."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from pytreellama.serve.faults import Fault
+
+_N_TOLD_MAX = 100
+"""Errors of which pydantic makes objects; it makes them of all or none, 10 us each."""
+
+_SHOULD_BE = "Input should be "  # as pydantic's texts of wrong types begin
+
+
+def fault_of_validation(error: ValidationError, body: object) -> Fault:
+    """One fault of the many that pydantic finds: it tries every form that a field may have."""
+    n_errors = error.error_count()
+    if n_errors > _N_TOLD_MAX:
+        return Fault(
+            400,
+            f"the body has {n_errors} values or fields that this server does not take, too many to "
+            "name; /openapi.json says what it takes",
+        )
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return _fault_of([_Found(one, body) for one in found])
+
+
+class _Found:
+    """One error, and where it stands in the body.
+
+    Attributes:
+        n_passed: how many elements were right before it, in each list on the way to it.
+    """
+
+    def __init__(self, error: Any, body: object) -> None:
+        self.type: str = error["type"]
+        self.message: str = error["msg"]
+        self.n_passed = [part for part in error["loc"] if isinstance(part, int)]
+        self.path = _path_in(body, error["loc"], self.type == "missing")
+
+    @property
+    def is_of_form(self) -> bool:
+        """It says no more than that the value is not of one of the forms that it may have."""
+        return self.type.endswith("_type")
+
+
+def _fault_of(errors: Sequence[_Found]) -> Fault:
+    # of a field with several forms, the value's own form gets farthest
+    first = max(errors, key=lambda one: (len(one.path), not one.is_of_form, one.n_passed))
+    param = ".".join(first.path) or None
+    if first.type == "extra_forbidden":
+        return Fault(400, f"{param} is not a field that this server knows", param=param)
+    if first.type == "none_required":
+        return Fault(400, f"{param} is not supported; leave it out", param=param)
+    if not first.path:
+        return Fault(400, "the body is no JSON object; send one as application/json")
+    message = first.message
+    if first.is_of_form:
+        alike = [one.message for one in errors if one.path == first.path and one.is_of_form]
+        forms = dict.fromkeys(one.removeprefix(_SHOULD_BE) for one in alike)
+        message = _SHOULD_BE + " or ".join(forms)
+    return Fault(400, f"{param}: {message}", param=param)
+
+
+def _path_in(body: object, parts: Sequence[str | int], is_missing: bool) -> list[str]:
+    """Names and indices on the way to a field, without those of the forms that it could have."""
+    path: list[str] = []
+    here = body
+    for i, part in enumerate(parts):
+        is_item = isinstance(here, list) and isinstance(part, int)
+        if is_item or (isinstance(here, dict) and part in here):
+            here = here[part]  # type: ignore[index]
+        elif not (is_missing and i == len(parts) - 1):
+            continue
+        path.append(str(part))
+    return path
