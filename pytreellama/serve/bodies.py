@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from email.message import Message
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ N_VALUES_MAX = 1 << 20
 """Elements in one body; token ids are most of these."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_PIECE_BYTES = 1 << 16
 
 
 class JsonRoute(APIRoute):
@@ -90,31 +91,41 @@ def _require_json(content_type: str) -> None:
 
 
 def _require_few(content: bytes) -> None:
-    counts = _counts(content)
-    if _are_few(counts):
-        return
-    counts = _counts(_without_strings(content))
-    if not _are_few(counts):
-        n_containers, n_keys, n_values = counts
-        raise Fault(
-            400,
-            f"the body has {n_containers} objects and arrays, {n_keys} keys and more than "
-            f"{n_values} values; this server takes {N_CONTAINERS_MAX}, {N_KEYS_MAX} and "
-            f"{N_VALUES_MAX} in one request: send several",
-        )
+    """Raise Fault for JSON of more elements than allowed; counted before anything is made of it."""
+    if _excess(_counts(content)) is None:
+        return  # even with what stands in strings
+    n_all = [0] * len(_LIMITS)
+    for piece in _outside_strings(content):
+        n_all = [n + n_more for n, n_more in zip(n_all, _counts(piece), strict=True)]
+        excess = _excess(n_all)
+        if excess is not None:
+            raise Fault(400, f"the body has more than {excess} in one request; send several")
 
 
-def _counts(content: bytes) -> tuple[int, int, int]:
-    """Upper bounds of the objects and arrays, the keys, and the other elements in JSON."""
-    return content.count(b"[") + content.count(b"{"), content.count(b":"), content.count(b",")
+_LIMITS = {
+    "objects and arrays": (b"[{", N_CONTAINERS_MAX),
+    "keys": (b":", N_KEYS_MAX),
+    "values": (b",", N_VALUES_MAX),
+}
 
 
-def _are_few(counts: tuple[int, int, int]) -> bool:
-    n_containers, n_keys, n_values = counts
-    return n_containers <= N_CONTAINERS_MAX and n_keys <= N_KEYS_MAX and n_values <= N_VALUES_MAX
+def _counts(content: bytes) -> list[int]:
+    return [sum(content.count(mark) for mark in marks) for marks, _ in _LIMITS.values()]
 
 
-def _without_strings(content: bytes) -> bytes:
-    """JSON without what is between quotes."""
+def _excess(counts: Sequence[int]) -> str | None:
+    """The first limit that is exceeded."""
+    for (name, (_, n_most)), n in zip(_LIMITS.items(), counts, strict=True):
+        if n > n_most:
+            return f"{n_most} {name}"
+    return None
+
+
+def _outside_strings(content: bytes) -> Iterator[bytes]:
+    """JSON without what is between quotes, in pieces: other threads go on between them."""
     unescaped = content.replace(rb"\\", b"").replace(rb"\"", b"")
-    return b"".join(unescaped.split(b'"')[::2])
+    is_inside = False
+    for start in range(0, len(unescaped), _PIECE_BYTES):
+        parts = unescaped[start : start + _PIECE_BYTES].split(b'"')
+        yield b"".join(parts[is_inside::2])
+        is_inside ^= len(parts) % 2 == 0

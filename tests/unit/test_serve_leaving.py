@@ -10,8 +10,8 @@ import pytest
 from fastapi import Request
 
 from pytreellama.engine.async_engine import call_in
-from pytreellama.serve.faults import Fault
 from pytreellama.serve.callers import unless_gone
+from pytreellama.serve.faults import Fault
 
 
 def request_of(*messages: dict[str, Any]) -> Request:
