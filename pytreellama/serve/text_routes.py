@@ -14,7 +14,7 @@ from pytreellama.serve.answers import TextChoice, TextCompletion
 from pytreellama.serve.bodies import JsonRoute, caller_of
 from pytreellama.serve.callers import Caller
 from pytreellama.serve.faults import Fault
-from pytreellama.serve.logprobs import text_logprobs
+from pytreellama.serve.logprobs import TextLogprobWriter
 from pytreellama.serve.openapi import answers_of
 from pytreellama.serve.requests import CompletionRequest, as_prompts
 from pytreellama.serve.service import Service, respond
@@ -68,7 +68,7 @@ class _Writer:
         self.answers = answers
         self._vocab = service.engine.engine.vocab
         self._n = body.n_answers
-        self._offsets = [0] * len(answers)
+        self._logprobs = [TextLogprobWriter(self._vocab) for _ in answers]
 
     async def whole(self) -> TextCompletion:
         chunks = await self._service.desk.whole(self.answers)
@@ -107,9 +107,9 @@ class _Writer:
         if reason is not None:
             choice.finish_reason = finish_of(reason)
         if self._body.logprobs is not None and chunk.logprobs is not None:
-            offset = self._offsets[index]
-            choice.logprobs = text_logprobs(self._vocab, chunk.logprobs, offset)
-            self._offsets[index] += sum(map(len, choice.logprobs.tokens))
+            choice.logprobs = self._logprobs[index].take(
+                chunk.text, chunk.logprobs, is_last=reason is not None
+            )
         return choice
 
     def _prompt_text(self, answer: Answer) -> str:
