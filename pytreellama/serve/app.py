@@ -19,7 +19,7 @@ from pytreellama.serve.callers import Callers
 from pytreellama.serve.chat_routes import chat_router
 from pytreellama.serve.evaluation_routes import evaluation_router
 from pytreellama.serve.faults import Fault, handle_faults
-from pytreellama.serve.guards import BodyGuard, HeaderGuard, HostGuard, KeyGuard
+from pytreellama.serve.guards import BodyGuard, HeaderGuard, HeadGuard, HostGuard, KeyGuard
 from pytreellama.serve.openapi import answers_of, describe, faults
 from pytreellama.serve.service import Service, json_response
 from pytreellama.serve.settings import Settings
@@ -63,6 +63,7 @@ def make_app(engine: Engine, settings: Settings) -> FastAPI:
         )
     app.add_middleware(HostGuard, hosts=settings.allowed_hosts)
     app.add_middleware(HeaderGuard, on_fault=service.metrics.count_fault)
+    app.add_middleware(HeadGuard)
     app.state.service = service
     app.state.callers = Callers(
         service.workers, settings.request_s, lambda: service.desk.retry_after_s

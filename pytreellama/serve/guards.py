@@ -128,6 +128,24 @@ class BodyGuard:
         )
 
 
+class HeadGuard:
+    """Answers HEAD as GET, without the body: what the framework does only for its own routes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def without_body(message: Message) -> None:
+            await send(message | {"body": b""} if "body" in message else message)
+
+        await self._app({**scope, "method": "GET"}, receive, without_body)
+
+
 class HeaderGuard:
     """Tells browsers to load nothing from elsewhere, and to believe content types.
 

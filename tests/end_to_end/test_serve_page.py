@@ -121,7 +121,12 @@ def test_a_page_whose_server_wants_a_key_asks_for_it(chromium: Browser, folder: 
         served(default_model_path(), folder, *options) as locked,
         opened(chromium, locked.url) as one,
     ):
-        one.page.locator("#alarm", has_text="API key").wait_for()
+        one.page.locator("#key-hint", has_text="API key").wait_for()
+        assert one.page.locator("#alarm").is_hidden()
+        one.page.locator("#key").fill("open-barley")
+        one.page.locator("#key").press("Tab")
+        one.page.locator("#alarm", has_text="does not know this API key").wait_for()
+        assert one.page.locator("#key-hint").is_hidden()
         one.page.locator("#key").fill(KEY)
         one.page.locator("#key").press("Tab")
         wait_for_model(one)
@@ -129,8 +134,8 @@ def test_a_page_whose_server_wants_a_key_asks_for_it(chromium: Browser, folder: 
         say(one, "Say hello.")
         wait_for_status(one, "The model's answer, ")
         assert answers(one)[0]
-        # the browser's own word for the question that had no key
-        assert ["401" in complaint for complaint in one.complaints] == [True], one.complaints
+        # the browser's own words for the questions that had no key and a wrong one
+        assert ["401" in complaint for complaint in one.complaints] == [True] * 2, one.complaints
 
 
 def test_a_server_that_is_gone_is_said_to_be(chromium: Browser, folder: Path) -> None:

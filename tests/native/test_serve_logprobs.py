@@ -84,8 +84,8 @@ def test_a_text_in_pieces_has_the_offsets_of_the_whole(
         n_sent = n_new
     for piece in pieces[:-1]:
         assert all(offset < len(text) for offset in piece.text_offset)
-    assert sum((piece.text_offset for piece in pieces), []) == whole.text_offset
-    assert sum((piece.tokens for piece in pieces), []) == whole.tokens
+    assert [offset for piece in pieces for offset in piece.text_offset] == whole.text_offset
+    assert [name for piece in pieces for name in piece.tokens] == whole.tokens
 
 
 def test_tokens_behind_a_stop_string_are_at_the_end_of_the_text(default_model: Model) -> None:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pytreellama.serve.guards import BodyGuard, HeaderGuard, HostGuard, KeyGuard
+from pytreellama.serve.guards import BodyGuard, HeaderGuard, HeadGuard, HostGuard, KeyGuard
 
 
 async def inner(scope: Scope, receive: Receive, send: Send) -> None:
@@ -168,3 +168,21 @@ def test_what_is_no_request_passes_every_guard(guard: Callable[[ASGIApp], ASGIAp
 
     asyncio.run(guard(app)({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
     assert seen == ["lifespan"]
+
+
+def test_a_head_request_is_answered_as_get_without_the_body() -> None:
+    seen: list[str] = []
+
+    async def noted(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope["method"])
+        await inner(scope, receive, send)
+
+    async def answer(method: str) -> httpx.Response:
+        transport = httpx.ASGITransport(app=HeadGuard(noted))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.request(method, "/health")
+
+    head, get = asyncio.run(answer("HEAD")), asyncio.run(answer("GET"))
+    assert seen == ["GET", "GET"]
+    assert (head.status_code, head.content) == (200, b"")
+    assert get.content == b"0"

@@ -317,9 +317,14 @@ class Chat {
   }
 
   complain(error) {
-    $("alarm").hidden = !error;
-    $("alarm").textContent = error?.message ?? "";
-    if (error?.status !== UNAUTHORIZED) return;
+    const needsKey = error?.status === UNAUTHORIZED;
+    // nobody has done anything wrong yet who was not asked for a key
+    const isRefused = needsKey && this.server.key !== "";
+    const message = isRefused ? "The server does not know this API key." : error?.message;
+    $("alarm").hidden = !error || (needsKey && !isRefused);
+    $("alarm").textContent = $("alarm").hidden ? "" : message;
+    $("key-hint").hidden = !needsKey || isRefused;
+    if (!needsKey) return;
     $("key-label").hidden = false;
     $("key").focus();
   }
