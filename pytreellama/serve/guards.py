@@ -141,7 +141,7 @@ class HeadGuard:
             return
 
         async def without_body(message: Message) -> None:
-            await send(message | {"body": b""} if "body" in message else message)
+            await send({**message, "body": b""} if "body" in message else message)
 
         await self._app({**scope, "method": "GET"}, receive, without_body)
 
