@@ -44,12 +44,12 @@ class _Found:
     @property
     def is_of_form(self) -> bool:
         """It says no more than that the value is not of one of the forms that it may have."""
-        return self.type.endswith("_type")
+        return self.type.endswith("_type") or self.type == "literal_error"
 
 
 def _fault_of(errors: Sequence[_Found]) -> Fault:
     # of a field with several forms, the value's own form gets farthest
-    first = max(errors, key=lambda one: (len(one.path), not one.is_of_form, one.n_passed))
+    first = max(errors, key=lambda one: (not one.is_of_form, len(one.path), one.n_passed))
     param = ".".join(first.path) or None
     if first.type == "extra_forbidden":
         return Fault(400, f"{param} is not a field that this server knows", param=param)
