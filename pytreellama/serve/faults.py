@@ -33,6 +33,7 @@ _REFUSED = (
     TreeError,
     BatchError,
 )
+_N_CHARACTERS = 1000  # of a message, or of a field's name
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -120,5 +121,6 @@ def handle_faults(app: FastAPI) -> None:
 
 
 def _printable(text: str) -> str:
-    """Text that UTF-8 can hold: clients may send half of a surrogate pair."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Short text that UTF-8 can hold: clients send names of 4 MiB, and half surrogate pairs."""
+    short = text if len(text) <= _N_CHARACTERS else text[:_N_CHARACTERS] + "..."
+    return short.encode("utf-8", "backslashreplace").decode("utf-8")

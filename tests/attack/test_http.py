@@ -146,6 +146,10 @@ def english(n_bytes: int = MAX_BODY - 1000) -> str:
     return ENGLISH * (n_bytes // len(ENGLISH))
 
 
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
 def keys(head: str, tail: str, value: str, n: int) -> bytes:
     return (head + ",".join(f'"{i}":{value}' for i in range(n)) + tail).encode()
 
@@ -195,6 +199,12 @@ REFUSED: dict[str, tuple[str, Callable[[], object]]] = {
     ),
     "2,040 prompts": (COMPLETIONS, lambda: {"prompt": ["a" * 2000] * 2040}),
     "a billion answers": (COMPLETIONS, lambda: {"prompt": "a", "n": 10**9}),
+    "a field with a long name": (COMPLETIONS, lambda: {"prompt": "a", "b" * 4_000_000: 1}),
+    "a tool with a long name": (
+        CHAT,
+        lambda: {"messages": SAID, "tools": [FUNCTION], "tool_choice": named("b" * 4_000_000)},
+    ),
+    "a long role": (CHAT, lambda: {"messages": [{"role": "b" * 4_000_000, "content": "a"}]}),
     "deep lists": (COMPLETIONS, lambda: b'{"prompt":' + b"[" * 1_000_000),
     "deep objects": (COMPLETIONS, lambda: b'{"prompt":' * 30_000),
     "a deep schema": (
