@@ -11,6 +11,7 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from pytreellama.serve.callers import QUICK_BYTES, Caller, Callers
@@ -43,7 +44,10 @@ class JsonRoute(APIRoute):
         model: type[BaseModel] = field.field_info.annotation  # type: ignore[assignment]
 
         async def handle(request: Request) -> Response:
-            content = await request.body()
+            try:
+                content = await request.body()
+            except ClientDisconnect:
+                raise Fault(499, "the client went away") from None
             _require_json(request.headers.get("content-type", ""))
             callers: Callers = request.app.state.callers
             is_large = len(content) > QUICK_BYTES
