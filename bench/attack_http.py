@@ -154,7 +154,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def attacks(n_bytes: int) -> dict[str, tuple[str, bytes]]:
-    """Bodies that are a little smaller than the server's limit."""
+    """Bodies a little smaller than the server's limit, and a text that may be tokenized."""
     text = ENGLISH * ((n_bytes - 1000) // len(ENGLISH))
     chat: dict[str, Any] = {"messages": [{"role": "user", "content": text}], "max_tokens": 1}
     objects = '{"prompt":[' + ",".join(["{}"] * ((n_bytes - 1000) // 3)) + "]}"
@@ -164,6 +164,10 @@ def attacks(n_bytes: int) -> dict[str, tuple[str, bytes]]:
         "a prompt to score": (
             "/v1/score",
             json.dumps({"prompt": text, "continuations": ["a"]}).encode(),
+        ),
+        "a prompt of 600 kB": (
+            "/v1/completions",
+            json.dumps({"prompt": text[:600_000]}).encode(),
         ),
         "a list of objects": ("/v1/completions", objects.encode()),
     }

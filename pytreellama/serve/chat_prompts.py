@@ -104,7 +104,7 @@ def answer_schema(request: ChatRequest) -> dict[str, Any] | None:
 
 def _written(message: Message) -> str:
     """What every template writes of a message, at least; some leave parts of answers out."""
-    return "" if message.role == "assistant" else _content(message).strip()
+    return "" if message.role == "assistant" else _content(message)
 
 
 def _content(message: Message) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from pytreellama.core.vocab import Vocab
 from pytreellama.engine import Engine
 from pytreellama.serve.faults import Fault
+
+_WHITESPACE = b" \t\n\v\f\r"
 
 
 class TextLimit:
@@ -51,20 +52,23 @@ class TextLimit:
             raise self._fault(f"the prompt has {len(prompt)} tokens")
 
     def check_bytes(self, *texts: str) -> None:
-        """Raise Fault for texts that together have more bytes than any tokens in the context.
+        """Raise Fault for texts that together are too long whatever their tokens are.
 
-        It takes no longer than to count them, so it comes before templates and tokenizers.
+        It takes no longer than to count their bytes, so it comes before templates and tokenizers.
         """
-        n_most = self._n_bytes_max
-        if sum(map(len, texts)) > n_most or sum(map(_n_bytes, texts)) > n_most:
-            raise self._fault(
-                f"the prompt has {sum(map(_n_bytes, texts))} bytes, which are more than "
-                f"{self.n_tokens} tokens of this model can stand for"
-            )
+        text = "".join(texts)
+        n_least = self._least_tokens(text)
+        if n_least >= self.n_tokens:
+            n_bytes = len(_utf8(text))
+            raise self._fault(f"the prompt of {n_bytes} bytes has at least {n_least} tokens")
+
+    def _least_tokens(self, text: str) -> int:
+        """Lower bound on the tokens of a text; white space may be none, beside special tokens."""
+        return -(-len(_utf8(text).translate(None, _WHITESPACE)) // self._longest_piece)
 
     @cached_property
-    def _n_bytes_max(self) -> int:
-        return self.n_tokens * longest_piece(self._engine.vocab)
+    def _longest_piece(self) -> int:
+        return max(map(len, self._engine.vocab.pieces))
 
     def _fault(self, what: str) -> Fault:
         # clients tell this fault from others by "maximum context length is"
@@ -76,10 +80,5 @@ class TextLimit:
         )
 
 
-def longest_piece(vocab: Vocab) -> int:
-    """Bytes of the longest token."""
-    return max(map(len, vocab.pieces))
-
-
-def _n_bytes(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

@@ -59,8 +59,8 @@ def test_a_text_that_no_tokens_could_hold_is_not_tokenized(
     limit: TextLimit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limit._engine, "encode_prompt", lambda _: pytest.fail("it is tokenized"))
-    assert "1000000 bytes" in refusal(limit, "a" * 1_000_000)
-    assert "1000000 bytes" in refusal(limit, "é" * 500_000)
+    assert "of 1000000 bytes" in refusal(limit, "a" * 1_000_000)
+    assert "of 1000000 bytes" in refusal(limit, "é" * 500_000)
     assert "999999 tokens" in refusal(limit, [5] * 999_999)
 
 
