@@ -53,19 +53,26 @@ def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
         options: of ``subprocess.Popen``.
     """
     limits = options.pop("memory_mb", None)
-    process = subprocess.Popen(
-        command, start_new_session=True, preexec_fn=lambda: _prepare(limits), **options
-    )
+    if sys.platform != "win32":
+        options |= {"start_new_session": True, "preexec_fn": lambda: _prepare(limits)}
+    process = subprocess.Popen(command, **options)
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _end(process)
         process.wait()
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    if sys.platform == "win32":
+        process.kill()
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _prepare(memory_mb: int | None) -> None:

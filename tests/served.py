@@ -16,6 +16,8 @@ from pathlib import Path
 
 import httpx
 
+from alone import started
+
 _START_S = 120.0  # with costs that are measured first, on a machine that does other things
 _STOP_S = 60.0
 _ADDRESS = re.compile(rb"is served at (http://\S+)/v1;")
@@ -94,19 +96,15 @@ def _process(
     inherited = {name: v for name, v in os.environ.items() if name != "PYTREELLAMA_API_KEY"}
     own = {"XDG_CACHE_HOME": str(folder / "cache"), **environment}
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".log", delete=False) as log:
-        process = subprocess.Popen(
+        child = started(
             [*command, *options],
             env=inherited | own,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    try:
-        yield process, Path(log.name)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+        with child as process:
+            yield process, Path(log.name)
 
 
 def _address(process: subprocess.Popen[bytes], log_path: Path) -> str:

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
 
+from alone import started
 from pytreellama import Model
 
 PROMPTS = [
@@ -69,29 +71,20 @@ def test_plan_tells_of_every_step(environment: dict[str, str]) -> None:
 
 @posix_only
 def test_a_plans_reader_that_goes_away_ends_it_quietly(environment: dict[str, str]) -> None:
-    process = subprocess.Popen(
-        command("plan", "Once upon a time", "-n", "500", "--ignore-eos"),
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.read(1)
-    process.stdout.close()
-    errors = process.stderr.read()
-    assert (process.wait(timeout=60), errors) == (141, b"")
+    arguments = ("plan", "Once upon a time", "-n", "500", "--ignore-eos")
+    with started(command(*arguments), env=environment, stdout=PIPE, stderr=PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert (process.wait(timeout=60), errors) == (141, b"")
 
 
 @posix_only
 def test_an_interrupted_bench_ends_quietly(environment: dict[str, str]) -> None:
-    arguments = ("-n", "500", "--repeats", "100")
-    process = subprocess.Popen(
-        command("bench", *arguments),
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    time.sleep(4.0)  # it measures in silence; it may still be loading, which ends as quietly
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert (process.returncode, output, errors) == (130, b"", b"")
+    arguments = ("bench", "-n", "500", "--repeats", "100")
+    with started(command(*arguments), env=environment, stdout=PIPE, stderr=PIPE) as process:
+        time.sleep(4.0)  # it measures in silence; it may still be loading, which ends as quietly
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+        assert (process.returncode, output, errors) == (130, b"", b"")

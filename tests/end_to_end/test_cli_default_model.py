@@ -7,10 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from subprocess import PIPE
 from typing import Any
 
 import pytest
 
+from alone import started
 from pytreellama import Model
 
 REPEATING = "Count: one, two, three, one, two, three, one, two,"
@@ -32,15 +36,14 @@ def run(environment: dict[str, str], *arguments: str, **options: Any) -> Any:
     )
 
 
-def endless(environment: dict[str, str]) -> subprocess.Popen[bytes]:
+@contextmanager
+def endless(environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A generation that goes on for minutes, past its first words."""
     arguments = ("generate", "Once upon a time", "-n", "3000", "--ignore-eos")
-    process = subprocess.Popen(
-        command(*arguments), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert process.stdout is not None
-    assert process.stdout.read(1)
-    return process
+    with started(command(*arguments), env=environment, stdout=PIPE, stderr=PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1)
+        yield process
 
 
 def test_generate_continues_a_pattern_and_drafts_it(environment: dict[str, str]) -> None:
@@ -91,16 +94,16 @@ def test_no_prompt_and_no_input_is_one_line(environment: dict[str, str]) -> None
 
 @posix_only
 def test_an_interrupt_ends_it_quietly(environment: dict[str, str]) -> None:
-    process = endless(environment)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, b"")
+    with endless(environment) as process:
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (130, b"")
 
 
 @posix_only
 def test_a_reader_that_goes_away_ends_it_quietly(environment: dict[str, str]) -> None:
-    process = endless(environment)
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.close()
-    errors = process.stderr.read()
-    assert (process.wait(timeout=60), errors) == (141, b"")
+    with endless(environment) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        errors = process.stderr.read()
+        assert (process.wait(timeout=60), errors) == (141, b"")

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from alone import started
 from buildlib.errors import BuildError
 from buildlib.processes import run_logged
 from buildlib.progress import Progress
@@ -259,8 +260,7 @@ sys.exit(script.main(["build"]))
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_build_and_its_children(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-c", DRIVER, str(ROOT / "build.py"), str(tmp_path / "log")]
-    build = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
+    with started(command, stderr=subprocess.PIPE, text=True) as build:
         children: list[psutil.Process] = []
         while not children:
             assert build.poll() is None
@@ -268,8 +268,6 @@ def test_a_signal_ends_the_build_and_its_children(tmp_path: Path, number: signal
             time.sleep(0.01)
         build.send_signal(number)
         _, told = build.communicate(timeout=60)
-    finally:
-        build.kill()
     assert build.returncode == 130
     assert told == "compiling\nbuild.py: interrupted; run the same command again to go on\n"
     assert not any(child.is_running() for child in children)
