@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, product
 from pathlib import Path
@@ -31,6 +31,9 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+Templates = str | Sequence[Mapping[str, str]]
+"""A chat template, or several with ``name`` ("default", "tool_use") and ``template``."""
 
 DTYPES = {
     "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
@@ -374,7 +377,7 @@ def _pieces() -> Iterator[str]:
             yield piece
 
 
-def _add_vocabulary(g: GGUFWriter, n_vocab: int) -> None:
+def _add_vocabulary(g: GGUFWriter, n_vocab: int, add_eos: bool, templates: Templates) -> None:
     """A SentencePiece vocabulary: what is not in a piece falls back to the 256 byte tokens."""
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     pieces = list(islice(_pieces(), n_vocab - 261))
@@ -396,8 +399,8 @@ def _add_vocabulary(g: GGUFWriter, n_vocab: int) -> None:
     g.add_eos_token_id(EOS)
     g.add_eot_token_id(IM_END)
     g.add_add_bos_token(True)
-    g.add_add_eos_token(False)
-    g.add_chat_template(CHAT_TEMPLATE)
+    g.add_add_eos_token(add_eos)
+    g.add_chat_template(templates)
 
 
 # --- the file -----------------------------------------------------------------------------------
@@ -417,13 +420,16 @@ def write_tiny_model(
     n_swa: int = 8,
     dtype: str = "f32",
     stops: bool = False,
+    add_eos: bool = False,
+    chat_template: Templates = CHAT_TEMPLATE,
 ) -> Path:
     """Write a model of one of `KINDS` and return its path; equal arguments give equal bytes.
 
     Heads have 32 channels unless the architecture divides `n_embd` by `n_head`. `n_swa` is the
     sliding window of "swa", whose even layers have it. `dtype` is one of `DTYPES`. Unless
     `stops`, the rows of control tokens in the output matrix are zero, so that greedy text does
-    not end by chance. Raises ValueError on sizes that the architecture cannot have.
+    not end by chance. `add_eos` is the file's `add_eos_token`. Raises ValueError on sizes that the
+    architecture cannot have.
     """
     if kind not in _KINDS:
         raise ValueError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
@@ -434,7 +440,15 @@ def write_tiny_model(
     if kind == "hybrid" and n_layer < 2:
         raise ValueError("a hybrid model needs a recurrent layer and an attention layer")
     shape = _shape(_KINDS[kind], n_layer, n_embd, n_head, n_head_kv, n_vocab, n_ctx_train, n_swa)
-    return _write(Path(path), kind, shape, seed=seed, dtype=dtype, stops=stops)
+    path = Path(path)
+    writer = _writer(path, kind, shape, dtype)
+    _KINDS[kind].write(writer, Weights(writer, kind, seed, dtype), shape, stops)
+    _add_vocabulary(writer, shape.n_vocab, add_eos, chat_template)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
 
 
 def _shape(
@@ -466,7 +480,7 @@ def _shape(
     )
 
 
-def _write(path: Path, kind: str, shape: Shape, *, seed: int, dtype: str, stops: bool) -> Path:
+def _writer(path: Path, kind: str, shape: Shape, dtype: str) -> GGUFWriter:
     writer = GGUFWriter(path, ARCHITECTURES[kind])
     writer.add_name(f"tiny random {kind}")
     writer.add_file_type(DTYPES[dtype][1])
@@ -474,13 +488,7 @@ def _write(path: Path, kind: str, shape: Shape, *, seed: int, dtype: str, stops:
     writer.add_embedding_length(shape.n_embd)
     writer.add_block_count(shape.n_layer)
     writer.add_vocab_size(shape.n_vocab)
-    _KINDS[kind].write(writer, Weights(writer, kind, seed, dtype), shape, stops)
-    _add_vocabulary(writer, shape.n_vocab)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return writer
 
 
 def tiny_model(kind: str, directory: str | os.PathLike[str], **options: int | str | bool) -> Path:

@@ -116,7 +116,7 @@ def prompt_tokens(model: Model, prompt: BenchPrompt) -> list[int]:
     from pytreellama.core.chat import chat_prompt, encode_chat
 
     if isinstance(prompt.content, str) or not model.chat_template:
-        return model.vocab.encode(prompt.text)
+        return model.vocab.encode(prompt.text, add_eos=False)
     return encode_chat(model.vocab, chat_prompt(model, prompt.content))
 
 
@@ -193,7 +193,7 @@ class _Bench:
 
     def _warm_up(self, engine: Engine) -> None:
         """Make what is made once: weights are read from disk, and the cost of passes measured."""
-        engine.generate(self.model.vocab.encode(_WARM_UP), max_tokens=_N_WARM_UP)
+        engine.generate(self.model.vocab.encode(_WARM_UP, add_eos=False), max_tokens=_N_WARM_UP)
         self._report_one()
 
     def _answer(self, engine: Engine, name: str, prompt: int, repeat: int) -> None:

@@ -117,12 +117,16 @@ def chat_prompt(model: Model, messages: Sequence[Message], **options: Any) -> st
 
 
 def encode_chat(vocab: Vocab, prompt: str) -> list[int]:
-    """Tokens of a rendered prompt: names of special tokens are those tokens; BOS is not doubled.
+    """Tokens of a rendered prompt, in which names of special tokens are those tokens.
+
+    The template writes what belongs to a turn, so EOS is never added. BOS is, where the model's
+    file says so and the template did not write it.
 
     Raises:
         VocabError: the model has no tokenizer.
     """
-    return vocab.encode(prompt, add_special=needs_bos(vocab, prompt), parse_special=True)
+    bos = needs_bos(vocab, prompt)
+    return vocab.encode(prompt, add_bos=bos, add_eos=False, parse_special=True)
 
 
 def needs_bos(vocab: Vocab, prompt: str) -> bool:

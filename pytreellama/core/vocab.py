@@ -83,6 +83,11 @@ class Vocab:
         """True if ``encode`` puts the BOS token in front."""
         return bool(lib.llama_vocab_get_add_bos(self.pointer))
 
+    @property
+    def adds_eos(self) -> bool:
+        """True if ``encode`` puts the EOS token (BERT: SEP) at the end."""
+        return bool(self._ends[1])
+
     @cached_property
     def eog_tokens(self) -> frozenset[int]:
         """All tokens that end a generation (end of text, of turn, of message)."""
@@ -100,19 +105,44 @@ class Vocab:
         return bool(lib.llama_vocab_is_control(self.pointer, self._checked([token])[0]))
 
     def encode(
-        self, text: str | bytes, *, add_special: bool = True, parse_special: bool = False
+        self,
+        text: str | bytes,
+        *,
+        add_special: bool = True,
+        add_bos: bool | None = None,
+        add_eos: bool | None = None,
+        parse_special: bool = False,
     ) -> list[int]:
         """Tokens of a text.
 
         Args:
             text: text, or UTF-8 bytes. NUL is a character like any other.
-            add_special: add BOS and EOS where the model was trained with them.
+            add_special: add BOS in front and EOS at the end, each only if the model's file says
+                so (``adds_bos``, ``adds_eos``); BERT's CLS and SEP likewise.
+            add_bos, add_eos: the same for one end alone; by default as ``add_special``. A prompt
+                to be continued must not have EOS: ``add_eos=False``.
             parse_special: read the names of special tokens, such as ``<|im_end|>``, as these
                 tokens and not as text. For prompts that a template wrote, not for a user's words.
 
         Raises:
             VocabError: the text is not valid UTF-8, or the model has no tokenizer.
         """
+        before, after = self._ends
+        ids = self._tokenize(text, False, parse_special)
+        if add_special if add_bos is None else add_bos:
+            ids = [*before, *ids]
+        if add_special if add_eos is None else add_eos:
+            ids = [*ids, *after]
+        return ids
+
+    @cached_property
+    def _ends(self) -> tuple[list[int], list[int]]:
+        """The tokens before and after a text, as llama.cpp adds them to an empty one."""
+        ends = self._tokenize("", True, False)
+        n_before = int(len(ends) > 1 or self.adds_bos)
+        return ends[:n_before], ends[n_before:]
+
+    def _tokenize(self, text: str | bytes, add_special: bool, parse_special: bool) -> list[int]:
         self._require_text("encode")
         data = _utf8(text)
         if len(data) > _MAX_TEXT_BYTES:

@@ -343,7 +343,7 @@ class Engine(Closing):
         """What ``embed`` runs for each text, for ``submit_evaluation``; raises as it does."""
         if pooling not in (None, *POOLINGS):
             raise RequestError(f"pooling = {pooling!r} was asked for; give {' or '.join(POOLINGS)}")
-        ids = tuple(self.encode_prompt(text))
+        ids = tuple(self.encode_prompt(text, add_eos=True))
         return Embedding(ids, self.vocab, pooling or own_pooling(self.model), self._n_prefill)
 
     def submit_evaluation(self, evaluation: Evaluation, *, wait: bool = True) -> Generation:
@@ -377,14 +377,18 @@ class Engine(Closing):
         kept = self._scheduler.prefixes.kept
         return self._loop.call(lambda: load_kept(kept, self.context, path))
 
-    def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """The token ids that a prompt becomes.
+    def encode_prompt(self, prompt: Prompt, *, add_eos: bool = False) -> list[int]:
+        """The token ids that a prompt becomes: text with BOS in front, if the model's file says so.
+
+        Args:
+            add_eos: end a text with EOS if the file says so: right where nothing is to follow, as
+                in ``embed``. Rendered chats and ids never get it.
 
         Raises:
             VocabError, ChatTemplateError, RequestError: no ids can be made of it.
         """
         if isinstance(prompt, str):
-            return self.vocab.encode(prompt)
+            return self.vocab.encode(prompt, add_eos=add_eos)
         _require_no_bytes(prompt, "the prompt")
         if not isinstance(prompt, (Sequence, np.ndarray)):
             raise RequestError(_NO_PROMPT)

@@ -49,7 +49,7 @@ async def _embed(service: Service, body: EmbeddingRequest, caller: Caller) -> Re
     _require_few(service, len(texts), "input")
 
     def embedding(text: str | list[int]) -> Embedding:
-        return engine.embedding(service.text_limit.encode(text))
+        return engine.embedding(service.text_limit.encode(text, add_eos=True))
 
     embeddings = [await caller.run(partial(embedding, text)) for text in texts]
     for one in embeddings:

@@ -23,8 +23,11 @@ class TextLimit:
         self.n_tokens = engine.context.n_text_max
         """Tokens of the longest text, the answer included."""
 
-    def encode(self, prompt: str | Sequence[int]) -> list[int]:
+    def encode(self, prompt: str | Sequence[int], *, add_eos: bool = False) -> list[int]:
         """Token ids of a prompt.
+
+        Args:
+            add_eos: as ``Engine.encode_prompt``.
 
         Raises:
             Fault: it leaves no room for an answer.
@@ -34,7 +37,7 @@ class TextLimit:
             self.check_bytes(prompt)
         else:
             self.check_tokens(prompt)
-        ids = self._engine.encode_prompt(prompt)
+        ids = self._engine.encode_prompt(prompt, add_eos=add_eos)
         self.check_tokens(ids)
         return ids
 

@@ -11,6 +11,7 @@ import pytest
 from exactness import needs_exact
 from pytreellama import AsyncEngine, Context, Engine, Model, draft
 from pytreellama.errors import QueueFullError, RequestError
+from tiny_models import EOS
 
 TinyModel = Callable[..., Model]
 SIZES = {"n_ctx": 256, "n_threads": 1}
@@ -109,6 +110,16 @@ def test_embeddings_are_pooled_hidden_states(
         wanted = states.mean(axis=0) if pooling == "mean" else states[-1]
         assert np.linalg.norm(state) == pytest.approx(1.0, abs=1e-5)
         assert state == pytest.approx(wanted / np.linalg.norm(wanted), abs=1e-4)
+
+
+def test_a_files_eos_ends_what_is_embedded_and_not_what_goes_on(tiny_model: TinyModel) -> None:
+    with Engine(tiny_model("rope", add_eos=True), "none", n_seq_max=1, **SIZES) as engine:
+        tokens = engine.encode_prompt("the cat")
+        assert tokens[-1] != EOS
+        assert engine.scoring("the cat", [[5]]).request.prompt == tuple(tokens)
+        assert engine.embedding("the cat").request.prompt == (*tokens, EOS)
+        chat = [{"role": "user", "content": "hi"}]
+        assert engine.embedding(chat).request.prompt[-1] != EOS
 
 
 def test_an_unknown_pooling_is_refused(engine: Engine) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytreellama import Model
+from pytreellama.core.chat import encode_chat
 from pytreellama.core.vocab import Detokenizer, Vocab
 from pytreellama.errors import VocabError
 from tiny_models import BOS, EOS, IM_END, IM_START
@@ -126,6 +127,30 @@ def test_special_tokens_are_read_from_text_only_on_request(spm: Vocab) -> None:
     assert spm.decode(as_text) == text
     assert spm.decode(as_tokens).strip() == "hi"
     assert spm.decode(as_tokens, special=True).replace(" ", "") == text
+
+
+@pytest.fixture(scope="module")
+def ending(tiny_model: TinyModel) -> Vocab:
+    """Of a file that says ``add_eos_token = true``."""
+    return tiny_model("rope", add_eos=True).vocab
+
+
+def test_each_end_of_a_text_has_a_switch(ending: Vocab, spm: Vocab) -> None:
+    bare = ending.encode("the cat", add_special=False)
+    assert ending.adds_bos and ending.adds_eos and not spm.adds_eos
+    assert ending.encode("the cat") == [BOS, *bare, EOS]
+    assert ending.encode("the cat", add_eos=False) == [BOS, *bare]
+    assert ending.encode("the cat", add_bos=False) == [*bare, EOS]
+    assert ending.encode("the cat", add_special=False, add_eos=True) == [*bare, EOS]
+    assert ending.encode("", add_special=False) == []
+    assert spm.encode("the cat", add_eos=True) == [BOS, *bare]  # its file says that it has none
+
+
+def test_a_rendered_chat_never_ends_with_eos(ending: Vocab) -> None:
+    prompt = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    tokens = encode_chat(ending, prompt)
+    assert tokens[:2] == [BOS, IM_START] and EOS not in tokens
+    assert encode_chat(ending, "<s>" + prompt) == tokens
 
 
 def test_special_tokens_are_known(spm: Vocab) -> None:

@@ -35,9 +35,9 @@ class FakeVocab:
         assert special
         return {1: b"<s>", 2: b"</s>"}[token]
 
-    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        assert parse_special
-        return [1] * add_special + [len(text)]
+    def encode(self, text: str, *, add_bos: bool, add_eos: bool, parse_special: bool) -> list[int]:
+        assert parse_special and not add_eos
+        return [1] * add_bos + [len(text)]
 
 
 def model_with(template: str | None) -> SimpleNamespace:
