@@ -7,20 +7,26 @@ renders chat templates. Clean untrusted messages before they come here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
 
+from pytreellama.core.chat_content import (
+    SYSTEM_PROBE,
+    SYSTEM_WORD,
+    ContentForm,
+    has_user_words,
+    is_in,
+)
 from pytreellama.errors import ChatTemplateError
 
 if TYPE_CHECKING:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
     from pytreellama.core.model import Model
     from pytreellama.core.vocab import Vocab
 
 Message = Mapping[str, Any]
+
+_N_KNOWN = 16  # templates of models that stay compiled
 
 
 class ChatTemplate:
@@ -30,6 +36,9 @@ class ChatTemplate:
     is, ``break`` and ``continue`` in loops, ``generation`` blocks (which mark text for training,
     and change nothing here), ``bos_token`` and ``eos_token``.
     (https://huggingface.co/docs/transformers/chat_templating_writing)
+
+    A template comes with a file that may be hostile. The work of a rendering is bounded: more than
+    some ten million steps, and some for what it is given, are an error.
 
     Args:
         source: the template's text.
@@ -41,33 +50,32 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, bos_token: str = "", eos_token: str = "") -> None:
-        from jinja2 import TemplateError
+        from pytreellama.core.template_sandbox import compiled
 
         self.source = source
         self.bos_token = bos_token
         self.eos_token = eos_token
-        try:
-            self._template = _environment().from_string(source)
-        except TemplateError as error:
-            line = getattr(error, "lineno", None)
-            where = f" in line {line}" if line else ""
-            raise ChatTemplateError(f"the chat template is not valid{where}: {error}") from error
+        self._template = compiled(source)
 
     @classmethod
-    def of_model(cls, model: Model) -> ChatTemplate:
+    def of_model(cls, model: Model, *, has_tools: bool = False) -> ChatTemplate:
         """The template in the model's file.
+
+        Args:
+            has_tools: take the one that the file names ``tool_use``, if there is such.
 
         Raises:
             ChatTemplateError: the file has none, or an invalid one.
         """
-        source = model.chat_template
+        named = model.metadata.get("tokenizer.chat_template.tool_use") if has_tools else None
+        source = named or model.chat_template
         if not source:
             raise ChatTemplateError(
                 f"{model.path.name} has no chat template (it may be a base model): give plain "
                 "text as the prompt, or make a ChatTemplate(source) of your own"
             )
         vocab = model.vocab
-        return cls(source, _special_text(vocab, vocab.bos), _special_text(vocab, vocab.eos))
+        return _known(source, _special_text(vocab, vocab.bos), _special_text(vocab, vocab.eos))
 
     def render(
         self,
@@ -75,36 +83,62 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
         **extra: Any,
     ) -> str:
         """The prompt of a conversation.
 
         Args:
             messages: ``{"role": ..., "content": ...}`` in order; content is text, or a list of
-                parts if the template takes such. Other keys reach the template as they are.
+                parts. A template that knows parts alone is given texts as a part, one that knows
+                text alone is given text parts as one text. Other keys reach it as they are.
             add_generation_prompt: end with the start of the assistant's turn.
             tools: JSON-schema descriptions of functions, for templates that know tools.
+            documents: for templates that know documents.
             **extra: further variables of the template, such as ``enable_thinking=False``.
 
         Raises:
-            ChatTemplateError: malformed messages, or ones that the template refuses.
+            ChatTemplateError: malformed messages, ones that the template refuses, or a template
+                that does not write what users say.
         """
         _check_messages(messages)
-        try:
-            return self._template.render(
-                messages=[dict(message) for message in messages],
-                add_generation_prompt=add_generation_prompt,
-                tools=[dict(tool) for tool in tools] if tools is not None else None,
-                bos_token=self.bos_token,
-                eos_token=self.eos_token,
-                **extra,
-            )
-        except ChatTemplateError:
-            raise
-        except Exception as error:  # a template is a program: it may fail in any way
+        if self._content.is_dropped and any(map(has_user_words, messages)):
             raise ChatTemplateError(
-                f"the chat template failed on these messages: {type(error).__name__}: {error}"
-            ) from error
+                "the chat template does not write what a user says, neither from text nor from "
+                "parts of type 'text'; use a ChatTemplate(source) of your own"
+            )
+        return self._rendered(
+            [self._content.fitted(message) for message in messages],
+            add_generation_prompt=add_generation_prompt,
+            tools=[dict(tool) for tool in tools] if tools is not None else None,
+            documents=[dict(one) for one in documents] if documents is not None else None,
+            **extra,
+        )
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """False if the template refuses a system message, or does not write it."""
+        messages = [self._content.fitted(one) for one in SYSTEM_PROBE]
+        try:
+            return is_in(self._rendered(messages), SYSTEM_WORD)
+        except ChatTemplateError:
+            return False
+
+    @cached_property
+    def _content(self) -> ContentForm:
+        return ContentForm.found(lambda message: self._rendered([message]))
+
+    def _rendered(self, messages: Sequence[Message], **variables: Any) -> str:
+        from pytreellama.core.template_sandbox import rendered
+
+        always = {"add_generation_prompt": True, "tools": None, "documents": None}
+        own = {"bos_token": self.bos_token, "eos_token": self.eos_token}
+        return rendered(self._template, messages, {**always, **own, **variables})
+
+
+@lru_cache(_N_KNOWN)
+def _known(source: str, bos_token: str, eos_token: str) -> ChatTemplate:
+    return ChatTemplate(source, bos_token, eos_token)
 
 
 def chat_prompt(model: Model, messages: Sequence[Message], **options: Any) -> str:
@@ -113,7 +147,8 @@ def chat_prompt(model: Model, messages: Sequence[Message], **options: Any) -> st
     Raises:
         ChatTemplateError: no template, or one that refuses the messages.
     """
-    return ChatTemplate.of_model(model).render(messages, **options)
+    template = ChatTemplate.of_model(model, has_tools=bool(options.get("tools")))
+    return template.render(messages, **options)
 
 
 def encode_chat(vocab: Vocab, prompt: str) -> list[int]:
@@ -168,48 +203,3 @@ def _check_message(i: int, message: Message) -> None:
         raise ChatTemplateError(
             f"message {i} needs content: text or a list of parts, not {content!r}"
         )
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    from jinja2 import nodes
-    from jinja2.ext import Extension
-    from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class GenerationBlocks(Extension):
-        tags = {"generation"}  # noqa: RUF012 - Jinja's own type
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=["jinja2.ext.loopcontrols", GenerationBlocks],
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's own filter escapes characters for HTML, which a model was not trained on
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise ChatTemplateError(f"the chat template refuses these messages: {message}")
-
-
-def _strftime_now(format: str) -> str:
-    return datetime.now().strftime(format)
