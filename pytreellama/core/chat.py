@@ -79,6 +79,7 @@ class ChatTemplate:
 
     def render(
         self,
+        /,  # a template may have a variable of any name
         messages: Sequence[Message],
         *,
         add_generation_prompt: bool = True,
@@ -111,7 +112,7 @@ class ChatTemplate:
             [self._content.fitted(message) for message in messages],
             add_generation_prompt=add_generation_prompt,
             tools=[dict(tool) for tool in tools] if tools is not None else None,
-            documents=[dict(one) for one in documents] if documents is not None else None,
+            documents=documents,
             **extra,
         )
 
@@ -128,7 +129,7 @@ class ChatTemplate:
     def _content(self) -> ContentForm:
         return ContentForm.found(lambda message: self._rendered([message]))
 
-    def _rendered(self, messages: Sequence[Message], **variables: Any) -> str:
+    def _rendered(self, /, messages: Sequence[Message], **variables: Any) -> str:
         from pytreellama.core.template_sandbox import rendered
 
         always = {"add_generation_prompt": True, "tools": None, "documents": None}

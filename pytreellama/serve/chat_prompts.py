@@ -16,7 +16,7 @@ from pytreellama.serve.text_limit import TextLimit
 
 
 class ChatPrompts:
-    """Writes prompts with a model's template, which is read once.
+    """Writes prompts with a model's templates, each of which is read once.
 
     Args:
         model: whose template and vocabulary they are for.
@@ -26,26 +26,28 @@ class ChatPrompts:
     def __init__(self, model: Model, text_limit: TextLimit) -> None:
         self._model = model
         self._text_limit = text_limit
-        self._template: ChatTemplate | None = None
+        self._templates: dict[bool, ChatTemplate] = {}
 
     def tokens(self, messages: Sequence[Message], request: ChatRequest | None = None) -> list[int]:
         """The prompt, up to where the answer begins.
 
         Raises:
             ChatTemplateError: the model has no template, or it refuses these messages.
-            Fault: they are too long for the context.
+            Fault: they are too long for the context, or a call in them has arguments that are not
+                a JSON object.
         """
         self._text_limit.check_bytes(*map(_written, messages))
-        template = self._known_template()
         told = [_told(message) for message in messages]
         tools = [] if request is None else offered_tools(request)
+        template = self._template(bool(tools))
         extra: dict[str, Any] = dict((request and request.chat_template_kwargs) or {})
         if extra.keys() & {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}:
             raise ChatTemplateError("chat_template_kwargs cannot replace messages or tools")
         if tools_.knows_tools(template.source):
             text = template.render(tools_.with_objects(told), tools=tools or None, **extra)
         else:
-            text = template.render(tools_.in_words(told, tools), **extra)
+            takes_system = template.takes_system if tools else True
+            text = template.render(tools_.in_words(told, tools, takes_system=takes_system), **extra)
         if request is not None and must_call(request):
             text += f"{OPEN}\n"
         self._text_limit.check_bytes(text)
@@ -53,10 +55,11 @@ class ChatPrompts:
         self._text_limit.check_tokens(ids)
         return ids
 
-    def _known_template(self) -> ChatTemplate:
-        if self._template is None:
-            self._template = ChatTemplate.of_model(self._model)
-        return self._template
+    def _template(self, has_tools: bool) -> ChatTemplate:
+        if has_tools not in self._templates:
+            template = ChatTemplate.of_model(self._model, has_tools=has_tools)
+            self._templates[has_tools] = template
+        return self._templates[has_tools]
 
 
 def offered_tools(request: ChatRequest) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Tools: how a model is told of functions.
 
 A model whose template knows no tools is told of them, and of Hermes' form of calls, in the
-system's message.
+system's message, or in the user's first one where the template has no role for the system.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytreellama.serve.calls import CLOSE, OPEN
+from pytreellama.serve.faults import Fault
 
 Message = dict[str, Any]
 
@@ -55,34 +56,67 @@ def knows_tools(template: str) -> bool:
 
 
 def with_objects(messages: Sequence[Message]) -> list[Message]:
-    """Messages for a template that knows tools: arguments as objects, not as text."""
-    return [_with_objects(message) for message in messages]
+    """Messages for a template that knows tools: arguments as objects, not as text.
+
+    Raises:
+        Fault: arguments that are not a JSON object.
+    """
+    return [_with_objects(i, message) for i, message in enumerate(messages)]
 
 
-def _with_objects(message: Message) -> Message:
+def _with_objects(i: int, message: Message) -> Message:
     if not message.get("tool_calls"):
         return message
     calls = [
-        call
-        | {"function": call["function"] | {"arguments": _parsed(call["function"]["arguments"])}}
-        for call in message["tool_calls"]
+        call | {"function": call["function"] | {"arguments": _arguments(i, k, call)}}
+        for k, call in enumerate(message["tool_calls"])
     ]
     return message | {"tool_calls": calls, "content": message.get("content") or ""}
 
 
-def in_words(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Messages for a template that knows no tools: all is told in texts."""
-    told = [_in_words(message) for message in messages]
+def in_words(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, takes_system: bool = True
+) -> list[Message]:
+    """Messages for a template that knows no tools: all is told in texts.
+
+    Results of tools are the user's turn, in one message for as many as come in a row: many
+    templates want turns of user and assistant to alternate.
+
+    Args:
+        takes_system: the template has a role for the system; else the user's first turn begins
+            with the tools.
+
+    Raises:
+        Fault: arguments that are not a JSON object.
+    """
+    told: list[Message] = []
+    for i, message in enumerate(messages):
+        one = _in_words(i, message)
+        is_result = message["role"] == "tool" or (i > 0 and messages[i - 1]["role"] == "tool")
+        if is_result and told and told[-1]["role"] == one["role"] == "user":
+            told[-1] = told[-1] | {"content": f"{told[-1]['content']}\n{one['content']}"}
+        else:
+            told.append(one)
     if not tools:
         return told
     functions = [json.dumps(tool["function"], ensure_ascii=False) for tool in tools]
-    instruction = _INSTRUCTION + "\n".join(functions)
-    if told[0]["role"] != "system":
-        return [{"role": "system", "content": instruction}, *told]
-    return [told[0] | {"content": f"{told[0]['content']}\n\n{instruction}"}, *told[1:]]
+    return _told_first(told, _INSTRUCTION + "\n".join(functions), takes_system)
 
 
-def _in_words(message: Message) -> Message:
+def _told_first(messages: list[Message], text: str, takes_system: bool) -> list[Message]:
+    """Messages that begin with a text of the server's own."""
+    if messages[0]["role"] == "system":
+        first = messages[0] | {"content": f"{messages[0]['content']}\n\n{text}"}
+        return [first, *messages[1:]]
+    if takes_system:
+        return [{"role": "system", "content": text}, *messages]
+    if messages[0]["role"] == "user":
+        first = messages[0] | {"content": f"{text}\n\n{messages[0]['content']}"}
+        return [first, *messages[1:]]
+    return [{"role": "user", "content": text}, *messages]
+
+
+def _in_words(i: int, message: Message) -> Message:
     if message["role"] == "tool":
         content = f"<tool_response>\n{message.get('content') or ''}\n</tool_response>"
         return {"role": "user", "content": content}
@@ -90,15 +124,23 @@ def _in_words(message: Message) -> Message:
     if not calls:
         return message
     written = [
-        {"name": call["function"]["name"], "arguments": _parsed(call["function"]["arguments"])}
-        for call in calls
+        {"name": call["function"]["name"], "arguments": _arguments(i, k, call)}
+        for k, call in enumerate(calls)
     ]
     texts = [f"{OPEN}\n{json.dumps(call, ensure_ascii=False)}\n{CLOSE}" for call in written]
     return {"role": message["role"], "content": "\n".join([message.get("content") or "", *texts])}
 
 
-def _parsed(arguments: str) -> Any:
+def _arguments(i: int, k: int, call: Message) -> dict[str, Any]:
+    """The arguments of message i's call k; some clients send none as an empty text."""
+    text = call["function"]["arguments"]
+    if not text.strip():
+        return {}
     try:
-        return json.loads(arguments)
+        arguments = json.loads(text)
     except (ValueError, RecursionError):
+        arguments = None
+    if isinstance(arguments, dict):
         return arguments
+    param = f"messages.{i}.tool_calls.{k}.function.arguments"
+    raise Fault(400, f"{param}: expected a JSON object as text, such as '{{}}'", param=param)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +42,9 @@ class FakeVocab:
 
 
 def model_with(template: str | None) -> SimpleNamespace:
-    return SimpleNamespace(chat_template=template, path=Path("tiny.gguf"), vocab=FakeVocab())
+    return SimpleNamespace(
+        chat_template=template, path=Path("tiny.gguf"), vocab=FakeVocab(), metadata={}
+    )
 
 
 def test_messages_are_written_in_order_and_end_with_the_assistants_turn():
@@ -153,6 +156,111 @@ def test_a_call_of_tools_needs_no_content():
     source = "{{ messages[0].tool_calls[0].name }}"
     message = {"role": "assistant", "content": None, "tool_calls": [{"name": "look"}]}
     assert ChatTemplate(source).render([message]) == "look"
+
+
+PARTS = (
+    "{% for message in messages %}[{{ message.role }}]"
+    "{% for part in message.content if part.type == 'text' %}{{ part.text }}{% endfor %}"
+    "{% endfor %}"
+)
+BOTH = (
+    "{% for message in messages %}{% if message.content is string %}{{ message.content }}"
+    "{% else %}{% for part in message.content %}<{{ part.text }}>{% endfor %}{% endif %}"
+    "{% endfor %}"
+)
+SAID = [{"type": "text", "text": "Hello "}, {"type": "text", "text": "there"}]
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "text"),
+    [
+        (PARTS, "Hello", "[user]Hello"),
+        (PARTS, SAID, "[user]Hello there"),
+        (CHATML, SAID, "<|im_start|>user\nHello there<|im_end|>\n<|im_start|>assistant\n"),
+        ("{{ messages[0].content }}", SAID, "Hello there"),
+        ("{{ messages[0].content | tojson }}", SAID, '"Hello there"'),
+        ("{{ messages[0].content | upper | trim }}", " hi ", "HI"),
+        (BOTH, "Hello", "Hello"),
+        (BOTH, SAID, "<Hello ><there>"),
+    ],
+)
+def test_content_reaches_a_template_in_the_form_that_it_takes(source, content, text):
+    assert ChatTemplate(source).render([{"role": "user", "content": content}]) == text
+
+
+def test_parts_that_are_not_text_reach_a_template_as_they_are():
+    parts = [{"type": "image"}, {"type": "text", "text": "see"}]
+    with pytest.raises(ChatTemplateError, match="failed on these messages"):
+        ChatTemplate(CHATML).render([{"role": "user", "content": parts}])
+    assert ChatTemplate(PARTS).render([{"role": "user", "content": parts}]) == "[user]see"
+
+
+def test_a_template_that_drops_what_a_user_says_is_refused():
+    template = ChatTemplate("{% for message in messages %}[{{ message.role }}]{% endfor %}")
+    with pytest.raises(ChatTemplateError, match="does not write what a user says"):
+        template.render(HELLO)
+    assert template.render([{"role": "assistant", "content": "x"}]) == "[assistant]"
+
+
+def test_a_template_that_refuses_one_word_is_asked_for_the_messages_all_the_same():
+    source = (
+        "{% if messages[0].role != 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "{{ messages[1].content }}"
+    )
+    assert ChatTemplate(source).render([{"role": "system", "content": "s"}, *HELLO]) == "Héllo <b>"
+
+
+@pytest.mark.parametrize(
+    ("source", "takes_system"),
+    [
+        (CHATML, True),
+        (PARTS, True),
+        ("{{ raise_exception('no') if messages[0].role == 'system' }}" + CHATML, False),
+        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", False),
+    ],
+)
+def test_a_role_of_the_system_is_seen_by_its_words(source, takes_system):
+    assert ChatTemplate(source).takes_system is takes_system
+
+
+def test_documents_and_tools_are_none_where_none_are_given():
+    source = (
+        "{{ messages[0].content }}{% if documents is not none %}{{ documents | length }}{% endif %}"
+        "{% if tools is not none %}{{ tools | length }}{% endif %}"
+    )
+    template = ChatTemplate(source)
+    assert template.render(HELLO) == "Héllo <b>"
+    assert template.render(HELLO, documents=[{}], tools=[{}, {}]) == "Héllo <b>12"
+
+
+def test_the_template_for_tools_is_used_where_tools_are_given():
+    model = model_with("{{ messages[0].content }}")
+    model.metadata["tokenizer.chat_template.tool_use"] = "{{ messages[0].content }}{{ tools }}"
+    assert chat_prompt(model, HELLO) == "Héllo <b>"
+    assert chat_prompt(model, HELLO, tools=[{"a": 1}]) == "Héllo <b>[{'a': 1}]"
+
+
+def test_a_long_chat_costs_what_its_messages_are_worth():
+    """As Gemma 4's template does, which looks back from each message at all before it."""
+    source = (
+        "{% for m in messages %}{% for j in range(loop.index0) %}"
+        "{% if messages[j].role == 'x' %}{% endif %}{% endfor %}{{ m.content }}{% endfor %}"
+    )
+    assert len(ChatTemplate(source).render(HELLO * 800)) == 800 * len("Héllo <b>")
+
+
+def test_any_thread_may_render():
+    template, written = ChatTemplate(CHATML), []
+    thread = threading.Thread(target=lambda: written.append(template.render(HELLO)))
+    thread.start()
+    thread.join()
+    assert written == [template.render(HELLO)]
+
+
+def test_a_variable_may_have_any_name():
+    template = ChatTemplate("{{ messages[0].content }}{{ context }}{{ template }}")
+    extra = {"self": 1, "context": 2, "template": 3, "variables": 4}
+    assert template.render(HELLO, **extra) == "Héllo <b>23"
 
 
 def test_rendering_leaves_the_callers_messages_alone():

@@ -11,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pytreellama.serve.calls import Call, CallWatch, find_calls
-from pytreellama.serve.tools import in_words, tool_schema
+from pytreellama.serve.faults import Fault
+from pytreellama.serve.tools import in_words, tool_schema, with_objects
 
 FUNCTIONS: dict[str, dict[str, Any]] = {
     "look": {"type": "object", "properties": {"at": {"type": "string"}, "for": {"type": "number"}}},
@@ -194,3 +195,61 @@ def test_a_template_without_tools_is_told_of_them_in_words_that_are_found_again(
     assert find_calls(told[2]["content"], FUNCTIONS) == ("", [LOOKED])
     assert "A fox." in told[3]["content"]
     assert json.dumps(messages)  # what was given is as it was
+
+
+CALLS = [
+    {"id": str(i), "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    for i in range(2)
+]
+RESULTS = [
+    {"role": "user", "content": "What is there?"},
+    {"role": "assistant", "content": "", "tool_calls": CALLS},
+    {"role": "tool", "content": "A fox.", "tool_call_id": "0"},
+    {"role": "tool", "content": "A dog.", "tool_call_id": "1"},
+]
+TOOLS = [{"function": {"name": "look"}}]
+
+
+def test_results_in_a_row_are_one_turn_of_the_user() -> None:
+    told = in_words([*RESULTS, {"role": "user", "content": "Well?"}], [])
+    assert [one["role"] for one in told] == ["user", "assistant", "user"]
+    assert told[2]["content"] == (
+        "<tool_response>\nA fox.\n</tool_response>\n"
+        "<tool_response>\nA dog.\n</tool_response>\nWell?"
+    )
+
+
+def test_turns_of_a_user_s_own_stay_as_they_are() -> None:
+    messages = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    assert in_words(messages, []) == messages
+
+
+def test_without_a_role_for_the_system_the_user_s_first_turn_begins_with_the_tools() -> None:
+    told = in_words(RESULTS, TOOLS, takes_system=False)
+    assert [one["role"] for one in told] == ["user", "assistant", "user"]
+    assert '{"name": "look"}' in told[0]["content"]
+    assert told[0]["content"].endswith("\n\nWhat is there?")
+    own = [{"role": "system", "content": "Be brief."}, *RESULTS]
+    told = in_words(own, TOOLS, takes_system=False)  # which the template refuses, as it says
+    assert told[0]["role"] == "system" and told[0]["content"].startswith("Be brief.")
+
+
+def call_with(arguments: str) -> list[dict[str, Any]]:
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": arguments}}
+    return [{"role": "assistant", "content": None, "tool_calls": [CALLS[0], call]}]
+
+
+@pytest.mark.parametrize("arguments", ["", " ", "{}", "\n{ }"])
+def test_no_arguments_are_an_object_without_any(arguments: str) -> None:
+    (told,) = with_objects(call_with(arguments))
+    assert told["tool_calls"][1]["function"]["arguments"] == {}
+    assert '"arguments": {}' in in_words(call_with(arguments), [])[0]["content"]
+
+
+@pytest.mark.parametrize("arguments", ["null", "[1]", '"x"', '{"a": ', "x", "[" * 9999, "1" * 9999])
+def test_arguments_that_are_not_an_object_are_refused_by_name(arguments: str) -> None:
+    for tell in (with_objects, lambda messages: in_words(messages, [])):
+        with pytest.raises(Fault, match="expected a JSON object") as caught:
+            tell(call_with(arguments))
+        assert caught.value.status_code == 400
+        assert caught.value.body.error.param == "messages.0.tool_calls.1.function.arguments"
