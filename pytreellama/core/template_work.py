@@ -95,6 +95,11 @@ def spend(n_steps: int) -> None:
         refuse("it makes or compares longer texts or lists than a rendering may")
 
 
+def n_left() -> int:
+    """Steps that this thread may still take."""
+    return _left.steps
+
+
 def refuse(why: str) -> NoReturn:
     """Raise TemplateWorkError."""
     raise TemplateWorkError(
