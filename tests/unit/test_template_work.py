@@ -52,7 +52,8 @@ EXPRESSIONS = [
 ]
 STATEMENTS = [
     "{% for m in messages if m.role == 'user' %}{{ loop.index }}/{{ loop.length }}{% endfor %}",
-    "{% for m in messages %}{{ loop.first }}{{ loop.previtem is defined }}{{ loop.cycle('a', 'b') }}"
+    "{% for m in messages %}{{ loop.first }}{{ loop.previtem is defined }}"
+    "{{ loop.cycle('a', 'b') }}"
     "{% else %}none{% endfor %}",
     "{% for m in [] %}{% else %}none{% endfor %}",
     "{% for a in [[1, [2]], [3]] recursive %}{% if a is iterable %}({{ loop(a) }})"
