@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gguf import GGUFWriter, TokenType
 
-# one pre-tokenizer for each way in which llama.cpp splits text at the pin; others are names for these
+# one pre-tokenizer for each way in which llama.cpp splits text; others are names of these
 PRE_TOKENIZERS = (
     *("afmoe", "bailingmoe", "chameleon", "chatglm-bpe", "command-r", "deepseek-coder"),
     *("deepseek-llm", "deepseek-v3", "default", "exaone-moe", "falcon", "gemma4", "gpt-2"),
@@ -104,7 +104,7 @@ def write_model(
     words.add(specials, TokenType.CONTROL)
     if model == "rwkv":
         words.add(_escaped(byte) for byte in range(256))
-    else:
+    elif model != "bert":
         words.add((f"<0x{byte:02X}>" for byte in range(256)), TokenType.BYTE)
     words.add(["▁", "a", "aa", "aaaa", "1", "b", "▁▁", "▁a", "é", "中", *more])
     words.add(user_defined, TokenType.USER_DEFINED)

@@ -13,16 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.core.handle import Handle
-from pytreellama.errors import VocabError
+from pytreellama.errors import RequestError, VocabError
 from pytreellama.native import ffi, last_error, lib
 
 Tokens = Sequence[int] | NDArray[np.int32]
 
 _MAX_TEXT_BYTES = 2**31 - 16
+_MAX_TOKENS = 2**31 - 1
 
 # sentencepiece puts a space before a text's first character, so where a text goes on this one
 # stands there instead: a control character, which no piece of text is merged with
 _MARK = "\x01"
+
+# what special tokens may swallow beside them
+_WHITESPACE = b" \t\n\v\f\r"
 
 
 class Vocab:
@@ -171,6 +175,66 @@ class Vocab:
                 return ids
             capacity = -count
 
+    def least_tokens(self, text: str | bytes) -> int:
+        """Lower bound on the number of tokens of a text, which is not tokenised for it.
+
+        0 where there is none: WordPiece and unigram tokenizers shorten a text before they read
+        it, and a word of any length may be one unknown token.
+
+        Raises:
+            VocabError: the text is not valid UTF-8.
+        """
+        data = _utf8(text)
+        if not self._longest_token:
+            return 0
+        return -(-len(data.translate(None, self._free_bytes)) // self._longest_token)
+
+    def require_fits(self, text: str | bytes, n_tokens: int) -> None:
+        """Refuse a text that is more than ``n_tokens`` however it is split, before that is done.
+
+        Takes about a millisecond for a megabyte. A text that passes may still be too long.
+
+        Raises:
+            RequestError: it cannot fit.
+            VocabError: the text is not valid UTF-8.
+        """
+        data = _utf8(text)
+        if len(data) <= n_tokens:
+            return
+        n_least = self.least_tokens(data)
+        if n_least > n_tokens:
+            raise RequestError(
+                f"the text of {len(data)} bytes has at least {n_least} tokens (the longest token "
+                f"has {self._longest_token} bytes), and the context holds {n_tokens}; shorten "
+                "it, or make the engine with a larger n_ctx"
+            )
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """Bytes of text that one token can stand for; 0 if that has no bound."""
+        bounded = (
+            lib.LLAMA_VOCAB_TYPE_SPM,
+            lib.LLAMA_VOCAB_TYPE_BPE,
+            lib.LLAMA_VOCAB_TYPE_RWKV,
+        )
+        if lib.llama_vocab_type(self.pointer) not in bounded or self._folds_text:
+            return 0
+        # a space of a token may stand for the three bytes of sentencepiece's mark
+        return max(len(piece) + 2 * piece.count(b" ") for piece in self.pieces)
+
+    @property
+    def _folds_text(self) -> bool:
+        """The tokenizer reads lower case, which may be shorter: K (Kelvin) of 3 bytes becomes k."""
+        name = ffi.new("char[16]")
+        lib.llama_model_meta_val_str(self._model.pointer, b"tokenizer.ggml.model", name, len(name))
+        return bool(ffi.string(name) == b"whitespace")
+
+    @cached_property
+    def _free_bytes(self) -> bytes:
+        """Bytes of text that may take no token: unknown ones, and white space at special tokens."""
+        known = {piece[0] for piece in self.pieces if len(piece) == 1}
+        return bytes(byte for byte in range(256) if byte in _WHITESPACE or byte not in known)
+
     def encode_continuation(self, text: str) -> list[int]:
         """Tokens of a text that goes on from another one.
 
@@ -201,7 +265,7 @@ class Vocab:
 
     def decode_bytes(self, tokens: Tokens, *, special: bool = False) -> bytes:
         """The bytes of tokens, put together as they are. Arguments and errors as ``decode``."""
-        return b"".join(self._pieces(self._checked(tokens), special))
+        return self._bytes_of(self._checked(tokens), special)[0]
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of one token. Arguments and errors as ``decode``."""
@@ -220,28 +284,37 @@ class Vocab:
         return self.decode_bytes(self.encode("a", add_special=False)).startswith(b" ")
 
     def _pieces(self, tokens: NDArray[np.int32], special: bool) -> list[bytes]:
+        data, offsets = self._bytes_of(tokens, special)
+        return [data[a:b] for a, b in pairwise(offsets.tolist())]
+
+    def _bytes_of(
+        self, tokens: NDArray[np.int32], special: bool
+    ) -> tuple[bytes, NDArray[np.int64]]:
+        """The bytes of all tokens, and where each one's begin and the last one's end."""
         self._require_text("decode")
+        if len(tokens) > _MAX_TOKENS:
+            raise VocabError(
+                f"{len(tokens)} tokens are more than llama.cpp decodes at once ({_MAX_TOKENS}); "
+                "decode them in parts"
+            )
         offsets = np.empty(len(tokens) + 1, dtype=np.int64)
-        size = 16 * len(tokens) + 64
+        size = 8 * len(tokens) + 64
         while True:
-            buffer = ffi.new("char[]", size)
+            buffer = bytearray(size)
             n_bytes = lib.treellama_pieces(
                 self.pointer,
                 ffi.from_buffer("llama_token[]", tokens),
                 len(tokens),
                 special,
-                buffer,
+                ffi.from_buffer("char[]", buffer, require_writable=True),
                 size,
                 ffi.from_buffer("int64_t[]", offsets),
             )
             if n_bytes < 0:
                 raise VocabError(f"llama.cpp cannot decode these tokens: {last_error()}")
             if n_bytes <= size:
-                break
+                return bytes(memoryview(buffer)[:n_bytes]), offsets
             size = n_bytes
-        data = bytes(ffi.buffer(buffer, n_bytes))
-        bounds = offsets.tolist()
-        return [data[a:b] for a, b in pairwise(bounds)]
 
     def _checked(self, tokens: Tokens) -> NDArray[np.int32]:
         ids = np.asarray(tokens).reshape(-1)

@@ -331,13 +331,14 @@ class Engine(Closing):
 
     def scoring(self, prompt: Prompt, continuations: Sequence[Continuation]) -> Scoring:
         """What ``score`` runs, for ``submit_evaluation``; raises as it does."""
-        ids = [
-            self.vocab.encode_continuation(one)
-            if isinstance(one, str)
-            else self._checked_ids(one, "a continuation")
-            for one in continuations
-        ]
+        ids = [self._encode_continuation(one) for one in continuations]
         return Scoring(tuple(self.encode_prompt(prompt)), list(map(tuple, ids)), self.vocab)
+
+    def _encode_continuation(self, continuation: Continuation) -> list[int]:
+        if not isinstance(continuation, str):
+            return self._checked_ids(continuation, "a continuation")
+        self.require_fits(continuation)
+        return self.vocab.encode_continuation(continuation)
 
     def embedding(self, text: Prompt, pooling: Pooling | None = None) -> Embedding:
         """What ``embed`` runs for each text, for ``submit_evaluation``; raises as it does."""
@@ -380,6 +381,9 @@ class Engine(Closing):
     def encode_prompt(self, prompt: Prompt, *, add_eos: bool = False) -> list[int]:
         """The token ids that a prompt becomes: text with BOS in front, if the model's file says so.
 
+        A text that the context cannot hold, whatever its tokens are, is refused before it is
+        tokenised.
+
         Args:
             add_eos: end a text with EOS if the file says so: right where nothing is to follow, as
                 in ``embed``. Rendered chats and ids never get it.
@@ -388,15 +392,25 @@ class Engine(Closing):
             VocabError, ChatTemplateError, RequestError: no ids can be made of it.
         """
         if isinstance(prompt, str):
+            self.require_fits(prompt)
             return self.vocab.encode(prompt, add_eos=add_eos)
         _require_no_bytes(prompt, "the prompt")
         if not isinstance(prompt, (Sequence, np.ndarray)):
             raise RequestError(_NO_PROMPT)
         if len(prompt) and isinstance(prompt[0], Mapping):
-            return encode_chat(
-                self.vocab, chat_prompt(self.model, cast("Sequence[Message]", prompt))
-            )
+            text = chat_prompt(self.model, cast("Sequence[Message]", prompt))
+            self.require_fits(text)
+            return encode_chat(self.vocab, text)
         return self._checked_ids(cast("Sequence[int]", prompt), "the prompt")
+
+    def require_fits(self, text: str) -> None:
+        """Refuse a text that is surely longer than a request may be, before it is tokenised.
+
+        Raises:
+            RequestError: it cannot fit.
+            VocabError: it is not valid Unicode.
+        """
+        self.vocab.require_fits(text, self.context.n_text_max)
 
     def _checked_ids(self, tokens: Iterable[int], whose: str) -> list[int]:
         _require_no_bytes(tokens, whose)

@@ -123,8 +123,8 @@ enum class kind { CHARS, SEQUENCE, ALTERNATIVES, REPEAT, LOOK, END };
 
 struct node {
     kind              what;
-    char_set          chars;           // CHARS
-    std::vector<node> children;
+    char_set          chars    = {};   // CHARS
+    std::vector<node> children = {};
     uint32_t          min = 1;         // REPEAT
     uint32_t          max = 1;
     bool              negative = false; // LOOK
@@ -428,7 +428,7 @@ struct op {
     bool      negative = false;
     bool      in_look  = false;
     uint32_t  loop     = 0; // ITERATE: number of the loop
-    char_test chars;
+    char_test chars    = {};
 };
 
 struct program {

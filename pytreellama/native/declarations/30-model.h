@@ -49,6 +49,7 @@ bool llama_model_is_diffusion(const struct llama_model * model);
 
 int32_t llama_model_meta_count(const struct llama_model * model);
 int32_t llama_model_meta_key_by_index    (const struct llama_model * model, int32_t i, char * buf, size_t size);
+int32_t llama_model_meta_val_str(const struct llama_model * model, const char * key, char * buf, size_t buf_size);
 int32_t llama_model_meta_val_str_by_index(const struct llama_model * model, int32_t i, char * buf, size_t size);
 
 const char * llama_model_chat_template(const struct llama_model * model, const char * name);
