@@ -149,11 +149,10 @@ def test_a_very_long_token_in_a_file_ends_nothing(tmp_path: Path, model: str) ->
         write_bpe(path, user_defined=[long])
     else:
         write_model(path, model, more=[long], user_defined=["b" * 100_000])
-    encode(path, "a", "b", n_bytes=50_000, where="thread", limit_s=45)
+    encode(path, "a", "b", n_bytes=4000, where="thread", limit_s=45)
 
 
-@pytest.mark.parametrize("texts", [["\U00040000", "é", "▁"], ["\0", "\x80"]])
-def test_an_rwkv_file_without_all_bytes_ends(tmp_path: Path, texts: list[str]) -> None:
+def test_bytes_that_an_rwkv_file_does_not_know_are_unknown_tokens(tmp_path: Path) -> None:
     def few(writer: GGUFWriter) -> None:
         writer.kv_data[0].pop("tokenizer.ggml.tokens")
         writer.kv_data[0].pop("tokenizer.ggml.token_type")
@@ -162,7 +161,7 @@ def test_an_rwkv_file_without_all_bytes_ends(tmp_path: Path, texts: list[str]) -
         writer.add_token_types([2, 3, 3, 1, 1, 1, 1])
 
     path = write_model(tmp_path / "model.gguf", "rwkv", change=few)
-    encode(path, *(text for text in texts if "\0" not in text), n_bytes=1000, limit_s=20)
+    encode(path, "\U00040000", "é", "▁", "\x80", n_bytes=1000, limit_s=20)
 
 
 ODD = """

@@ -138,11 +138,13 @@ void treellama_specials::split(
     std::string        taken(text.size(), '\0');
     std::vector<place> chosen;
 
-    // true if the place was free
+    // takes the place if it is free; where the next one may begin
     const auto take = [&](uint32_t i, size_t begin) {
         const size_t length = specials[i].text.size();
-        if (memchr(&taken[begin], 1, length)) {
-            return false;
+        for (size_t end = begin + length; end > begin; --end) {
+            if (taken[end - 1]) {
+                return end;
+            }
         }
         memset(&taken[begin], 1, length);
         chosen.push_back({ i, (uint32_t) begin });
@@ -158,7 +160,7 @@ void treellama_specials::split(
                 taken[at] = 1;
             }
         }
-        return true;
+        return begin + length;
     };
 
     const std::vector<place> all = places(text, sparse);
@@ -173,7 +175,7 @@ void treellama_specials::split(
         }
         size_t at = 0;
         while ((at = std::string_view(text).find(specials[i].text, at)) != std::string_view::npos) {
-            at += take(i, at) ? specials[i].text.size() : 1;
+            at = take(i, at);
         }
     }
 
