@@ -103,11 +103,10 @@ def test_a_long_run_is_tokenised_by_every_kind_of_tokenizer(tmp_path: Path, mode
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("where", ["main", "thread"])
 @pytest.mark.parametrize("pre", [*PRE_TOKENIZERS, None], ids=name_of)
-def test_runs_of_every_class_are_tokenised(tmp_path: Path, pre: str | None, where: str) -> None:
+def test_runs_of_every_class_are_tokenised(tmp_path: Path, pre: str | None) -> None:
     path = write_bpe(tmp_path / "model.gguf", pre)
-    encode(path, *RUNS, n_bytes=100_000, where=where, limit_s=120)
+    encode(path, *RUNS, n_bytes=100_000, where="thread", limit_s=120)
 
 
 @pytest.mark.long
@@ -119,7 +118,7 @@ def test_runs_of_every_class_are_tokenised_by_every_kind(tmp_path: Path, model: 
 
 @pytest.mark.long
 @pytest.mark.parametrize("pre", ["tekken", "gpt-2", "superbpe", "jais-2", None], ids=name_of)
-@pytest.mark.parametrize("part", ["a", "1", " ", "中"])
+@pytest.mark.parametrize("part", ["a", "1"])
 def test_a_word_of_eight_megabytes_is_tokenised(tmp_path: Path, pre: str | None, part: str) -> None:
     path = write_bpe(tmp_path / "model.gguf", pre)
     encode(path, part, n_bytes=8_000_000, limit_s=240)
