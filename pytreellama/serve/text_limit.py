@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 from pytreellama.engine import Engine
 from pytreellama.serve.faults import Fault
-
-_WHITESPACE = b" \t\n\v\f\r"
 
 
 class TextLimit:
@@ -60,18 +57,10 @@ class TextLimit:
         It takes no longer than to count their bytes, so it comes before templates and tokenizers.
         """
         text = "".join(texts)
-        n_least = self._least_tokens(text)
+        n_least = self._engine.vocab.least_tokens(text)
         if n_least >= self.n_tokens:
             n_bytes = len(_utf8(text))
             raise self._fault(f"the prompt of {n_bytes} bytes has at least {n_least} tokens")
-
-    def _least_tokens(self, text: str) -> int:
-        """Lower bound on the tokens of a text; white space may be none, beside special tokens."""
-        return -(-len(_utf8(text).translate(None, _WHITESPACE)) // self._longest_piece)
-
-    @cached_property
-    def _longest_piece(self) -> int:
-        return max(map(len, self._engine.vocab.pieces))
 
     def _fault(self, what: str) -> Fault:
         # clients tell this fault from others by "maximum context length is"
