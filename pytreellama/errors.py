@@ -10,6 +10,10 @@ class PyTreeLlamaError(Exception):
     """Base of all errors raised by pytreellama."""
 
 
+class FileError(PyTreeLlamaError, OSError):
+    """A file that cannot be read, is not what it should be, or cannot be written."""
+
+
 class NativeLibraryError(PyTreeLlamaError, ImportError):
     """The compiled part is missing, or was built for another machine."""
 

@@ -19,6 +19,7 @@ from pytreellama.cli.options import (
 )
 from pytreellama.cli.output import ProgressBar, print_json, stderr_console, stdout_console
 from pytreellama.errors import RequestError
+from pytreellama.files import write_text
 
 if TYPE_CHECKING:
     from pytreellama.cli.bench_prompts import BenchPrompt
@@ -118,7 +119,7 @@ def bench(options: BenchOptions, as_json: Json = False) -> None:
         require_writable(options.html)
     measured, facts = _measured(options, prompts, settings)
     if options.html is not None:
-        options.html.write_text(report_html(measured, facts), encoding="utf-8")
+        write_text(options.html, report_html(measured, facts))
     if as_json:
         print_json(report_dict(measured, facts))
     else:

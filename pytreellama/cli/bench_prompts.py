@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pytreellama.cli.options import read_text
-from pytreellama.errors import RequestError
+from pytreellama.errors import FileError, RequestError
+from pytreellama.files import parse_json
 
 Message = Mapping[str, str]
 
@@ -80,7 +80,7 @@ def read_prompts(path: Path) -> list[BenchPrompt]:
     Raises:
         RequestError: it cannot be read, holds no prompts, or a line is not what it should be.
     """
-    text = read_text(path, "--prompts").removeprefix("\ufeff")
+    text = read_text(path, "--prompts")
     is_json = path.suffix.lower() in _JSON_SUFFIXES or _begins_with_an_object(text)
     prompts = _from_json_lines(text, str(path)) if is_json else list(_from_text(text))
     if not prompts:
@@ -120,8 +120,8 @@ def _from_text(text: str) -> Iterator[BenchPrompt]:
 def _begins_with_an_object(text: str) -> bool:
     first = text.lstrip().split("\n", 1)[0]
     try:
-        return isinstance(json.loads(first), dict)
-    except (ValueError, RecursionError):
+        return isinstance(parse_json(first, ""), dict)
+    except FileError:
         return False
 
 
@@ -146,13 +146,9 @@ class _MalformedLineError(Exception):
 
 def _object_of(line: str) -> dict[str, Any]:
     try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise _MalformedLineError(
-            f"is not JSON ({error.msg} at character {error.pos + 1})"
-        ) from None
-    except RecursionError:
-        raise _MalformedLineError("is nested too deeply") from None
+        fields = parse_json(line, "")
+    except FileError as error:
+        raise _MalformedLineError(str(error).strip()) from None
     if not isinstance(fields, dict):
         raise _MalformedLineError(f"is {_kind_of(fields)}, not an object")
     return fields

@@ -11,6 +11,7 @@ import typer
 from pytreellama.cli.facts import (
     Report,
     build_lines,
+    file_lines,
     machine_lines,
     model_facts,
     model_lines,
@@ -42,6 +43,13 @@ def doctor(
     speed: Annotated[
         bool, option("--speed/--no-speed", help="Measure what passes cost; ten seconds at most.")
     ] = True,
+    verify: Annotated[
+        bool,
+        option(
+            "--verify",
+            help="Compare the compiled files and the default model with their hashes as well.",
+        ),
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -55,9 +63,12 @@ def doctor(
         "machine": None,
         "model": None,
         "speed": None,
+        "files": None,
         "advice": [],
         "problems": [],
     }
+    if verify:
+        _verify(report)
     with _problems_in(report, debug):
         _examine(report, model, threads, speed)
     if as_json:
@@ -78,6 +89,20 @@ def _problems_in(report: Report, debug: bool) -> Iterator[None]:
         if debug:
             raise
         report["problems"].append(as_one_line(error))
+
+
+def _verify(report: Report) -> None:
+    """Check hashes; what differs is a problem. The model's own file is checked as it is loaded."""
+    from pytreellama import integrity
+
+    checks = integrity.check_native()
+    default = integrity.check_default_model()
+    checks += [] if default is None else [default]
+    report["files"] = [
+        {"path": str(check.path), "sha256": check.sha256, "problem": check.problem}
+        for check in checks
+    ]
+    report["problems"] += [check.problem for check in checks if check.problem is not None]
 
 
 def _examine(report: Report, path: ModelPath, threads: Threads, measure: bool) -> None:
@@ -152,6 +177,8 @@ def _print(console: Console, report: Report) -> None:
             f"{1 / check.median_s[1]:.1f} tokens/s plainly, {check.n_threads} threads, "
             f"{check.n_past} tokens in the cache"
         )
+    if report["files"] is not None:
+        console.print(facts_table("files", file_lines(report["files"])))
     if report["model"]:
         console.print(exactness_text(check, report["cpu_features"]), markup=False, soft_wrap=True)
     if report["advice"]:

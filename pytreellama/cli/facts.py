@@ -103,6 +103,11 @@ def _device_line(device: Report) -> str:
     return f"{device['name']}: {device['description']}, {free}"
 
 
+def file_lines(files: list[Report]) -> Report:
+    """The files whose hashes were compared, a file a line."""
+    return {file["path"]: file["problem"] or "as expected" for file in files}
+
+
 def model_lines(model: Report) -> Report:
     """This model, a fact a line; ``weight_buffers`` among the facts tell where weights are."""
     buffers = (f"{name} {size:.0f} MiB" for name, size in model["weight_buffers"].items())

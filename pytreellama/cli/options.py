@@ -314,7 +314,7 @@ def _bias(text: str) -> tuple[int, float]:
 def read_text(path: Path, option: str) -> str:
     """The text of a file that an option names; raises RequestError if it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # editors may write a byte order mark
     except OSError as error:
         raise RequestError(
             f"{option} {path} cannot be read: {error.strerror or error}; give the path of a file"

@@ -50,7 +50,7 @@ def _read_stdin(is_asked_for: bool) -> str:
             "or through a pipe"
         )
     try:
-        text = stdin.buffer.read().decode("utf-8")
+        text = stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RequestError(f"the prompt on stdin is not UTF-8 text: {error}") from error
     # the line break that echo and editors put at the end of a text is not part of it

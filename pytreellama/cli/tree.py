@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pytreellama.cli.options import GenerationOptions, Json, option, require_writable, unpacked
 from pytreellama.cli.output import print_json, stdout_console
-from pytreellama.files import replaced_file
+from pytreellama.files import make_folder, replaced_file, write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +56,7 @@ def tree(
     if html is not None:
         require_writable(html)
     if svg is not None:
-        svg.mkdir(parents=True, exist_ok=True)
+        make_folder(svg)
     steps: list[Step] = []
     console = stdout_console()
     with session.load_model(options.model, options.n_gpu_layers) as model:
@@ -120,7 +120,7 @@ def _write_svg(directory: Path, number: int, step: Step, vocab: Vocab) -> None:
     drawing = step.tree.to_svg(
         lambda token: label(vocab, token), accepted=step.path, title=_heading(number, step)
     )
-    (directory / f"step-{number:04d}.svg").write_text(drawing, encoding="utf-8")
+    write_text(directory / f"step-{number:04d}.svg", drawing)
 
 
 def _write_page(

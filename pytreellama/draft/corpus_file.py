@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 import zlib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from pytreellama.draft.protocol import Int32Array
 from pytreellama.errors import DraftError
+from pytreellama.files import parse_json, regular_file, replaced_file
 
 _MAGIC = b"pytreellama corpus 1\n"
 _LONGEST_HEADER = 4096
@@ -40,19 +40,14 @@ class CorpusHeader:
 def write_corpus(
     path: Path, tokens: Int32Array, places: Int32Array, n_texts: int, vocab: str | None
 ) -> None:
-    """Write the file; one that is there already is replaced when all is written. OSError."""
+    """Write the file; one that is there already is replaced when all is written. FileError."""
     arrays = [array.astype(_ITEM, copy=False) for array in (tokens, places)]
     header = CorpusHeader(n_texts, len(tokens), len(places), vocab, crc32=0)
     header = replace(header, crc32=checksum(header, *arrays))
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with part.open("xb") as file:
-            _write_header(file, header)
-            for array in arrays:
-                file.write(array.data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replaced_file(path) as file:
+        _write_header(file, header)
+        for array in arrays:
+            file.write(array.data)
 
 
 def _write_header(file: BinaryIO, header: CorpusHeader) -> None:
@@ -71,8 +66,10 @@ def map_corpus(path: Path) -> tuple[CorpusHeader, Int32Array, Int32Array]:
 
     Raises DraftError if there is no such file, or it is cut, or not of a corpus.
     """
+    if not path.exists():
+        raise DraftError(f"there is no corpus at {path}; make one with Corpus.build")
     try:
-        with path.open("rb") as file:
+        with regular_file(path) as file:
             header = _read_header(file)
             begin = file.tell() + -file.tell() % _ALIGNMENT
             size = os.fstat(file.fileno()).st_size
@@ -80,8 +77,6 @@ def map_corpus(path: Path) -> tuple[CorpusHeader, Int32Array, Int32Array]:
             if size != expected:
                 raise ValueError(f"it has {size} bytes where {expected} belong")
             items = np.memmap(file, _ITEM, "r", begin, (header.n_items + header.n_places,))
-    except FileNotFoundError as error:
-        raise DraftError(f"there is no corpus at {path}; make one with Corpus.build") from error
     except (OSError, ValueError) as error:
         raise DraftError(
             f"{path} is no corpus of this version, or is damaged: {error}; "
@@ -94,7 +89,7 @@ def map_corpus(path: Path) -> tuple[CorpusHeader, Int32Array, Int32Array]:
 def _read_header(file: BinaryIO) -> CorpusHeader:
     if file.read(len(_MAGIC)) != _MAGIC:
         raise ValueError("it does not begin as one")
-    fields = json.loads(file.readline(_LONGEST_HEADER))
+    fields = parse_json(file.readline(_LONGEST_HEADER), "its header")
     try:
         header = CorpusHeader(**fields)
     except TypeError as error:

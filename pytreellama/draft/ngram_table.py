@@ -141,7 +141,7 @@ class NGramTable:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table to a file, which is replaced only when all is written.
 
-        Raises OSError if it cannot be written.
+        Raises FileError if it cannot be written.
         """
         counts = [self._counts[context] for context in self._queue]
         longest = self.max_n
@@ -164,7 +164,7 @@ class NGramTable:
         arrays = load_arrays(path, _KIND)
         try:
             return cls._from_arrays(arrays)
-        except (KeyError, ValueError, TypeError, DraftError) as error:
+        except (KeyError, ValueError, TypeError, OverflowError, MemoryError, DraftError) as error:
             raise DraftError(
                 f"{path} does not hold {_KIND} of this version, or is damaged: {error}"
             ) from error

@@ -156,10 +156,10 @@ class SuccessorTable:
         try:
             rows = [_Rows.of(arrays, length) for length in range(MAX_ORDER)]
             counts = [np.asarray(arrays[name], np.float64) for name in ("seen", "right")]
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise DraftError(f"{path} does not hold {_KIND} of this version: {error}") from error
-        if any(count.shape != _COUNTS_SHAPE for count in counts):
-            raise DraftError(f"{path} does not hold {_KIND} of this version")
+        if not all(map(_are_counts, counts)):
+            raise DraftError(f"{path} does not hold {_KIND} of this version, or is damaged")
         for length, of_length in enumerate(rows, start=1):
             n, k = of_length.tokens.shape
             _require(
@@ -167,6 +167,11 @@ class SuccessorTable:
                 == 0
             )
         self._counts(right=False)[:], self._counts(right=True)[:] = counts
+
+
+def _are_counts(counts: NDArray[np.float64]) -> bool:
+    is_valid = counts.shape == _COUNTS_SHAPE and np.isfinite(counts).all() and counts.min() >= 0.0
+    return bool(is_valid)
 
 
 class _Rows:

@@ -8,13 +8,14 @@ import numpy as np
 
 from pytreellama.core.batch import Batch
 from pytreellama.core.context import Context
-from pytreellama.plan import CostCurve, PassCost
+from pytreellama.plan import N_SIZES_KNOWN, CostCurve, PassCost
 from pytreellama.tree import TokenTree
 
 BUDGET_S = 1.5
 """Seconds that a calibration takes at most, give or take one pass."""
 
-_SMALL = (4, 8, 2, 16, 3, 6, 12)  # what tells most comes first, where there is no time for all
+_SMALL = (4, 2, 8, 16, 3, 6, 12)  # what tells most comes first, where there is no time for all
+_N_LEAST = N_SIZES_KNOWN - 1  # sizes above 1 that are timed over budget too
 _LARGE = (24, 32, 48, 64)
 _BEHIND_TEXT = (4, 8)
 _N_PAST = 32
@@ -29,7 +30,8 @@ def measured_curve(context: Context, budget_s: float = BUDGET_S) -> CostCurve:
 
     As in an engine, trees come behind plain steps and vary in size, so that each builds its graph
     anew and finds the caches as a plain step left them. Rounds of all sizes take turns, so that a
-    busy moment does not hit one size alone. Sizes that the budget leaves no time for are left out.
+    busy moment does not hit one size alone. Sizes that the budget leaves no time for are left out,
+    but 1, 4 and 2, without which nobody would know what a node more costs.
 
     Raises:
         ContextError, CacheFullError: no sequence or no room is free.
@@ -38,7 +40,7 @@ def measured_curve(context: Context, budget_s: float = BUDGET_S) -> CostCurve:
     started_s = time.perf_counter()
     passes = TimedPasses(context, min(_N_PAST, context.n_text_max // 4))
     try:
-        done = _rounds(passes, _SMALL, started_s + _SMALL_SHARE * budget_s)
+        done = _rounds(passes, _SMALL, started_s + _SMALL_SHARE * budget_s, _N_LEAST)
         done += _rounds(passes, _LARGE, started_s + _BARE_SHARE * budget_s)
         n_more = min(_N_TEXT, context.n_text_max // 2) - passes.n_past
         read_s = passes.prefill_s * n_more / passes.n_past
@@ -50,18 +52,24 @@ def measured_curve(context: Context, budget_s: float = BUDGET_S) -> CostCurve:
     return CostCurve.fit(done)
 
 
-def _rounds(passes: TimedPasses, sizes: tuple[int, ...], until_s: float) -> list[PassCost]:
-    """Passes of all sizes in turn, each behind two of one node, of which the second counts."""
+def _rounds(
+    passes: TimedPasses, sizes: tuple[int, ...], until_s: float, n_least: int = 0
+) -> list[PassCost]:
+    """Passes of all sizes in turn, each behind two of one node, of which the second counts.
+
+    Args:
+        until_s: when the last one may begin, but for the first ``n_least`` sizes.
+    """
     done: list[PassCost] = []
     sizes = tuple(size for size in sizes if size <= passes.n_nodes_max)
     plain_s = passes.time(1)
-    for size in sizes * _N_ROUNDS:
+    for i, size in enumerate(sizes * _N_ROUNDS):
         if plain_s < _SLOW_S:
             passes.time(1)
         if not done or plain_s < _SLOW_S:
             plain_s = passes.time(1)
             done.append(PassCost(1, passes.n_past, plain_s))
-        if time.perf_counter() > until_s:
+        if i >= n_least and time.perf_counter() > until_s:
             break
         done.append(PassCost(size, passes.n_past, passes.time(size)))
     return done

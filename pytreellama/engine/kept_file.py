@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from pytreellama.core.context import Context
 from pytreellama.engine.kept_texts import KeptText, KeptTexts
 from pytreellama.engine.known_costs import circumstances
 from pytreellama.errors import CacheFullError, ContextError, MemoryStateError
-from pytreellama.files import replaced_file
+from pytreellama.files import ArraysFile, arrays_file, parse_json, replaced_file
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ def save_kept(kept: KeptTexts, context: Context, path: str | os.PathLike[str]) -
     """Write all texts that are kept, with their keys and values; returns how many.
 
     Raises:
-        OSError: the file cannot be written.
+        FileError: it cannot be written.
     """
     arrays: dict[str, Any] = {"of": _bytes(json.dumps(_of(context), sort_keys=True).encode())}
     for i, text in enumerate(kept):
@@ -46,21 +45,22 @@ def load_kept(kept: KeptTexts, context: Context, path: str | os.PathLike[str]) -
     if not Path(path).exists():
         return 0
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if json.loads(file["of"].tobytes()) != _of(context):
+        # its arrays are not packed: they are no larger than the file
+        with arrays_file(path, max_bytes=os.path.getsize(path)) as file:
+            if parse_json(file["of"].tobytes(), "what it is of") != _of(context):
                 _log.warning("%s is of another model, build or cache, and is not read", path)
                 return 0
             return sum(
                 _put_back(kept, context, tokens, state) for tokens, state in _texts(file, context)
             )
-    except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
+    except (OSError, ValueError) as error:
         _log.warning("%s cannot be read (%s); prompts are read anew", path, error)
         return 0
 
 
-def _texts(file: Any, context: Context) -> Iterator[tuple[np.ndarray[Any, Any], bytes]]:
+def _texts(file: ArraysFile, context: Context) -> Iterator[tuple[np.ndarray[Any, Any], bytes]]:
     """The texts in the file; raises ValueError for tokens that none can have."""
-    n_texts = sum(name.startswith("tokens") for name in file.files)
+    n_texts = sum(name.startswith("tokens") for name in file.names)
     for i in range(n_texts):
         tokens = file[f"tokens{i}"]
         if tokens.dtype != np.int32 or tokens.ndim != 1 or not len(tokens):

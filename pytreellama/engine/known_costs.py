@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,40 @@ import platformdirs
 
 from pytreellama.core.context import Context
 from pytreellama.core.system import build_info, devices
-from pytreellama.files import replaced_file
+from pytreellama.files import read_json, replaced_file
 from pytreellama.plan import CostCurve
 
 _FORMAT = 1
 _N_KEPT = 200
+_MAX_BYTES = 2**16
 
 
 def load_curve(context: Context) -> CostCurve | None:
-    """The curve that an earlier engine left for the same circumstances, if any can be read."""
+    """The curve that an earlier engine left for the same circumstances, if any can be read.
+
+    What does not hold a curve, or one of too few sizes, is removed: it is measured again.
+    """
+    path = _path(context)
+    if not path.exists():
+        return None
     try:
-        data = json.loads(_path(context).read_text(encoding="utf-8"))
-        return CostCurve.from_dict(data["curve"])
+        curve = CostCurve.from_dict(read_json(path, max_bytes=_MAX_BYTES)["curve"])
+        if curve.is_known:
+            return curve
     except (OSError, ValueError, TypeError, KeyError):
-        return None  # it is measured again
+        pass
+    with contextlib.suppress(OSError):
+        path.unlink()
+    return None
 
 
 def save_curve(context: Context, curve: CostCurve) -> None:
-    """Leave a curve for the next engine. Where nothing can be written, nothing is kept."""
+    """Leave a curve for the next engine, if it knows enough sizes.
+
+    Where nothing can be written, nothing is kept.
+    """
+    if not curve.is_known:
+        return
     path = _path(context)
     data = {"of": circumstances(context), "curve": curve.to_dict()}
     with contextlib.suppress(OSError):
@@ -58,10 +73,10 @@ def _folder() -> Path:
 def circumstances(context: Context) -> dict[str, Any]:
     """What a pass's cost depends on: model file, build, device, threads, cache; for JSON."""
     model, params = context.model, context.params
-    status = os.stat(model.path)
+    file = model.file
     return {
         "format": _FORMAT,
-        "model": [str(model.path.resolve()), status.st_size, status.st_mtime_ns],
+        "model": [str(file.real_path), file.n_bytes, file.mtime_ns],
         "build": build_info()["key"],
         "devices": [[device.name, device.description] for device in devices()],
         "n_threads": context.n_threads,

@@ -22,7 +22,7 @@ Tensors = Mapping[str, Float32]
 
 _NO_SAFETENSORS = "safetensors files are read with the package safetensors: pip install safetensors"
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
-_KEY = re.compile(r"(?:medusa_head\.)?(\d+)\.(\d+)\.(?:linear\.)?(weight|bias)")
+_KEY = re.compile(r"(?:medusa_head\.)?(\d{1,4})\.(\d{1,4})\.(?:linear\.)?(weight|bias)")
 _ALLOWED = (
     "a checkpoint of the Medusa project has, for each head, blocks 0.0.linear.weight, "
     "0.0.linear.bias, ... and last an output matrix 0.1.weight"

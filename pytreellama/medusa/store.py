@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.errors import MedusaError
-from pytreellama.files import replaced_file
+from pytreellama.errors import FileError, MedusaError
+from pytreellama.files import make_folder, read_json, regular_file, replaced_file
 
 _FACTS = "facts.json"
 _HELD_OUT_ONE_IN = 20
+_MAX_JSON_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Store:
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         path = folder / _FACTS
         if not path.exists():
             _write_json(path, facts)
@@ -136,7 +137,8 @@ class Store:
     def _array(self, part: int, name: str) -> NDArray[Any]:
         path = self._path(part, name)
         try:
-            array: NDArray[Any] = np.load(path, allow_pickle=False)
+            with regular_file(path) as file:
+                array: NDArray[Any] = np.load(file, allow_pickle=False)
         except Exception as error:  # over damaged bytes NumPy raises what it likes
             raise _damaged(path, error) from error
         return array
@@ -152,8 +154,8 @@ class Store:
         found = []
         for path in paths:
             facts = _read_json(path)
-            if not isinstance(facts, dict) or key not in facts:
-                raise _damaged(path, f"it has no {key}")
+            if not isinstance(facts, dict) or not isinstance(facts.get(key), int | float):
+                raise _damaged(path, f"it has no number {key}")
             found.append(facts[key])
         return found
 
@@ -165,8 +167,8 @@ def _write_json(path: Path, facts: dict[str, Any]) -> None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return read_json(path, max_bytes=_MAX_JSON_BYTES)
+    except FileError as error:
         raise _damaged(path, error) from error
 
 

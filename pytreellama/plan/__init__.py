@@ -5,7 +5,7 @@ No native code is imported here: a planner is a function of trees, a curve and e
 
 from pytreellama.plan.acceptance import Acceptance
 from pytreellama.plan.choice import Choice, choose
-from pytreellama.plan.cost import KNOTS, CostCurve, PassCost
+from pytreellama.plan.cost import KNOTS, N_SIZES_KNOWN, CostCurve, PassCost
 from pytreellama.plan.guesses import Guesses
 from pytreellama.plan.planner import Plan, Planner
 from pytreellama.plan.vigilance import Vigilance
@@ -13,6 +13,7 @@ from pytreellama.plan.worth import Worth
 
 __all__ = [
     "KNOTS",
+    "N_SIZES_KNOWN",
     "Acceptance",
     "Choice",
     "CostCurve",

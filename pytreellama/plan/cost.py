@@ -15,6 +15,10 @@ import numpy as np
 KNOTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Sizes of passes whose cost is kept; between two of them it is a straight line."""
 
+N_SIZES_KNOWN = 3
+"""Sizes that must have been measured; with fewer, a curve is a guess at what a node costs."""
+
+_LEAST_S, _MOST_S = 1e-9, 1e6  # what a pass can take, as far as files are believed
 _TEXT_SHARE_S = 1 / 4096  # until it is measured, a token of text costs this much of a plain pass
 _MAX_SURPRISE = 0.25  # a pass that took e^this times what was foreseen, or more, teaches no more
 _DRIFT_RATE = 0.2
@@ -49,9 +53,12 @@ class CostCurve:
     Args:
         knot_s: seconds of a pass at each of ``KNOTS``, without text.
         read_s: seconds for each token of text that is read.
+        sizes: numbers of nodes whose passes were measured.
     """
 
-    def __init__(self, knot_s: Sequence[float], read_s: float) -> None:
+    def __init__(
+        self, knot_s: Sequence[float], read_s: float, sizes: Iterable[int] = KNOTS
+    ) -> None:
         are_costs = all(0.0 < s < math.inf for s in knot_s) and 0.0 <= read_s < math.inf
         if len(knot_s) != len(KNOTS) or not are_costs:
             raise ValueError(
@@ -60,6 +67,7 @@ class CostCurve:
         self._log_s = [math.log(s) for s in knot_s]
         self._n_seen = [1.0] * len(KNOTS)
         self._read_s = read_s
+        self._sizes = set(sizes)
         self._drift = 0.0
         self._n_learned = 0
         self._table = self._made_table()
@@ -84,7 +92,8 @@ class CostCurve:
         bare: dict[int, list[float]] = defaultdict(list)
         for (n_nodes, n_read), seconds in medians.items():
             bare[n_nodes].append(max(seconds - read_s * n_read, 0.1 * seconds))
-        return cls(_through_knots({n: statistics.median(s) for n, s in bare.items()}), read_s)
+        knot_s = _through_knots({n: statistics.median(s) for n, s in bare.items()})
+        return cls(knot_s, read_s, bare)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CostCurve:
@@ -92,9 +101,13 @@ class CostCurve:
         if list(data["knots"]) != list(KNOTS):
             raise ValueError("the costs were kept for other sizes of passes")
         try:
-            return cls([float(s) for s in data["knot_s"]], float(data["read_s"]))
+            knot_s, read_s = [float(s) for s in data["knot_s"]], float(data["read_s"])
+            sizes = [int(n) for n in data.get("sizes", ())]  # older files do not know them
         except OverflowError as error:
             raise ValueError("a cost is larger than any number of seconds") from error
+        if not all(_LEAST_S <= s <= _MOST_S for s in knot_s) or not 0.0 <= read_s <= _MOST_S:
+            raise ValueError(f"a pass takes from {_LEAST_S} to {_MOST_S} seconds")
+        return cls(knot_s, read_s, sizes)
 
     def to_dict(self) -> dict[str, Any]:
         """The curve as it stands, for JSON; without the machine's mood of the moment."""
@@ -102,7 +115,13 @@ class CostCurve:
             "knots": list(KNOTS),
             "knot_s": np.exp(self._log_s).tolist(),
             "read_s": self._read_s,
+            "sizes": sorted(self._sizes),
         }
+
+    @property
+    def is_known(self) -> bool:
+        """True if enough sizes were measured or learned for a node's cost to be known."""
+        return len(self._sizes) >= N_SIZES_KNOWN
 
     # -- what passes cost
 
@@ -143,6 +162,7 @@ class CostCurve:
         text_share = text_s / pass_s
         self._learn_size(n_nodes, shape * (1.0 - text_share))
         self._read_s *= math.exp(shape * text_share)
+        self._sizes.add(n_nodes)
         self._n_learned += 1
         if self._n_learned % _REFRESH == 0:
             self._table = self._made_table()

