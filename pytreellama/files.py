@@ -38,9 +38,10 @@ def regular_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         descriptor = os.open(path, _OPEN_FLAGS)
     except (OSError, ValueError) as error:
         raise FileError(f"cannot read {path}: {_reason(error)}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileError(f"cannot read {path}: it is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise FileError(f"cannot read {path}: it is not a regular file")
         yield file
 
 

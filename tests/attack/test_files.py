@@ -40,10 +40,10 @@ def outcomes(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_file_in_a_sample_ends_the_process(family: str, tmp_path: Path) -> None:
-    stride = {"keys": 37, "counts": 97, "sections": 41, "tensors": 37, "bytes": 17}.get(family, 7)
+    stride = {"architectures": 11, "vocabulary": 31}.get(family, 149)
     counts, bad = outcomes(family, "rope", tmp_path, stride=stride)
     assert not bad, "\n".join(bad)
-    assert counts["refused"] + counts["works"] > 5
+    assert counts["refused"] + counts["works"] >= 4, counts
 
 
 @pytest.mark.parametrize(

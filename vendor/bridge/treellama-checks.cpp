@@ -195,22 +195,26 @@ static void check_rope(const llama_model & model) {
     }
 }
 
-// RoPE of several positions divides by the sum of the sections, and asserts that there is one
+// RoPE of several positions divides by the sum of the sections, and asserts that there is one that fits
 static void check_rope_sections(const llama_hparams & hparams) {
     if (hparams.n_pos_per_embd() == 1) {
         return;
     }
 
     int64_t n_sections = 0;
-    bool    is_valid   = true;
+    bool    is_valid   = false;
     for (size_t i = 0; i < 4; ++i) {
-        is_valid    = is_valid && hparams.rope_sections[i] >= 0;
-        n_sections += i < 3 ? hparams.rope_sections[i] : 0;
+        const int64_t section = hparams.rope_sections[i];
+        n_sections += section >= 0 ? section : INT32_MAX;
+        is_valid    = is_valid || (i < 3 && section > 0);
     }
 
-    if (!is_valid || n_sections < 1 || n_sections > INT16_MAX) {
-        throw std::runtime_error(
-                "the four rope.dimension_sections must not be negative, and the first three not all 0");
+    for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
+        if (hparams.n_head_kv(il) > 0 && (!is_valid || n_sections > hparams.n_embd_head_k(il))) {
+            throw std::runtime_error(
+                    "the rope.dimension_sections must not be negative, the first three not all 0, and together at "
+                    "most the " + std::to_string(hparams.n_embd_head_k(il)) + " channels of a head");
+        }
     }
 }
 
