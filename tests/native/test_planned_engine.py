@@ -15,7 +15,7 @@ from pytreellama.draft import Auto, DrafterSpec, Recycling, Suffix
 from pytreellama.engine import drafting, known_costs
 from pytreellama.engine.calibration import measured_curve
 from pytreellama.errors import DraftError
-from pytreellama.plan import KNOTS, CostCurve
+from pytreellama.plan import KNOTS, CostCurve, PassCost
 
 TinyModel = Callable[..., Model]
 Believe = Callable[[float], None]
@@ -370,6 +370,28 @@ def test_costs_can_be_measured_in_tight_places(
         assert 0.0 < curve.seconds(1) <= curve.seconds(2) <= curve.seconds(64)
         assert context.memory.n_cells_used == 0
         assert context.new_sequence() == 0
+
+
+def test_three_sizes_are_measured_whatever_the_budget(tiny_model: TinyModel) -> None:
+    with Context(tiny_model("rope"), n_ctx=256, n_threads=1) as context:
+        curve = measured_curve(context, budget_s=0.0)
+    assert curve.is_known
+    assert curve.to_dict()["sizes"] == [1, 2, 4]
+
+
+def test_a_curve_of_fewer_than_three_sizes_is_neither_kept_nor_believed(
+    tiny_model: TinyModel, costs_of_this_test: Path
+) -> None:
+    with Context(tiny_model("rope"), n_ctx=256, n_threads=1) as context:
+        of_two = CostCurve.fit([PassCost(1, 0, 0.1), PassCost(2, 0, 0.2)])
+        known_costs.save_curve(context, of_two)
+        assert not costs_of_this_test.exists()
+        known_costs.save_curve(context, CostCurve.fit(PassCost(n, 0, 0.1) for n in (1, 2, 4)))
+        assert known_costs.load_curve(context) is not None
+        (file,) = costs_of_this_test.iterdir()
+        file.write_text(json.dumps({"curve": of_two.to_dict()}))
+        assert known_costs.load_curve(context) is None
+        assert not file.exists()
 
 
 def test_costs_are_kept_and_found_again(

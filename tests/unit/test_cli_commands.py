@@ -12,12 +12,13 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
-from pytreellama import Engine, Model
+from pytreellama import Engine, Model, integrity
 from pytreellama.cli import app
 from pytreellama.cli.comparison import Comparison, compare, parting_text
 from pytreellama.cli.options import GenerationOptions
 from pytreellama.cli.session import open_engine, run
 from pytreellama.engine import Completion
+from pytreellama.integrity import FileCheck
 
 PROMPT = "the cat and the dog and the cat and the dog and the"
 PathOf = Callable[..., Path]
@@ -278,6 +279,22 @@ def test_doctor_tells_the_models_facts(model: Model, model_path: str) -> None:
     assert told["n_params"] == model.n_params and told["n_vocab"] == model.vocab.n_tokens
     assert told["can_branch"] is True and told["has_chat_template"] is True
     assert sum(told["weight_buffers"].values()) > 0
+
+
+def test_doctor_verifies_the_compiled_files(model_path: str) -> None:
+    got = invoke_json("doctor", "-m", model_path, "--no-speed", "--verify")
+    native = [file for file in got["files"] if "native" in file["path"]]
+    assert native and all(file["problem"] is None for file in native)
+
+
+def test_doctor_ends_with_status_1_where_a_hash_differs(
+    model_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = FileCheck(Path("lib"), "0" * 64, "lib has sha256 1, expected 0")
+    monkeypatch.setattr(integrity, "check_native", lambda: [wrong])
+    monkeypatch.setattr(integrity, "check_default_model", lambda: None)
+    result = invoke("doctor", "-m", model_path, "--no-speed", "--verify", code=1)
+    assert "lib has sha256 1, expected 0" in result.stderr
 
 
 def test_doctor_measures_passes_of_every_size(model_path: str) -> None:

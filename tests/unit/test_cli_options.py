@@ -106,6 +106,8 @@ def test_a_grammar_is_read_from_its_file(tmp_path: Path) -> None:
     path = tmp_path / "yes.gbnf"
     path.write_text('root ::= "yes"', encoding="utf-8")
     assert GenerationOptions(grammar_file=path).sampling().grammar == 'root ::= "yes"'
+    path.write_text('root ::= "yes"', encoding="utf-8-sig")
+    assert GenerationOptions(grammar_file=path).sampling().grammar == 'root ::= "yes"'
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(RequestError, match="not UTF-8"):
         GenerationOptions(grammar_file=path).sampling()
@@ -125,6 +127,7 @@ def test_values_are_checked_before_a_model_is_loaded() -> None:
         (b"Once upon\n\n", "Once upon\n"),
         (b"Once\nupon", "Once\nupon"),
         ("größer\n".encode(), "größer"),
+        ("\ufeffOnce upon\n".encode(), "Once upon"),
     ],
 )
 def test_a_piped_prompt_loses_the_line_break_at_its_end(
