@@ -7,14 +7,10 @@ import json
 import os
 import secrets
 import stat
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pytreellama.errors import FileError
 
@@ -37,7 +33,7 @@ def regular_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         descriptor = os.open(path, _OPEN_FLAGS)
     except (OSError, ValueError) as error:
-        raise FileError(f"cannot read {path}: {_reason(error)}") from error
+        raise FileError(f"cannot read {path}: {reason_of(error)}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise FileError(f"cannot read {path}: it is not a regular file")
@@ -54,7 +50,7 @@ def read_bytes(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
         try:
             return file.read(n_bytes)
         except OSError as error:
-            raise FileError(f"cannot read {path}: {_reason(error)}") from error
+            raise FileError(f"cannot read {path}: {reason_of(error)}") from error
 
 
 def sha256_of(path: Path) -> str:
@@ -65,7 +61,7 @@ def sha256_of(path: Path) -> str:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
         except OSError as error:
-            raise FileError(f"cannot read {path}: {_reason(error)}") from error
+            raise FileError(f"cannot read {path}: {reason_of(error)}") from error
     return digest.hexdigest()
 
 
@@ -95,50 +91,6 @@ def parse_json(text: str | bytes, name: str) -> Any:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number of JSON")
-
-
-class ArraysFile:
-    """The arrays of an npz file that is open, by name; each is read when it is asked for."""
-
-    def __init__(self, arrays: Any, path: str | os.PathLike[str]) -> None:
-        self._arrays = arrays
-        self._path = path
-        self.names: tuple[str, ...] = tuple(arrays.files)
-
-    def __getitem__(self, name: str) -> NDArray[Any]:
-        """Raises FileError: there is no such array, or it is damaged."""
-        try:
-            array: NDArray[Any] = self._arrays[name]
-        except Exception as error:  # over damaged bytes zipfile and NumPy raise all kinds
-            raise _damaged(self._path, error) from error
-        return array
-
-
-@contextmanager
-def arrays_file(path: str | os.PathLike[str], *, max_bytes: int) -> Iterator[ArraysFile]:
-    """The arrays of an npz file without pickles.
-
-    Args:
-        max_bytes: of all arrays together, unpacked.
-
-    Raises:
-        FileError: it is missing, no regular file, no npz file, damaged or too large.
-    """
-    with regular_file(path) as file:
-        try:
-            n_bytes = sum(part.file_size for part in zipfile.ZipFile(file).infolist())
-            file.seek(0)
-            arrays = np.load(file, allow_pickle=False)
-        except Exception as error:  # as above
-            raise _damaged(path, error) from error
-        if n_bytes > max_bytes:
-            raise FileError(f"{path} unpacks to {n_bytes} bytes; at most {max_bytes} are read")
-        with arrays:
-            yield ArraysFile(arrays, path)
-
-
-def _damaged(path: str | os.PathLike[str], error: Exception) -> FileError:
-    return FileError(f"{path} is damaged, or is no file of arrays: {_reason(error)}")
 
 
 # -- writing
@@ -172,7 +124,7 @@ def replaced_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     except OSError as error:
         raise FileError(
-            f"cannot write {target}: {_reason(error)}; give a path in a folder that you may write"
+            f"cannot write {target}: {reason_of(error)}; give a path in a folder that you may write"
         ) from error
 
 
@@ -187,8 +139,9 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileError(f"cannot make the folder {path}: {_reason(error)}") from error
+        raise FileError(f"cannot make the folder {path}: {reason_of(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What an error of the system says, without the path that our messages name."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

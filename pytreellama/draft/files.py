@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pytreellama.array_files import arrays_file
 from pytreellama.errors import DraftError, FileError
-from pytreellama.files import arrays_file, replaced_file
+from pytreellama.files import replaced_file
 
 _MAX_BYTES = 2**32
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from pytreellama.array_files import ArraysFile, arrays_file
 from pytreellama.core.context import Context
 from pytreellama.engine.kept_texts import KeptText, KeptTexts
 from pytreellama.engine.known_costs import circumstances
 from pytreellama.errors import CacheFullError, ContextError, MemoryStateError
-from pytreellama.files import ArraysFile, arrays_file, parse_json, replaced_file
+from pytreellama.files import parse_json, replaced_file
 
 _log = logging.getLogger(__name__)
 

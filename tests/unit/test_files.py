@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pytreellama.array_files import arrays_file
 from pytreellama.errors import FileError, PyTreeLlamaError
 from pytreellama.files import (
-    arrays_file,
     make_folder,
     parse_json,
     read_bytes,
