@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models import add_types_option, requantised
 from questions import Question, add_questions_option, load_questions
 from report import Figure, note, publish, shown
 
-from models import add_types_option, requantised
 from pytreellama import Engine, Model, draft
 from pytreellama.core.default_model import default_model_path
 

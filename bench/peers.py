@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from models import add_types_option, requantised
 from peer_builds import PLAIN
 from peer_python import python_peers
 from peer_scores import OURS, Answers, Row, fastest_of, figures_of, rows_of
@@ -32,7 +33,6 @@ from peer_types import Answer, OpenPeer, Peer, Prompt, Task, short
 from questions import Question, add_answering_options, first_of_each, load_questions
 from report import note, publish
 
-from models import add_types_option, requantised
 from pytreellama import Engine, Model, draft
 from pytreellama.core.default_model import default_model_path
 

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from models import add_types_option, requantised
 from questions import REWRITING, Question, add_answering_options, first_of_each, load_questions
 from report import Figure, Spread, note, publish
 
-from models import add_types_option, requantised
 from pytreellama import Engine, Model
 from pytreellama.cli.bench_results import AUTO, PLAIN, Totals, in_turn
 from pytreellama.cli.bench_runs import drafter_and_size

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from models import requantised
 from report import Figure, Spread, note, publish, tool
 from stock import stock_tool
 
-from models import requantised
 from pytreellama import Batch, Context, Model, TokenTree, TreeEncoding
 from pytreellama.core.default_model import default_model_path
 from pytreellama.core.params import default_n_threads

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from alone import run_alone
+from alone import run_alone, survives
+from gguf_bytes import U32, Gguf, Tensor, number
 from hostile_files import FAMILIES
-from tiny_models import KINDS
+from tiny_models import KINDS, tiny_model
 
 _RUN = "import sys, hostile_files; hostile_files.main(*sys.argv[1:])"
 
@@ -53,9 +54,6 @@ def test_no_file_in_a_sample_ends_the_process(family: str, tmp_path: Path) -> No
 def test_an_architecture_without_its_keys_is_refused(
     kind: str, architecture: str, tmp_path: Path
 ) -> None:
-    from gguf_bytes import Gguf
-    from tiny_models import tiny_model
-
     file = Gguf.read(tiny_model(kind, tmp_path)).renamed(architecture)
     path = file.write(tmp_path / "renamed.gguf")
     run = run_alone(
@@ -68,6 +66,38 @@ def test_an_architecture_without_its_keys_is_refused(
     )
     assert run.code == 0, str(run)
     assert "0" in run.out or "tensor" in run.out or "key" in run.out
+
+
+_REFUSED = """
+import sys, pytreellama as ptl
+try:
+    ptl.Context(ptl.Model(sys.argv[1]), n_ctx=64).prefill([1, 2, 3])
+except ptl.errors.ModelLoadError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("type_", [1, 30], ids=["f16", "bf16"])
+@pytest.mark.parametrize("name", ["ssm_conv1d.weight", "ssm_a"])
+@pytest.mark.parametrize("kind", ["recurrent", "hybrid"])
+def test_what_recurrent_layers_read_as_floats_must_be_floats(
+    kind: str, name: str, type_: int, tmp_path: Path
+) -> None:
+    file = Gguf.read(tiny_model(kind, tmp_path))
+    tensor = file.tensor(f"blk.0.{name}")
+    tensor.type, tensor.data = type_, tensor.data[: len(tensor.data) // 2]
+    assert "cannot compute" in survives(_REFUSED, str(file.write(tmp_path / "other.gguf")))
+
+
+@pytest.mark.parametrize("what", ["tensors", "values"])
+def test_a_file_of_60_000_names_is_refused_at_once(what: str, tmp_path: Path) -> None:
+    file = Gguf.read(tiny_model("rope", tmp_path))
+    if what == "tensors":
+        file.tensors += [Tensor(f"x.{i}", (1,), 0, b"1234") for i in range(60_000)]
+    else:
+        file.values |= {f"x.{i}": number(U32, i) for i in range(60_000)}
+    path = str(file.write(tmp_path / "many.gguf"))
+    assert "at most" in survives(_REFUSED, path, limit_s=20)
 
 
 @pytest.mark.long

@@ -23,8 +23,21 @@
 #    define treellama_ftell ftello
 #endif
 
-static int64_t file_size(const char * path) {
+// gguf compares each name with all before it: more than these would take minutes, and no model has so many
+constexpr uint64_t n_names_max = 32768;
+
+// bytes of a file whose header counts no more tensors and values than that
+static int64_t checked_size(const char * path) {
     std::unique_ptr<FILE, int (*)(FILE *)> file(ggml_fopen(path, "rb"), fclose);
+
+    struct { uint32_t magic, version; uint64_t n_tensors, n_values; } header = {};
+    if (file && fread(&header, sizeof(header), 1, file.get()) == 1 &&
+            (header.n_tensors > n_names_max || header.n_values > n_names_max)) {
+        throw std::runtime_error(
+                "the header counts " + std::to_string(header.n_tensors) + " tensors and " +
+                std::to_string(header.n_values) + " values; at most " + std::to_string(n_names_max) + " are read");
+    }
+
     if (!file || treellama_fseek(file.get(), 0, SEEK_END) != 0) {
         throw std::runtime_error(std::string("cannot open or seek: ") + strerror(errno));
     }
@@ -33,7 +46,7 @@ static int64_t file_size(const char * path) {
 
 int32_t treellama_gguf_check(const char * path) {
     return treellama_guard(TREELLAMA_EXCEPTION, [&]() -> int32_t {
-        const uint64_t n_file = (uint64_t) file_size(path);
+        const uint64_t n_file = (uint64_t) checked_size(path);
 
         const gguf_init_params params = { /*.no_alloc =*/ true, /*.ctx =*/ nullptr };
         std::unique_ptr<gguf_context, void (*)(gguf_context *)> gguf(gguf_init_from_file(path, params), gguf_free);
@@ -242,7 +255,21 @@ static bool is_addend_or_factor(const std::string & name, const ggml_tensor * te
     return ends_with(name, ".bias") || (ggml_nrows(tensor) == 1 && !is_matrix);
 }
 
+// what the ops of recurrent layers read as floats, whatever the type says
+static bool is_of_state(const std::string & name) {
+    for (const char * part : { "ssm_conv1d", "shortconv.conv", "time_mix_first", "time_mix_lerp", "channel_mix_lerp" }) {
+        if (name.find(part) != std::string::npos) {
+            return true;
+        }
+    }
+    return ends_with(name, ".ssm_a") || ends_with(name, ".ssm_d");
+}
+
 static bool can_compute(const std::string & name, const ggml_tensor * tensor) {
+    if (is_of_state(name)) {
+        return tensor->type == GGML_TYPE_F32;
+    }
+
     switch (tensor->type) {
         case GGML_TYPE_F32:
             return true;
