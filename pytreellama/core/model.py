@@ -4,55 +4,17 @@ from __future__ import annotations
 
 import copy
 import os
-import stat
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pytreellama.core.closing import Closing
 from pytreellama.core.handle import Handle
+from pytreellama.core.model_file import ModelFile, check_gguf
+from pytreellama.core.model_load import Progress, load_model
 from pytreellama.core.vocab import Vocab
 from pytreellama.errors import ModelLoadError
-from pytreellama.native import ProcessWatch, drain_log, ffi, last_error, lib
-
-Progress = Callable[[float], None]
-
-_GGUF_MAGIC = b"GGUF"
-_EXIT_S = 30.0  # a load asks several times a second whether it is to go on
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFile:
-    """What a model's file was when it was loaded.
-
-    Attributes:
-        path: absolute, as it was given.
-        real_path: symbolic links followed.
-        n_bytes: its size.
-        mtime_ns: when it was changed last, in nanoseconds.
-    """
-
-    path: Path
-    real_path: Path
-    n_bytes: int
-    mtime_ns: int
-
-    @classmethod
-    def at(cls, path: str | os.PathLike[str]) -> ModelFile:
-        """Raises ModelLoadError: there is none, or it is not a regular file."""
-        try:
-            absolute = Path(path).absolute()
-            status = absolute.stat()
-            real_path = absolute.resolve()
-        except (OSError, ValueError, RuntimeError) as error:
-            raise _unreadable(Path(path), error) from error
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
-            raise ModelLoadError(f"{path} is not a file; give the path of a GGUF file")
-        return cls(absolute, real_path, status.st_size, status.st_mtime_ns)
+from pytreellama.native import ffi, lib
 
 
 class Model(Closing):
@@ -100,7 +62,7 @@ class Model(Closing):
         params.check_tensors = check_tensors
         params.use_extra_bufts = repack
         params.vocab_only = vocab_only
-        pointer = _load(self.path, params, progress)
+        pointer = load_model(self.path, params, progress)
         self._handle = Handle(pointer, lib.llama_model_free, "model", ModelLoadError)
         self.vocab = Vocab(self._handle)
 
@@ -267,125 +229,12 @@ class Model(Closing):
         return raw.decode("utf-8", "replace")
 
 
-def check_gguf(path: Path) -> None:
-    """Check that a file is a whole GGUF file, before llama.cpp may see it.
-
-    Raises:
-        ModelLoadError: it is missing, unreadable, empty, not GGUF, cut short or damaged.
-    """
-    ModelFile.at(path)
-    try:
-        magic = _first_bytes(path)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
-    if magic != _GGUF_MAGIC:
-        found = f"begins with {magic!r}" if magic else "is empty"
-        raise ModelLoadError(
-            f"{path} {found}, so it is not a GGUF file (which begins with {_GGUF_MAGIC!r}); "
-            "convert the model to GGUF, or fetch the file again"
-        )
-    drain_log()
-    if lib.treellama_gguf_check(os.fsencode(path)) != 0:
-        raise ModelLoadError(_damaged(path))
-
-
-def _unreadable(path: Path, error: Exception) -> ModelLoadError:
-    return ModelLoadError(
-        f"cannot read the model file {path}: {getattr(error, 'strerror', None) or error}; "
-        "give the path of a GGUF file"
-    )
-
-
-def _first_bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(len(_GGUF_MAGIC))
-
-
-def _damaged(path: Path) -> str:
-    reasons = [last_error(), *drain_log(errors_only=True)]
-    return f"{path} is damaged or incomplete: {'; '.join(filter(None, reasons))}; fetch it again"
-
-
 def _load_mode(mmap: bool, mlock: bool) -> int:
     if mlock:
         mode = lib.LLAMA_LOAD_MODE_MMAP_MLOCK if mmap else lib.LLAMA_LOAD_MODE_MLOCK
     else:
         mode = lib.LLAMA_LOAD_MODE_MMAP if mmap else lib.LLAMA_LOAD_MODE_NONE
     return int(mode)
-
-
-class _LoadProgress:
-    """What the native progress callback talks to: it may end the load, and keeps the reason."""
-
-    def __init__(self, report: Progress | None) -> None:
-        self.report = report
-        self.error: BaseException | None = None
-        self._is_stopped = False
-        self._is_idle = threading.Event()
-        self._is_idle.set()
-        _loads.add(self)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """While a load runs: the end of the process waits for it."""
-        self._is_idle.clear()
-        try:
-            self._require_going_on()
-            yield
-        finally:
-            self._is_idle.set()
-
-    def tell(self, share: float) -> None:
-        self._require_going_on()
-        if self.report is not None:
-            self.report(share)
-
-    def _require_going_on(self) -> None:
-        if self._is_stopped:
-            raise ModelLoadError("the program ends, so no model is loaded any more")
-
-    def stop_at_exit(self) -> None:
-        """See ProcessBound: the callback cannot enter an interpreter that is gone."""
-        self._is_stopped = True
-        self._is_idle.wait(_EXIT_S)
-
-    def disown_after_fork(self) -> None:
-        """See ProcessBound: the thread that loads is the parent's."""
-
-
-_loads: ProcessWatch[_LoadProgress] = ProcessWatch()
-
-
-def _keep_error(kind: Any, error: BaseException, trace: Any) -> None:
-    """What the callback raised; a signal's handler may raise before its first line."""
-    progress: _LoadProgress = ffi.from_handle(trace.tb_frame.f_locals["user_data"])
-    progress.error = error
-
-
-@ffi.def_extern(error=False, onerror=_keep_error)  # type: ignore[untyped-decorator]
-def pytreellama_progress(share: float, user_data: Any) -> bool:
-    progress: _LoadProgress = ffi.from_handle(user_data)
-    progress.tell(share)
-    return True
-
-
-def _load(path: Path, params: Any, report: Progress | None) -> Any:
-    progress = _LoadProgress(report)
-    handle = ffi.new_handle(progress)
-    params.progress_callback = lib.pytreellama_progress
-    params.progress_callback_user_data = handle
-    drain_log()
-    with progress.running():
-        pointer = lib.treellama_model_load(os.fsencode(path), params)
-    reasons = drain_log(errors_only=True)
-    if progress.error is not None:
-        if pointer != ffi.NULL:
-            lib.llama_model_free(pointer)
-        raise progress.error
-    if pointer == ffi.NULL:
-        why = "; ".join(filter(None, [last_error(), *reasons])) or "llama.cpp gives no reason"
-        raise ModelLoadError(f"cannot load {path}: {why}")
-    return pointer
 
 
 def _read_text(function: Any, pointer: Any, *args: int) -> str:

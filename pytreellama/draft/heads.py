@@ -12,7 +12,7 @@ import numpy as np
 
 from pytreellama.core.closing import Closing
 from pytreellama.core.handle import Handle
-from pytreellama.core.model import check_gguf
+from pytreellama.core.model_file import check_gguf
 from pytreellama.draft.protocol import Float32Array, Int32Array
 from pytreellama.errors import MedusaError, ModelLoadError
 from pytreellama.native import drain_log, ffi, last_error, lib
