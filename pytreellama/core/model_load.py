@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pytreellama.errors import ModelLoadError
-from pytreellama.native import ProcessWatch, drain_log, ffi, last_error, lib
+from pytreellama.native import InterpreterCalls, drain_log, ffi, last_error, lib
 
 Progress = Callable[[float], None]
 
-_EXIT_S = 30.0  # a load asks several times a second whether it is to go on
+_calls = InterpreterCalls()
 
 
 class _LoadProgress:
@@ -23,40 +21,12 @@ class _LoadProgress:
     def __init__(self, report: Progress | None) -> None:
         self.report = report
         self.error: BaseException | None = None
-        self._is_stopped = False
-        self._is_idle = threading.Event()
-        self._is_idle.set()
-        _loads.add(self)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """While a load runs: the end of the process waits for it."""
-        self._is_idle.clear()
-        try:
-            self._require_going_on()
-            yield
-        finally:
-            self._is_idle.set()
 
     def tell(self, share: float) -> None:
-        self._require_going_on()
+        if _calls.is_ending:
+            raise ModelLoadError("the program ends, so no model is loaded any more")
         if self.report is not None:
             self.report(share)
-
-    def _require_going_on(self) -> None:
-        if self._is_stopped:
-            raise ModelLoadError("the program ends, so no model is loaded any more")
-
-    def stop_at_exit(self) -> None:
-        """See ProcessBound: the callback cannot enter an interpreter that is gone."""
-        self._is_stopped = True
-        self._is_idle.wait(_EXIT_S)
-
-    def disown_after_fork(self) -> None:
-        """See ProcessBound: the thread that loads is the parent's."""
-
-
-_loads: ProcessWatch[_LoadProgress] = ProcessWatch()
 
 
 def _keep_error(kind: Any, error: BaseException, trace: Any) -> None:
@@ -90,7 +60,7 @@ def load_model(path: Path, params: Any, report: Progress | None) -> Any:
     params.progress_callback = lib.pytreellama_progress
     params.progress_callback_user_data = handle
     drain_log()
-    with progress.running():
+    with _calls:
         pointer = lib.treellama_model_load(os.fsencode(path), params)
     reasons = drain_log(errors_only=True)
     if progress.error is not None:

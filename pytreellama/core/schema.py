@@ -19,7 +19,7 @@ from pytreellama.core.schema_limits import MAX_SCHEMAS, check_data, check_length
 from pytreellama.core.schema_tree import SchemaTree
 from pytreellama.core.vocab import Vocab
 from pytreellama.errors import GrammarError
-from pytreellama.native import lib
+from pytreellama.native import InterpreterCalls, lib
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -225,6 +225,9 @@ def _with_stack(n_bytes: int, function: Callable[P, T], *args: P.args, **kwargs:
     return results[0]
 
 
+_calls = InterpreterCalls()
+
+
 def _call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """What a function of llguidance returns; a panic there becomes an error of ours.
 
@@ -234,7 +237,8 @@ def _call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         GrammarError: llguidance panicked.
     """
     try:
-        return function(*args, **kwargs)
+        with _calls:
+            return function(*args, **kwargs)
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import atexit
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
+
+from pytreellama.errors import ContextError
+
+_EXIT_S = 30.0  # what the end of the interpreter waits for calls that others are in
 
 
 class ProcessBound(Protocol):
@@ -56,3 +61,47 @@ class ProcessWatch(Generic[_T]):
         for one in list(self._alive):
             with suppress(Exception):  # the others come next
                 act(one)
+
+
+class InterpreterCalls:
+    """Native calls that come back to the interpreter before they return; its end waits for them.
+
+    A daemon thread that comes back to an interpreter that has ended is ended in the middle of C++
+    or Rust, which ends the process by a signal.
+
+        calls = InterpreterCalls()
+        with calls:
+            lib.something_with_a_callback()
+
+    Attributes:
+        is_ending: the interpreter ends; a callback had better end its call.
+    """
+
+    def __init__(self) -> None:
+        self.is_ending = False
+        self._changed = threading.Condition()
+        self._n_calls = 0
+        atexit.register(self._end)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forget)
+
+    def __enter__(self) -> None:
+        with self._changed:
+            if self.is_ending:
+                raise ContextError("the program ends")
+            self._n_calls += 1
+
+    def __exit__(self, *failure: object) -> None:
+        with self._changed:
+            self._n_calls -= 1
+            self._changed.notify_all()
+
+    def _end(self) -> None:
+        with self._changed:
+            self.is_ending = True
+            self._changed.wait_for(lambda: self._n_calls == 0, _EXIT_S)
+
+    def _forget(self) -> None:
+        """In a forked child: the other threads, and what they hold, are the parent's."""
+        self._changed = threading.Condition()
+        self._n_calls = 0

@@ -56,6 +56,23 @@ def work():
         ptl.Model(MODEL.path).close()
 threading.Thread(target=work, daemon=True).start()
 time.sleep(0.2)""",
+    "beside a daemon thread that compiles schemas": """
+def work():
+    while True:
+        ptl.Sampler(MODEL.vocab, ptl.SamplingParams(json_schema={'type': 'array'})).close()
+threading.Thread(target=work, daemon=True).start()
+time.sleep(0.5)""",
+    "beside a daemon thread that writes JSON": """
+e = engine()
+ask = dict(json_schema={'type': 'array'}, temperature=1.0, **LONG)
+threading.Thread(target=lambda: e.generate('JSON:', **ask), daemon=True).start()
+time.sleep(0.5)""",
+    "beside a daemon thread that makes grammars": """
+def work():
+    while True:
+        ptl.Sampler(MODEL.vocab, ptl.SamplingParams(grammar='root ::= [a-z]{1,9}')).close()
+threading.Thread(target=work, daemon=True).start()
+time.sleep(0.3)""",
     "with two engines": """
 g = [engine(n_threads=1 + i).submit('Once', **LONG) for i in range(2)]
 next(g[0]), next(g[1])""",
@@ -83,6 +100,7 @@ _SHORT = (
     "beside a daemon thread that waits",
     "beside a daemon thread that decodes",
     "beside a daemon thread that tokenises",
+    "beside a daemon thread that writes JSON",
 )
 
 
