@@ -109,7 +109,7 @@ def replaced_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 @contextmanager
 def replaced_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """The path of a new file, for those who open it themselves; otherwise as `replaced_file`."""
-    target = Path(path)
+    target = output_path(path)
     try:
         # not tempfile's, which nobody else may read
         part = target.with_name(f"{target.name}{secrets.token_hex(4)}")
@@ -126,6 +126,18 @@ def replaced_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise FileError(
             f"cannot write {target}: {reason_of(error)}; give a path in a folder that you may write"
         ) from error
+
+
+def output_path(path: str | os.PathLike[str]) -> Path:
+    """Where a file is to be written, symbolic links followed.
+
+    Raises:
+        FileError: there is something that is not a regular file, such as a device or a folder.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise FileError(f"cannot write {path}: it is not a regular file; give the path of a file")
+    return target
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

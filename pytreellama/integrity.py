@@ -14,6 +14,8 @@ from pytreellama.files import read_json, sha256_of
 
 _NATIVE = Path(__file__).parent / "native"
 _BUILD_INFO_BYTES = 2**20
+_BUILD_AGAIN = "build it again (python3 build.py build), or reinstall the package"
+_FETCH_AGAIN = "delete the file; it is fetched again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +38,21 @@ def check_native() -> list[FileCheck]:
         files = read_json(info, max_bytes=_BUILD_INFO_BYTES)["files"].items()
     except (FileError, KeyError, TypeError, AttributeError) as error:
         return [FileCheck(info, "", f"the hashes of the native files are not known: {error}")]
-    return [_check(_NATIVE / name, str(expected)) for name, expected in files]
+    return [_check(_NATIVE / name, str(expected), _BUILD_AGAIN) for name, expected in files]
 
 
 def check_default_model() -> FileCheck | None:
     """Compare the default model with its pin; None if it has not been fetched yet."""
     path = default_model.cached_path()
-    return _check(path, default_model.SHA256) if path.exists() else None
+    return _check(path, default_model.SHA256, _FETCH_AGAIN) if path.exists() else None
 
 
-def _check(path: Path, expected: str) -> FileCheck:
+def _check(path: Path, expected: str, advice: str) -> FileCheck:
     try:
         found = sha256_of(path)
     except FileError as error:
         return FileCheck(path, expected, str(error))
     if found != expected:
-        return FileCheck(path, expected, f"{path} has sha256 {found}, expected {expected}")
+        problem = f"{path} has sha256 {found}, expected {expected}; {advice}"
+        return FileCheck(path, expected, problem)
     return FileCheck(path, expected)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pytreellama.core.model import Model
     from pytreellama.core.sampling import SamplingParams
     from pytreellama.engine import Completion, Engine, Step
-    from pytreellama.engine.engine import Prompt
+    from pytreellama.engine.prompts import Prompt
 
 _EXCERPT = 32
 

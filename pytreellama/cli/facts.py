@@ -105,7 +105,7 @@ def _device_line(device: Report) -> str:
 
 def file_lines(files: list[Report]) -> Report:
     """The files whose hashes were compared, a file a line."""
-    return {file["path"]: file["problem"] or "as expected" for file in files}
+    return {file["path"]: "differs" if file["problem"] else "as expected" for file in files}
 
 
 def model_lines(model: Report) -> Report:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pytreellama.core.sampling import SamplingParams
     from pytreellama.draft import DrafterSpec
     from pytreellama.engine import Chunk, Completion, Engine, Step
-    from pytreellama.engine.engine import Prompt
+    from pytreellama.engine.prompts import Prompt
 
 OnText = Callable[[str], None]
 OnStep = Callable[["Step"], None]

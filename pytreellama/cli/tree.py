@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pytreellama.core.vocab import Vocab
     from pytreellama.engine import Step
-    from pytreellama.engine.engine import Prompt
+    from pytreellama.engine.prompts import Prompt
 
 
 @unpacked(GenerationOptions)

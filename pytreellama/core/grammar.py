@@ -68,7 +68,8 @@ class Grammar:
         pointer = lib.treellama_grammar_init(vocab.pointer, source, _ROOT)
         if pointer == ffi.NULL:
             log = drain_log(errors_only=True)
-            raise GrammarError(f"the grammar cannot be used: {_brief([last_error(), *log])}")
+            hint = "" if "::=" in text else '; give GBNF text, such as: root ::= "yes"'
+            raise GrammarError(f"the grammar cannot be used: {_brief([last_error(), *log])}{hint}")
         self._vocab = vocab
         self._handle = _owned(pointer)
 
@@ -188,8 +189,8 @@ def _n_repeats(match: re.Match[str]) -> int:
 
 def _brief(lines: list[str]) -> str:
     """The parser quotes all the rest of the grammar in its messages: keep the start of that."""
-    text = "; ".join(line for line in lines if line)
-    return _cut(text.split("\n", 1)[0])
+    text = "; ".join(line for line in lines if line).split("\n", 1)[0]
+    return _cut(f"{text}its end" if text.endswith(" at ") else text)
 
 
 def _cut(text: str) -> str:

@@ -73,7 +73,7 @@ def quantize(
         QuantizeError: an unknown type, source and target the same, a damaged source, or
             llama.cpp's reason to fail.
     """
-    source, target = Path(source), Path(target)
+    source, target = Path(source), Path(os.path.realpath(target))
     params = _native_params(ftype, n_threads, pure)
     _check_paths(source, target)
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
@@ -110,7 +110,7 @@ def _check_paths(source: Path, target: Path) -> None:
         raise QuantizeError(f"{source} is not a file; give the path of a GGUF file")
     if target.exists() and target.samefile(source):
         raise QuantizeError(f"source and target are the same file, {source}; choose another target")
-    if target.is_dir() or not target.parent.is_dir():
+    if (target.exists() and not target.is_file()) or not target.parent.is_dir():
         raise QuantizeError(f"{target} cannot be written: give a file in a folder that exists")
     drain_log()
     if lib.treellama_gguf_check(os.fsencode(source)) != 0:

@@ -6,6 +6,7 @@ Importing it takes tens of milliseconds, and so waits until a schema is used.
 from __future__ import annotations
 
 import json
+import re
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -187,7 +188,7 @@ def _built(tokenizer: LLTokenizer, schema: str, defaults: JsonCompileOptions) ->
     try:
         grammar = LLMatcher.grammar_from_json_schema(schema, defaults)
     except ValueError as error:
-        raise GrammarError(f"JSON schema: {_first_line(str(error))}") from error
+        raise GrammarError(f"JSON schema: {_reason(str(error))}") from error
     limits = LLParserLimits(**_LIMITS)  # type: ignore[arg-type]
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
     _require_sound(matcher)
@@ -242,7 +243,7 @@ def _call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
-        raise GrammarError(f"JSON schema: llguidance failed: {_first_line(str(error))}") from error
+        raise GrammarError(f"JSON schema: llguidance failed: {_reason(str(error))}") from error
 
 
 def _require_sound(matcher: LLMatcher) -> None:
@@ -319,11 +320,30 @@ def _beginning(data: bytes) -> bytes:
 
 def _told(error: str) -> str:
     """What a matcher tells, where it is more than the name of its state."""
-    line = _first_line(error)
+    line = _reason(error)
     if line.startswith("NoExtension"):
         return "no text can satisfy it; perhaps it refers to itself without end"
     return line
 
 
-def _first_line(text: str) -> str:
-    return text.strip().split("\n", 1)[0]
+_MAX_REASON = 400  # characters
+
+
+def _reason(text: str) -> str:
+    """llguidance's words on one line; its advice on options that are not ours is replaced."""
+    reason = " ".join(text.split())
+    for theirs, ours in _IN_OUR_WORDS:
+        if theirs in reason:
+            return ours
+    reason = re.sub(
+        r"Unimplemented keys: \[(.*)\]",
+        r"these keywords are not supported: \1; remove them",
+        reason,
+    )
+    return reason[:_MAX_REASON]
+
+
+_IN_OUR_WORDS = (
+    ("coerce_one_of", "the branches of a oneOf may overlap; use anyOf"),
+    ("Default retriever", "references to other documents are not supported; put them into $defs"),
+)

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from pytreellama.core.model import Model
 from pytreellama.draft import DrafterSpec
 from pytreellama.engine.completion import Chunk, Completion
-from pytreellama.engine.engine import Continuation, Engine, Prompt, is_many
+from pytreellama.engine.engine import Engine
 from pytreellama.engine.evaluation import Evaluation, Pooling, Score
 from pytreellama.engine.generation import Generation
+from pytreellama.engine.prompts import Continuation, Prompt, as_list, is_many
 
 Float32 = NDArray[np.float32]
 
@@ -40,7 +41,7 @@ class AsyncEngine:
         **options: Any,
     ) -> None:
         if (model is None) == (engine is None):
-            raise TypeError("give either a model and options, or an engine")
+            raise TypeError("give either a model and options, or engine=")
         self.engine = engine or Engine(cast("Model", model), drafter, **options)
 
     async def close(self) -> None:
@@ -98,7 +99,8 @@ class AsyncEngine:
     ) -> Float32:
         """As `Engine.embed`; raises QueueFullError instead of waiting for room, if asked."""
         embeddings = [
-            await asyncio.to_thread(self.engine.embedding, text, pooling) for text in texts
+            await asyncio.to_thread(self.engine.embedding, text, pooling)
+            for text in as_list(texts, "texts")
         ]
         for one in embeddings:
             await self._evaluate(one, wait)

@@ -215,6 +215,11 @@ def _asked(sequence: Sequence, act: Callable[[], _T]) -> _T | None:
 
 
 def _check_tree(tree: TokenTree, n_nodes: int, n_vocab: int, sequence: Sequence) -> None:
+    if not isinstance(tree, TokenTree):
+        raise DraftError(
+            f"the drafter {sequence.drafter.name!r} proposed a {type(tree).__name__}; propose a "
+            "TokenTree"
+        )
     if len(tree) > n_nodes:
         raise DraftError(
             f"the drafter {sequence.drafter.name!r} proposed {len(tree)} nodes, but was asked "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import operator
 import os
 import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -13,7 +12,6 @@ from typing import Any, cast, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.core.chat import chat_prompt, encode_chat
 from pytreellama.core.closing import Closing
 from pytreellama.core.context import Context
 from pytreellama.core.model import Model
@@ -42,6 +40,7 @@ from pytreellama.engine.evaluation import (
 from pytreellama.engine.generation import Generation
 from pytreellama.engine.kept_file import load_kept, save_kept
 from pytreellama.engine.loop import Loop
+from pytreellama.engine.prompts import Continuation, Prompt, PromptEncoder, as_list, is_many
 from pytreellama.engine.request import OnPrefill, OnStep, Request, sampling_params
 from pytreellama.engine.scheduler import MAX_SAVED_BYTES, N_PREFILL, Load, Scheduler
 from pytreellama.engine.sequence import Sequence as Running
@@ -52,16 +51,8 @@ from pytreellama.plan import Planner
 _log = logging.getLogger(__name__)
 
 Float32 = NDArray[np.float32]
-Message = Mapping[str, Any]
 _N_FIXED = 8
 _N_PLANNED = 64
-_NO_PROMPT = "a prompt is a text, a list of token ids, or a list of chat messages"
-
-Prompt = str | Sequence[int] | Sequence[Message]
-"""Text, token ids, or chat messages for the model's template."""
-
-Continuation = str | Sequence[int]
-"""Text, or token ids."""
 
 
 class Engine(Closing):
@@ -116,6 +107,10 @@ class Engine(Closing):
         params: ContextParams | None = None,
         **options: Any,
     ) -> None:
+        if not isinstance(model, Model):
+            raise ContextError(
+                f"invalid model of type {type(model).__name__}: give a Model, such as Model(path)"
+            )
         _require_at_least(0, n_draft=n_draft or 0, n_queue_max=n_queue_max, n_kept=n_kept)
         _require_at_least(1, n_prefill=n_prefill)
         if verify not in RULES:
@@ -149,6 +144,7 @@ class Engine(Closing):
             n_draft = _N_FIXED if self._planned is None else _N_PLANNED
         self.n_draft = n_draft if drafts else 0
         self.vocab = model.vocab
+        self._prompts = PromptEncoder(model, self.context.n_text_max)
         self._n_prefill = min(n_prefill, self.context.n_ubatch)
         self._scheduler = Scheduler(
             self.context,
@@ -314,7 +310,7 @@ class Engine(Closing):
         Raises:
             RequestError, VocabError, ChatTemplateError: what cannot be evaluated.
         """
-        embeddings = [self.embedding(text, pooling) for text in texts]
+        embeddings = [self.embedding(text, pooling) for text in as_list(texts, "texts")]
         self._run_all(embeddings)
         return np.array([one.state for one in embeddings])
 
@@ -331,14 +327,10 @@ class Engine(Closing):
 
     def scoring(self, prompt: Prompt, continuations: Sequence[Continuation]) -> Scoring:
         """What ``score`` runs, for ``submit_evaluation``; raises as it does."""
-        ids = [self._encode_continuation(one) for one in continuations]
+        self._loop.require_open()
+        given = as_list(continuations, "continuations")
+        ids = [self._prompts.encode_continuation(one) for one in given]
         return Scoring(tuple(self.encode_prompt(prompt)), list(map(tuple, ids)), self.vocab)
-
-    def _encode_continuation(self, continuation: Continuation) -> list[int]:
-        if not isinstance(continuation, str):
-            return self._checked_ids(continuation, "a continuation")
-        self.require_fits(continuation)
-        return self.vocab.encode_continuation(continuation)
 
     def embedding(self, text: Prompt, pooling: Pooling | None = None) -> Embedding:
         """What ``embed`` runs for each text, for ``submit_evaluation``; raises as it does."""
@@ -391,17 +383,8 @@ class Engine(Closing):
         Raises:
             VocabError, ChatTemplateError, RequestError: no ids can be made of it.
         """
-        if isinstance(prompt, str):
-            self.require_fits(prompt)
-            return self.vocab.encode(prompt, add_eos=add_eos)
-        _require_no_bytes(prompt, "the prompt")
-        if not isinstance(prompt, (Sequence, np.ndarray)):
-            raise RequestError(_NO_PROMPT)
-        if len(prompt) and isinstance(prompt[0], Mapping):
-            text = chat_prompt(self.model, cast("Sequence[Message]", prompt))
-            self.require_fits(text)
-            return encode_chat(self.vocab, text)
-        return self._checked_ids(cast("Sequence[int]", prompt), "the prompt")
+        self._loop.require_open()
+        return self._prompts.encode(prompt, add_eos=add_eos)
 
     def require_fits(self, text: str) -> None:
         """Refuse a text that is surely longer than a request may be, before it is tokenised.
@@ -410,21 +393,7 @@ class Engine(Closing):
             RequestError: it cannot fit.
             VocabError: it is not valid Unicode.
         """
-        self.vocab.require_fits(text, self.context.n_text_max)
-
-    def _checked_ids(self, tokens: Iterable[int], whose: str) -> list[int]:
-        _require_no_bytes(tokens, whose)
-        try:
-            ids = [operator.index(token) for token in tokens]
-        except TypeError:
-            raise RequestError(_NO_PROMPT) from None
-        wrong = [token for token in ids if not 0 <= token < self.vocab.n_tokens]
-        if wrong:
-            raise RequestError(
-                f"token id {wrong[0]} of {whose} is not in the vocabulary; ids are from 0 to "
-                f"{self.vocab.n_tokens - 1}"
-            )
-        return ids
+        self._prompts.require_fits(text)
 
     def _sequence(self, prompt: Prompt, index: int, options: Mapping[str, Any]) -> Running:
         self._loop.require_open()
@@ -446,12 +415,11 @@ class Engine(Closing):
         on_prefill: OnPrefill | None = None,
         **sampling: Any,
     ) -> Request:
-        _require_no_bytes(stop, "stop")
         return Request(
             prompt=tuple(self.encode_prompt(prompt)),
             max_tokens=max_tokens,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop or ()),
-            stop_tokens=frozenset(self._checked_ids(stop_tokens, "stop_tokens")),
+            stop=(stop,) if isinstance(stop, str) else tuple(as_list(stop or (), "stop")),
+            stop_tokens=frozenset(self._prompts.ids(stop_tokens, "stop_tokens")),
             ignore_eos=ignore_eos,
             logprobs=logprobs,
             context_shift=context_shift,
@@ -478,25 +446,7 @@ class Engine(Closing):
             generation.wait()
 
 
-def _require_no_bytes(given: object, what: str) -> None:
-    """Bytes are a sequence of small integers, which would be taken for token ids."""
-    if isinstance(given, (bytes, bytearray, memoryview)):
-        raise RequestError(
-            f"{what} is {type(given).__name__}; give text (`.decode()` makes it of bytes), or a "
-            "list of token ids"
-        )
-
-
 def _require_at_least(least: int, **values: int) -> None:
     for name, value in values.items():
         if value < least:
             raise RequestError(f"{name} = {value} was asked for; give {least} or more")
-
-
-def is_many(prompt: Prompt | Sequence[Prompt]) -> bool:
-    """True for a list of prompts: its items are not tokens or messages."""
-    return (
-        not isinstance(prompt, str)
-        and len(prompt) > 0
-        and not isinstance(prompt[0], (int, np.integer, Mapping))
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -62,6 +63,8 @@ class Request:
             raise RequestError(
                 f"logprobs = {self.logprobs} was asked for; give None or 0 to {MAX_LOGPROBS}"
             )
+        _require_callback("on_step", self.on_step)
+        _require_callback("on_prefill", self.on_prefill)
         if self.n_keep is not None and self.n_keep < 0:
             raise RequestError(f"n_keep = {self.n_keep} was asked for; give None, or 0 or more")
 
@@ -86,11 +89,25 @@ def sampling_params(
     """
     known = SamplingParams.__dataclass_fields__
     for name in options:
+        if name in _OPTIONS:
+            raise RequestError(
+                f"a fork cannot change {name}, which is its parent's; it can change "
+                f"{', '.join(known)}"
+            )
         if name not in known:
             close = difflib.get_close_matches(name, [*known, *_OPTIONS], n=1)
             meant = f"did you mean {close[0]}? " if close else ""
             raise RequestError(
-                f"generation has no option {name}; {meant}Besides {', '.join(_OPTIONS)} there are "
-                f"{', '.join(known)}"
+                f"unknown option {name}; {meant}options are {', '.join([*_OPTIONS, *known])}"
             )
     return replace(base or SamplingParams(), **options)
+
+
+def _require_callback(name: str, callback: object) -> None:
+    if callback is not None and not callable(callback):
+        raise RequestError(f"invalid {name} of type {type(callback).__name__}: give a function")
+    if inspect.iscoroutinefunction(callback):
+        raise RequestError(
+            f"invalid {name}: it is a coroutine function, and the engine's thread cannot await; "
+            "give a plain function"
+        )

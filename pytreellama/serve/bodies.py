@@ -91,7 +91,7 @@ def _require_json(content_type: str) -> None:
     subtype = message.get_content_subtype()
     is_json = subtype == "json" or subtype.endswith("+json")
     if message.get_content_maintype() != "application" or not is_json:
-        raise Fault(400, "the body is no JSON object; send one as application/json")
+        raise Fault(400, "the body must be a JSON object, with Content-Type: application/json")
 
 
 def _require_few(content: bytes) -> None:

@@ -40,11 +40,11 @@ def text_router(service: Service) -> APIRouter:
 async def _begin(service: Service, body: CompletionRequest, caller: Caller) -> _Writer:
     service.require_model(body.model)
     if body.best_of not in (None, body.n_answers):
-        raise Fault(400, "best_of is supported only where it is n", param="best_of")
+        raise Fault(400, "best_of must equal n", param="best_of")
     if body.echo and body.logprobs is not None:
         raise Fault(
             400,
-            "logprobs of the prompt are not told; leave echo out, or ask /v1/score",
+            "logprobs of the prompt are not supported; leave echo out, or use /v1/score",
             param="echo",
         )
     given = as_prompts(body.prompt)

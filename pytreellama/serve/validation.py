@@ -56,7 +56,7 @@ def _fault_of(errors: Sequence[_Found]) -> Fault:
     if first.type == "none_required":
         return Fault(400, f"{param} is not supported; leave it out", param=param)
     if not first.path:
-        return Fault(400, "the body is no JSON object; send one as application/json")
+        return Fault(400, "the body must be a JSON object, with Content-Type: application/json")
     message = first.message
     if first.is_of_form:
         alike = [one.message for one in errors if one.path == first.path and one.is_of_form]

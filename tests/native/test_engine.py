@@ -283,7 +283,9 @@ class TestRequestsThatCannotBeServed:
             Engine(tiny_model("rope"), n_ctx=256, n_seq_max=2, kv_unified=False)
 
     def test_an_unknown_option(self, engine: Engine) -> None:
-        with pytest.raises(RequestError, match=r"no option temprature.*temperature"):
+        with pytest.raises(
+            RequestError, match=r"unknown option temprature; did you mean temperature"
+        ):
             engine.generate(PROMPT, temprature=0.5)
 
     def test_an_unknown_drafter(self, tiny_model: TinyModel) -> None:

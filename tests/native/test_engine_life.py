@@ -141,3 +141,52 @@ class TestBytes:
             ):
                 with pytest.raises(RequestError, match=r"bytes|bytearray|memory"):
                     ask()
+
+
+class TestWrongArguments:
+    @pytest.mark.parametrize("prompt", [None, 5, Path("a"), {"role": "user"}, iter([5]), {5, 6}])
+    def test_what_is_no_prompt_is_refused(self, prompt: object, tiny_model: TinyModel) -> None:
+        with Engine(tiny_model("rope"), **SIZES) as engine:
+            for ask in (engine.generate, engine.submit, engine.stream, engine.encode_prompt):
+                with pytest.raises(RequestError, match="invalid prompt of type"):
+                    ask(prompt)  # type: ignore[operator]
+
+    def test_one_text_is_no_list_of_texts(self, tiny_model: TinyModel) -> None:
+        with Engine(tiny_model("rope"), **SIZES) as engine:
+            with pytest.raises(RequestError, match="give a list"):
+                engine.embed("hello")
+            with pytest.raises(RequestError, match="give a list"):
+                engine.score([5], " Paris")
+
+    @pytest.mark.parametrize("name", ["on_step", "on_prefill"])
+    def test_a_callback_is_a_function(self, name: str, tiny_model: TinyModel) -> None:
+        async def later(_: object) -> None: ...
+
+        with Engine(tiny_model("rope"), **SIZES) as engine:
+            for callback in (5, later):
+                with pytest.raises(RequestError, match=f"invalid {name}"):
+                    engine.submit(PROMPT, **{name: callback})  # type: ignore[arg-type]
+
+    def test_a_fork_changes_sampling_alone(self, tiny_model: TinyModel) -> None:
+        with Engine(tiny_model("rope"), **SIZES) as engine:
+            running = engine.submit(PROMPT, max_tokens=200, ignore_eos=True)
+            with pytest.raises(RequestError, match="a fork cannot change max_tokens"):
+                running.fork(max_tokens=5)
+            with pytest.raises(RequestError, match="did you mean temperature"):
+                running.fork(temprature=5)
+
+    def test_a_path_is_no_model(self) -> None:
+        with pytest.raises(ContextError, match=r"give a Model, such as Model\(path\)"):
+            Engine("model.gguf")  # type: ignore[arg-type]
+
+    def test_a_closed_engine_says_so(self, tiny_model: TinyModel) -> None:
+        engine = Engine(tiny_model("rope"), **SIZES)
+        engine.close()
+        for ask in (
+            lambda: engine.generate(PROMPT),
+            lambda: engine.score(PROMPT, [[5]]),
+            lambda: engine.embed([PROMPT]),
+            lambda: engine.encode_prompt("a"),
+        ):
+            with pytest.raises(ContextError, match="the engine is closed"):
+                ask()

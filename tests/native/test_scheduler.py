@@ -319,7 +319,7 @@ def _no_idea(n_nodes: int) -> TokenTree:
         (_no_idea, RuntimeError),
         (lambda _: TokenTree.chain([99999]), DraftError),
         (lambda _: TokenTree.chain(np.full(10_000, 5)), DraftError),
-        (lambda _: None, TypeError),
+        (lambda _: None, DraftError),
     ],
     ids=["raises", "invalid id", "10,000 nodes", "no tree"],
 )

@@ -105,3 +105,29 @@ def test_a_hash_is_of_the_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"")
     assert sha256_of(path).startswith("e3b0c442")
+
+
+class TestTargets:
+    def test_a_pipe_is_not_replaced(self, tmp_path: Path) -> None:
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        with pytest.raises(FileError, match="not a regular file"), replaced_file(pipe):
+            pass
+        assert pipe.is_fifo()
+
+    @pytest.mark.parametrize("name", [".", "", "folder"])
+    def test_a_folder_is_not_replaced(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "folder").mkdir()
+        with pytest.raises(FileError, match="not a regular file"), replaced_file(name):
+            pass
+
+    def test_a_symbolic_link_is_followed(self, tmp_path: Path) -> None:
+        target, link = tmp_path / "target", tmp_path / "link"
+        target.write_bytes(b"old")
+        link.symlink_to(target)
+        with replaced_file(link) as file:
+            file.write(b"new")
+        assert link.is_symlink() and target.read_bytes() == b"new"
