@@ -16,11 +16,12 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from report import ROOT, Figure, note, publish
+
+_ALIVE = "by itself"
 
 
 @dataclass
@@ -33,18 +34,30 @@ class Kind:
         longest_s: seconds of the process that ran longest.
     """
 
-    ends: Counter[str] = field(default_factory=Counter)
-    tests: Counter[str] = field(default_factory=Counter)
+    ends: dict[str, int] = field(default_factory=dict)
+    tests: dict[str, int] = field(default_factory=dict)
     longest_s: float = 0.0
 
     @property
+    def n_ends(self) -> int:
+        return sum(self.ends.values())
+
+    @property
     def n_survived(self) -> int:
-        return self.ends["by itself"]
+        return self.ends.get(_ALIVE, 0)
+
+    @property
+    def n_tests(self) -> int:
+        return sum(self.tests.values())
+
+    @property
+    def n_passed(self) -> int:
+        return self.tests.get("passed", 0)
 
     def __str__(self) -> str:
         ends = ", ".join(f"{n} {end}" for end, n in sorted(self.ends.items()))
         return (
-            f"{self.tests['passed']} of {self.tests.total()} tests right; processes: {ends or 0}; "
+            f"{self.n_passed} of {self.n_tests} tests right; processes: {ends or 0}; "
             f"longest {self.longest_s:.1f} s"
         )
 
@@ -101,35 +114,39 @@ def read_kinds(outcomes: Path, report: Path) -> dict[str, Kind]:
             outcome = json.loads(line)
             name = Path(outcome["test"].partition("::")[0]).stem.removeprefix("test_")
             kind = kinds.setdefault(name, Kind())
-            kind.ends[end_of(outcome["code"])] += 1
+            count(kind.ends, end_of(outcome["code"]))
             kind.longest_s = max(kind.longest_s, outcome["seconds"])
     for case in ET.parse(report).iter("testcase") if report.exists() else ():
         name = case.get("classname", "").split(".")
         stem = next((part for part in name if part.startswith("test_")), "")
         if case.find("skipped") is None:
             failed = case.find("failure") is not None or case.find("error") is not None
-            kinds.setdefault(stem.removeprefix("test_"), Kind()).tests[
-                "failed" if failed else "passed"
-            ] += 1
+            kind = kinds.setdefault(stem.removeprefix("test_"), Kind())
+            count(kind.tests, "failed" if failed else "passed")
     return dict(sorted(kinds.items()))
+
+
+def count(counts: dict[str, int], what: str) -> None:
+    counts[what] = counts.get(what, 0) + 1
 
 
 def end_of(code: int | None) -> str:
     if code is None:
         return "past its limit"
-    return "by itself" if code >= 0 else f"signal {-code}"
+    return _ALIVE if code >= 0 else f"signal {-code}"
 
 
 def figures_of(kinds: dict[str, Kind]) -> list[Figure]:
     figures = []
     for name, kind in kinds.items():
-        n_ends, n_tests = kind.ends.total(), kind.tests.total()
-        if n_ends:
-            share = kind.n_survived / n_ends
-            figures.append(Figure.at_least(f"{name}: survived of {n_ends} processes", share, 1.0))
-        if n_tests:
-            share = kind.tests["passed"] / n_tests
-            figures.append(Figure.at_least(f"{name}: right of {n_tests} tests", share, 1.0))
+        if kind.n_ends:
+            share = kind.n_survived / kind.n_ends
+            figures.append(
+                Figure.at_least(f"{name}: survived of {kind.n_ends} processes", share, 1.0)
+            )
+        if kind.n_tests:
+            share = kind.n_passed / kind.n_tests
+            figures.append(Figure.at_least(f"{name}: right of {kind.n_tests} tests", share, 1.0))
     return figures
 
 

@@ -34,6 +34,10 @@ class ChatTemplateError(PyTreeLlamaError, ValueError):
     """The model has no chat template, or the template refuses the messages."""
 
 
+class TemplateWorkError(ChatTemplateError):
+    """A chat template would do more work than it may."""
+
+
 class ContextError(PyTreeLlamaError):
     """A context could not be made, was closed, or is used by two threads at once."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytreellama.errors import ChatTemplateError
+from pytreellama.errors import ChatTemplateError, TemplateWorkError
 
 Message = Mapping[str, Any]
 
@@ -84,7 +84,6 @@ def is_in(text: str, word: str) -> bool:
 
 
 def _rendered(render: Callable[[Message], str], content: Any) -> str | None:
-    from pytreellama.core.template_work import TemplateWorkError
 
     try:
         return render({"role": "user", "content": content})

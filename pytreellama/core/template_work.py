@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from jinja2.utils import Namespace
 
-from pytreellama.errors import ChatTemplateError
+from pytreellama.errors import TemplateWorkError
 
 N_PASSES = 1_000_000
 N_STEPS = 4_000_000
@@ -45,10 +45,6 @@ DEPTH_MAX = 500
 _STEP_BYTES_LOG2 = 5
 _LAZY_DEPTH_MAX = 100  # filters over filters that no one has read yet
 _NESTED = (list, tuple, dict, set, frozenset, Mapping, KeysView, ValuesView, ItemsView, Namespace)
-
-
-class TemplateWorkError(ChatTemplateError):
-    """A template would do more than it may."""
 
 
 class _Left(threading.local):

@@ -10,9 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from pytreellama import Model
+from pytreellama import Engine, Model
 from pytreellama.serve.chat_prompts import ChatPrompts
 from pytreellama.serve.requests import ChatRequest
+from pytreellama.serve.text_limit import TextLimit
 from served import Served, served
 from tiny_models import write_tiny_model
 
@@ -53,18 +54,20 @@ HISTORY = [
 @pytest.fixture(scope="module")
 def prompt_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
     """The prompt that a model of these templates goes on from."""
-    folder, known = tmp_path_factory.mktemp("templates"), dict[str, Model]()
-    with ExitStack() as models:
+    folder, known = tmp_path_factory.mktemp("templates"), dict[str, Engine]()
+    with ExitStack() as opened:
 
         def prompt(template: Any, messages: list[dict[str, Any]], **options: Any) -> str:
             if str(template) not in known:
                 path = folder / f"{len(known)}.gguf"
                 write_tiny_model(path, "rope", n_layer=1, chat_template=template)
-                known[str(template)] = models.enter_context(Model(path, vocab_only=True))
-            model = known[str(template)]
+                model = opened.enter_context(Model(path))
+                engine = Engine(model, "none", n_ctx=4096, n_threads=1)
+                known[str(template)] = opened.enter_context(engine)
+            engine = known[str(template)]
             request = ChatRequest.model_validate({"messages": messages, **options}, strict=True)
-            tokens = ChatPrompts(model).tokens(request.messages, request)
-            return model.vocab.decode(tokens, special=True)
+            prompts = ChatPrompts(engine.model, TextLimit(engine))
+            return engine.vocab.decode(prompts.tokens(request.messages, request), special=True)
 
         yield prompt
 

@@ -8,8 +8,8 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pytreellama.core.template_sandbox import compiled, rendered
-from pytreellama.core.template_work import TemplateWorkError, allowed, n_left, size, spend, weigh
-from pytreellama.errors import ChatTemplateError
+from pytreellama.core.template_work import allowed, n_left, size, spend, weigh
+from pytreellama.errors import ChatTemplateError, TemplateWorkError
 
 MESSAGES: list[dict[str, Any]] = [
     {"role": "user", "content": "Héllo <b> a-b 12"},
