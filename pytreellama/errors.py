@@ -92,3 +92,11 @@ class MedusaError(PyTreeLlamaError):
 
 class ServeError(PyTreeLlamaError):
     """The server cannot listen where it should."""
+
+
+def shown(value: object) -> str:
+    """The start of a value as Python writes it; a number of 4300 digits and more has no text."""
+    try:
+        return f"{value!r:.60}"
+    except ValueError:
+        return "a number of thousands of digits"

@@ -136,7 +136,8 @@ def output_path(path: str | os.PathLike[str]) -> Path:
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
-        raise FileError(f"cannot write {path}: it is not a regular file; give the path of a file")
+        what = "a directory" if target.is_dir() else "not a regular file"
+        raise FileError(f"cannot write {path}: it is {what}; give the path of a file")
     return target
 
 

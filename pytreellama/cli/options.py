@@ -8,12 +8,15 @@ import os
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeVar, get_type_hints
 
 import typer
 
 from pytreellama.cli.failures import remember_debug
 from pytreellama.errors import RequestError
+
+MAX_TEXT_BYTES = 2**26
+"""Of a text on stdin, or in a file that an option names."""
 
 if TYPE_CHECKING:
     from pytreellama.core.sampling import SamplingParams
@@ -311,10 +314,24 @@ def _bias(text: str) -> tuple[int, float]:
         ) from None
 
 
+def limited_text(file: BinaryIO, name: str) -> str:
+    """The text of a file or pipe, without a byte order mark, which editors may write.
+
+    Raises:
+        RequestError: it has more than ``MAX_TEXT_BYTES``; a device may never end.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    data = file.read(MAX_TEXT_BYTES + 1)
+    if len(data) > MAX_TEXT_BYTES:
+        raise RequestError(f"{name} has more than {MAX_TEXT_BYTES} bytes; give a shorter text")
+    return data.decode("utf-8-sig")
+
+
 def read_text(path: Path, option: str) -> str:
     """The text of a file that an option names; raises RequestError if it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8-sig")  # editors may write a byte order mark
+        with path.open("rb") as file:
+            return limited_text(file, f"{option} {path}")
     except OSError as error:
         raise RequestError(
             f"{option} {path} cannot be read: {error.strerror or error}; give the path of a file"

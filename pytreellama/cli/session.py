@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytreellama.cli.options import GenerationOptions
+from pytreellama.cli.options import GenerationOptions, limited_text
 from pytreellama.cli.output import ProgressBar
 from pytreellama.errors import RequestError
 
@@ -50,7 +50,7 @@ def _read_stdin(is_asked_for: bool) -> str:
             "or through a pipe"
         )
     try:
-        text = stdin.buffer.read().decode("utf-8-sig")
+        text = limited_text(stdin.buffer, "the prompt on stdin")
     except UnicodeDecodeError as error:
         raise RequestError(f"the prompt on stdin is not UTF-8 text: {error}") from error
     # the line break that echo and editors put at the end of a text is not part of it

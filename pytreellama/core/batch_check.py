@@ -90,8 +90,6 @@ def _check_positions(seq_ids: Int32, positions: Int32, limits: Limits) -> None:
     unique = seqs[starts]
     _, last = limits.position_ranges(unique)
 
-    if pos.max() > POSITION_MAX:
-        raise BatchError(f"position {pos.max()} is beyond {POSITION_MAX}, the largest there is")
     first = pos[starts]
     wrong = np.where(last >= 0, first != last + 1, first < 0)
     if wrong.any():
@@ -110,6 +108,8 @@ def _check_positions(seq_ids: Int32, positions: Int32, limits: Limits) -> None:
             f"the position of sequence {seqs[i]} {verb} from {pos[i]} to {pos[i + 1]} in the "
             "batch; positions must be given in order and without gaps"
         )
+    if pos.max() > POSITION_MAX:
+        raise BatchError(f"position {pos.max()} is beyond {POSITION_MAX}, the largest there is")
 
 
 def _check_coupled(seq_ids: Int32, counts: Int32, owners: Int32, limits: Limits) -> None:

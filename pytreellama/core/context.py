@@ -174,6 +174,7 @@ class Context(Closing):
 
     def free_sequence(self, seq: int) -> None:
         """Forget a sequence, pending nodes too, and give its id back."""
+        self.native.require_sequence(seq)
         with self.exclusive():
             self.discard(seq)
             self.memory.rm(seq)

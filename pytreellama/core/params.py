@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
-from pytreellama.errors import ContextError
+from pytreellama.errors import ContextError, shown
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 
@@ -69,6 +70,7 @@ class ContextParams:
     rope_freq_scale: float = 0.0
 
     def __post_init__(self) -> None:
+        self._check_types()
         _require(
             0 <= self.n_ctx <= _MAX_N_CTX, "n_ctx", self.n_ctx, f"0 (the model's) to {_MAX_N_CTX}"
         )
@@ -99,11 +101,37 @@ class ContextParams:
                 "leave flash_attention at None, or use f16"
             )
 
+    def _check_types(self) -> None:
+        for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max"):
+            value = getattr(self, name)
+            _require(_is_integer(value), name, value, "a whole number")
+        for name in ("n_threads", "n_threads_batch"):
+            value = getattr(self, name)
+            _require(value is None or _is_integer(value), name, value, "None or a whole number")
+        for name in ("kv_unified", "offload_kv", "swa_full", "embeddings"):
+            value = getattr(self, name)
+            _require(isinstance(value, bool), name, value, "True or False")
+        flash = self.flash_attention
+        is_flag = flash is None or isinstance(flash, bool)
+        _require(is_flag, "flash_attention", flash, "None, True or False")
+        for name in ("rope_freq_base", "rope_freq_scale"):
+            value = getattr(self, name)
+            fits = isinstance(value, (int, float)) and 0.0 <= value <= _MAX_F32
+            _require(fits, name, value, "0 (the model's), or a positive number of 32 bits")
+
 
 CACHE_TYPES: tuple[str, ...] = CacheType.__args__  # type: ignore[attr-defined]
 _PLAIN_TYPES = ("f32", "f16", "bf16")
 
 
+_MAX_F32 = 3.4028234e38
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:
     if not condition:
-        raise ContextError(f"{name} = {value} was asked for; allowed is {allowed}")
+        given = value[:40] if isinstance(value, str) else shown(value)
+        raise ContextError(f"{name} = {given} was asked for; allowed is {allowed}")

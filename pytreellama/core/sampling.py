@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytreellama.errors import SamplerError
+from pytreellama.errors import SamplerError, shown
 
 MAX_SEED = 2**32 - 2
 """llama.cpp reads 2**32 - 1 as "draw one yourself"; pytreellama draws, and reports, its own."""
@@ -34,19 +34,11 @@ class _Range:
         is_float = isinstance(value, float) and not self.integer
         if not (isinstance(value, int) or is_float) or isinstance(value, bool):
             kind = "an integer" if self.integer else "a number"
-            raise SamplerError(f"{name} must be {kind}, not {_shown(value)}")
+            raise SamplerError(f"{name} must be {kind}, not {shown(value)}")
         if not self.low <= value <= self.high:  # NaN fails both comparisons
             raise SamplerError(
-                f"{name} must be from {self.low:g} to {self.high:g}, not {_shown(value)}"
+                f"{name} must be from {self.low:g} to {self.high:g}, not {shown(value)}"
             )
-
-
-def _shown(value: Any) -> str:
-    """The start of a value as Python writes it; a number of 4300 digits and more has no text."""
-    try:
-        return f"{value!r:.60}"
-    except ValueError:
-        return "a number of thousands of digits"
 
 
 _RANGES = {
@@ -262,12 +254,12 @@ def _checked_breakers(params: SamplingParams) -> tuple[str, ...]:
         )
     for text in breakers:
         if not isinstance(text, str):
-            raise SamplerError(f"a DRY sequence breaker must be a text, not {_shown(text)}")
+            raise SamplerError(f"a DRY sequence breaker must be a text, not {shown(text)}")
         n_bytes = len(text.encode("utf-8", "replace"))
         if not 0 < n_bytes <= _MAX_BREAKER_BYTES or "\0" in text or not _is_unicode(text):
             raise SamplerError(
                 f"a DRY sequence breaker must be 1 to {_MAX_BREAKER_BYTES} bytes of UTF-8 "
-                f"without NUL, not {_shown(text)}"
+                f"without NUL, not {shown(text)}"
             )
     return tuple(breakers)
 
@@ -278,10 +270,10 @@ def _is_unicode(text: str) -> bool:
 
 def _checked_bias(logit_bias: Mapping[int, float]) -> dict[int, float]:
     if not isinstance(logit_bias, Mapping):
-        raise SamplerError(f"logit_bias must map token ids to numbers, not {_shown(logit_bias)}")
+        raise SamplerError(f"logit_bias must map token ids to numbers, not {shown(logit_bias)}")
     for token, bias in logit_bias.items():
         if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < 2**31:
-            raise SamplerError(f"logit_bias must map token ids to numbers, not {_shown(token)}")
+            raise SamplerError(f"logit_bias must map token ids to numbers, not {shown(token)}")
         if bias != -math.inf:
-            _Range(-_MAX_BIAS, _MAX_BIAS).check(f"logit_bias[{_shown(token)}]", bias)
+            _Range(-_MAX_BIAS, _MAX_BIAS).check(f"logit_bias[{shown(token)}]", bias)
     return {token: float(bias) for token, bias in logit_bias.items() if bias != 0}

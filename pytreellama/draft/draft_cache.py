@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -48,6 +49,7 @@ class DraftCache(Closing):
             raise
         self.n_vocab = self.n_vocab_target = self._context.n_vocab
         self.n_text_max = self._context.n_text_max
+        self.lock = threading.RLock()  # several engines may share a factory, each with its thread
         self._n_cells: dict[int, int] = {}
         self._abandoned: list[int] = []
 

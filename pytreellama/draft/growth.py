@@ -9,11 +9,14 @@ from typing import Literal, Protocol, TypeAlias
 
 from pytreellama.draft.options import require_at_least_1, require_probability
 from pytreellama.draft.protocol import EMPTY_TREE
-from pytreellama.errors import DraftError
+from pytreellama.errors import DraftError, shown
 from pytreellama.tree import TokenTree
 
 Grow: TypeAlias = Literal["best", "chain"] | Sequence[int]
 """How a tree grows: best-first, as a chain, or with so many children a node on each level."""
+
+MAX_GROWTH = 1024
+"""Children of a node, and levels, at most; a context takes no larger tree."""
 
 TRUNK = -1
 """Instead of a node: the end of the text."""
@@ -59,6 +62,9 @@ class Growth:
         min_p: in [0, 1].
         """
         require_at_least_1(top=top, width=width, n_levels=n_levels)
+        for name, value in (("top", top), ("n_levels", n_levels)):
+            if value > MAX_GROWTH:
+                raise DraftError(f"invalid {name}={shown(value)}: expected at most {MAX_GROWTH}")
         require_probability(min_p=min_p)
         if grow == "best":
             return cls((top,) * n_levels, width, min_p)
@@ -180,9 +186,10 @@ def _as_tree(best: list[_Guess]) -> TokenTree:
 
 def _checked_shape(grow: Grow) -> tuple[int, ...]:
     shape = () if isinstance(grow, str) else tuple(grow)
-    if not shape or not all(isinstance(n, int) and n >= 1 for n in shape):
+    fits = all(isinstance(n, int) and 1 <= n <= MAX_GROWTH for n in shape)
+    if not shape or len(shape) > MAX_GROWTH or not fits:
         raise DraftError(
-            f"grow = {grow!r} was asked for; give 'best', 'chain', or the number of children of a "
-            "node on each level, such as (4, 2, 2, 1)"
+            f"grow = {shown(grow)} was asked for; give 'best', 'chain', or the number of children "
+            "of a node on each level, such as (4, 2, 2, 1)"
         )
     return shape

@@ -130,7 +130,8 @@ class ModelDrafter:
         self._can_read = True
         self._calibration = None if self._shared is None else self._shared.copy()
         self._in_cache = None
-        self._cache.free_abandoned()
+        with self._cache.lock:
+            self._cache.free_abandoned()
 
     def observe(self, tokens: Tokens) -> None:
         """Hear committed text, shape (n,); raises DraftError, keeping nothing, if not token ids."""
@@ -161,11 +162,14 @@ class ModelDrafter:
             return EMPTY_TREE
         if n_nodes == 0:
             return EMPTY_TREE
+        # guesses on the last level are not read, so they need no position
+        growth = replace(self._growth.limited(n_left + 1), min_p=min_p)
         try:
-            text = self._caught_up()
-            # guesses on the last level are not read, so they need no position
-            growth = replace(self._growth.limited(n_left + 1), min_p=min_p)
-            return EMPTY_TREE if text is None else grow_tree(text, growth, n_nodes, self._belief)
+            with self._cache.lock:
+                text = self._caught_up()
+                if text is None:
+                    return EMPTY_TREE
+                return grow_tree(text, growth, n_nodes, self._belief)
         except PyTreeLlamaError as error:
             self._in_cache = None
             raise DraftError(

@@ -45,7 +45,8 @@ from pytreellama.engine.request import OnPrefill, OnStep, Request, sampling_para
 from pytreellama.engine.scheduler import MAX_SAVED_BYTES, N_PREFILL, Load, Scheduler
 from pytreellama.engine.sequence import Sequence as Running
 from pytreellama.engine.tree_pass import RULES, Rule
-from pytreellama.errors import ContextError, RequestError
+from pytreellama.engine.waits import is_engine_thread
+from pytreellama.errors import ContextError, RequestError, shown
 from pytreellama.plan import Planner
 
 _log = logging.getLogger(__name__)
@@ -111,8 +112,10 @@ class Engine(Closing):
             raise ContextError(
                 f"invalid model of type {type(model).__name__}: give a Model, such as Model(path)"
             )
-        _require_at_least(0, n_draft=n_draft or 0, n_queue_max=n_queue_max, n_kept=n_kept)
+        _require_at_least(0, n_queue_max=n_queue_max, n_kept=n_kept)
         _require_at_least(1, n_prefill=n_prefill)
+        if n_draft is not None:
+            _require_at_least(0, n_draft=n_draft)
         if verify not in RULES:
             raise RequestError(f"verify = {verify!r} was asked for; give one of {', '.join(RULES)}")
         if params is not None and not (n_ctx is None and n_seq_max is None):
@@ -191,7 +194,7 @@ class Engine(Closing):
 
     def require_can_wait(self) -> None:
         """Raise ContextError in a callback, which would wait for the thread that it is on."""
-        self._loop.require_can_wait()
+        self._loop.thread.require_elsewhere()
 
     def close(self) -> None:
         """Cancel what runs, and free the context; the model stays open.
@@ -232,7 +235,7 @@ class Engine(Closing):
         Raises:
             As ``submit``, and whatever ends a request; the other prompts are then cancelled.
         """
-        self._loop.require_can_wait()
+        self._loop.thread.require_elsewhere()
         asks_many = is_many(prompt)
         prompts = cast("Sequence[Prompt]", prompt if asks_many else [prompt])
         sequences = [self._sequence(one, i, options) for i, one in enumerate(prompts)]
@@ -245,7 +248,7 @@ class Engine(Closing):
         The last chunk carries ``finish_reason``, ``stats`` and ``seed``. A stream that is closed
         early (``stream.close()``, or forgotten) is cancelled.
         """
-        self._loop.require_can_wait()
+        self._loop.thread.require_elsewhere()
         return self._chunks(self._sequence(prompt, 0, options))
 
     def submit(
@@ -274,7 +277,8 @@ class Engine(Closing):
                 that cannot be served.
             QueueFullError: the queue is full, and ``wait`` is False.
         """
-        return self._loop.submit(self._sequence(prompt, 0, options), wait, streams)
+        sequence = self._sequence(prompt, 0, options)
+        return self._loop.submit(sequence, _flag("wait", wait), _flag("streams", streams))
 
     def score(self, prompt: Prompt, continuations: Sequence[Continuation]) -> list[Score]:
         """How likely the model holds each of several continuations of one prompt.
@@ -316,7 +320,7 @@ class Engine(Closing):
 
     def _run_all(self, sequences: Sequence[Running]) -> list[Completion]:
         """Submit all, and wait for all; nothing of them goes on when it returns or raises."""
-        self._loop.require_can_wait()
+        self._loop.thread.require_elsewhere()
         generations: list[Generation] = []
         try:
             for sequence in sequences:
@@ -440,13 +444,21 @@ class Engine(Closing):
         """Nothing of them is left in the cache when the caller goes on."""
         for generation in generations:
             generation.cancel()
-        if self._loop.is_own_thread:
+        if is_engine_thread():
             return  # the garbage collector ends a forgotten stream in a callback
         for generation in generations:
             generation.wait()
 
 
-def _require_at_least(least: int, **values: int) -> None:
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise RequestError(f"invalid {name} of type {type(value).__name__}: give True or False")
+    return bool(value)
+
+
+def _require_at_least(least: int, **values: object) -> None:
     for name, value in values.items():
-        if value < least:
-            raise RequestError(f"{name} = {value} was asked for; give {least} or more")
+        if not isinstance(value, (int, np.integer)) or value < least:
+            raise RequestError(
+                f"invalid {name}={shown(value)}: expected a whole number from {least}"
+            )

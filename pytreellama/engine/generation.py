@@ -48,8 +48,8 @@ class Generation(Iterator[Chunk]):
         """
         with self._changed:
             while not self._chunks and not self._is_done:
-                self._loop.require_can_wait()
-                self._changed.wait()
+                with self._loop.thread.waited_for():
+                    self._changed.wait()
         chunk = self.take()
         if chunk is None:
             raise StopIteration
@@ -70,10 +70,13 @@ class Generation(Iterator[Chunk]):
         Raises:
             ContextError: a callback asks, and would have to wait for the thread that it is on.
         """
+        if timeout_s is not None:
+            timeout_s = min(timeout_s, threading.TIMEOUT_MAX)
         with self._changed:
-            if not self._is_done:
-                self._loop.require_can_wait()
-            return self._changed.wait_for(lambda: self._is_done, timeout_s)
+            if self._is_done:
+                return True
+            with self._loop.thread.waited_for():
+                return self._changed.wait_for(lambda: self._is_done, timeout_s)
 
     def result(self, timeout_s: float | None = None) -> Completion:
         """Wait for the whole.

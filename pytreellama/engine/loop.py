@@ -18,6 +18,7 @@ from pytreellama.engine.generation import Generation
 from pytreellama.engine.request import sampling_params
 from pytreellama.engine.scheduler import Scheduler
 from pytreellama.engine.sequence import Sequence
+from pytreellama.engine.waits import EngineThread
 from pytreellama.errors import ContextError, QueueFullError
 from pytreellama.native import ProcessWatch
 
@@ -71,6 +72,7 @@ class Loop:
         self._generations: dict[Sequence, Generation] = {}
         self._n_open = 0
         self._thread: threading.Thread | None = None
+        self.thread = EngineThread()
         self._is_closed = False
         self._why_closed = "the engine is closed; make another one"
         _loops.add(self)
@@ -106,7 +108,8 @@ class Loop:
         with self._changed:
             while self.is_full and not self._is_closed:
                 self._require_room(wait)
-                self._changed.wait()
+                with self.thread.waited_for():
+                    self._changed.wait()
             self._enter(generation)
         return generation
 
@@ -140,16 +143,6 @@ class Loop:
         if self._is_closed:
             raise ContextError(self._why_closed)
 
-    def require_can_wait(self) -> None:
-        """Raise ContextError in a callback: the loop would wait for itself."""
-        if self.is_own_thread:
-            raise ContextError("a callback cannot wait for the engine; ask from another thread")
-
-    @property
-    def is_own_thread(self) -> bool:
-        """True in callbacks and drafters, which the loop's own thread calls."""
-        return self._thread is threading.current_thread()
-
     def call(self, act: Callable[[], _T]) -> _T:
         """Do something with the scheduler or its sequences between two steps, and wait for it.
 
@@ -169,14 +162,15 @@ class Loop:
             else:
                 future.set_result(result)
 
-        self.require_can_wait()
+        self.thread.require_elsewhere()
         with self._changed:
             self.require_open()
             self._wake()
             self._calls.add(future)
             self._commands.append(run)
         try:
-            return future.result()
+            with self.thread.waited_for():
+                return future.result()
         finally:
             self._calls.discard(future)
 
@@ -186,10 +180,10 @@ class Loop:
         Raises:
             ContextError: a callback asks, which the loop waits for itself.
         """
-        self.require_can_wait()
-        thread = self._close()
-        if thread is not None:
-            thread.join()
+        with self.thread.waited_for():
+            thread = self._close()
+            if thread is not None:
+                thread.join()
 
     def stop_at_exit(self) -> None:
         """See ProcessBound: as ``close``, but without the rest of the pass that runs."""
@@ -217,15 +211,12 @@ class Loop:
             return self._thread
 
     def _require_room(self, wait: bool) -> None:
-        """Raise unless there is room, or the caller can wait for it."""
-        if not self.is_full:
-            return
-        if not wait:
+        """Raise unless there is room, or the caller waits for it."""
+        if self.is_full and not wait:
             raise QueueFullError(
                 f"{self._n_open} requests are under way or wait, which is the most that this "
                 "engine takes; try again later, or make it with a larger n_queue_max"
             )
-        self.require_can_wait()
 
     def _enter(self, generation: Generation) -> None:
         """Queue what has been checked; the lock is held."""
@@ -257,6 +248,7 @@ class Loop:
     # -- on the loop's thread
 
     def _run(self) -> None:
+        self.thread.run_here()
         try:
             while self._has_work():
                 self._obey()

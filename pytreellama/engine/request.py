@@ -6,11 +6,12 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Any
 
 from pytreellama.core.sampling import SamplingParams
 from pytreellama.engine.completion import Step
-from pytreellama.errors import RequestError
+from pytreellama.errors import RequestError, shown
 
 OnStep = Callable[[Step], None]
 OnPrefill = Callable[[float], None]
@@ -53,20 +54,26 @@ class Request:
     def __post_init__(self) -> None:
         if not self.prompt:
             raise RequestError("the prompt has no tokens; give at least one")
-        if not isinstance(self.max_tokens, int) or self.max_tokens < 1:
+        _require_integer("max_tokens", self.max_tokens)
+        if self.max_tokens < 1:
             raise RequestError(
-                f"max_tokens = {self.max_tokens!r} was asked for; give a whole number from 1"
+                f"max_tokens = {shown(self.max_tokens)} was asked for; give a whole number from 1"
             )
+        for name in ("logprobs", "n_keep"):
+            if getattr(self, name) is not None:
+                _require_integer(name, getattr(self, name))
         if not all(isinstance(stop, str) for stop in self.stop):
-            raise RequestError(f"stop = {self.stop!r} was asked for; give a string or strings")
+            raise RequestError(f"stop = {shown(self.stop)} was asked for; give a string or strings")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise RequestError(
-                f"logprobs = {self.logprobs} was asked for; give None or 0 to {MAX_LOGPROBS}"
+                f"logprobs = {shown(self.logprobs)} was asked for; give None or 0 to {MAX_LOGPROBS}"
             )
         _require_callback("on_step", self.on_step)
         _require_callback("on_prefill", self.on_prefill)
         if self.n_keep is not None and self.n_keep < 0:
-            raise RequestError(f"n_keep = {self.n_keep} was asked for; give None, or 0 or more")
+            raise RequestError(
+                f"n_keep = {shown(self.n_keep)} was asked for; give None, or 0 or more"
+            )
 
 
 _OPTIONS = tuple(
@@ -101,6 +108,11 @@ def sampling_params(
                 f"unknown option {name}; {meant}options are {', '.join([*_OPTIONS, *known])}"
             )
     return replace(base or SamplingParams(), **options)
+
+
+def _require_integer(name: str, value: object) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise RequestError(f"invalid {name}={shown(value)}: expected a whole number")
 
 
 def _require_callback(name: str, callback: object) -> None:

@@ -173,6 +173,43 @@ later.cancel(); streams.clear()
     assert out == "length\nneighbour True\nnext True\n"
 
 
+# two engines whose callbacks wait for each other
+CIRCLES = {
+    "generate": "other.generate('x', max_tokens=1)",
+    "close": "other.close()",
+    "result": "other.submit('x', max_tokens=1).result()",
+    "a stream that is forgotten": "streams.pop(other, None)",
+}
+
+
+@pytest.mark.parametrize("way", cases(CIRCLES, short=("generate",)))
+def test_callbacks_of_two_engines_that_wait_for_each_other_are_told(way: str) -> None:
+    out = survives(
+        _BEGIN
+        + f"""
+a, b = engine(), engine()
+streams = {{e: e.stream("s", max_tokens=500, ignore_eos=True) for e in (a, b)}}
+for stream in streams.values(): next(stream)
+meet = threading.Barrier(2)
+def waits_for(other):
+    met = []
+    def callback(step):
+        if not met:
+            met.append(meet.wait(30)); {CIRCLES[way]}
+    return callback
+ends = [a.submit("Hi", max_tokens=2, ignore_eos=True, on_step=waits_for(b)),
+        b.submit("Hi", max_tokens=2, ignore_eos=True, on_step=waits_for(a))]
+for one in ends:
+    try: print(one.result(40).finish_reason)
+    except ptl.errors.PyTreeLlamaError as error: print(type(error).__name__)
+del stream
+streams.clear()
+a.close(); b.close()
+"""
+    )
+    assert set(out.split()) <= {"ContextError", "length", "cancelled"}, out
+
+
 FORKS = {
     "near the end of the context": """
 e = engine("none", n_ctx=256)

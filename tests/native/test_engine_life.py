@@ -7,12 +7,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tiny_models
-from pytreellama import Context, Engine, Model
+from pytreellama import Context, Engine, Model, draft
 from pytreellama.engine import known_costs
-from pytreellama.errors import ContextError, RequestError
+from pytreellama.errors import ContextError, MemoryStateError, RequestError
 
 TinyModel = Callable[..., Model]
 
@@ -190,3 +191,86 @@ class TestWrongArguments:
         ):
             with pytest.raises(ContextError, match="the engine is closed"):
                 ask()
+
+    @pytest.mark.parametrize("name", ["wait", "streams"])
+    @pytest.mark.parametrize("value", [np.array([1, 2]), "yes", None])
+    def test_a_switch_is_true_or_false(
+        self, name: str, value: object, tiny_model: TinyModel
+    ) -> None:
+        with Engine(tiny_model("rope"), **SIZES) as engine:
+            with pytest.raises(RequestError, match=f"invalid {name}"):
+                engine.submit(PROMPT, **{name: value})  # type: ignore[arg-type]
+            assert engine.generate(PROMPT, max_tokens=2, ignore_eos=True).tokens
+
+    @pytest.mark.parametrize("value", [np.array(3), 1.5, "3", None])
+    def test_sizes_are_whole_numbers(self, value: object, tiny_model: TinyModel) -> None:
+        for name in ("n_prefill", "n_queue_max", "n_kept"):
+            with pytest.raises(RequestError, match=f"invalid {name}"):
+                Engine(tiny_model("rope"), **SIZES, **{name: value})  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        "option",
+        [
+            {"n_ctx": 256.0},
+            {"n_batch": "8"},
+            {"n_threads": [1]},
+            {"kv_unified": 2},
+            {"flash_attention": "x"},
+            {"rope_freq_base": float("nan")},
+            {"rope_freq_scale": float("inf")},
+            {"rope_freq_base": -1.0},
+        ],
+        ids=str,
+    )
+    def test_a_parameter_of_the_wrong_kind_is_refused(
+        self, option: dict[str, object], tiny_model: TinyModel
+    ) -> None:
+        with pytest.raises(ContextError, match=f"{next(iter(option))} = .* allowed is"):
+            Context(tiny_model("rope"), **option)
+
+    @pytest.mark.parametrize("option", ["max_tokens", "logprobs", "n_keep"])
+    @pytest.mark.parametrize(
+        "value", [1.5, "1", True, -(10**5000)], ids=["1.5", "'1'", "True", "huge"]
+    )
+    def test_a_count_is_a_whole_number(
+        self, option: str, value: object, tiny_model: TinyModel
+    ) -> None:
+        with (
+            Engine(tiny_model("rope"), **SIZES) as engine,
+            pytest.raises(RequestError, match=option),
+        ):
+            engine.submit(PROMPT, **{option: value})  # type: ignore[arg-type]
+
+    def test_false_is_no_sequence(self, tiny_model: TinyModel) -> None:
+        with Context(tiny_model("rope"), n_ctx=256, n_threads=1) as context:
+            context.prefill([5, 6])
+            with pytest.raises(MemoryStateError, match="sequence id False"):
+                context.free_sequence(False)
+            context.free_sequence(0)
+            assert context.prefill([5]) == 0
+
+
+def test_engines_may_share_a_draft_model(tiny_model: TinyModel) -> None:
+    model = tiny_model("rope")
+    with Engine(model, "none", **SIZES) as engine:
+        want = engine.generate(PROMPT, max_tokens=12, ignore_eos=True).tokens
+    drafter = draft.Model(model, n_ctx=1024, n_seq_max=8, n_threads=1)
+    engines = [Engine(model, drafter, n_seq_max=2, **SIZES) for _ in range(2)]
+    got: list[object] = []
+
+    def work(engine: Engine) -> None:
+        for _ in range(12):
+            try:
+                got.append(engine.generate(PROMPT, max_tokens=12, ignore_eos=True).tokens)
+            except Exception as error:
+                got.append(error)
+
+    threads = [threading.Thread(target=work, args=(engines[i % 2],)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for engine in engines:
+        engine.close()
+    drafter.close()
+    assert got == [want] * 48

@@ -121,7 +121,7 @@ class TestTargets:
     ) -> None:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "folder").mkdir()
-        with pytest.raises(FileError, match="not a regular file"), replaced_file(name):
+        with pytest.raises(FileError, match="it is a directory"), replaced_file(name):
             pass
 
     def test_a_symbolic_link_is_followed(self, tmp_path: Path) -> None:
