@@ -94,15 +94,18 @@ def package(options: argparse.Namespace) -> str:
 
 
 def run_corpus(options: argparse.Namespace, outcomes: Path, report: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", "tests/attack"]
+    command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}"]
+    command += ["-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}", str(ROOT / "tests/attack")]
     command += [] if options.short else ["-m", "attack"]
     command += ["-k", options.only] if options.only else []
     environment = {**os.environ, "ATTACK_OUTCOMES": str(outcomes)}
     if options.package:
         environment["PYTHONPATH"] = str(options.package.resolve())
     note("running the corpus; each input has a process of its own")
+    # not in a checkout, whose package Python would find before the one that is attacked
+    folder = report.parent
     subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=sys.stderr, check=False, timeout=options.limit
+        command, cwd=folder, env=environment, stdout=sys.stderr, check=False, timeout=options.limit
     )
 
 
