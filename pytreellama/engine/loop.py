@@ -282,7 +282,9 @@ class Loop:
         with self._changed:
             if self._scheduler.is_idle and not self._commands and not self._is_closed:
                 self._changed.wait(_LINGER_S)
-            if self._is_closed or (self._scheduler.is_idle and not self._commands):
+            if self._is_closed:
+                return False  # every `close` still has the thread to wait for
+            if self._scheduler.is_idle and not self._commands:
                 self._thread = None
                 return False
             return True
