@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import AbstractContextManager
-from numbers import Integral
 from typing import Any
 
 from pytreellama.core.handle import Handle
 from pytreellama.core.model import Model
-from pytreellama.core.params import MAX_SEQ_IDS, ContextParams, default_n_threads
+from pytreellama.core.params import MAX_SEQ_IDS, ContextParams, default_n_threads, is_integer
 from pytreellama.errors import ContextError, MemoryStateError, shown
 from pytreellama.native import ProcessWatch, drain_log, ffi, last_error, lib
 from pytreellama.tree import TokenTree
@@ -73,8 +72,7 @@ class NativeContext:
 
     def require_sequence(self, seq: int) -> None:
         """Raise ``MemoryStateError`` unless this is a sequence that a user may name."""
-        is_id = isinstance(seq, Integral) and not isinstance(seq, bool)
-        if not is_id or not 0 <= seq < self.n_seq_max:
+        if not is_integer(seq) or not 0 <= seq < self.n_seq_max:
             raise MemoryStateError(
                 f"sequence id {shown(seq)} is out of range; this context has ids from 0 to "
                 f"{self.n_seq_max - 1}"

@@ -104,10 +104,10 @@ class ContextParams:
     def _check_types(self) -> None:
         for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max"):
             value = getattr(self, name)
-            _require(_is_integer(value), name, value, "a whole number")
+            _require(is_integer(value), name, value, "a whole number")
         for name in ("n_threads", "n_threads_batch"):
             value = getattr(self, name)
-            _require(value is None or _is_integer(value), name, value, "None or a whole number")
+            _require(value is None or is_integer(value), name, value, "None or a whole number")
         for name in ("kv_unified", "offload_kv", "swa_full", "embeddings"):
             value = getattr(self, name)
             _require(isinstance(value, bool), name, value, "True or False")
@@ -127,7 +127,8 @@ _PLAIN_TYPES = ("f32", "f16", "bf16")
 _MAX_F32 = 3.4028234e38
 
 
-def _is_integer(value: object) -> bool:
+def is_integer(value: object) -> bool:
+    """A whole number, of Python's or NumPy's types; True and False are none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 

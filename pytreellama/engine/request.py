@@ -6,9 +6,9 @@ import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 from typing import Any
 
+from pytreellama.core.params import is_integer
 from pytreellama.core.sampling import SamplingParams
 from pytreellama.engine.completion import Step
 from pytreellama.errors import RequestError, shown
@@ -111,7 +111,7 @@ def sampling_params(
 
 
 def _require_integer(name: str, value: object) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool):
+    if not is_integer(value):
         raise RequestError(f"invalid {name}={shown(value)}: expected a whole number")
 
 
