@@ -1,4 +1,4 @@
-"""Hidden states of the tokens whose logits are asked for (patch 0013)."""
+"""Hidden states of the tokens whose logits are asked for."""
 
 from __future__ import annotations
 

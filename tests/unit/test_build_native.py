@@ -72,6 +72,13 @@ extern "C"
 int treellama_twice(void);
 """
 BRIDGE = '#include "treellama.h"\n#include "inside.h"\nint treellama_twice() { return 2 * kept; }\n'
+OURS = {
+    "bridge/treellama.h": BRIDGE_H,
+    "bridge/treellama.cpp": BRIDGE,
+    "ggml-cpu/kernels/fast.h": "const int kernels = 1;\n",
+    "ggml-cpu/kernels/fast.cpp": '#include "kernels/fast.h"\nint fast() { return kernels; }\n',
+    "llama/trees.cpp": '#include "inside.h"\nint trees() { return kept; }\n',
+}
 PATCH = """\
 --- a/src/llama.cpp
 +++ b/src/llama.cpp
@@ -88,12 +95,12 @@ def write(path: Path, text: str) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with our CMakeLists.txt, a bridge and declarations; a tiny llama.cpp beside."""
+    """A checkout with our CMakeLists.txt, C++ and declarations; a tiny llama.cpp beside."""
     root, llama = tmp_path / "project", tmp_path / "llama.cpp"
     write(root / "vendor/llama_cpp.toml", PIN)
     write(root / "vendor/CMakeLists.txt", (ROOT / "vendor/CMakeLists.txt").read_text())
-    write(root / "vendor/bridge/treellama.h", BRIDGE_H)
-    write(root / "vendor/bridge/treellama.cpp", BRIDGE)
+    for name, text in OURS.items():
+        write(root / "vendor" / name, text)
     write(root / native.STAGED / "declarations/10-llama.h", "int llama_answer(void);\n")
     write(root / native.STAGED / "declarations/20-bridge.h", "int treellama_twice(void);\n")
     write(llama / "CMakeLists.txt", LLAMA_CMAKE)
@@ -235,6 +242,39 @@ def test_a_change_of_the_bridge_compiles_the_bridge_alone(
     assert n_compiled(work_of(project, shared_cache)) == 1
 
 
+def test_kernels_join_the_cpu_backend_and_cache_code_joins_llama(
+    project: Path, shared_cache: Cache
+) -> None:
+    lib = make(project, shared_cache) / "native/lib"
+    for library, function in (("ggml-cpu", b"fast"), ("llama", b"trees")):
+        (path,) = lib.glob(f"*{library}.*")
+        assert function in path.read_bytes()
+
+
+def test_a_header_of_a_kernel_is_followed(project: Path, shared_cache: Cache) -> None:
+    make(project, shared_cache)
+    write(project / "vendor/ggml-cpu/kernels/fast.h", "const int kernels = 2;\n")
+    make(project, shared_cache)
+    assert n_compiled(work_of(project, shared_cache)) == 1
+
+
+def test_a_source_that_is_removed_leaves_the_build(project: Path, shared_cache: Cache) -> None:
+    write(project / "vendor/llama/orders.cpp", "int orders() { return 1; }\n")
+    make(project, shared_cache)
+    (project / "vendor/llama/orders.cpp").unlink()
+    (path,) = (make(project, shared_cache) / "native/lib").glob("*llama.*")
+    assert b"orders" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("folder", native.OURS)
+def test_a_folder_without_sources_is_named(
+    project: Path, shared_cache: Cache, folder: str
+) -> None:
+    shutil.rmtree(project / "vendor" / folder)
+    with pytest.raises(BuildError, match=f"{folder} holds no C"):
+        make(project, shared_cache)
+
+
 @pytest.mark.parametrize("damage", ["change", "remove", "info"])
 def test_a_damaged_entry_is_built_again(project: Path, shared_cache: Cache, damage: str) -> None:
     entry = make(project, shared_cache)
@@ -278,6 +318,8 @@ def test_all_that_matters_is_in_the_key(project: Path) -> None:
     for path, text in {
         "vendor/patches/0001-one-more.patch": PATCH,
         "vendor/bridge/treellama.h": BRIDGE_H + "\n",
+        "vendor/ggml-cpu/kernels/fast.h": "const int kernels = 3;\n",
+        "vendor/llama/trees.cpp": "int trees() { return 1; }\n",
         f"{native.STAGED}/declarations/10-llama.h": "int llama_answer(void); \n",
         "vendor/CMakeLists.txt": "\n",
     }.items():

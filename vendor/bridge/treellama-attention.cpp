@@ -2,6 +2,8 @@
 
 #include "treellama-impl.h"
 
+#include "ordered/order.h"
+
 #include "ggml-backend.h"
 #include "ggml-cpp.h"
 

@@ -135,7 +135,15 @@ int32_t treellama_cells(llama_context * ctx, bool swa, llama_seq_id seq_id, llam
 
     for (uint32_t i = 0; pos && i < cells.size(); ++i) {
         pos[i]   = cells.is_empty(i) ? -1 : cells.pos_get(i);
-        nodes[i] = cells.node_get(i);
+        nodes[i] = -1;
+    }
+
+    const auto stream = cache->get_stream(seq_id);
+    for (llama_seq_id s = 0; pos && s < (llama_seq_id) ctx->n_seq_max(); ++s) {
+        const auto * tree = cache->get_stream(s) == stream ? cache->trees.trees->get(s) : nullptr;
+        for (uint32_t n = 0; tree && n < tree->n_nodes(); ++n) {
+            nodes[cache->trees.get_cells(s)[n]] = (int32_t) n;
+        }
     }
 
     constexpr uint32_t n_words = 256/32;
@@ -166,7 +174,9 @@ llama_context * treellama_context_init(llama_model * model, const llama_context_
             cparams.cb_eval           = probe_eval;
             cparams.cb_eval_user_data = probe;
         }
-        return llama_init_from_model(model, cparams);
+        llama_context * ctx = llama_init_from_model(model, cparams);
+        treellama_share_trees(ctx);
+        return ctx;
     });
 }
 

@@ -35,6 +35,9 @@ void treellama_check_loaded(const llama_model & model);
 // the cache of a context (the sliding-window one if swa); NULL if its memory has none
 llama_kv_cache * treellama_find_cache(const llama_context * ctx, bool swa);
 
+// let both caches of a model with sliding windows have the same trees; ctx may be NULL
+void treellama_share_trees(llama_context * ctx);
+
 // false, and a line in the log, if a sequence of the batch has pending nodes
 bool treellama_is_text(const llama_context * ctx, const llama_batch & batch);
 

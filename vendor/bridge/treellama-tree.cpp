@@ -36,7 +36,14 @@ static std::vector<llama_kv_cache *> tree_caches(const llama_context * ctx) {
 
 static llama_kv_trees * find_trees(const llama_context * ctx) {
     const auto * cache = treellama_find_cache(ctx, false);
-    return cache && cache->can_hold_trees() ? cache->get_trees().get() : nullptr;
+    return cache && llama_kv_cache_trees::can_hold(*cache) ? cache->trees.trees.get() : nullptr;
+}
+
+void treellama_share_trees(llama_context * ctx) {
+    auto * swa = ctx ? treellama_find_cache(ctx, true) : nullptr;
+    if (swa) {
+        swa->trees.trees = treellama_find_cache(ctx, false)->trees.trees;
+    }
 }
 
 bool treellama_tree_supported(const llama_context * ctx) {
@@ -106,10 +113,10 @@ struct batch_of_nodes {
     ~batch_of_nodes() {
         for (auto * cache : caches) {
             if (!success) {
-                cache->tree_undo();
+                cache->trees.undo(*cache);
             }
         }
-        caches[0]->get_trees()->end(success);
+        caches[0]->trees.trees->end(success);
     }
 };
 
@@ -198,7 +205,7 @@ int32_t treellama_tree_commit(llama_context * ctx, llama_seq_id seq_id, const in
 
         treellama_turn turn(ctx);
         for (auto * cache : tree_caches(ctx)) {
-            cache->tree_commit(ctx, seq_id, nodes, by_graph);
+            cache->trees.commit(*cache, ctx, seq_id, nodes, by_graph);
         }
         trees->erase(seq_id);
 

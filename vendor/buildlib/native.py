@@ -24,7 +24,7 @@ from .patches import list_patches
 from .pin import Pin, read_pin
 from .processes import run_logged
 from .progress import Progress, format_elapsed
-from .sources import Source, find_source, obtain, synchronise, write_if_changed
+from .sources import Source, find_source, obtain, synchronise, walk, write_if_changed
 from .toolchain import Toolchain
 
 FORMAT = 1  # raise it when finished builds of the code before cannot be used any more
@@ -32,6 +32,7 @@ MODULE = "pytreellama.native._native"
 PREAMBLE = '#include "llama.h"\n#include "treellama.h"\n'
 BUILD_INFO = "build_info.json"
 STAGED = "pytreellama/native"
+OURS = ("bridge", "ggml-cpu", "llama")  # folders of vendor/, see vendor/CMakeLists.txt
 
 # measured: pip takes 370 MB for a moment (the archive twice, once unpacked), then source twice,
 # objects and libraries 160; a GPU's kernels are many and large
@@ -72,15 +73,15 @@ class Recipe:
 
     @cached_property
     def work_id(self) -> str:
-        """Same for all builds that can share objects: patches and bridge may differ."""
+        """Same for all builds that can share objects: patches and our own C++ may differ."""
         return _digest(
             FORMAT, self.source.identity, self.pin.unpack, asdict(self.toolchain), self.cmake_args
         )
 
     @cached_property
     def key(self) -> str:
-        ours = [self.root / "vendor/CMakeLists.txt", *self.patches, *self.bridge]
-        contents = [(path.name, sha256_file(path)) for path in [*ours, *self.declarations]]
+        ours = [self.root / "vendor/CMakeLists.txt", *self.patches, *self.ours, *self.declarations]
+        contents = [(path.relative_to(self.root).as_posix(), sha256_file(path)) for path in ours]
         return _digest(self.work_id, PREAMBLE, contents)
 
     @cached_property
@@ -88,9 +89,11 @@ class Recipe:
         return list_patches(self.root / "vendor/patches")
 
     @cached_property
-    def bridge(self) -> list[Path]:
-        folder = self.root / "vendor/bridge"
-        return sorted(path for path in folder.glob("*") if path.suffix in (".h", ".cpp"))
+    def ours(self) -> list[Path]:
+        """Our own C++: sources and headers of the folders that are compiled with llama.cpp."""
+        folders = (self.root / "vendor" / name for name in OURS)
+        files = (path for folder in folders for path in folder.rglob("*"))
+        return sorted(path for path in files if path.suffix in (".h", ".cpp"))
 
     @cached_property
     def declarations(self) -> list[Path]:
@@ -215,24 +218,21 @@ class Build:
         lists = (recipe.root / "vendor/CMakeLists.txt").read_bytes()
         if write_if_changed(self.work / "CMakeLists.txt", lists):
             self._forget("configure")  # CMake would keep the options that it had from the old one
-        self._copy_bridge()
+        self._copy_ours()
         with self.cache.temporary() as folder:
             module = emit_c(recipe.declarations, folder / "_native.c")
             write_if_changed(self.work / "_native.c", module.read_bytes())
 
-    def _copy_bridge(self) -> None:
-        folder = self.work / "bridge"
-        if not any(path.suffix == ".cpp" for path in self.recipe.bridge):
-            raise BuildError(
-                f"{self.recipe.root / 'vendor/bridge'} holds no C++ source",
-                "get a complete checkout",
-            )
-        for path in self.recipe.bridge:
-            write_if_changed(folder / path.name, path.read_bytes())
-        for stale in {path.name for path in folder.iterdir()} - {
-            path.name for path in self.recipe.bridge
-        }:
-            (folder / stale).unlink()
+    def _copy_ours(self) -> None:
+        vendor = self.recipe.root / "vendor"
+        paths = {path.relative_to(vendor).as_posix(): path for path in self.recipe.ours}
+        for name in OURS:
+            if not any(path.startswith(f"{name}/") and path.endswith(".cpp") for path in paths):
+                raise BuildError(f"{vendor / name} holds no C++ source", "get a complete checkout")
+        for relative, path in paths.items():
+            write_if_changed(self.work / relative, path.read_bytes())
+        for stale in set(walk(self.work, OURS)) - paths.keys():
+            (self.work / stale).unlink()
 
     #
     # CMake
@@ -295,7 +295,7 @@ class Build:
             args += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools_of.find_ninja()}"]
         values: dict[str, object] = {
             "TREELLAMA_LLAMA_CPP": self.work / "llama.cpp",
-            "TREELLAMA_BRIDGE": self.work / "bridge",
+            "TREELLAMA_OURS": self.work,
             "TREELLAMA_CFFI_C": self.work / "_native.c",
             "TREELLAMA_MODULE_SUFFIX": recipe.toolchain.module_suffix,
             "TREELLAMA_PYTHON_INCLUDE": include,
@@ -311,9 +311,9 @@ class Build:
         lines = [line.rstrip() for line in failure.lines]
         if trouble := _machine_trouble(lines):
             return BuildError(*trouble, log=self.log)
-        ours = str(self.recipe.root / "vendor/bridge")
         text = "\n".join("  " + line for line in _telling_lines(lines))
-        text = text.replace(str(self.work / "bridge"), ours)
+        for name in OURS:  # what is to be mended is in the checkout
+            text = text.replace(f"{self.work / name}/", f"{self.recipe.root / 'vendor' / name}/")
         what = (
             "CMake cannot configure the build"
             if failure.step == "configure"

@@ -1,0 +1,157 @@
+#pragma once
+
+// one attention op: its tensors, the groups of tokens that share cells, and how the work is cut
+
+#include "ggml-cpu-impl.h"
+#include "ggml-impl.h"
+#include "simd-gemm.h"
+
+#include <algorithm>
+#include <cstring>
+
+// the arithmetic needs the vectors of simd-gemm.h: elsewhere one element is not computed as another
+#if defined(GGML_SIMD) && !defined(__ARM_FEATURE_SVE) && !defined(__riscv_v_intrinsic)
+#define FATTN_ORDERED
+#endif
+
+#if defined(FATTN_ORDERED)
+
+// the order of all sums, functions of positions alone:
+//   - a score is one chain of FMAs over the head's channels
+//   - positions are cut into blocks. the running maximum changes once a block
+//   - an output channel is one chain of FMAs over the cells of a chunk, rescaled once a block
+//   - the sum of the weights has a lane for each position modulo N_LANES, which are joined once a block
+//   - chunks begin with nothing, and are joined in order, also where one thread computes all of them
+// a masked cell has the weight 0.0f, which changes no sum. where it would, since the cell holds an infinity or NaN, a chunk
+//   is summed again without what its rows do not see
+static constexpr int64_t N_BLOCK = 64;
+static constexpr int64_t N_CHUNK = 256;
+static constexpr int     N_LANES = 16;
+
+// scratch: rows (queries times heads) of a tile, cells that are converted at a time
+static constexpr int64_t N_ROWS = 64;
+static constexpr int64_t N_SUB  = 64;
+
+static constexpr size_t SCRATCH_ALIGN = 64;
+
+static_assert(N_CHUNK % N_BLOCK == 0 && N_BLOCK % N_LANES == 0 && N_SUB % N_LANES == 0, "cuts must nest");
+static_assert(N_LANES % GGML_F32_EPR == 0, "a lane must stay in its place");
+
+// the tensors, their shapes, and how the work is cut
+struct fattn_op {
+    const ggml_tensor * q;
+    const ggml_tensor * k;
+    const ggml_tensor * v;
+    const ggml_tensor * mask;
+    const ggml_tensor * order;
+    const ggml_tensor * sinks;
+    ggml_tensor       * dst;
+
+    float scale;
+    float max_bias;
+    float softcap;
+
+    int64_t DK;
+    int64_t DV;
+    int64_t n_kv;
+    int64_t n_heads;    // of Q
+    int64_t n_heads_kv;
+    int64_t n_per_kv;   // heads of Q for one of K and V
+    int64_t n_streams;
+
+    int64_t n_scores;   // floats for the scores of a tile
+    int64_t n_slots;    // chunks of a row whose results can be kept apart
+    size_t  partials;   // bytes of them, for all rows
+    size_t  scratch;    // bytes, of one thread
+
+    explicit fattn_op(const ggml_tensor * t) :
+        q(t->src[0]), k(t->src[1]), v(t->src[2]), mask(t->src[3]), order(t->src[5]), sinks(t->src[4]), dst(const_cast<ggml_tensor *>(t)) {
+        memcpy(&scale,    (const float *) t->op_params + 0, sizeof(float));
+        memcpy(&max_bias, (const float *) t->op_params + 1, sizeof(float));
+        memcpy(&softcap,  (const float *) t->op_params + 2, sizeof(float));
+
+        if (softcap != 0.0f) {
+            scale /= softcap;
+        }
+
+        DK         = k->ne[0];
+        DV         = v->ne[0];
+        n_kv       = k->ne[1];
+        n_heads    = q->ne[2];
+        n_heads_kv = k->ne[2];
+        n_per_kv   = n_heads/n_heads_kv;
+        n_streams  = q->ne[3];
+
+        // a block holds siblings beyond its positions: with very many of them, fewer rows fit
+        n_scores = std::max<int64_t>(N_ROWS*256, GGML_PAD(n_kv, N_SUB) + N_SUB);
+
+        n_slots  = n_kv/N_CHUNK + 2;
+        partials = sizeof(float)*q->ne[1]*n_heads*n_streams*n_slots*(2 + DV);
+        scratch  = sizeof(float)*(N_ROWS*DK + N_SUB*DK + 8*DK + N_SUB*DV + 2*N_ROWS*DV + 5*N_ROWS + 2*n_scores + 2*n_scores/N_SUB) + SCRATCH_ALIGN;
+    }
+};
+
+// the tokens of one sequence, and its cells; or of more that share tokens
+struct fattn_group {
+    int64_t i3;
+    int64_t i_row; // of its first row among those of all groups
+
+    int64_t n_tokens;
+    int64_t n_cells;
+
+    const int32_t * tokens;
+    const int32_t * cells;
+    const int32_t * pos;
+
+    int64_t n_rows_tile;
+    int64_t n_tiles;     // of one head of K and V
+    int64_t n_chunks;
+
+    int64_t chunk_first;
+
+    fattn_group(const fattn_op & op, int64_t i3, int64_t g, int64_t i_row) : i3(i3), i_row(i_row) {
+        const int32_t * row  = (const int32_t *) ((const char *) op.order->data + i3*op.order->nb[1]);
+        const int32_t * head = row + 1 + 5*g;
+
+        n_tokens = head[0];
+        tokens   = row + head[1];
+        n_cells  = head[2];
+        cells    = row + head[3];
+        pos      = cells + n_cells;
+
+        const int64_t n_block = GGML_PAD(std::max<int64_t>(head[4], 1), N_SUB);
+        GGML_ASSERT(n_block <= op.n_scores);
+
+        n_rows_tile = std::max<int64_t>(1, std::min(N_ROWS, op.n_scores/n_block));
+        n_tiles     = (n_tokens*op.n_per_kv + n_rows_tile - 1)/n_rows_tile;
+        chunk_first = n_cells > 0 ? pos[0]/N_CHUNK : 0;
+        n_chunks    = n_cells > 0 ? pos[n_cells - 1]/N_CHUNK - chunk_first + 1 : 0;
+    }
+
+    int64_t n_units(const fattn_op & op) const {
+        return n_tiles*op.n_heads_kv;
+    }
+
+    // the first cell at or after a chunk
+    int64_t chunk_begin(int64_t chunk) const {
+        return std::lower_bound(pos, pos + n_cells, (chunk_first + chunk)*N_CHUNK) - pos;
+    }
+};
+
+// call f for each group
+template <typename F>
+static void for_each_group(const fattn_op & op, F && f) {
+    int64_t i_row = 0;
+
+    for (int64_t i3 = 0; i3 < op.n_streams; ++i3) {
+        const int32_t n_groups = *(const int32_t *) ((const char *) op.order->data + i3*op.order->nb[1]);
+
+        for (int32_t g = 0; g < n_groups; ++g) {
+            const fattn_group group(op, i3, g, i_row);
+            f(group);
+            i_row += group.n_tokens*op.n_heads;
+        }
+    }
+}
+
+#endif // FATTN_ORDERED

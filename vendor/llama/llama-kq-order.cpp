@@ -1,0 +1,235 @@
+#include "llama-kq-order.h"
+
+#include "llama-kv-cache.h"
+#include "llama-kv-cache-iswa.h"
+
+#include "ordered/order.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <numeric>
+#include <vector>
+
+// the groups of tokens that attend together: sequences that share a token, directly or through others, share a list
+struct kq_order_groups {
+    uint32_t n_groups = 0;
+
+    std::vector<uint32_t>                  of_token; // [n_tokens]
+    std::vector<llama_kv_cells::seq_set_t> seqs;     // [n_groups]
+
+    kq_order_groups(const llama_ubatch & ubatch, uint32_t i0, uint32_t n_tokens) : of_token(n_tokens) {
+        std::array<llama_seq_id, LLAMA_MAX_SEQ> first;
+        std::iota(first.begin(), first.end(), 0);
+
+        const auto find = [&](llama_seq_id s) {
+            while (first[s] != s) {
+                s = first[s] = first[first[s]];
+            }
+            return s;
+        };
+
+        for (uint32_t i = 0; i < n_tokens; ++i) {
+            for (int32_t s = 1; s < ubatch.n_seq_id[i0 + i]; ++s) {
+                first[find(ubatch.seq_id[i0 + i][s])] = find(ubatch.seq_id[i0 + i][0]);
+            }
+        }
+
+        std::array<int32_t, LLAMA_MAX_SEQ> group;
+        group.fill(-1);
+
+        for (uint32_t i = 0; i < n_tokens; ++i) {
+            int32_t & g = group[find(ubatch.seq_id[i0 + i][0])];
+            if (g < 0) {
+                g = n_groups++;
+                seqs.emplace_back();
+            }
+
+            of_token[i] = g;
+            for (int32_t s = 0; s < ubatch.n_seq_id[i0 + i]; ++s) {
+                seqs[g].set(ubatch.seq_id[i0 + i][s]);
+            }
+        }
+    }
+};
+
+// the cells of some sequences among the first n_kv, by rising position
+static std::vector<uint32_t> cells_by_position(
+        const llama_kv_cells & cells, const llama_kv_cells::seq_set_t & seqs, uint32_t n_kv) {
+    std::vector<uint32_t> res;
+
+    bool is_sorted = true;
+    for (uint32_t j = 0; j < n_kv; ++j) {
+        // a state that was damaged can hold negative positions, which are in no text
+        if (!cells.is_empty(j) && cells.pos_get(j) >= 0 && (cells.seq_get_all(j) & seqs).any()) {
+            is_sorted = is_sorted && (res.empty() || cells.pos_get(res.back()) <= cells.pos_get(j));
+            res.push_back(j);
+        }
+    }
+
+    // text that was written in one go is sorted already
+    if (!is_sorted) {
+        std::stable_sort(res.begin(), res.end(), [&](uint32_t a, uint32_t b) {
+            return cells.pos_get(a) < cells.pos_get(b);
+        });
+    }
+
+    return res;
+}
+
+// the most cells of 64 positions: siblings share theirs
+static int32_t n_in_block(const int32_t * pos, int32_t n) {
+    int32_t res = 0;
+    for (int32_t b = 0, e = 0; b < n; b = e) {
+        while (e < n && pos[e]/64 == pos[b]/64) {
+            ++e;
+        }
+        res = std::max(res, e - b);
+    }
+    return res;
+}
+
+llm_graph_input_kq_order::llm_graph_input_kq_order(
+        const llm_graph_context & graph, const llama_kv_cache_context * mctx, uint32_t i_cache) :
+    i_cache(i_cache), mctx(mctx) {
+    order = ggml_new_tensor_2d(graph.ctx0, GGML_TYPE_I32, size(graph.ubatch), n_streams(graph.ubatch));
+
+    ggml_set_input(order);
+    ggml_set_name(order, "attn_inp_kq_order");
+}
+
+// the caches that an attention op can look at: one, or two if the model has sliding windows
+static std::vector<const llama_kv_cache_context *> find_caches(const llama_memory_context_i * mctx) {
+    if (const auto * iswa = dynamic_cast<const llama_kv_cache_iswa_context *>(mctx)) {
+        return { iswa->get_base(), iswa->get_swa() };
+    }
+    if (const auto * kv = dynamic_cast<const llama_kv_cache_context *>(mctx)) {
+        return { kv };
+    }
+    return {};
+}
+
+const llama_kv_cache_context * llm_graph_input_kq_order::find(
+        const llama_memory_context_i * mctx, const ggml_tensor * k, const ggml_tensor * v, uint32_t & i_cache) {
+    const auto caches = find_caches(mctx);
+
+    for (i_cache = 0; i_cache < caches.size(); ++i_cache) {
+        if (holds(*caches[i_cache], k, v)) {
+            return caches[i_cache];
+        }
+    }
+    return nullptr;
+}
+
+bool llm_graph_input_kq_order::holds(const llama_kv_cache_context & mctx, const ggml_tensor * k, const ggml_tensor * v) {
+    const auto & kv = *mctx.kv;
+
+    const bool is_host = std::all_of(kv.ctxs_bufs.begin(), kv.ctxs_bufs.end(), [](const auto & ctx_buf) {
+        return ggml_backend_buffer_is_host(ctx_buf.second.get());
+    });
+
+    return !kv.v_trans && is_host && std::any_of(kv.layers.begin(), kv.layers.end(), [&](const auto & layer) {
+        return layer.k == k && layer.v == v;
+    });
+}
+
+uint32_t llm_graph_input_kq_order::n_streams(const llama_ubatch & ubatch) const {
+    return mctx->kv->n_stream == 1 ? 1 : ubatch.n_seqs_unq;
+}
+
+uint32_t llm_graph_input_kq_order::size(const llama_ubatch & ubatch) const {
+    const uint32_t n_strm   = n_streams(ubatch);
+    const uint32_t n_tps    = ubatch.n_tokens/n_strm;
+    const uint32_t n_groups = n_strm > 1 ? 1 : kq_order_groups(ubatch, 0, n_tps).n_groups;
+
+    return 1 + 5*n_groups + n_tps + 2*n_groups*mctx->get_n_kv();
+}
+
+void llm_graph_input_kq_order::write_row(int32_t * row, const llama_ubatch & ubatch, uint32_t i0, uint32_t n_tokens) const {
+    const kq_order_groups groups(ubatch, i0, n_tokens);
+
+    const auto & cells = mctx->kv->get_cells(ubatch.seq_id[i0][0]);
+
+    int32_t n = 1 + 5*groups.n_groups;
+
+    row[0] = groups.n_groups;
+
+    for (uint32_t g = 0; g < groups.n_groups; ++g) {
+        int32_t * head = row + 1 + 5*g;
+
+        head[1] = n;
+        for (uint32_t i = 0; i < n_tokens; ++i) {
+            if (groups.of_token[i] == g) {
+                row[n++] = i;
+            }
+        }
+        head[0] = n - head[1];
+
+        const auto idxs = cells_by_position(cells, groups.seqs[g], mctx->get_n_kv());
+
+        head[2] = idxs.size();
+        head[3] = n;
+        for (const uint32_t j : idxs) {
+            row[n++] = j;
+        }
+        for (const uint32_t j : idxs) {
+            row[n++] = cells.pos_get(j);
+        }
+        head[4] = n_in_block(row + head[3] + head[2], head[2]);
+    }
+}
+
+void llm_graph_input_kq_order::set_input(const llama_ubatch * ubatch) {
+    // not allocated where no op looks at it
+    if (!order->buffer) {
+        return;
+    }
+
+    GGML_ASSERT(ggml_backend_buffer_is_host(order->buffer));
+
+    const uint32_t n_tps = ubatch->n_tokens/order->ne[1];
+
+    for (uint32_t s = 0; s < order->ne[1]; ++s) {
+        write_row((int32_t *) order->data + s*order->ne[0], *ubatch, s*n_tps, n_tps);
+    }
+}
+
+bool llm_graph_input_kq_order::can_reuse(const llm_graph_params & params) {
+    mctx = find_caches(params.mctx).at(i_cache);
+
+    return order->ne[0] == size(params.ubatch);
+}
+
+// what a tensor is a view or a copy of
+static const ggml_tensor * storage(const ggml_tensor * t) {
+    while (t->view_src || t->op == GGML_OP_CPY) {
+        t = t->view_src ? t->view_src : t->src[0];
+    }
+    return t;
+}
+
+void llm_graph_set_kq_order(const llm_graph_context & graph, ggml_tensor * cur) {
+    const char * LLAMA_KQ_ORDER_DISABLE = getenv("LLAMA_KQ_ORDER_DISABLE");
+    if (LLAMA_KQ_ORDER_DISABLE && atoi(LLAMA_KQ_ORDER_DISABLE) != 0) {
+        return;
+    }
+
+    uint32_t i_cache;
+    const auto * mctx = llm_graph_input_kq_order::find(graph.mctx, storage(cur->src[1]), storage(cur->src[2]), i_cache);
+    if (!mctx) {
+        return;
+    }
+
+    for (const auto & input : graph.res->inputs) {
+        const auto * known = dynamic_cast<const llm_graph_input_kq_order *>(input.get());
+        if (known && known->i_cache == i_cache) {
+            ggml_flash_attn_ext_set_order(cur, known->order);
+            return;
+        }
+    }
+
+    auto input = std::make_unique<llm_graph_input_kq_order>(graph, mctx, i_cache);
+
+    ggml_flash_attn_ext_set_order(cur, input->order);
+    graph.res->add_input(std::move(input));
+}

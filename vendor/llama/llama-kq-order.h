@@ -1,0 +1,39 @@
+#pragma once
+
+#include "llama-graph.h"
+
+#include <cstdint>
+
+class llama_kv_cache;
+class llama_kv_cache_context;
+
+// give the attention op cur the order of the cells, see ggml_flash_attn_ext_set_order(), if its K and V stand in the KV
+// cache of the graph, and in memory that the CPU can look at. LLAMA_KQ_ORDER_DISABLE=1 leaves it out
+void llm_graph_set_kq_order(const llm_graph_context & graph, ggml_tensor * cur);
+
+// the order of the cells of one cache. all layers that the cache holds share it
+class llm_graph_input_kq_order : public llm_graph_input_i {
+public:
+    llm_graph_input_kq_order(const llm_graph_context & graph, const llama_kv_cache_context * mctx, uint32_t i_cache);
+
+    // the cache that holds both tensors; nullptr if there is none, or its cells need no order
+    static const llama_kv_cache_context * find(const llama_memory_context_i * mctx, const ggml_tensor * k, const ggml_tensor * v, uint32_t & i_cache);
+
+    void set_input(const llama_ubatch * ubatch) override;
+
+    bool can_reuse(const llm_graph_params & params) override;
+
+    const uint32_t i_cache;
+
+    ggml_tensor * order = nullptr; // I32 [see ggml_flash_attn_ext_set_order(), n_stream]
+
+private:
+    static bool holds(const llama_kv_cache_context & mctx, const ggml_tensor * k, const ggml_tensor * v);
+
+    uint32_t n_streams(const llama_ubatch & ubatch) const;
+    uint32_t size     (const llama_ubatch & ubatch) const; // of a row
+
+    void write_row(int32_t * row, const llama_ubatch & ubatch, uint32_t i0, uint32_t n_tokens) const;
+
+    const llama_kv_cache_context * mctx;
+};

@@ -1,0 +1,321 @@
+#include "llama-kv-cache-trees.h"
+
+#include "llama-context.h"
+#include "llama-impl.h"
+#include "llama-kv-cache.h"
+#include "llama-kv-cache-iswa.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <iterator>
+#include <set>
+#include <stdexcept>
+
+static const uint32_t NO_CELL = UINT32_MAX;
+
+bool llama_memory_grows_tree(const llama_memory_i * mem, llama_seq_id seq_id) {
+    if (const auto * iswa = dynamic_cast<const llama_kv_cache_iswa *>(mem)) {
+        mem = iswa->get_base();
+    }
+
+    const auto * kv = dynamic_cast<const llama_kv_cache *>(mem);
+
+    return kv && kv->trees.trees->grows(seq_id);
+}
+
+bool llama_kv_cache_trees::can_hold(const llama_kv_cache & kv) {
+    return !kv.other && kv.hparams.ple_n_heads == 0 && kv.swa_type != LLAMA_SWA_TYPE_SYMMETRIC;
+}
+
+void llama_kv_cache_trees::clear() {
+    trees->clear();
+    cells.clear();
+}
+
+void llama_kv_cache_trees::place(const llama_ubatch & ubatch, uint32_t i, uint32_t cell) {
+    const int32_t node = trees->batch_node(ubatch, i);
+    if (node < 0) {
+        return;
+    }
+
+    auto & res = cells[ubatch.seq_id[i][0]];
+    if (res.size() <= (size_t) node) {
+        res.resize(node + 1, NO_CELL);
+    }
+    res[node] = cell;
+}
+
+llama_pos llama_kv_cache_trees::pos_max_committed(llama_seq_id seq_id, llama_pos pos_max) const {
+    const auto * tree = trees->get(seq_id);
+    return tree ? tree->n_past - 1 : pos_max;
+}
+
+template <typename T>
+void llama_kv_cache_trees::mask_nodes(const llama_kv_cache & kv, T * data, int64_t n_kv, const llama_ubatch & ubatch) const {
+    for (uint32_t i = 0; i < ubatch.n_tokens; ++i) {
+        const int32_t node = trees->batch_node(ubatch, i);
+        if (node < 0) {
+            continue;
+        }
+
+        const llama_seq_id seq_id = ubatch.seq_id[i][0];
+
+        const auto & tree = *trees->get(seq_id);
+        const auto & at   = cells.at(seq_id);
+
+        T * row = data + n_kv*i;
+
+        for (uint32_t n = 0; n < tree.n_nodes() && n < at.size(); ++n) {
+            if (at[n] < n_kv) {
+                row[at[n]] = llama_cast<T>(-INFINITY);
+            }
+        }
+
+        for (int32_t a = node; a >= 0; a = tree.parents[a]) {
+            if (llama_hparams::is_masked_swa(kv.n_swa, kv.swa_type, tree.pos[a], tree.pos[node])) {
+                continue;
+            }
+
+            const float distance = std::abs(tree.pos[a] - tree.pos[node]);
+
+            row[at[a]] = llama_cast<T>(kv.hparams.use_alibi ? -distance : 0.0f);
+        }
+    }
+}
+
+void llama_kv_cache_trees::set_input_kq_mask(const llama_kv_cache & kv, ggml_tensor * dst, const llama_ubatch & ubatch) const {
+    if (!trees->adds_nodes()) {
+        return;
+    }
+
+    if (dst->type == GGML_TYPE_F16) {
+        mask_nodes(kv, (ggml_fp16_t *) dst->data, dst->ne[0], ubatch);
+    } else {
+        mask_nodes(kv, (float *) dst->data, dst->ne[0], ubatch);
+    }
+}
+
+const std::vector<uint32_t> & llama_kv_cache_trees::get_cells(llama_seq_id seq_id) const {
+    return cells.at(seq_id);
+}
+
+void llama_kv_cache_trees::undo(llama_kv_cache & kv) const {
+    for (const auto & [seq_id, at] : cells) {
+        if (!trees->grows(seq_id)) {
+            continue;
+        }
+
+        const auto & tree = *trees->get(seq_id);
+
+        auto & kv_cells = kv.v_cells[kv.seq_to_stream[seq_id]];
+        auto & head     = kv.v_heads[kv.seq_to_stream[seq_id]];
+
+        for (uint32_t n = tree.n_kept; n < tree.n_nodes() && n < at.size(); ++n) {
+            // if an earlier part of the batch has failed, the node was not placed, and others may have its cell
+            if (at[n] < kv_cells.size() && kv_cells.seq_has(at[n], seq_id) && kv_cells.pos_get(at[n]) == tree.pos[n]) {
+                kv_cells.seq_rm(at[n], seq_id);
+                head = std::min(head, at[n]);
+            }
+        }
+    }
+}
+
+// where the cells of a path go, which are in src: to the lowest of the tree's
+static std::vector<uint32_t> destinations(const std::vector<uint32_t> & src, const std::vector<uint32_t> & lowest) {
+    std::vector<uint32_t> res(lowest.begin(), lowest.begin() + src.size());
+
+    if (std::is_sorted(src.begin(), src.end())) {
+        return res;
+    }
+
+    // the tree went on in lower cells: moving all in order could overwrite what has not been moved yet
+    // so those that stand well stay, and the others fill the gaps
+    const std::set<uint32_t> sources(src.begin(), src.end());
+
+    std::vector<uint32_t> gaps;
+    std::set_difference(res.begin(), res.end(), sources.begin(), sources.end(), std::back_inserter(gaps));
+
+    const uint32_t end = res.empty() ? 0 : res.back() + 1;
+
+    size_t i_gap = 0;
+    for (size_t i = 0; i < src.size(); ++i) {
+        res[i] = src[i] < end ? src[i] : gaps[i_gap++];
+    }
+
+    return res;
+}
+
+void llama_kv_cache_trees::commit(
+        llama_kv_cache & kv, llama_context * lctx, llama_seq_id seq_id, const std::vector<int32_t> & path, bool by_graph) {
+    const auto strm = kv.seq_to_stream[seq_id];
+
+    auto & kv_cells = kv.v_cells[strm];
+    auto & head     = kv.v_heads[strm];
+
+    const auto & tree = *trees->get(seq_id);
+
+    auto lowest = cells.at(seq_id);
+    lowest.resize(tree.n_nodes());
+
+    std::vector<uint32_t> src;
+    for (const int32_t n : path) {
+        src.push_back(lowest[n]);
+    }
+
+    std::sort(lowest.begin(), lowest.end());
+
+    const auto dst = destinations(src, lowest);
+
+    cell_moves moves;
+    for (size_t i = 0; i < src.size(); ++i) {
+        if (src[i] != dst[i]) {
+            moves.push_back({ src[i], dst[i] });
+        }
+    }
+    copy_cells(kv, strm, moves, lctx, by_graph);
+
+    std::vector<llama_kv_cell_ext> exts;
+    for (const uint32_t i : src) {
+        exts.push_back(kv_cells.ext_get(i));
+    }
+
+    for (const uint32_t i : lowest) {
+        kv_cells.seq_rm(i, seq_id);
+    }
+
+    for (size_t i = 0; i < dst.size(); ++i) {
+        kv_cells.pos_set(dst[i], tree.pos[path[i]]);
+        kv_cells.ext_set(dst[i], exts[i]);
+        kv_cells.seq_add(dst[i], seq_id);
+    }
+
+    // search for free cells where the tree has left them
+    if (dst.size() < lowest.size()) {
+        head = std::min(head, lowest[dst.size()]);
+    }
+
+    cells.erase(seq_id);
+}
+
+//
+// copies of cells
+//
+
+void llama_kv_cache_trees::copy_cells(
+        const llama_kv_cache & kv, uint32_t strm, const cell_moves & moves, llama_context * lctx, bool by_graph) {
+    if (moves.empty()) {
+        return;
+    }
+
+    llama_synchronize(lctx);
+
+    const bool is_host = std::all_of(kv.ctxs_bufs.begin(), kv.ctxs_bufs.end(), [](const auto & ctx_buf) {
+        return ggml_backend_buffer_is_host(ctx_buf.second.get());
+    });
+
+    if (by_graph || !is_host) {
+        copy_cells_by_graph(kv, strm, moves, lctx);
+    } else {
+        copy_cells_on_host(kv, strm, moves);
+    }
+}
+
+void llama_kv_cache_trees::copy_cells_on_host(const llama_kv_cache & kv, uint32_t strm, const cell_moves & moves) {
+    const auto copy_rows = [&](const ggml_tensor * t) {
+        char * data = (char *) t->data;
+
+        for (const auto & [from, to] : moves) {
+            memcpy(data + to*t->nb[1], data + from*t->nb[1], t->nb[1]);
+        }
+    };
+
+    // element [i] of cell [j] at i*kv_size + j
+    const auto copy_columns = [&](const ggml_tensor * t) {
+        const size_t size = ggml_type_size(t->type);
+
+        for (int64_t i = 0; i < t->ne[0]; ++i) {
+            char * data = (char *) t->data + i*t->ne[1]*size;
+
+            for (const auto & [from, to] : moves) {
+                memcpy(data + to*size, data + from*size, size);
+            }
+        }
+    };
+
+    for (const auto & layer : kv.layers) {
+        copy_rows(layer.k_stream[strm]);
+
+        if (layer.v_stream[strm] && kv.v_trans) {
+            copy_columns(layer.v_stream[strm]);
+        } else if (layer.v_stream[strm]) {
+            copy_rows(layer.v_stream[strm]);
+        }
+    }
+}
+
+// the first backend that can use a buffer is the one it belongs to
+static ggml_backend_t backend_of(ggml_backend_sched_t sched, const ggml_tensor * t) {
+    for (int i = 0; i < ggml_backend_sched_get_n_backends(sched); ++i) {
+        ggml_backend_t backend = ggml_backend_sched_get_backend(sched, i);
+        if (ggml_backend_supports_buft(backend, ggml_backend_buffer_get_type(t->buffer))) {
+            return backend;
+        }
+    }
+    return nullptr;
+}
+
+void llama_kv_cache_trees::copy_cells_by_graph(
+        const llama_kv_cache & kv, uint32_t strm, const cell_moves & moves, llama_context * lctx) {
+    // a copy of the same type keeps the bits, of quantized rows as well. its nodes are views of the cache, so that there
+    //   is nothing to allocate, and the scheduler keeps the graph of the last batch
+    const size_t n_nodes = 2*kv.layers.size()*moves.size();
+
+    ggml_init_params params = {
+        /*.mem_size   =*/ 4*n_nodes*ggml_tensor_overhead() + ggml_graph_overhead_custom(4*n_nodes, false),
+        /*.mem_buffer =*/ nullptr,
+        /*.no_alloc   =*/ true,
+    };
+
+    auto * sched = lctx->get_sched();
+
+    for (int i = 0; i < ggml_backend_sched_get_n_backends(sched); ++i) {
+        ggml_backend_t backend = ggml_backend_sched_get_backend(sched, i);
+
+        ggml_context_ptr ctx { ggml_init(params) };
+
+        ggml_cgraph * gf = ggml_new_graph_custom(ctx.get(), 4*n_nodes, false);
+
+        const auto cell = [&](ggml_tensor * t, bool is_column, uint32_t j) {
+            ggml_tensor * view = is_column ?
+                ggml_view_2d(ctx.get(), t, 1, t->ne[0], t->ne[1]*ggml_type_size(t->type), j*ggml_type_size(t->type)) :
+                ggml_view_1d(ctx.get(), t, t->ne[0], j*t->nb[1]);
+            ggml_backend_view_init(view);
+            return view;
+        };
+
+        const auto copy = [&](ggml_tensor * t, bool is_column) {
+            if (backend_of(sched, t) != backend) {
+                return;
+            }
+
+            for (const auto & [from, to] : moves) {
+                ggml_tensor * node = ggml_cpy(ctx.get(), cell(t, is_column, from), cell(t, is_column, to));
+                ggml_backend_view_init(node);
+                ggml_build_forward_expand(gf, node);
+            }
+        };
+
+        for (const auto & layer : kv.layers) {
+            copy(layer.k_stream[strm], false);
+
+            if (layer.v_stream[strm]) {
+                copy(layer.v_stream[strm], kv.v_trans);
+            }
+        }
+
+        if (ggml_graph_n_nodes(gf) > 0 && ggml_backend_graph_compute(backend, gf) != GGML_STATUS_SUCCESS) {
+            throw std::runtime_error("failed to move the cells of a speculative tree");
+        }
+    }
+}

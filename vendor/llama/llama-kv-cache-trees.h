@@ -1,0 +1,70 @@
+#pragma once
+
+#include "llama-kv-tree.h"
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+struct ggml_tensor;
+struct llama_context;
+
+class llama_kv_cache;
+
+// the speculative trees in one KV cache: which cells hold their nodes
+class llama_kv_cache_trees {
+public:
+    // the two caches of a model with sliding windows share their trees
+    std::shared_ptr<llama_kv_trees> trees = std::make_shared<llama_kv_trees>();
+
+    // false where a node would not know its past: cells that belong to another cache, tokens looked up by position,
+    //   windows that reach beyond a token's own position
+    static bool can_hold(const llama_kv_cache & kv);
+
+    //
+    // called by the cache
+    //
+
+    void clear();
+
+    // token i of a ubatch has gone to a cell
+    void place(const llama_ubatch & ubatch, uint32_t i, uint32_t cell);
+
+    // the largest committed position, given the largest of all
+    // a tree may be discarded, and the text then needs its last window again
+    llama_pos pos_max_committed(llama_seq_id seq_id, llama_pos pos_max) const;
+
+    // the rows of nodes, after the cache has written them as those of text: a node sees no other nodes than its ancestors
+    void set_input_kq_mask(const llama_kv_cache & kv, ggml_tensor * dst, const llama_ubatch & ubatch) const;
+
+    //
+    // called by who decodes nodes
+    //
+
+    // the cell of each node of a sequence's tree
+    const std::vector<uint32_t> & get_cells(llama_seq_id seq_id) const;
+
+    // free the cells of all nodes that the batch under way has added
+    void undo(llama_kv_cache & kv) const;
+
+    // make a path of nodes committed text and free all other nodes of the sequence. the path's cells move to the lowest
+    //   that the tree has occupied, in order, so that the cache is left as sequential decoding would have left it
+    // by_graph: copy as on a device, by its backend
+    void commit(llama_kv_cache & kv, llama_context * lctx, llama_seq_id seq_id, const std::vector<int32_t> & path, bool by_graph);
+
+private:
+    using cell_moves = std::vector<std::pair<uint32_t, uint32_t>>; // from, to
+
+    // copy K and V between cells of a stream, bit for bit
+    static void copy_cells         (const llama_kv_cache & kv, uint32_t strm, const cell_moves & moves, llama_context * lctx, bool by_graph);
+    static void copy_cells_on_host (const llama_kv_cache & kv, uint32_t strm, const cell_moves & moves);
+    static void copy_cells_by_graph(const llama_kv_cache & kv, uint32_t strm, const cell_moves & moves, llama_context * lctx);
+
+    template <typename T>
+    void mask_nodes(const llama_kv_cache & kv, T * data, int64_t n_kv, const llama_ubatch & ubatch) const;
+
+    // by sequence. what stands behind the nodes of a tree is of batches that failed
+    std::map<llama_seq_id, std::vector<uint32_t>> cells;
+};
