@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pytreellama.errors import ModelLoadError
-from pytreellama.native import InterpreterCalls, drain_log, ffi, last_error, lib
+from pytreellama.native import drain_log, ffi, last_error, lib
+from pytreellama.process import InterpreterCalls
 
 Progress = Callable[[float], None]
 

@@ -11,7 +11,8 @@ from pytreellama.core.handle import Handle
 from pytreellama.core.model import Model
 from pytreellama.core.params import MAX_SEQ_IDS, ContextParams, default_n_threads, is_integer
 from pytreellama.errors import ContextError, MemoryStateError, shown
-from pytreellama.native import ProcessWatch, drain_log, ffi, last_error, lib
+from pytreellama.native import drain_log, ffi, last_error, lib
+from pytreellama.process import ProcessWatch
 from pytreellama.tree import TokenTree
 
 _EXIT_S = 30.0  # a pass that no abort ends (a backend that does not ask) may take so long at exit

@@ -20,7 +20,8 @@ from pytreellama.core.schema_limits import MAX_SCHEMAS, check_data, check_length
 from pytreellama.core.schema_tree import SchemaTree
 from pytreellama.core.vocab import Vocab
 from pytreellama.errors import GrammarError
-from pytreellama.native import InterpreterCalls, lib
+from pytreellama.native import lib
+from pytreellama.process import InterpreterCalls
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from pytreellama.native.library import build_info, ffi, lib
 from pytreellama.native.log import drain_log, last_error, start_log
-from pytreellama.native.process import InterpreterCalls, ProcessWatch
 
 start_log()
 lib.treellama_process_start()
 lib.llama_backend_init()
 
 __all__ = [
-    "InterpreterCalls",
-    "ProcessWatch",
     "build_info",
     "drain_log",
     "ffi",
