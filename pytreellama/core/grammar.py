@@ -11,10 +11,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pytreellama.core.handle import Handle
 from pytreellama.core.vocab import Vocab
 from pytreellama.errors import GrammarError
-from pytreellama.native import drain_log, ffi, last_error, lib
+from pytreellama.native import drain_log, last_error
+from pytreellama.native.handle import Handle
+from pytreellama.native.library import ffi, lib
+from pytreellama.native.sampling import check_work
 
 MAX_BYTES = 2**20
 MAX_NESTING = 200
@@ -110,16 +112,6 @@ class Grammar:
     def close(self) -> None:
         """Free it now; a second call does nothing."""
         self._handle.close()
-
-
-def check_work(status: int) -> None:
-    """Raise GrammarError if a call that used a grammar ended because of its limit of work."""
-    if status == lib.TREELLAMA_TOO_MUCH_WORK:
-        raise GrammarError(
-            "the grammar takes too much work: its text can go on in too many ways at once, or a "
-            "class names too many characters; leave no two ways to read the same text, and repeat "
-            "fewer optional items"
-        )
 
 
 def _owned(pointer: Any) -> Handle:

@@ -20,7 +20,6 @@ from pytreellama.core.schema_limits import MAX_SCHEMAS, check_data, check_length
 from pytreellama.core.schema_tree import SchemaTree
 from pytreellama.core.vocab import Vocab
 from pytreellama.errors import GrammarError
-from pytreellama.native import lib
 from pytreellama.process import InterpreterCalls
 
 if TYPE_CHECKING:
@@ -274,13 +273,7 @@ class _Tokens:
         self.eos_token_id = eos
         self.bos_token_id = vocab.bos
         self.tokens = [piece if len(piece) <= _MAX_TOKEN_BYTES else b"" for piece in vocab.pieces]
-        pointer, is_control = vocab.pointer, lib.llama_vocab_is_control
-        self.special_token_ids = [
-            token
-            for token in range(vocab.n_tokens)
-            if is_control(pointer, token) or token in vocab.eog_tokens
-        ]
-
+        self.special_token_ids = sorted(vocab.control_tokens | vocab.eog_tokens)
         self._by_piece = {piece: token for token, piece in enumerate(self.tokens) if piece}
         self._n_longest = max(map(len, self._by_piece))
 

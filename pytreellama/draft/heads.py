@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pytreellama.core.closing import Closing
-from pytreellama.core.handle import Handle
 from pytreellama.core.model_file import check_gguf
 from pytreellama.draft.protocol import Float32Array, Int32Array
 from pytreellama.errors import MedusaError, ModelLoadError
 from pytreellama.native import drain_log, ffi, last_error, lib
+from pytreellama.native.handle import Handle
 from pytreellama.tree.grown import NOTHING, Grown
 
 if TYPE_CHECKING:

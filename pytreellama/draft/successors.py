@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.core.handle import Handle
 from pytreellama.draft.files import load_arrays, save_arrays
 from pytreellama.draft.protocol import Float32Array, Int32Array
 from pytreellama.draft.recycling import MAX_ORDER, MAX_TOP
 from pytreellama.errors import DraftError
 from pytreellama.native import ffi, lib
+from pytreellama.native.handle import Handle
 from pytreellama.tree import TokenTree
 from pytreellama.tree.grown import NOTHING, Grown
 
