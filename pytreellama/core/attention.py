@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from pytreellama.core.params import CACHE_TYPES, CacheType
 from pytreellama.errors import BatchError, DecodeError
-from pytreellama.native import last_error
 from pytreellama.native.library import ffi, lib
+from pytreellama.native.log import last_error
 from pytreellama.native.tensors import ggml_type
 
 Int32 = NDArray[np.int32]

@@ -13,9 +13,9 @@ from typing import Any
 
 from pytreellama.core.vocab import Vocab
 from pytreellama.errors import GrammarError
-from pytreellama.native import drain_log, last_error
 from pytreellama.native.handle import Handle
 from pytreellama.native.library import ffi, lib
+from pytreellama.native.log import drain_log, last_error
 from pytreellama.native.sampling import check_work
 
 MAX_BYTES = 2**20

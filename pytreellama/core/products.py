@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pytreellama.errors import BatchError, DecodeError
-from pytreellama.native import last_error
 from pytreellama.native.library import ffi, lib
 from pytreellama.native.limits import N_THREADS_MAX
+from pytreellama.native.log import last_error
 from pytreellama.native.tensors import ggml_type
 
 Int32 = NDArray[np.int32]
