@@ -18,6 +18,7 @@ from pytreellama.native.logits import (
     argmax_rows,
     copy_floats,
     float_rows,
+    logit,
     logits_row,
     logp_rows,
     top_k_rows,
@@ -73,7 +74,7 @@ class Outputs(Closing):
 
     def logit(self, row: int, token: int) -> float:
         """One logit. Raises ``ContextError`` as ``logits_pointer``; the token must exist."""
-        return float(self.logits_pointer(row)[token])
+        return logit(self.logits_pointer(row), token)
 
     @property
     def logits_view(self) -> Float32:

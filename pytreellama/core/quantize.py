@@ -8,13 +8,13 @@ import re
 import threading
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pytreellama.errors import QuantizeError
 from pytreellama.native import drain_log
 from pytreellama.native import model as native_model
-from pytreellama.native.quantize import quantize_params, run_quantizer
+from pytreellama.native.quantize import run_quantizer
 
 Progress = Callable[[float], None]
 
@@ -76,10 +76,10 @@ def quantize(
             llama.cpp's reason to fail.
     """
     source, target = Path(source), Path(os.path.realpath(target))
-    params = _params(ftype, n_threads, pure)
+    name = _checked_type(ftype, n_threads)
     _check_paths(source, target)
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
-    job = _Job(source, part, params)
+    job = _Job(part, partial(run_quantizer, source, part, name, n_threads or 0, pure))
     try:
         log = job.run(progress or (lambda share: None))
         if job.error is not None:
@@ -92,13 +92,14 @@ def quantize(
     return target
 
 
-def _params(ftype: str, n_threads: int | None, pure: bool) -> Any:
+def _checked_type(ftype: str, n_threads: int | None) -> str:
+    """llama.h's name of a file type."""
     name = _ALIASES.get(ftype.upper(), ftype.upper())
     if name not in FILE_TYPES:
         raise QuantizeError(f"unknown type {ftype!r}; known are {', '.join(FILE_TYPES)}")
     if n_threads is not None and n_threads < 1:
         raise QuantizeError(f"n_threads must be at least 1, or None for all CPUs, not {n_threads}")
-    return quantize_params(name, n_threads or 0, pure)
+    return name
 
 
 def _check_paths(source: Path, target: Path) -> None:
@@ -114,13 +115,13 @@ def _check_paths(source: Path, target: Path) -> None:
 class _Job:
     """One run of llama.cpp's quantiser, in a thread of its own so that its log can be followed."""
 
-    def __init__(self, source: Path, part: Path, params: Any) -> None:
+    def __init__(self, part: Path, quantizer: Callable[[], None]) -> None:
         self._part = part
         self._lock = threading.Lock()
         self._done = self._abandoned = False
         self._thread = threading.Thread(
             target=self._quantize,
-            args=(source, part, params),
+            args=(quantizer,),
             name="pytreellama-quantize",
         )
         self.error: QuantizeError | None = None
@@ -149,9 +150,9 @@ class _Job:
             if self._done:
                 self._remove_part()
 
-    def _quantize(self, source: Path, part: Path, params: Any) -> None:
+    def _quantize(self, quantizer: Callable[[], None]) -> None:
         try:
-            run_quantizer(source, part, params)
+            quantizer()
         except QuantizeError as error:
             self.error = error
         with self._lock:

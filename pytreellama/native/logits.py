@@ -48,6 +48,11 @@ def float_row(values: Float32) -> Any:
     return ffi.from_buffer("float[]", values)
 
 
+def logit(row: Any, token: int) -> float:
+    """One value of a row; it must exist."""
+    return float(row[token])
+
+
 def argmax_rows(pointer: Any, n_rows: int, n_vocab: int) -> Int32:
     """The likeliest token of each row, int32, shape (n_rows,); the smallest id of equals."""
     tokens = np.empty(n_rows, dtype=np.int32)
