@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.core.closing import Closing
+from pytreellama.core.constraint import Constraint
 from pytreellama.core.grammar import Grammar
 from pytreellama.core.sampling import MAX_SEED, SamplingParams
 from pytreellama.core.schema import JsonSchemaConstraint
@@ -52,7 +53,7 @@ class Sampler(Closing):
 
     def __init__(self, vocab: Vocab, params: SamplingParams | None = None) -> None:
         self.vocab = vocab
-        self._model = vocab.owner.share()  # a grammar reads the vocabulary to the end
+        self._model = vocab.owner.share()  # a sampler may outlive it
         self.params = params if params is not None else SamplingParams()
         seed = self.params.seed
         self.seed = seed if seed is not None else secrets.randbelow(MAX_SEED + 1)
@@ -60,11 +61,10 @@ class Sampler(Closing):
         biases = _biases(vocab, self.params)
         self.is_argmax = self.params.is_greedy and not biases
         """Is every choice the argmax of the plain row? (Some models name tokens never to write.)"""
-        self._grammar: Grammar | None = None
-        self._constraint: JsonSchemaConstraint | None = None
+        self._constraint: Constraint | None = None
         if self.params.grammar is not None:
-            self._grammar = Grammar(vocab, self.params.grammar)
-        if self.params.json_schema is not None:
+            self._constraint = Grammar(vocab, self.params.grammar)
+        elif self.params.json_schema is not None:
             self._constraint = JsonSchemaConstraint(vocab, self.params.json_schema)
         self._chain = _new_chain(vocab, self.params, biases, self.seed)
 
@@ -99,8 +99,6 @@ class Sampler(Closing):
         """
         self._chain.require_open()
         token = int(self._checked([token])[0])
-        if self._grammar is not None:
-            self._grammar.accept(token)
         if self._constraint is not None:
             self._constraint.accept(token)
         self._chain.accept(token)
@@ -120,8 +118,6 @@ class Sampler(Closing):
     def reset(self) -> None:
         """Forget text, prompt and draws: the sampler is as it was made, with the same seed."""
         self._chain.reset()
-        if self._grammar is not None:
-            self._grammar.reset()
         if self._constraint is not None:
             self._constraint.reset()
 
@@ -132,16 +128,12 @@ class Sampler(Closing):
         other.vocab, other.params, other.seed = self.vocab, self.params, self.seed
         other._model = self._model.share()
         other.is_argmax, other._chain = self.is_argmax, chain
-        grammar, constraint = self._grammar, self._constraint
-        other._grammar = grammar and grammar.clone()
-        other._constraint = constraint and constraint.clone()
+        other._constraint = self._constraint and self._constraint.clone()
         return other
 
     def close(self) -> None:
         """Free the native samplers now; a second call does nothing."""
         self._chain.close()
-        if self._grammar is not None:
-            self._grammar.close()
         self._model.close()
 
     @property
@@ -152,10 +144,13 @@ class Sampler(Closing):
         self._chain.require_open()
         if self.is_argmax:
             return self._argmax(row)
+        token = self._drawn(self._chain.draw(row))
         if self._constraint is not None:
-            return self._choose_by_schema(row, self._constraint)
-        grammar = self._grammar.pointer if self._grammar is not None else None
-        return self._drawn(self._chain.sample(row, grammar))
+            if not self._constraint.allows(token):
+                token = self._drawn(self._chain.draw(row, self._constraint.mask()))
+            self._constraint.accept(token)
+        self._chain.accept(token)
+        return token
 
     def _argmax(self, row: Any) -> int:
         token = argmax_token(row, self.vocab.n_tokens)
@@ -165,22 +160,14 @@ class Sampler(Closing):
             )
         return token
 
-    def _choose_by_schema(self, row: Any, constraint: JsonSchemaConstraint) -> int:
-        token = self._drawn(self._chain.draw(row))
-        if not constraint.allows(token):
-            token = self._drawn(self._chain.draw(row, constraint.mask()))
-        constraint.accept(token)
-        self._chain.accept(token)
-        return token
-
     def _drawn(self, token: int | None) -> int:
         if token is not None:
             return token
-        if self.params.is_constrained:
-            what = "grammar" if self._grammar is not None else "JSON schema"
+        if self._constraint is not None:
             raise GrammarError(
-                f"no token can continue the text under the {what}: the ones it allows are "
-                "banned by logit_bias, impossible for the model, or not in the vocabulary"
+                f"no token can continue the text under the {self._constraint.what}: the ones it "
+                "allows are banned by logit_bias, impossible for the model, or not in the "
+                "vocabulary"
             )
         raise SamplerError("no token to choose from: all are banned or have a logit of -infinity")
 

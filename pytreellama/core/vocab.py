@@ -7,7 +7,6 @@ import copy
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,11 +37,6 @@ class Vocab:
         self._piece_of: dict[tuple[int, bool], bytes] = {}
         self.n_tokens: int = native_vocab.n_tokens(model)
         self.has_text: bool = native_vocab.has_text(model)
-
-    @property
-    def pointer(self) -> Any:
-        """cdata ``const struct llama_vocab *``; valid while the model is open."""
-        return native_vocab.vocab_pointer(self._model)
 
     @property
     def owner(self) -> Handle:

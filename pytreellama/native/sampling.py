@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.errors import GrammarError, SamplerError
+from pytreellama.errors import SamplerError
 from pytreellama.native.checks import check, check_pointer, reason
 from pytreellama.native.handle import Handle
 from pytreellama.native.library import ffi, lib
@@ -72,24 +72,6 @@ class SamplerChain:
         check(status, SamplerError, _FAILED)
 
     # -- choosing
-
-    def sample(self, row: Any, grammar: Any = None) -> int | None:
-        """Draw a token and accept it; None where there is none to choose.
-
-        Args:
-            grammar: cdata ``struct treellama_grammar *``, or None.
-        """
-        scratch = _scratch(self._n_vocab)
-        status = lib.treellama_sample(
-            self._handle.pointer,
-            ffi.NULL if grammar is None else grammar,
-            row,
-            self._n_vocab,
-            ffi.NULL,
-            scratch.rows,
-            scratch.token,
-        )
-        return _drawn(status, scratch)
 
     def draw(self, row: Any, allowed: NDArray[np.uint32] | None = None) -> int | None:
         """Draw a token without accepting it; None where there is none to choose.
@@ -189,16 +171,6 @@ def argmax_token(row: Any, n_vocab: int) -> int | None:
     return likeliest if row[likeliest] > -np.inf else None
 
 
-def check_work(status: int) -> None:
-    """Raise ``GrammarError`` if a call that used a grammar ended because of its limit of work."""
-    if status == lib.TREELLAMA_TOO_MUCH_WORK:
-        raise GrammarError(
-            "the grammar takes too much work: its text can go on in too many ways at once, or a "
-            "class names too many characters; leave no two ways to read the same text, and repeat "
-            "fewer optional items"
-        )
-
-
 class _Scratch(threading.local):
     """Room for one row of candidates: one a thread, for all its samplers."""
 
@@ -223,7 +195,6 @@ def _drawn(status: int, scratch: _Scratch) -> int | None:
         return int(scratch.token[0])
     if status == lib.TREELLAMA_NO_CANDIDATE:
         return None
-    check_work(status)
     raise SamplerError(f"llama.cpp could not draw a token: {reason()}")
 
 
