@@ -40,7 +40,7 @@ class Vocab:
 
     @property
     def owner(self) -> Handle:
-        """The native model that holds this vocabulary; share it to keep the pointer valid."""
+        """The native model that holds this vocabulary; share it to keep it in memory."""
         return self._model
 
     def held_by(self, model: Handle) -> Vocab:
