@@ -27,8 +27,8 @@ from pytreellama.cli.bench_prompts import BenchPrompt
 from pytreellama.cli.bench_results import Totals, in_turn
 from pytreellama.cli.bench_runs import prompt_tokens
 from pytreellama.core.default_model import default_model_path
+from pytreellama.core.heads import Heads
 from pytreellama.draft import Auto, DrafterSpec, Medusa, Merge, Recycling, Suffix
-from pytreellama.draft.heads import Heads
 from pytreellama.draft.medusa import require_heads
 from pytreellama.medusa.evaluation import Hits, Steps, count_hits
 from pytreellama.medusa.recorder import answers

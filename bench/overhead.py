@@ -145,15 +145,14 @@ def time_steps(scheduler: Scheduler, sequences: list[Sequence], n_nodes: int) ->
 def timed_passes() -> Iterator[list[float]]:
     """The seconds of each of llama.cpp's passes while the block runs."""
     seconds: list[float] = []
-    names = ("decode", "decode_tree", "decode_one")
+    names = ("decode", "decode_tree", "decode_one", "decode_one_tree")
     originals = {name: getattr(NativeContext, name) for name in names}
 
-    def timed(call: Callable[..., int]) -> Callable[..., int]:
-        def wrapper(*arguments: Any) -> int:
+    def timed(call: Callable[..., None]) -> Callable[..., None]:
+        def wrapper(*arguments: Any) -> None:
             started_s = time.perf_counter()
-            status = call(*arguments)
+            call(*arguments)
             seconds.append(time.perf_counter() - started_s)
-            return status
 
         return wrapper
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama import Model
-from pytreellama.draft.heads import Sees
+from pytreellama.core.heads import Sees
 from pytreellama.medusa.target import Target
 from pytreellama.medusa.weights import FileType, HeadsFile, HeadWeights
 

@@ -276,7 +276,7 @@ def evaluate(options: EvalOptions, as_json: Json = False) -> None:
     from pytreellama.cli.bench_prompts import limited, own_prompts, read_prompts
     from pytreellama.cli.bench_runs import prompt_tokens
     from pytreellama.cli.session import load_model
-    from pytreellama.draft.heads import Heads
+    from pytreellama.core.heads import Heads
     from pytreellama.draft.medusa import require_heads
     from pytreellama.medusa.evaluation import evaluate as measured
 

@@ -22,14 +22,11 @@ from pytreellama.core.pending import (
     undecoded,
 )
 from pytreellama.errors import TreeError
-from pytreellama.native import lib
+from pytreellama.native.limits import N_NODES_MAX
 from pytreellama.tree import TokenTree, depths
 
 Int32 = NDArray[np.int32]
 _NONE = np.empty(0, dtype=np.int32)
-
-N_NODES_MAX = int(lib.TREELLAMA_N_NODES_MAX)
-"""Most pending nodes of a sequence."""
 
 
 @dataclass(slots=True)
@@ -71,15 +68,13 @@ class AncestorTrees(PendingBook[_PendingTree]):
         self._pending[seq] = _PendingTree(tree.n_past, joined, n_old)
         return where
 
-    def decode_one(self, seq: int, tree: TokenTree) -> int:
-        """A pass over a tree of its own, without a batch; returns what ``llama_decode`` does."""
+    def decode_one(self, seq: int, tree: TokenTree) -> None:
+        """A pass over a tree of its own, without a batch; raises as ``NativeContext.decode``."""
         check_nodes(tree.tokens, tree.parents, 0)
         _check_count(seq, 0, len(tree))
         n_past = self._cache.pos_max(seq) + 1
-        status = self._native.decode_one_tree(seq, tree)
-        if status == 0:
-            self._pending[seq] = _PendingTree(n_past, tree.parents, len(tree))
-        return status
+        self._native.decode_one_tree(seq, tree)
+        self._pending[seq] = _PendingTree(n_past, tree.parents, len(tree))
 
     def confirm(self, seq: int) -> None:
         tree = self._pending[seq]

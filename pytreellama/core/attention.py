@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.core.native_context import ggml_type
 from pytreellama.core.params import CACHE_TYPES, CacheType
 from pytreellama.errors import BatchError, DecodeError
-from pytreellama.native import ffi, last_error, lib
+from pytreellama.native.library import ffi, lib
+from pytreellama.native.log import last_error
+from pytreellama.native.tensors import ggml_type
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]

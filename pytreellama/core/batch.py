@@ -9,13 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pytreellama.errors import BatchError
-from pytreellama.native import ffi, lib
+from pytreellama.native.batch import BatchStruct
+from pytreellama.native.decode import TEXT
 
 Int32 = NDArray[np.int32]
-
-
-TEXT = int(lib.TREELLAMA_TEXT)
-"""Instead of a parent: a token that is text, and no node of a tree."""
 
 
 class SequenceSets:
@@ -78,12 +75,9 @@ class Batch:
         self._flat = np.zeros(capacity, dtype=np.int32)
         self._flat_address = int(self._flat.ctypes.data)
         self._pointers = np.zeros(capacity, dtype=np.uintp)
-        self._struct = ffi.new("llama_batch *")
-        self._struct.token = ffi.from_buffer("llama_token[]", self._tokens)
-        self._struct.pos = ffi.from_buffer("llama_pos[]", self._positions)
-        self._struct.n_seq_id = ffi.from_buffer("int32_t[]", self._counts)
-        self._struct.logits = ffi.from_buffer("int8_t[]", self._logits)
-        self._struct.seq_id = ffi.cast("llama_seq_id **", self._pointers.ctypes.data)
+        self._struct = BatchStruct(
+            self._tokens, self._positions, self._counts, self._logits, self._pointers
+        )
 
     @property
     def tokens(self) -> Int32:
@@ -178,8 +172,8 @@ class Batch:
         self._flat[self._n_flat : needed] = flat
         self._n_flat = needed
 
-    def as_struct(self) -> Any:
-        """cdata ``llama_batch *`` over these arrays, valid until the batch is changed."""
+    def as_struct(self) -> BatchStruct:
+        """A ``llama_batch`` over these arrays, valid until the batch is changed."""
         self._struct.n_tokens = self.n_tokens
         counts = self._counts[: self.n_tokens]
         starts = np.cumsum(counts, dtype=np.int64) - counts

@@ -10,8 +10,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.core.batch import TEXT, Batch
+from pytreellama.core.batch import Batch
 from pytreellama.errors import BatchError
+from pytreellama.native.decode import TEXT
 
 Int32 = NDArray[np.int32]
 

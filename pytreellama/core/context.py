@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.core.ancestor_trees import AncestorTrees
-from pytreellama.core.batch import TEXT, Batch
+from pytreellama.core.batch import Batch
 from pytreellama.core.batch_check import check_batch
 from pytreellama.core.cache import Cache, Cells
-from pytreellama.core.closing import Closing
 from pytreellama.core.context_memory import require_memory_for
-from pytreellama.core.logits import argmax_rows, copy_floats, logp_rows, top_k_rows
 from pytreellama.core.memory import Memory
 from pytreellama.core.model import Model
 from pytreellama.core.native_context import NativeContext
+from pytreellama.core.outputs import Float32, Outputs, token_array
 from pytreellama.core.params import ContextParams
 from pytreellama.core.probe import Probe
 from pytreellama.core.sequence_trees import SequenceTrees
 from pytreellama.core.state_chains import StateChains
 from pytreellama.core.system import cpu_features, devices, has_invariant_products
 from pytreellama.core.tree_encoding import TreeEncoder, TreeEncoding, require_no_pending
-from pytreellama.errors import (
-    BatchError,
-    CacheFullError,
-    ContextError,
-    DecodeError,
-    MemoryStateError,
-)
-from pytreellama.native import drain_log, ffi, last_error, lib
+from pytreellama.errors import BatchError, ContextError, MemoryStateError
+from pytreellama.native.context import n_reused_graphs
+from pytreellama.native.decode import TEXT
 from pytreellama.tree import TokenTree
 
 Int32 = NDArray[np.int32]
-Float32 = NDArray[np.float32]
-
-_NO_SLOT, _ABORTED, _INVALID = 1, 2, -1
 
 
-class Context(Closing):
+class Context(Outputs):
     """A KV cache over a model, and the passes that fill it.
 
     A context belongs to one thread at a time: a second thread that calls it meanwhile gets a
@@ -88,10 +78,9 @@ class Context(Closing):
         self.params = params or _params_by_name(options)
         require_memory_for(model, self.params)
         self.model = model
-        self.n_vocab = model.vocab.n_tokens
         self.probe = Probe() if probe else None
-        native = NativeContext(model, self.params, self.probe.pointer if self.probe else ffi.NULL)
-        self.native = native
+        native = NativeContext(model, self.params, self.probe.handle if self.probe else None)
+        super().__init__(native, model.vocab.n_tokens, self.params.embeddings)
         self.kv_unified = native.kv_unified
         self.n_ctx, self.n_batch, self.n_ubatch = native.n_ctx, native.n_batch, native.n_ubatch
         self.n_seq_max, self.n_threads = native.n_seq_max, native.n_threads
@@ -111,8 +100,6 @@ class Context(Closing):
             self._trees = SequenceTrees(native, self._cache, window_drops_cells)
         self.memory = Memory(native, self._cache, self._trees)
         self._free_ids = list(range(self.n_seq_max))
-        self._n_outputs = 0
-        self._keeps_hidden = False
         self._scratch = Batch(self.n_batch)
 
     # -- life
@@ -131,10 +118,6 @@ class Context(Closing):
         return (
             f"<Context on {self.model.path.name}: n_ctx {self.n_ctx}, n_seq_max {self.n_seq_max}>"
         )
-
-    def exclusive(self) -> AbstractContextManager[None]:
-        """Hold the context for this thread; another thread's call meanwhile raises."""
-        return self.native.exclusive()
 
     def abort(self) -> None:
         """End the pass that another thread is waiting for: its ``decode`` raises ``DecodeError``.
@@ -213,7 +196,7 @@ class Context(Closing):
             CacheFullError, DecodeError: the sequence is then as it was before (of a recurrent
                 model: if it was empty; otherwise ``MemoryStateError`` says that it is not).
         """
-        ids = _token_array(tokens)
+        ids = token_array(tokens)
         if len(ids) == 0:
             raise BatchError("an empty text cannot be prefilled; give at least one token")
         with self.exclusive():
@@ -286,9 +269,7 @@ class Context(Closing):
                 )
             require_no_pending(self._trees, "decode more of", seq)
             self._n_outputs = 0
-            status = self.native.decode_one(token, seq)
-            if status != 0:
-                self._raise_for(status, 1)
+            self.native.decode_one(seq, token)
             self._n_outputs = 1
 
     def _run(self, batch: Batch, n_seq_ids: int) -> None:
@@ -297,29 +278,10 @@ class Context(Closing):
             self._n_outputs = 0
             struct = batch.as_struct()
             if (batch.parents == TEXT).all():
-                status = self.native.decode(struct)
+                self.native.decode(struct)
             else:
-                parents = ffi.from_buffer("int32_t[]", batch.parents)
-                status = self.native.decode_tree(struct, parents)
-            if status != 0:
-                self._raise_for(status, batch.n_tokens)
+                self.native.decode_tree(struct, batch.parents)
             self._n_outputs = batch.n_tokens if self.params.embeddings else batch.n_outputs
-            drain_log()
-
-    def _raise_for(self, status: int, n_tokens: int) -> None:
-        why = "; ".join(drain_log(errors_only=True)) or "no reason given"
-        if status == _NO_SLOT:
-            raise CacheFullError(
-                f"no room for {n_tokens} more tokens in the KV cache of {self.n_ctx}; remove "
-                "or shorten sequences, or make the context with a larger n_ctx"
-            )
-        if status == _ABORTED:
-            raise DecodeError("the pass was aborted, as asked")
-        if status == _INVALID:
-            raise BatchError(f"llama.cpp refuses the batch: {why}")
-        if status == lib.TREELLAMA_EXCEPTION:
-            raise DecodeError(f"llama.cpp failed in the middle of the pass: {last_error()}")
-        raise DecodeError(f"the backend failed in the middle of the pass (status {status}): {why}")
 
     # -- trees
 
@@ -362,7 +324,7 @@ class Context(Closing):
         with self.exclusive():
             batch = self._scratch
             batch.clear()
-            self._trees.place(batch, seq, _token_array(tokens), _token_array(parents))
+            self._trees.place(batch, seq, token_array(tokens), token_array(parents))
             self.decode_trees(batch, [seq])
             return self.logits
 
@@ -404,9 +366,7 @@ class Context(Closing):
                     f"{self.n_vocab - 1}"
                 )
             self._n_outputs = 0
-            status = self._trees.decode_one(seq, tree)
-            if status != 0:
-                self._raise_for(status, len(tree))
+            self._trees.decode_one(seq, tree)
             self._n_outputs = len(tree)
 
     def decode_trees(self, batch: Batch, seqs: Sequence[int]) -> None:
@@ -462,141 +422,12 @@ class Context(Closing):
         """True while a sequence has nodes that were neither committed nor discarded."""
         return self._trees.is_pending(seq)
 
-    # -- what came out
-
-    @property
-    def n_outputs(self) -> int:
-        """Rows of logits that the last pass left."""
-        return self._n_outputs
-
-    @property
-    def logits(self) -> Float32:
-        """Logits of the last pass, float32, shape (n_outputs, n_vocab): a copy."""
-        with self.exclusive():
-            return copy_floats(self._all_logits(), self._n_outputs, self.n_vocab)
-
-    def logits_pointer(self, row: int) -> Any:
-        """cdata ``float *`` to a row of logits, valid until the next pass.
-
-        Raises:
-            ContextError: the last pass left no such row.
-        """
-        if not 0 <= row < self._n_outputs:
-            raise ContextError(
-                f"row {row} of the logits was asked for, the last pass left {self._n_outputs}; "
-                "flag the tokens whose logits you want"
-            )
-        return lib.llama_get_logits(self.native.pointer) + row * self.n_vocab
-
-    def argmax(self) -> Int32:
-        """The likeliest token of each row of logits, int32, shape (n_outputs,)."""
-        with self.exclusive():
-            return argmax_rows(self._all_logits(), self._n_outputs, self.n_vocab)
-
-    def top_k(self, k: int, *, normalise: bool = True) -> tuple[Int32, Float32]:
-        """The k likeliest tokens of each row, falling, and their log-probabilities.
-
-        Args:
-            normalise: False gives logits instead of log-probabilities, several times sooner.
-
-        Returns:
-            tokens int32 and logp float32 (natural logarithm, softmax at temperature 1), both of
-            shape (n_outputs, k).
-        """
-        if not 1 <= k <= self.n_vocab:
-            raise ContextError(f"k = {k} was asked for; allowed is 1 to {self.n_vocab}")
-        with self.exclusive():
-            return top_k_rows(
-                self._all_logits(), self._n_outputs, self.n_vocab, k, normalise=normalise
-            )
-
-    def logp(self, tokens: Sequence[int]) -> Float32:
-        """Log-probability of one token a row (softmax at temperature 1).
-
-        Args:
-            tokens: ids, shape (n_outputs,).
-
-        Returns:
-            float32, shape (n_outputs,), natural logarithms.
-
-        Raises:
-            BatchError: not one id a row, or ids out of the vocabulary.
-        """
-        ids = _token_array(tokens)
-        with self.exclusive():
-            if len(ids) != self._n_outputs or ((ids < 0) | (ids >= self.n_vocab)).any():
-                raise BatchError(
-                    f"give one token id from 0 to {self.n_vocab - 1} for each of the "
-                    f"{self._n_outputs} rows of logits"
-                )
-            return logp_rows(self._all_logits(), self._n_outputs, self.n_vocab, ids)
-
-    def _all_logits(self) -> Any:
-        return self.logits_pointer(0) if self._n_outputs else ffi.NULL
-
-    def keep_hidden(self) -> None:
-        """From the next pass on, keep the hidden state behind every row of logits.
-
-        Raises:
-            ContextError: the context was made with ``embeddings=True``, where every token has one.
-        """
-        if self.params.embeddings:
-            raise ContextError("make the context without embeddings=True to keep hidden states")
-        with self.exclusive():
-            lib.treellama_hidden_keep(self.native.pointer, True)
-            self._keeps_hidden = True
-            self._n_outputs = 0
-
-    def hidden(self, rows: Sequence[int]) -> Float32:
-        """The hidden states, behind the output norm, from which rows of logits were computed.
-
-        Args:
-            rows: of ``logits``, shape (n,).
-
-        Returns:
-            float32, shape (n, n_embd_out): a copy.
-
-        Raises:
-            ContextError: no ``keep_hidden`` before the pass, or no such row.
-        """
-        if not self._keeps_hidden:
-            raise ContextError("call keep_hidden() before the pass whose hidden states you want")
-        with self.exclusive():
-            wanted = list(rows)
-            if wanted and not 0 <= min(wanted) <= max(wanted) < self._n_outputs:
-                raise ContextError(
-                    f"rows {wanted} were asked for, the last pass left {self._n_outputs}"
-                )
-            states = np.empty((len(wanted), self.native.n_embd_out), np.float32)
-            out = ffi.from_buffer("float[]", states)
-            if wanted and lib.treellama_hidden(self.native.pointer, wanted, len(wanted), out) != 0:
-                raise ContextError("this model puts out no hidden states")
-            return states
-
-    def embedding(self, row: int = -1) -> Float32:
-        """The hidden state behind an output, float32, shape (n_embd_out,): a copy.
-
-        Args:
-            row: index of a token of the last batch; -1 is the last output.
-
-        Raises:
-            ContextError: the context was not made with ``embeddings=True``, or no such row.
-        """
-        if not self.params.embeddings:
-            raise ContextError("make the context with embeddings=True to get hidden states")
-        with self.exclusive():
-            pointer = ffi.NULL
-            if self._n_outputs and -1 <= row < self._n_outputs:
-                pointer = lib.llama_get_embeddings_ith(self.native.pointer, row)
-            if pointer == ffi.NULL:
-                drain_log()
-                raise ContextError(f"the last pass left no hidden state in row {row}")
-            return copy_floats(pointer, self.native.n_embd_out)
+    # -- for tests
 
     @property
     def n_reused_graphs(self) -> int:
         """Passes that could use the graph of the pass before."""
-        return int(lib.llama_perf_context(self.native.pointer).n_reused)
+        return n_reused_graphs(self.native.handle)
 
     def cells(self, seq: int = 0, *, sliding: bool = False) -> Cells | None:
         """What the cells of the cache that holds a sequence hold, for tests and pictures.
@@ -636,13 +467,3 @@ def _params_by_name(options: dict[str, Any]) -> ContextParams:
             f"a context has no parameter {', '.join(unknown)}; it has {', '.join(known)}"
         )
     return ContextParams(**options)
-
-
-def _token_array(tokens: Sequence[int] | Int32) -> Int32:
-    wide = np.asarray(tokens)
-    if wide.ndim != 1 or (wide.size and wide.dtype.kind not in "iu"):
-        raise BatchError(f"give integers of shape (n,), not {wide.dtype} of shape {wide.shape}")
-    limits = np.iinfo(np.int32)
-    if wide.size and (wide.min() < limits.min or wide.max() > limits.max):
-        raise BatchError("token ids and node indices must fit into 32 bits")
-    return wide.astype(np.int32)

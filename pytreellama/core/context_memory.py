@@ -7,17 +7,16 @@ is far too large would end the process instead of failing.
 from __future__ import annotations
 
 from pytreellama.core.model import Model
-from pytreellama.core.native_context import ggml_type
 from pytreellama.core.params import ContextParams
 from pytreellama.errors import ContextError
-from pytreellama.native import lib
+from pytreellama.native import model as native_model
+from pytreellama.native.system import has_gpu
 
 
 def kv_cache_bytes(model: Model, params: ContextParams) -> int:
     """Bytes of the KV cache: an upper bound, as if no layer had a sliding window."""
-    types = map(ggml_type, (params.type_k, params.type_v))
     n_ctx = params.n_ctx or model.n_ctx_train
-    return int(lib.treellama_kv_bytes(model.handle.pointer, n_ctx, *types))
+    return native_model.kv_cache_bytes(model.handle, n_ctx, params.type_k, params.type_v)
 
 
 def require_memory_for(model: Model, params: ContextParams) -> None:
@@ -35,10 +34,3 @@ def require_memory_for(model: Model, params: ContextParams) -> None:
             f"{available / 2**30:.1f} GiB are available; ask for at most about {fits}, or for "
             "smaller type_k and type_v"
         )
-
-
-def has_gpu() -> bool:
-    """True if this build sees a GPU with memory of its own."""
-    gpu = lib.GGML_BACKEND_DEVICE_TYPE_GPU
-    devices = map(lib.ggml_backend_dev_get, range(lib.ggml_backend_dev_count()))
-    return any(lib.ggml_backend_dev_type(device) == gpu for device in devices)

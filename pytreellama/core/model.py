@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pytreellama.core.closing import Closing
-from pytreellama.core.handle import Handle
 from pytreellama.core.model_file import ModelFile, check_gguf
-from pytreellama.core.model_load import Progress, load_model
 from pytreellama.core.vocab import Vocab
 from pytreellama.errors import ModelLoadError
-from pytreellama.native import ffi, lib
+from pytreellama.native import model as native_model
+from pytreellama.native.handle import Handle
+from pytreellama.native.model import ModelFields, Progress
 
 
 class Model(Closing):
@@ -56,14 +56,15 @@ class Model(Closing):
         self.vocab_only = vocab_only
         self._handle: Handle | None = None
         check_gguf(self.path)
-        params = ffi.new("struct llama_model_params *", lib.llama_model_default_params())
-        params.n_gpu_layers = n_gpu_layers
-        params.load_mode = _load_mode(mmap, mlock)
-        params.check_tensors = check_tensors
-        params.use_extra_bufts = repack
-        params.vocab_only = vocab_only
-        pointer = load_model(self.path, params, progress)
-        self._handle = Handle(pointer, lib.llama_model_free, "model", ModelLoadError)
+        fields: ModelFields = {
+            "n_gpu_layers": n_gpu_layers,
+            "mmap": mmap,
+            "mlock": mlock,
+            "check_tensors": check_tensors,
+            "use_extra_bufts": repack,
+            "vocab_only": vocab_only,
+        }
+        self._handle = native_model.load_model(self.path, fields, progress)
         self.vocab = Vocab(self._handle)
 
     @classmethod
@@ -113,14 +114,7 @@ class Model(Closing):
     @cached_property
     def metadata(self) -> dict[str, str]:
         """The GGUF metadata as llama.cpp writes it out; arrays are shortened to a summary."""
-        pointer = self.handle.pointer
-        count = lib.llama_model_meta_count(pointer)
-        return {
-            _read_text(lib.llama_model_meta_key_by_index, pointer, i): _read_text(
-                lib.llama_model_meta_val_str_by_index, pointer, i
-            )
-            for i in range(count)
-        }
+        return native_model.metadata(self.handle)
 
     @property
     def architecture(self) -> str:
@@ -135,74 +129,72 @@ class Model(Closing):
     @property
     def description(self) -> str:
         """Architecture, size and quantisation in a few words, as llama.cpp says it."""
-        return _read_text(lib.llama_model_desc, self.handle.pointer)
+        return native_model.description(self.handle)
 
     @property
     def file_type(self) -> str:
         """The quantisation that most weights have, such as ``Q4_1`` or ``Q4_K - Medium``."""
-        name: bytes = ffi.string(lib.llama_ftype_name(lib.llama_model_ftype(self.handle.pointer)))
-        return name.decode()
+        return native_model.file_type(self.handle)
 
     @property
     def size(self) -> int:
         """Bytes of all weights."""
-        return int(lib.llama_model_size(self.handle.pointer))
+        return native_model.size(self.handle)
 
     @property
     def n_params(self) -> int:
         """Number of weights."""
-        return int(lib.llama_model_n_params(self.handle.pointer))
+        return native_model.n_params(self.handle)
 
     @property
     def n_ctx_train(self) -> int:
         """Tokens of context that the model was trained for."""
-        return int(lib.llama_model_n_ctx_train(self.handle.pointer))
+        return native_model.n_ctx_train(self.handle)
 
     @property
     def n_positions(self) -> int | None:
         """Positions that the model has learned one by one; None if it has no such limit."""
-        n_positions = int(lib.treellama_n_positions(self.handle.pointer))
-        return n_positions if n_positions >= 0 else None
+        return native_model.n_positions(self.handle)
 
     @property
     def n_embd(self) -> int:
         """Width of the hidden states."""
-        return int(lib.llama_model_n_embd(self.handle.pointer))
+        return native_model.n_embd(self.handle)
 
     @property
     def n_embd_out(self) -> int:
         """Width of the embeddings that the model puts out."""
-        return int(lib.llama_model_n_embd_out(self.handle.pointer))
+        return native_model.n_embd_out(self.handle)
 
     @property
     def n_layer(self) -> int:
         """Number of layers."""
-        return int(lib.llama_model_n_layer(self.handle.pointer))
+        return native_model.n_layer(self.handle)
 
     @property
     def n_head(self) -> int:
         """Attention heads of the first layer."""
-        return int(lib.llama_model_n_head(self.handle.pointer))
+        return native_model.n_head(self.handle)
 
     @property
     def n_head_kv(self) -> int:
         """Attention heads of the first layer that have keys and values of their own."""
-        return int(lib.llama_model_n_head_kv(self.handle.pointer))
+        return native_model.n_head_kv(self.handle)
 
     @property
     def n_swa(self) -> int:
         """Width of the sliding attention window; 0 if there is none."""
-        return int(lib.llama_model_n_swa(self.handle.pointer))
+        return native_model.n_swa(self.handle)
 
     @property
     def is_recurrent(self) -> bool:
         """True for models whose memory is a state, such as Mamba and RWKV."""
-        return bool(lib.llama_model_is_recurrent(self.handle.pointer))
+        return native_model.is_recurrent(self.handle)
 
     @property
     def is_hybrid(self) -> bool:
         """True for models that mix recurrent and attention layers."""
-        return bool(lib.llama_model_is_hybrid(self.handle.pointer))
+        return native_model.is_hybrid(self.handle)
 
     @property
     def can_branch(self) -> bool:
@@ -212,37 +204,15 @@ class Model(Closing):
     @property
     def can_generate(self) -> bool:
         """True if the model writes text from left to right: a decoder without an encoder."""
-        pointer = self.handle.pointer
-        return bool(
-            lib.llama_model_has_decoder(pointer)
-            and not lib.llama_model_has_encoder(pointer)
-            and not lib.llama_model_is_diffusion(pointer)
-        )
+        return native_model.can_generate(self.handle)
+
+    @property
+    def pools_last_token(self) -> bool:
+        """True if the file says that a text's embedding is its last token's hidden state."""
+        said = self.metadata.get(f"{self.architecture}.pooling_type")
+        return said == str(native_model.POOLING_TYPE_LAST)
 
     @property
     def chat_template(self) -> str | None:
         """The Jinja template in the file that turns messages into a prompt, if there is one."""
-        text = lib.llama_model_chat_template(self.handle.pointer, ffi.NULL)
-        if text == ffi.NULL:
-            return None
-        raw: bytes = ffi.string(text)
-        return raw.decode("utf-8", "replace")
-
-
-def _load_mode(mmap: bool, mlock: bool) -> int:
-    if mlock:
-        mode = lib.LLAMA_LOAD_MODE_MMAP_MLOCK if mmap else lib.LLAMA_LOAD_MODE_MLOCK
-    else:
-        mode = lib.LLAMA_LOAD_MODE_MMAP if mmap else lib.LLAMA_LOAD_MODE_NONE
-    return int(mode)
-
-
-def _read_text(function: Any, pointer: Any, *args: int) -> str:
-    """Call a llama.h function that fills a buffer and returns the length it needs."""
-    size = 256
-    while True:
-        buffer = ffi.new("char[]", size)
-        n_bytes = function(pointer, *args, buffer, size)
-        if n_bytes < size:
-            return bytes(ffi.buffer(buffer, max(n_bytes, 0))).decode("utf-8", "replace")
-        size = n_bytes + 1
+        return native_model.chat_template(self.handle)

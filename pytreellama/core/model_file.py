@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytreellama.errors import ModelLoadError
-from pytreellama.native import drain_log, last_error, lib
+from pytreellama.native import model as native_model
 
 _GGUF_MAGIC = b"GGUF"
 
@@ -60,9 +60,8 @@ def check_gguf(path: Path) -> None:
             f"{path} {found}, so it is not a GGUF file (which begins with {_GGUF_MAGIC!r}); "
             "convert the model to GGUF, or fetch the file again"
         )
-    drain_log()
-    if lib.treellama_gguf_check(os.fsencode(path)) != 0:
-        raise ModelLoadError(_damaged(path))
+    what = f"{path} is damaged or incomplete"
+    native_model.check_gguf(path, ModelLoadError, what, hint="fetch it again")
 
 
 def _unreadable(path: Path, error: Exception) -> ModelLoadError:
@@ -75,8 +74,3 @@ def _unreadable(path: Path, error: Exception) -> ModelLoadError:
 def _first_bytes(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(len(_GGUF_MAGIC))
-
-
-def _damaged(path: Path) -> str:
-    reasons = [last_error(), *drain_log(errors_only=True)]
-    return f"{path} is damaged or incomplete: {'; '.join(filter(None, reasons))}; fetch it again"

@@ -8,14 +8,9 @@ from numbers import Integral
 from typing import Literal
 
 from pytreellama.errors import ContextError, shown
+from pytreellama.native.limits import N_SEQ_MAX, N_THREADS_MAX
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
-
-# llama.cpp's LLAMA_MAX_SEQ
-MAX_SEQ_IDS = 256
-
-# ggml's GGML_MAX_N_THREADS
-MAX_THREADS = 512
 
 _MAX_N_CTX = 2**31 - 1
 
@@ -76,9 +71,7 @@ class ContextParams:
         )
         _require(1 <= self.n_batch <= _MAX_N_CTX, "n_batch", self.n_batch, f"1 to {_MAX_N_CTX}")
         _require(1 <= self.n_ubatch <= _MAX_N_CTX, "n_ubatch", self.n_ubatch, f"1 to {_MAX_N_CTX}")
-        _require(
-            1 <= self.n_seq_max <= MAX_SEQ_IDS, "n_seq_max", self.n_seq_max, f"1 to {MAX_SEQ_IDS}"
-        )
+        _require(1 <= self.n_seq_max <= N_SEQ_MAX, "n_seq_max", self.n_seq_max, f"1 to {N_SEQ_MAX}")
         if self.n_seq_max > min(self.n_batch, self.n_ctx or self.n_batch):
             raise ContextError(
                 f"n_seq_max = {self.n_seq_max} was asked for with n_ctx = {self.n_ctx}, n_batch = "
@@ -86,8 +79,8 @@ class ContextParams:
             )
         for name in ("n_threads", "n_threads_batch"):
             value = getattr(self, name)
-            allowed = f"None or 1 to {MAX_THREADS}"
-            _require(value is None or 1 <= value <= MAX_THREADS, name, value, allowed)
+            allowed = f"None or 1 to {N_THREADS_MAX}"
+            _require(value is None or 1 <= value <= N_THREADS_MAX, name, value, allowed)
         for name in ("type_k", "type_v"):
             _require(
                 getattr(self, name) in CACHE_TYPES,

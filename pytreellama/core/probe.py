@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.core.handle import Handle
 from pytreellama.errors import ContextError
-from pytreellama.native import ffi, lib
+from pytreellama.native.handle import Handle
+from pytreellama.native.library import ffi, lib
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,13 @@ class Probe:
     """Watches the attention of a context; made by ``Context(..., probe=True)``."""
 
     def __init__(self) -> None:
-        self._handle = Handle(
+        self.handle = Handle(
             lib.treellama_probe_new(), lib.treellama_probe_free, "probe", ContextError
         )
 
     @property
     def pointer(self) -> Any:
-        return self._handle.pointer
+        return self.handle.pointer
 
     def reset(self) -> None:
         """Forget what was recorded."""

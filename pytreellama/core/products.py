@@ -7,10 +7,11 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pytreellama.core.native_context import ggml_type
-from pytreellama.core.params import MAX_THREADS
 from pytreellama.errors import BatchError, DecodeError
-from pytreellama.native import ffi, last_error, lib
+from pytreellama.native.library import ffi, lib
+from pytreellama.native.limits import N_THREADS_MAX
+from pytreellama.native.log import last_error
+from pytreellama.native.tensors import ggml_type
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
@@ -139,8 +140,8 @@ def matmul(
     x = np.ascontiguousarray(x, dtype=np.float32)
     ids = None if ids is None else _checked_ids(ids)
     _check_shapes(np.shape(w), x, ids)
-    if not 1 <= n_threads <= MAX_THREADS:
-        raise BatchError(f"{n_threads} threads were asked for; allowed are 1 to {MAX_THREADS}")
+    if not 1 <= n_threads <= N_THREADS_MAX:
+        raise BatchError(f"{n_threads} threads were asked for; allowed are 1 to {N_THREADS_MAX}")
     data = _stored(np.asarray(w), type_w, x.shape[-1])
     _check_experts(ids, len(data))
     params = ffi.new("struct treellama_matmul_params *")

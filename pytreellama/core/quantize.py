@@ -8,11 +8,13 @@ import re
 import threading
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pytreellama.errors import QuantizeError
-from pytreellama.native import drain_log, ffi, last_error, lib
+from pytreellama.native import drain_log
+from pytreellama.native import model as native_model
+from pytreellama.native.quantize import run_quantizer
 
 Progress = Callable[[float], None]
 
@@ -74,14 +76,14 @@ def quantize(
             llama.cpp's reason to fail.
     """
     source, target = Path(source), Path(os.path.realpath(target))
-    params = _native_params(ftype, n_threads, pure)
+    name = _checked_type(ftype, n_threads)
     _check_paths(source, target)
     part = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
-    job = _Job(source, part, params)
+    job = _Job(part, partial(run_quantizer, source, part, name, n_threads or 0, pure))
     try:
         log = job.run(progress or (lambda share: None))
-        if job.status != 0:
-            raise QuantizeError(f"cannot write {source} as {ftype}: {_reason(log, job)}")
+        if job.error is not None:
+            raise QuantizeError(f"cannot write {source} as {ftype}: {_reason(log, job.error)}")
         os.replace(part, target)
     except OSError as error:
         raise QuantizeError(f"cannot write {target}: {error}") from error
@@ -90,19 +92,14 @@ def quantize(
     return target
 
 
-def _native_params(ftype: str, n_threads: int | None, pure: bool) -> Any:
+def _checked_type(ftype: str, n_threads: int | None) -> str:
+    """llama.h's name of a file type."""
     name = _ALIASES.get(ftype.upper(), ftype.upper())
     if name not in FILE_TYPES:
         raise QuantizeError(f"unknown type {ftype!r}; known are {', '.join(FILE_TYPES)}")
     if n_threads is not None and n_threads < 1:
         raise QuantizeError(f"n_threads must be at least 1, or None for all CPUs, not {n_threads}")
-    prefix = "LLAMA_FTYPE_ALL_" if name == "F32" else "LLAMA_FTYPE_MOSTLY_"
-    params = lib.llama_model_quantize_default_params()
-    params.ftype = getattr(lib, prefix + name)
-    params.nthread = n_threads or 0
-    params.pure = pure
-    params.allow_requantize = True
-    return params
+    return name
 
 
 def _check_paths(source: Path, target: Path) -> None:
@@ -112,27 +109,22 @@ def _check_paths(source: Path, target: Path) -> None:
         raise QuantizeError(f"source and target are the same file, {source}; choose another target")
     if (target.exists() and not target.is_file()) or not target.parent.is_dir():
         raise QuantizeError(f"{target} cannot be written: give a file in a folder that exists")
-    drain_log()
-    if lib.treellama_gguf_check(os.fsencode(source)) != 0:
-        log = drain_log(errors_only=True)
-        reason = "; ".join(filter(None, [last_error(), *log]))
-        raise QuantizeError(f"{source} is not a sound GGUF file: {reason}")
+    native_model.check_gguf(source, QuantizeError, f"{source} is not a sound GGUF file")
 
 
 class _Job:
     """One run of llama.cpp's quantiser, in a thread of its own so that its log can be followed."""
 
-    def __init__(self, source: Path, part: Path, params: Any) -> None:
+    def __init__(self, part: Path, quantizer: Callable[[], None]) -> None:
         self._part = part
         self._lock = threading.Lock()
         self._done = self._abandoned = False
         self._thread = threading.Thread(
             target=self._quantize,
-            args=(os.fsencode(source), os.fsencode(part), params),
+            args=(quantizer,),
             name="pytreellama-quantize",
         )
-        self.status = 0
-        self.error = ""
+        self.error: QuantizeError | None = None
 
     def run(self, progress: Progress) -> list[str]:
         """Run to the end; returns llama.cpp's log."""
@@ -147,7 +139,7 @@ class _Job:
             if shares:
                 progress(shares[-1])
         log += drain_log()
-        if self.status == 0:
+        if self.error is None:
             progress(1.0)
         return log
 
@@ -158,9 +150,11 @@ class _Job:
             if self._done:
                 self._remove_part()
 
-    def _quantize(self, source: bytes, part: bytes, params: Any) -> None:
-        self.status = lib.treellama_quantize(source, part, ffi.addressof(params))
-        self.error = last_error() if self.status == lib.TREELLAMA_EXCEPTION else ""
+    def _quantize(self, quantizer: Callable[[], None]) -> None:
+        try:
+            quantizer()
+        except QuantizeError as error:
+            self.error = error
         with self._lock:
             self._done = True
             if self._abandoned:
@@ -176,6 +170,6 @@ def _share_done(line: str) -> float | None:
     return int(match[1]) / max(1, int(match[2])) if match else None
 
 
-def _reason(log: list[str], job: _Job) -> str:
+def _reason(log: list[str], error: QuantizeError) -> str:
     errors = [line for line in log if "failed" in line or "error" in line.lower()]
-    return "; ".join(filter(None, [job.error, *errors])) or "llama.cpp gives no reason"
+    return "; ".join(filter(None, [str(error), *errors])) or "llama.cpp gives no reason"

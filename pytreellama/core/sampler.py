@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import secrets
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.core.closing import Closing
-from pytreellama.core.grammar import Grammar, check_work
-from pytreellama.core.handle import Handle
+from pytreellama.core.constraint import Constraint
+from pytreellama.core.grammar import Grammar
 from pytreellama.core.sampling import MAX_SEED, SamplingParams
 from pytreellama.core.schema import JsonSchemaConstraint
 from pytreellama.core.vocab import Vocab
 from pytreellama.errors import GrammarError, SamplerError
-from pytreellama.native import ffi, last_error, lib
+from pytreellama.native.logits import float_row
+from pytreellama.native.sampling import SamplerChain, argmax_token
+from pytreellama.native.vocab import suppressed_tokens
 
 # llama.cpp's typical-p and Mirostat take logarithms of probabilities: one that underflows to 0
 # makes the entropy NaN and the choice arbitrary. Nothing this unlikely is ever drawn.
@@ -52,7 +53,7 @@ class Sampler(Closing):
 
     def __init__(self, vocab: Vocab, params: SamplingParams | None = None) -> None:
         self.vocab = vocab
-        self._model = vocab.owner.share()  # a grammar reads the vocabulary to the end
+        self._model = vocab.owner.share()  # a sampler may outlive it
         self.params = params if params is not None else SamplingParams()
         seed = self.params.seed
         self.seed = seed if seed is not None else secrets.randbelow(MAX_SEED + 1)
@@ -60,11 +61,10 @@ class Sampler(Closing):
         biases = _biases(vocab, self.params)
         self.is_argmax = self.params.is_greedy and not biases
         """Is every choice the argmax of the plain row? (Some models name tokens never to write.)"""
-        self._grammar: Grammar | None = None
-        self._constraint: JsonSchemaConstraint | None = None
+        self._constraint: Constraint | None = None
         if self.params.grammar is not None:
-            self._grammar = Grammar(vocab, self.params.grammar)
-        if self.params.json_schema is not None:
+            self._constraint = Grammar(vocab, self.params.grammar)
+        elif self.params.json_schema is not None:
             self._constraint = JsonSchemaConstraint(vocab, self.params.json_schema)
         self._chain = _new_chain(vocab, self.params, biases, self.seed)
 
@@ -88,7 +88,7 @@ class Sampler(Closing):
             raise SamplerError(
                 f"a row of logits must have the shape ({self.vocab.n_tokens},), not {row.shape}"
             )
-        return self._choose(ffi.from_buffer("float[]", row))
+        return self._choose(float_row(row))
 
     def accept(self, token: int) -> None:
         """Take ``token`` as the next of the text, as if it had been drawn.
@@ -97,13 +97,11 @@ class Sampler(Closing):
             SamplerError: not a token of the vocabulary.
             GrammarError: the grammar or schema does not allow it here; nothing has changed.
         """
-        chain = self._open_chain()
+        self._chain.require_open()
         token = int(self._checked([token])[0])
-        if self._grammar is not None:
-            self._grammar.accept(token)
         if self._constraint is not None:
             self._constraint.accept(token)
-        _check_status(lib.treellama_accept(chain, token))
+        self._chain.accept(token)
 
     def accept_prompt(self, tokens: Sequence[int] | NDArray[np.int32]) -> None:
         """Tell penalties and DRY what stands before the text; grammars do not see it.
@@ -111,112 +109,67 @@ class Sampler(Closing):
         Args:
             tokens: ids in the order of the prompt; only the last ``params.n_history`` matter.
         """
-        chain = self._open_chain()
+        self._chain.require_open()
         n_history = self.params.n_history
         if n_history == 0 or len(tokens) == 0:
             return
-        recent = self._checked(tokens[-n_history:])
-        status = lib.treellama_accept_all(
-            chain, ffi.from_buffer("llama_token[]", recent), len(recent)
-        )
-        _check_status(status)
+        self._chain.accept_all(self._checked(tokens[-n_history:]))
 
     def reset(self) -> None:
         """Forget text, prompt and draws: the sampler is as it was made, with the same seed."""
-        _check_status(lib.treellama_sampler_reset(self._open_chain()))
-        if self._grammar is not None:
-            self._grammar.reset()
+        self._chain.reset()
         if self._constraint is not None:
             self._constraint.reset()
 
     def clone(self) -> Sampler:
         """An independent sampler in the same state: it would draw the same tokens from here on."""
-        chain = _clone(self._open_chain())
+        chain = self._chain.clone()
         other: Sampler = object.__new__(type(self))
         other.vocab, other.params, other.seed = self.vocab, self.params, self.seed
         other._model = self._model.share()
         other.is_argmax, other._chain = self.is_argmax, chain
-        grammar, constraint = self._grammar, self._constraint
-        other._grammar = grammar and grammar.clone()
-        other._constraint = constraint and constraint.clone()
+        other._constraint = self._constraint and self._constraint.clone()
         return other
 
     def close(self) -> None:
         """Free the native samplers now; a second call does nothing."""
         self._chain.close()
-        if self._grammar is not None:
-            self._grammar.close()
         self._model.close()
 
     @property
     def closed(self) -> bool:
         return self._chain.closed
 
-    def _choose(self, logits: Any) -> int:
-        chain = self._open_chain()
+    def _choose(self, row: Any) -> int:
+        self._chain.require_open()
         if self.is_argmax:
-            return self._argmax(logits)
+            return self._argmax(row)
+        token = self._drawn(self._chain.draw(row))
         if self._constraint is not None:
-            return self._choose_by_schema(chain, logits, self._constraint)
-        grammar = self._grammar.pointer if self._grammar is not None else ffi.NULL
-        scratch = _scratch(self.vocab.n_tokens)
-        status = lib.treellama_sample(
-            chain, grammar, logits, self.vocab.n_tokens, ffi.NULL, scratch.rows, scratch.token
-        )
-        self._check_draw(status)
-        return int(scratch.token[0])
+            if not self._constraint.allows(token):
+                token = self._drawn(self._chain.draw(row, self._constraint.mask()))
+            self._constraint.accept(token)
+        self._chain.accept(token)
+        return token
 
-    def _argmax(self, logits: Any) -> int:
-        scratch = _scratch(self.vocab.n_tokens)
-        lib.treellama_argmax(logits, 1, self.vocab.n_tokens, scratch.token)
-        token = int(scratch.token[0])
-        if not logits[token] > -np.inf:
+    def _argmax(self, row: Any) -> int:
+        token = argmax_token(row, self.vocab.n_tokens)
+        if token is None:
             raise SamplerError(
                 "no token to choose from: every logit of the row is NaN or -infinity"
             )
         return token
 
-    def _choose_by_schema(self, chain: Any, logits: Any, constraint: JsonSchemaConstraint) -> int:
-        scratch = _scratch(self.vocab.n_tokens)
-
-        def draw(allowed: Any) -> int:
-            status = lib.treellama_draw(
-                chain,
-                ffi.NULL,
-                logits,
-                self.vocab.n_tokens,
-                allowed,
-                scratch.rows,
-                scratch.token,
-            )
-            self._check_draw(status)
-            return int(scratch.token[0])
-
-        token = draw(ffi.NULL)
-        if not constraint.allows(token):
-            token = draw(ffi.from_buffer("uint32_t[]", constraint.mask()))
-        constraint.accept(token)
-        _check_status(lib.treellama_accept(chain, token))
-        return token
-
-    def _check_draw(self, status: int) -> None:
-        if status == 0:
-            return
-        check_work(status)
-        if status == lib.TREELLAMA_NO_CANDIDATE and self.params.is_constrained:
-            what = "grammar" if self._grammar is not None else "JSON schema"
+    def _drawn(self, token: int | None) -> int:
+        if token is not None:
+            return token
+        if self._constraint is not None:
             raise GrammarError(
-                f"no token can continue the text under the {what}: the ones it allows are "
-                "banned by logit_bias, impossible for the model, or not in the vocabulary"
+                f"no token can continue the text under the {self._constraint.what}: the ones it "
+                "allows are banned by logit_bias, impossible for the model, or not in the "
+                "vocabulary"
             )
-        if status == lib.TREELLAMA_NO_CANDIDATE:
-            raise SamplerError(
-                "no token to choose from: all are banned or have a logit of -infinity"
-            )
-        raise SamplerError(f"llama.cpp could not draw a token: {last_error()}")
-
-    def _open_chain(self) -> Any:
-        return self._chain.pointer
+        raise SamplerError("no token to choose from: all are banned or have a logit of -infinity")
 
     def _checked(self, tokens: Sequence[int] | NDArray[np.int32]) -> NDArray[np.int32]:
         wide = np.asarray(tokens, dtype=np.int64)
@@ -229,37 +182,6 @@ class Sampler(Closing):
         return np.ascontiguousarray(wide, dtype=np.int32)
 
 
-class _Scratch(threading.local):
-    """Room for one row of candidates: one a thread, for all its samplers."""
-
-    def __init__(self) -> None:
-        self.n_tokens = 0
-        self.rows: Any = ffi.NULL
-        self.token = ffi.new("llama_token *")
-
-
-_thread_scratch = _Scratch()
-
-
-def _scratch(n_tokens: int) -> _Scratch:
-    if _thread_scratch.n_tokens < n_tokens:
-        _thread_scratch.rows = ffi.new("llama_token_data[]", n_tokens)
-        _thread_scratch.n_tokens = n_tokens
-    return _thread_scratch
-
-
-def _check_status(status: int) -> None:
-    if status != 0:
-        raise SamplerError(f"llama.cpp's sampler failed: {last_error()}")
-
-
-def _clone(chain: Any) -> Handle:
-    copy = lib.treellama_sampler_clone(chain)
-    if copy == ffi.NULL:
-        raise SamplerError(f"this sampler could not be cloned: {last_error()}")
-    return Handle(copy, lib.llama_sampler_free, "sampler", SamplerError)
-
-
 def _biases(vocab: Vocab, params: SamplingParams) -> dict[int, float]:
     """The caller's biases, and bans for the tokens that the model file says never to write."""
     biases = dict(params.logit_bias)
@@ -268,100 +190,78 @@ def _biases(vocab: Vocab, params: SamplingParams) -> dict[int, float]:
         raise SamplerError(
             f"logit_bias names token {unknown[0]}; this vocabulary ends at {vocab.n_tokens - 1}"
         )
-    n_suppressed = ffi.new("int32_t *")
-    suppressed = lib.llama_vocab_get_suppress_tokens(vocab.pointer, n_suppressed)
-    biases.update((suppressed[i], -np.inf) for i in range(n_suppressed[0]))
+    biases.update((token, -np.inf) for token in suppressed_tokens(vocab.owner))
     return biases
 
 
-def _new_chain(vocab: Vocab, params: SamplingParams, biases: dict[int, float], seed: int) -> Handle:
-    options = lib.llama_sampler_chain_default_params()
-    options.no_perf = True
-    chain = Handle(
-        lib.llama_sampler_chain_init(options), lib.llama_sampler_free, "sampler", SamplerError
-    )
-    for stage in _stages(vocab, params, biases, seed):
-        if stage == ffi.NULL:
-            raise SamplerError(f"llama.cpp could not make a sampler: {last_error()}")
-        lib.llama_sampler_chain_add(chain.pointer, stage)
-    return chain
-
-
-def _stages(
+def _new_chain(
     vocab: Vocab, params: SamplingParams, biases: dict[int, float], seed: int
-) -> Iterator[Any]:
+) -> SamplerChain:
     """The active stages in llama.cpp's order (common/sampling.cpp), the one that chooses last."""
+    chain = SamplerChain(vocab.n_tokens)
     if biases:
-        pairs = ffi.new("llama_logit_bias[]", list(biases.items()))
-        yield lib.llama_sampler_init_logit_bias(vocab.n_tokens, len(biases), pairs)
+        chain.add_logit_bias(biases)
     if params.has_penalties:
-        yield lib.llama_sampler_init_penalties(
-            vocab.n_tokens,
+        chain.add_penalties(
             params.penalty_last_n,
             params.repeat_penalty,
             params.frequency_penalty,
             params.presence_penalty,
         )
     if params.has_dry:
-        yield _dry(vocab, params)
+        _add_dry(chain, vocab, params)
     if params.mirostat:
-        yield from _mirostat(vocab, params, seed)
+        _add_mirostat(chain, params, seed)
     else:
-        yield from _truncation(params, seed)
-        yield from _choice(params, seed)
+        _add_truncation(chain, params, seed)
+        _add_choice(chain, params, seed)
+    return chain
 
 
-def _dry(vocab: Vocab, params: SamplingParams) -> Any:
+def _add_dry(chain: SamplerChain, vocab: Vocab, params: SamplingParams) -> None:
     if not vocab.has_text:
         raise SamplerError("this model file has no tokenizer, which DRY's sequence breakers need")
-    texts = [ffi.new("char[]", text.encode()) for text in params.dry_sequence_breakers]
-    return lib.treellama_dry_init(
-        vocab.pointer,
+    chain.add_dry(
+        vocab.owner,
         params.dry_multiplier,
         params.dry_base,
         params.dry_allowed_length,
         params.dry_penalty_last_n,
-        ffi.new("const char *[]", texts),
-        len(texts),
+        params.dry_sequence_breakers,
     )
 
 
-def _mirostat(vocab: Vocab, params: SamplingParams, seed: int) -> Iterator[Any]:
-    yield lib.llama_sampler_init_temp(params.temperature)
-    yield lib.llama_sampler_init_min_p(_MIN_P_OF_LOGARITHMS, _MIN_KEEP)
-    tau, eta = params.mirostat_tau, params.mirostat_eta
+def _add_mirostat(chain: SamplerChain, params: SamplingParams, seed: int) -> None:
+    chain.add_temp(params.temperature)
+    chain.add_min_p(_MIN_P_OF_LOGARITHMS, _MIN_KEEP)
     if params.mirostat == 1:
-        yield lib.llama_sampler_init_mirostat(vocab.n_tokens, seed, tau, eta, _MIROSTAT_M)
+        chain.add_mirostat(seed, params.mirostat_tau, params.mirostat_eta, _MIROSTAT_M)
     else:
-        yield lib.llama_sampler_init_mirostat_v2(seed, tau, eta)
+        chain.add_mirostat_v2(seed, params.mirostat_tau, params.mirostat_eta)
 
 
-def _truncation(params: SamplingParams, seed: int) -> Iterator[Any]:
+def _add_truncation(chain: SamplerChain, params: SamplingParams, seed: int) -> None:
     keeps_argmax = params.temperature == 0.0 and params.typical_p == 1.0 and not params.has_xtc
     if keeps_argmax:
         return
     if params.top_n_sigma > 0.0:
-        yield lib.llama_sampler_init_top_n_sigma(params.top_n_sigma)
+        chain.add_top_n_sigma(params.top_n_sigma)
     if params.top_k > 0:
-        yield lib.llama_sampler_init_top_k(params.top_k)
+        chain.add_top_k(params.top_k)
     if params.typical_p < 1.0:
-        yield lib.llama_sampler_init_min_p(_MIN_P_OF_LOGARITHMS, _MIN_KEEP)
-        yield lib.llama_sampler_init_typical(params.typical_p, _MIN_KEEP)
+        chain.add_min_p(_MIN_P_OF_LOGARITHMS, _MIN_KEEP)
+        chain.add_typical(params.typical_p, _MIN_KEEP)
     if params.top_p < 1.0:
-        yield lib.llama_sampler_init_top_p(params.top_p, _MIN_KEEP)
+        chain.add_top_p(params.top_p, _MIN_KEEP)
     if params.min_p > 0.0:
-        yield lib.llama_sampler_init_min_p(params.min_p, _MIN_KEEP)
+        chain.add_min_p(params.min_p, _MIN_KEEP)
     if params.has_xtc:
-        yield lib.llama_sampler_init_xtc(
-            params.xtc_probability, params.xtc_threshold, _MIN_KEEP, seed
-        )
+        chain.add_xtc(params.xtc_probability, params.xtc_threshold, _MIN_KEEP, seed)
 
 
-def _choice(params: SamplingParams, seed: int) -> Iterator[Any]:
+def _add_choice(chain: SamplerChain, params: SamplingParams, seed: int) -> None:
     if params.temperature == 0.0:
-        yield lib.llama_sampler_init_greedy()
+        chain.add_greedy()
         return
-    yield lib.llama_sampler_init_temp_ext(
-        params.temperature, params.dynatemp_range, params.dynatemp_exponent
-    )
-    yield lib.llama_sampler_init_dist(seed)
+    chain.add_temp_ext(params.temperature, params.dynatemp_range, params.dynatemp_exponent)
+    chain.add_dist(seed)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from pytreellama.core.batch import Batch, SequenceSets
 from pytreellama.core.cache import Cache
 from pytreellama.core.native_context import NativeContext
-from pytreellama.core.params import MAX_SEQ_IDS
 from pytreellama.core.pending import (
     PendingBook,
     check_nodes,
@@ -25,6 +24,7 @@ from pytreellama.core.pending import (
     undecoded,
 )
 from pytreellama.errors import TreeError
+from pytreellama.native.limits import N_SEQ_MAX
 from pytreellama.tree import depths, leaves, sequence_sets
 
 Int32 = NDArray[np.int32]
@@ -222,7 +222,7 @@ class SequenceTrees(PendingBook[_PendingTree]):
         if needed <= len(self._spare_ids):
             return
         hint = (
-            f"{len(self._spare_ids)} of llama.cpp's {MAX_SEQ_IDS} sequence ids are free"
+            f"{len(self._spare_ids)} of llama.cpp's {N_SEQ_MAX} sequence ids are free"
             if self._native.kv_unified
             else "without kv_unified only chains are possible"
         )

@@ -9,11 +9,11 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pytreellama.native import build_info, ffi, lib
+from pytreellama.native import build_info
+from pytreellama.native.system import Device, devices, llama_version, system_info
 
 __all__ = [
     "Device",
@@ -29,15 +29,6 @@ __all__ = [
     "native_log",
     "weight_buffers",
 ]
-
-DeviceKind = Literal["cpu", "gpu", "igpu", "accelerator", "other"]
-
-_KINDS: dict[int, DeviceKind] = {
-    lib.GGML_BACKEND_DEVICE_TYPE_CPU: "cpu",
-    lib.GGML_BACKEND_DEVICE_TYPE_GPU: "gpu",
-    lib.GGML_BACKEND_DEVICE_TYPE_IGPU: "igpu",
-    lib.GGML_BACKEND_DEVICE_TYPE_ACCEL: "accelerator",
-}
 
 _BUFFER_LINE = re.compile(r"load_tensors:\s+(\S+) model buffer size =\s+([0-9.]+) MiB")
 
@@ -58,43 +49,9 @@ _REPACKED_WITH = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A device that this build can compute on. Sizes in bytes; 0 where it does not tell."""
-
-    name: str
-    description: str
-    kind: DeviceKind
-    free: int
-    total: int
-
-
-def devices() -> tuple[Device, ...]:
-    """The devices that this build sees on this machine."""
-    return tuple(map(_device, range(lib.ggml_backend_dev_count())))
-
-
-def _device(index: int) -> Device:
-    device = lib.ggml_backend_dev_get(index)
-    free, total = ffi.new("size_t *"), ffi.new("size_t *")
-    lib.ggml_backend_dev_memory(device, free, total)
-    return Device(
-        _text(lib.ggml_backend_dev_name(device)),
-        _text(lib.ggml_backend_dev_description(device)),
-        _KINDS.get(lib.ggml_backend_dev_type(device), "other"),
-        int(free[0]),
-        int(total[0]),
-    )
-
-
-def llama_version() -> str:
-    """The version that llama.cpp gives itself."""
-    return _text(lib.llama_version())
-
-
 def cpu_features() -> tuple[str, ...]:
     """What the kernels of this build use of this CPU, in ggml's names, such as ``AVX512``."""
-    return _enabled(_text(lib.llama_print_system_info()))
+    return _enabled(system_info())
 
 
 def _enabled(system_info: str) -> tuple[str, ...]:
@@ -204,8 +161,3 @@ def machine_facts() -> dict[str, Any]:
         "memory": memory.total,
         "memory_available": memory.available,
     }
-
-
-def _text(pointer: Any) -> str:
-    raw: bytes = ffi.string(pointer)
-    return raw.decode("utf-8", "replace")

@@ -7,14 +7,13 @@ import copy
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.core.handle import Handle
 from pytreellama.errors import RequestError, VocabError
-from pytreellama.native import ffi, last_error, lib
+from pytreellama.native import vocab as native_vocab
+from pytreellama.native.handle import Handle
 
 Tokens = Sequence[int] | NDArray[np.int32]
 
@@ -34,20 +33,14 @@ class Vocab:
 
     def __init__(self, model: Handle) -> None:
         self._model = model
-        pointer = self.pointer
         # a text is put together from few different tokens, and asked for one by one as it comes
         self._piece_of: dict[tuple[int, bool], bytes] = {}
-        self.n_tokens: int = lib.llama_vocab_n_tokens(pointer)
-        self.has_text: bool = lib.llama_vocab_type(pointer) != lib.LLAMA_VOCAB_TYPE_NONE
-
-    @property
-    def pointer(self) -> Any:
-        """cdata ``const struct llama_vocab *``; valid while the model is open."""
-        return lib.llama_model_get_vocab(self._model.pointer)
+        self.n_tokens: int = native_vocab.n_tokens(model)
+        self.has_text: bool = native_vocab.has_text(model)
 
     @property
     def owner(self) -> Handle:
-        """The native model that holds this vocabulary; share it to keep the pointer valid."""
+        """The native model that holds this vocabulary; share it to keep it in memory."""
         return self._model
 
     def held_by(self, model: Handle) -> Vocab:
@@ -65,27 +58,27 @@ class Vocab:
     @property
     def bos(self) -> int | None:
         """The token that begins a text, if the model has one."""
-        return _token_or_none(lib.llama_vocab_bos(self.pointer))
+        return native_vocab.bos(self._model)
 
     @property
     def eos(self) -> int | None:
         """The token that ends a text, if the model has one."""
-        return _token_or_none(lib.llama_vocab_eos(self.pointer))
+        return native_vocab.eos(self._model)
 
     @property
     def eot(self) -> int | None:
         """The token that ends a turn of a chat, if the model has one."""
-        return _token_or_none(lib.llama_vocab_eot(self.pointer))
+        return native_vocab.eot(self._model)
 
     @property
     def newline(self) -> int | None:
         """The token of a line break, if there is one."""
-        return _token_or_none(lib.llama_vocab_nl(self.pointer))
+        return native_vocab.newline(self._model)
 
     @property
     def adds_bos(self) -> bool:
         """True if ``encode`` puts the BOS token in front."""
-        return bool(lib.llama_vocab_get_add_bos(self.pointer))
+        return native_vocab.adds_bos(self._model)
 
     @property
     def adds_eos(self) -> bool:
@@ -95,9 +88,12 @@ class Vocab:
     @cached_property
     def eog_tokens(self) -> frozenset[int]:
         """All tokens that end a generation (end of text, of turn, of message)."""
-        pointer = self.pointer
-        is_eog = lib.llama_vocab_is_eog
-        return frozenset(token for token in range(self.n_tokens) if is_eog(pointer, token))
+        return native_vocab.eog_tokens(self._model)
+
+    @property
+    def control_tokens(self) -> frozenset[int]:
+        """All tokens that steer and are not text, such as ``<|im_start|>``."""
+        return native_vocab.control_tokens(self._model)
 
     @cached_property
     def pieces(self) -> list[bytes]:
@@ -106,7 +102,7 @@ class Vocab:
 
     def is_control(self, token: int) -> bool:
         """True for tokens that steer and are not text, such as ``<|im_start|>``."""
-        return bool(lib.llama_vocab_is_control(self.pointer, self._checked([token])[0]))
+        return native_vocab.is_control(self._model, int(self._checked([token])[0]))
 
     def encode(
         self,
@@ -154,26 +150,9 @@ class Vocab:
                 f"the text has {len(data)} bytes, llama.cpp takes at most {_MAX_TEXT_BYTES}; "
                 "encode it in parts"
             )
-        capacity = len(data) + 8
-        failed = ffi.new("bool *")
-        while True:
-            tokens = np.empty(capacity, dtype=np.int32)
-            count = lib.treellama_tokenize(
-                self.pointer,
-                data,
-                len(data),
-                ffi.from_buffer("llama_token[]", tokens),
-                capacity,
-                add_special,
-                parse_special,
-                failed,
-            )
-            if failed[0]:
-                raise VocabError(f"llama.cpp cannot tokenize this text: {last_error()}")
-            if count >= 0:
-                ids: list[int] = tokens[:count].tolist()
-                return ids
-            capacity = -count
+        return native_vocab.tokenize(
+            self._model, data, add_special=add_special, parse_special=parse_special
+        )
 
     def least_tokens(self, text: str | bytes) -> int:
         """Lower bound on the number of tokens of a text, which is not tokenised for it.
@@ -212,12 +191,7 @@ class Vocab:
     @cached_property
     def _longest_token(self) -> int:
         """Bytes of text that one token can stand for; 0 if that has no bound."""
-        bounded = (
-            lib.LLAMA_VOCAB_TYPE_SPM,
-            lib.LLAMA_VOCAB_TYPE_BPE,
-            lib.LLAMA_VOCAB_TYPE_RWKV,
-        )
-        if lib.llama_vocab_type(self.pointer) not in bounded or self._folds_text:
+        if not native_vocab.has_bounded_tokens(self._model) or self._folds_text:
             return 0
         # a space of a token may stand for the three bytes of sentencepiece's mark
         return max(len(piece) + 2 * piece.count(b" ") for piece in self.pieces)
@@ -225,9 +199,7 @@ class Vocab:
     @property
     def _folds_text(self) -> bool:
         """The tokenizer reads lower case, which may be shorter: K (Kelvin) of 3 bytes becomes k."""
-        name = ffi.new("char[16]")
-        lib.llama_model_meta_val_str(self._model.pointer, b"tokenizer.ggml.model", name, len(name))
-        return bool(ffi.string(name) == b"whitespace")
+        return native_vocab.tokenizer_model(self._model) == "whitespace"
 
     @cached_property
     def _free_bytes(self) -> bytes:
@@ -297,24 +269,7 @@ class Vocab:
                 f"{len(tokens)} tokens are more than llama.cpp decodes at once ({_MAX_TOKENS}); "
                 "decode them in parts"
             )
-        offsets = np.empty(len(tokens) + 1, dtype=np.int64)
-        size = 8 * len(tokens) + 64
-        while True:
-            buffer = bytearray(size)
-            n_bytes = lib.treellama_pieces(
-                self.pointer,
-                ffi.from_buffer("llama_token[]", tokens),
-                len(tokens),
-                special,
-                ffi.from_buffer("char[]", buffer, require_writable=True),
-                size,
-                ffi.from_buffer("int64_t[]", offsets),
-            )
-            if n_bytes < 0:
-                raise VocabError(f"llama.cpp cannot decode these tokens: {last_error()}")
-            if n_bytes <= size:
-                return bytes(memoryview(buffer)[:n_bytes]), offsets
-            size = n_bytes
+        return native_vocab.pieces(self._model, tokens, special=special)
 
     def _checked(self, tokens: Tokens) -> NDArray[np.int32]:
         ids = np.asarray(tokens).reshape(-1)
@@ -366,7 +321,3 @@ def _utf8(text: str | bytes) -> bytes:
         raise VocabError(
             f"the text is not valid UTF-8 ({error}); decode it first with the right encoding"
         ) from error
-
-
-def _token_or_none(token: int) -> int | None:
-    return token if token >= 0 else None

@@ -26,8 +26,8 @@ from pytreellama.tree.grown import NOTHING, Grown
 
 if TYPE_CHECKING:
     from pytreellama.core.context import Context
+    from pytreellama.core.heads import Heads
     from pytreellama.core.model import Model
-    from pytreellama.draft.heads import Heads
 
 _log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class Medusa:
         Raises:
             MedusaError: there are none, or they are not this model's, or too few for the choices.
         """
-        from pytreellama.draft.heads import Heads
+        from pytreellama.core.heads import Heads
 
         path = self._path or require_heads(model)
         heads = Heads(path, model, any_model=self._any_model)
@@ -198,7 +198,7 @@ class Medusa:
 
 def find_heads(model: Model) -> Path | None:
     """The heads beside a model's file, or else those of the package for its weights."""
-    from pytreellama.draft.heads import model_hash
+    from pytreellama.core.heads import model_hash
 
     beside = _beside(model)
     if beside.exists():

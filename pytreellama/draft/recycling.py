@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from pytreellama.draft.files import load_arrays, save_arrays
 from pytreellama.draft.options import require_at_least_1, require_probability
 from pytreellama.draft.protocol import (
     Float32Array,
@@ -19,13 +20,9 @@ from pytreellama.tree import TokenTree
 from pytreellama.tree.grown import NOTHING, Grown
 
 if TYPE_CHECKING:
-    from pytreellama.draft.successors import SuccessorTable
+    from pytreellama.core.successors import SuccessorTable
 
-MAX_ORDER: Final = 3
-"""Tokens of the longest context under which successors are kept."""
-
-MAX_TOP: Final = 64
-"""Most successors that are kept of a row."""
+_KIND = "a table of successors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +39,9 @@ class RecyclingOptions:
     """Contexts of each length that are remembered; of more, the oldest are forgotten."""
 
     def __post_init__(self) -> None:
+        # the table is native code, which an import of drafters' names must not need
+        from pytreellama.core.successors import MAX_TOP
+
         if not 1 <= self.n_top <= MAX_TOP:
             raise DraftError(f"n_top is {self.n_top}; it must lie between 1 and {MAX_TOP}")
         require_at_least_1(max_depth=self.max_depth, max_entries=self.max_entries)
@@ -95,7 +95,7 @@ class RecyclingDrafter:
             self._table.judge(self._text, accepted)
             self._learn(*self._seen)
             self._seen = None
-        self._text = (self._text + accepted)[-MAX_ORDER:]
+        self._text = (self._text + accepted)[-self._table.max_order :]
 
     def _learn(self, tree: TokenTree, tokens: Int32Array, logits: Float32Array) -> None:
         self._table.learn(self._text[:-1], tree, tokens, logits, self._options.n_top)
@@ -134,7 +134,7 @@ class Recycling(RecyclingOptions):
         super().__init__(**options)  # type: ignore[arg-type]
         table = _new_table(self)
         if path is not None:
-            table.load(path)
+            _load(table, path)
         object.__setattr__(self, "table", table)
 
     def __call__(self) -> RecyclingDrafter:
@@ -143,11 +143,19 @@ class Recycling(RecyclingOptions):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Keep the table in a file, which is replaced only when all is written."""
-        self.table.save(path)
+        save_arrays(path, _KIND, self.table.arrays())
 
 
 def _new_table(options: RecyclingOptions) -> SuccessorTable:
-    # the table is native code, which an import of drafters' names must not need
-    from pytreellama.draft.successors import SuccessorTable
+    from pytreellama.core.successors import SuccessorTable
 
     return SuccessorTable(options.max_entries)
+
+
+def _load(table: SuccessorTable, path: str | os.PathLike[str]) -> None:
+    """Take what a file holds in place of what is known. Raises DraftError; nothing changed."""
+    arrays = load_arrays(path, _KIND)
+    try:
+        table.set_arrays(arrays)
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
+        raise DraftError(f"{path} does not hold {_KIND} of this version: {error}") from error

@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 
 from pytreellama.core.batch import Batch
 from pytreellama.core.context import Context
-from pytreellama.core.logits import float_rows, logp_rows
 from pytreellama.core.model import Model
 from pytreellama.core.vocab import Vocab
 from pytreellama.draft import NoDrafter
 from pytreellama.engine.request import Request
 from pytreellama.engine.sequence import Sequence
 from pytreellama.errors import RequestError
-from pytreellama.native import lib
 from pytreellama.tree import TokenTree
 
 Float32 = NDArray[np.float32]
@@ -181,8 +179,7 @@ class Embedding(Evaluation):
 
 def own_pooling(model: Model) -> Pooling:
     """What a model's file says of how its texts are pooled: the last token's state, or the mean."""
-    said = model.metadata.get(f"{model.architecture}.pooling_type")
-    return "last" if said == str(lib.LLAMA_POOLING_TYPE_LAST) else "mean"
+    return "last" if model.pools_last_token else "mean"
 
 
 def _node_of(tree: TokenTree) -> dict[tuple[int, int], int]:
@@ -193,15 +190,14 @@ def _node_of(tree: TokenTree) -> dict[tuple[int, int], int]:
 
 def _node_logps(context: Context, tree: TokenTree) -> Float32:
     """Log-probability of each node's token at its parent, float32, shape (n_nodes,); root: 0."""
-    n_nodes, n_vocab = len(tree), context.n_vocab
-    pointer = context.logits_pointer(0)
+    n_nodes = len(tree)
     rows, tokens = tree.parents[1:], tree.tokens[1:]
     some = np.zeros(n_nodes, np.int32)
     some[rows] = tokens
-    logits = float_rows(pointer, n_nodes, n_vocab)
+    logits = context.logits_view
     # what a row's one token lacks to its logit is the same for all its tokens
     log_sums = logits[np.arange(n_nodes), some].astype(np.float64)
-    log_sums -= logp_rows(pointer, n_nodes, n_vocab, some)
+    log_sums -= context.logp(some)
     logps = np.zeros(n_nodes, np.float32)
     logps[1:] = logits[rows, tokens] - log_sums[rows]
     return logps

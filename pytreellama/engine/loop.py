@@ -20,7 +20,7 @@ from pytreellama.engine.scheduler import Scheduler
 from pytreellama.engine.sequence import Sequence
 from pytreellama.engine.waits import EngineThread
 from pytreellama.errors import ContextError, QueueFullError
-from pytreellama.native import ProcessWatch
+from pytreellama.process import ProcessWatch
 
 _log = logging.getLogger(__name__)
 

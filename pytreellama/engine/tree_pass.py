@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from pytreellama.core.batch import Batch, SequenceSets
 from pytreellama.core.context import Context
-from pytreellama.core.logits import copy_floats, logp_rows, top_k_rows
 from pytreellama.engine.completion import Step, TokenLogp
 from pytreellama.engine.sequence import Sequence
 from pytreellama.errors import SamplerError
@@ -150,13 +149,13 @@ class TreePass:
 
     def _distribution(self, row: int) -> NDArray[np.float64]:
         """Softmax of a row of logits at temperature 1."""
-        logits = copy_floats(self._context.logits_pointer(row), self._context.n_vocab)
+        logits = self._context.logits_view[row]
         p = np.exp(logits.astype(np.float64) - logits.max())
         return np.asarray(p / p.sum())
 
     def _require_numbers(self, row: int, token: int) -> None:
         """An argmax over NaN is a token like any other; a sampler would refuse it."""
-        if not self._context.logits_pointer(row)[token] > -np.inf:
+        if not self._context.logit(row, token) > -np.inf:
             raise SamplerError(
                 "no token to choose from: every logit of the row is NaN or -infinity"
             )
@@ -169,13 +168,11 @@ class TreePass:
         return [self._logp(start + node, token, n_top) for node, token in steps]
 
     def _logp(self, row: int, token: int, n_top: int) -> TokenLogp:
-        pointer, n_vocab = self._context.logits_pointer(row), self._context.n_vocab
-        logp = logp_rows(pointer, 1, n_vocab, np.array([token], np.int32))
+        logp = self._context.row_logp(row, token)
         if n_top == 0:
-            return TokenLogp(token, float(logp[0]))
-        tokens, logps = top_k_rows(pointer, 1, n_vocab, min(n_top, n_vocab))
-        top = tuple(zip(tokens[0].tolist(), logps[0].tolist(), strict=True))
-        return TokenLogp(token, float(logp[0]), top)
+            return TokenLogp(token, logp)
+        tokens, logps = self._context.row_top_k(row, min(n_top, self._context.n_vocab))
+        return TokenLogp(token, logp, tuple(zip(tokens.tolist(), logps.tolist(), strict=True)))
 
 
 class _Rows:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pytreellama.core.heads import Heads
 from pytreellama.core.model import Model
 from pytreellama.draft import Medusa
-from pytreellama.draft.heads import Heads
 from pytreellama.engine import Completion, Engine
 from pytreellama.medusa.store import Text
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pytreellama.core.heads import SEES, Sees, n_seen
 from pytreellama.core.system import cpu_features
-from pytreellama.draft.heads import SEES, Sees, n_seen
 from pytreellama.errors import MedusaError
 from pytreellama.files import replaced_file
 from pytreellama.medusa.store import Texts

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.draft.heads import Sees
+from pytreellama.core.heads import Sees
 from pytreellama.errors import MedusaError
 from pytreellama.files import replaced_path
 

@@ -1,25 +1,19 @@
-"""The native edge: the compiled module, its log, and statuses turned into exceptions.
+"""The native edge: the only package that calls C, one module a topic.
 
-Nothing outside this package imports ``_native``; everything that can fail in C++ comes
-back as a status, and leaves here as one of the exceptions in ``pytreellama.errors``.
+``library`` holds the compiled module, for the modules here alone. What can fail in C++ comes
+back as a status, and leaves here as one of the exceptions in ``pytreellama.errors`` (``checks``).
+Objects of C are ``Handle``, rows of logits pointers that mean nothing outside.
 """
 
 from __future__ import annotations
 
-from pytreellama.native.library import build_info, ffi, lib
-from pytreellama.native.log import drain_log, last_error, start_log
-from pytreellama.native.process import InterpreterCalls, ProcessWatch
+from pytreellama.native.library import build_info
+from pytreellama.native.log import drain_log
+from pytreellama.native.start import start
 
-start_log()
-lib.treellama_process_start()
-lib.llama_backend_init()
+start()
 
 __all__ = [
-    "InterpreterCalls",
-    "ProcessWatch",
     "build_info",
     "drain_log",
-    "ffi",
-    "last_error",
-    "lib",
 ]

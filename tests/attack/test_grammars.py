@@ -20,8 +20,8 @@ def rules(n: int, form: str) -> str:
     return "".join(form.format(i=i, j=i + 1) + "\n" for i in range(n))
 
 
-# Each held a step for more than a minute: the stacks are exponential in the text, or wait for
-# each other in pairs.
+# Each holds a step of llama.cpp's grammars for more than a minute: the ways to read a text, which
+# it keeps apart, are exponential in the text, or wait for each other in pairs.
 ENDLESS = {
     "two words in a": 'root ::= s\ns ::= "a" s s | "a" t s | "a" s t | "a"\n'
     't ::= "a" s t | "a" t t | "a"\n',
@@ -66,6 +66,23 @@ LARGE = {
     "not this token": "root ::= !<[2]>*\n",
     "a token that is not there": 'root ::= <[99999999]> "a"\n',
     "a class turned round": r'root ::= [\U0010FFFF-\U00000000]* "a"' + "\n",
+    "words within words": "root ::= " + " | ".join('"' + "a" * i + '"' for i in range(1, 600)),
+    "long words": "root ::= (" + words(9, '"' + "a" * 20_000 + '{i}"') + ")*",
+    "counts of counts": 'root ::= ((("a"{2000}){2000}){2000}){2000} "b"\n',
+    "counts of optional counts": 'root ::= ((("a"{0,2000} "b"?){0,2000}){0,2000}){0,2000}\n',
+    "4990 counts": "root ::= " + '"a"{1,2000} ' * 4990,
+    "8000 rules in a row": "root ::= r0\n" + rules(8000, "r{i} ::= r{j}") + 'r8000 ::= "a"\n',
+    "8000 left-recursive rules": "root ::= r0\n" + rules(2400, 'r{i} ::= r{j} "a" | r{i} "b"')
+    + 'r2400 ::= "a"\n',
+    "rules that all end with each other": "root ::= r0\n"
+    + "".join(f"r{i} ::= " + words(60, '"a" r{i}') + ' | "a"\n' for i in range(60)),
+    "what may be nothing in a row": "root ::= " + "n " * 4000 + '"b"\nn ::= "a" | ""\n',
+    "a list with nothing behind it": 'root ::= "a" root n | "a"\nn ::= "" | "b"\n',
+    "4000 classes that overlap": "root ::= (" + " | ".join(
+        f"[a-\\U{0x10000 + i:08x}]" for i in range(4000)) + ")*\n",
+    "tokens or text": 'root ::= (!<[5]> | "a" | .)*\n',
+    "200000 names": "root ::= " + "a " * 199_000 + '\na ::= "a"\n',
+    "escapes": 'root ::= "' + "\\u0061" * 150_000 + '"\n',
 }  # fmt: skip
 
 ALL = ENDLESS | QUADRATIC | LARGE
@@ -78,9 +95,8 @@ def ends(grammars: list[str], limit_s: float) -> list[str]:
     return lines
 
 
-def test_grammars_that_never_end_are_refused_and_others_go_on():
-    for line in ends(list(ENDLESS.values()), limit_s=60):
-        assert "GrammarError" in line and "too much work" in line
+def test_grammars_of_endlessly_many_ways_end_and_others_go_on():
+    ends(list(ENDLESS.values()), limit_s=60)
 
 
 def test_what_is_never_closed_is_refused_in_one_reading():
@@ -120,7 +136,7 @@ print(*ends)
     "grammar",
     [
         pytest.param(
-            "root ::= r0\n" + rules(1000, "r{i} ::= r{j}") + 'r1000 ::= "a"*\n', id="rules"
+            "root ::= r0\n" + rules(4000, "r{i} ::= r{j}") + 'r4000 ::= "a"*\n', id="rules"
         ),
         pytest.param("root ::= " + "(" * 200 + '"a"*' + ")" * 200, id="parentheses"),
     ],

@@ -17,8 +17,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pytreellama import Engine, Model
+from pytreellama.core.heads import Heads, model_hash
 from pytreellama.draft import Medusa
-from pytreellama.draft.heads import Heads, model_hash
 from pytreellama.errors import MedusaError
 from pytreellama.medusa import own_texts, run
 from pytreellama.medusa import training as training_module

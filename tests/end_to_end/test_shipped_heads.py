@@ -9,8 +9,8 @@ import pytest
 from exactness import needs_exact
 from prompts import load_prompts
 from pytreellama import Engine, Model
+from pytreellama.core.heads import Heads
 from pytreellama.draft import Medusa, make_drafter
-from pytreellama.draft.heads import Heads
 from pytreellama.draft.medusa import require_heads
 
 N_TOKENS = 48

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from pytreellama import Batch
-from pytreellama.core.batch import TEXT, SequenceSets
+from pytreellama.core.batch import SequenceSets
 from pytreellama.errors import BatchError
-from pytreellama.native import ffi
+from pytreellama.native.decode import TEXT
+from pytreellama.native.library import ffi
 
 
 def contents(batch: Batch) -> list[tuple[int, int, list[int], bool]]:
     """What C reads: token, position, sequences and logits flag of each token."""
-    c = batch.as_struct()
+    c = batch.as_struct().pointer
     return [
         (c.token[i], c.pos[i], [c.seq_id[i][k] for k in range(c.n_seq_id[i])], bool(c.logits[i]))
         for i in range(c.n_tokens)
@@ -113,7 +114,7 @@ def test_the_struct_is_one_object_over_the_same_memory() -> None:
     first = batch.as_struct()
     batch.add([2], [1])
     assert batch.as_struct() == first
-    assert ffi.string(ffi.cast("char *", first.token)) == b"\x01"
+    assert ffi.string(ffi.cast("char *", first.pointer.token)) == b"\x01"
     assert np.array_equal(batch.tokens, [1, 2])
 
 

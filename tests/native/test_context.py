@@ -63,8 +63,7 @@ def test_reductions_in_c_are_those_of_numpy(tiny_model: TinyModel, n_vocab: int)
 
 
 def test_numbers_that_are_none_choose_a_token_of_the_vocabulary() -> None:
-    from pytreellama.core.logits import argmax_rows, top_k_rows
-    from pytreellama.native import ffi
+    from pytreellama.native.logits import argmax_rows, float_row, top_k_rows
 
     nan, inf = np.float32("nan"), np.float32("inf")
     rows = np.array(
@@ -77,7 +76,7 @@ def test_numbers_that_are_none_choose_a_token_of_the_vocabulary() -> None:
         ],
         dtype=np.float32,
     )
-    pointer = ffi.from_buffer("float[]", rows)
+    pointer = float_row(rows)
     best = argmax_rows(pointer, *rows.shape)
     assert ((best >= 0) & (best < 5)).all()
     assert best[0] == 2

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pytreellama import Model
-from pytreellama.draft.heads import Heads, model_hash
+from pytreellama.core.heads import Heads, model_hash
 from pytreellama.errors import MedusaError
 from random_heads import expected_logits, random_heads, write_random_heads
 

@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pytreellama import Engine, Model
+from pytreellama.core.heads import Heads
 from pytreellama.draft import Medusa
-from pytreellama.draft.heads import Heads
 from pytreellama.errors import MedusaError
 from pytreellama.medusa.convert import convert
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from pytreellama import Context, Model
-from pytreellama.core.handle import Handle
 from pytreellama.errors import ContextError, ModelLoadError
-from pytreellama.native import ffi
+from pytreellama.native.handle import Handle
+from pytreellama.native.library import ffi
 from tiny_models import ARCHITECTURES, CHAT_TEMPLATE, KINDS
 
 TinyModel = Callable[..., Model]

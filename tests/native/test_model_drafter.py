@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -346,11 +344,6 @@ def test_a_draft_model_may_be_closed_by_its_owner(tiny_model_path: Callable[...,
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError):
         draft.Model(tmp_path / "none.gguf")
-
-
-def test_drafters_need_no_native_build_until_a_model_is_opened() -> None:
-    check = "import sys, pytreellama.draft; assert 'pytreellama.native' not in sys.modules"
-    subprocess.run([sys.executable, "-c", check], check=True)
 
 
 def test_options_are_checked_before_anything_is_loaded() -> None:

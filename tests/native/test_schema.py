@@ -192,11 +192,11 @@ def test_a_schema_that_cannot_be_used_is_an_error_with_the_reason(vocab, schema,
 
 def test_a_vocabulary_is_prepared_once_and_not_kept_alive(tiny_model_path):
     from pytreellama import Model
-    from pytreellama.core import schema
+    from pytreellama.core.constraint_tokens import tokenizer_of
 
     model = Model(tiny_model_path("rope"))
     constraint = JsonSchemaConstraint(model.vocab, {"type": "null"})
-    assert schema._tokenizer(model.vocab) is schema._tokenizer(model.vocab)
+    assert tokenizer_of(model.vocab) is tokenizer_of(model.vocab)
     vocab = weakref.ref(model.vocab)
     del constraint, model
     gc.collect()

@@ -18,7 +18,9 @@ from pytreellama.errors import (
     MemoryStateError,
     TreeError,
 )
-from pytreellama.native import ffi, lib
+from pytreellama.native import tree as native_tree
+from pytreellama.native.decode import TEXT as NO_NODE
+from pytreellama.native.library import lib
 from strategies import path_to
 
 TEXT = [10, 20, 30, 40, 50]
@@ -354,22 +356,24 @@ def test_the_native_side_refuses_what_would_mix_text_and_nodes(context: Context)
     before = used_cells(context)
     batch = Batch(2)
     batch.add([60], [len(TEXT) + 3], 0, True)
-    assert context.native.decode(batch.as_struct()) == -1
-    assert context.native.decode_one(60, 0) == -1
+    with pytest.raises(BatchError, match="refuses the batch"):
+        context.native.decode(batch.as_struct())
+    with pytest.raises(BatchError, match="refuses the batch"):
+        context.native.decode_one(0, 60)
     for parents, positions in (
-        ([-1, lib.TREELLAMA_TEXT], [5, 8]),  # a node, and text of its sequence
+        ([-1, NO_NODE], [5, 8]),  # a node, and text of its sequence
         ([5, 4], [6, 8]),  # a child of a node that comes later
         ([-1, 5], [5, 7]),  # one position too far
         ([-3, -1], [5, 5]),
     ):
         batch.clear()
         batch.add([60, 61], positions, 0, True, parents)
-        given = ffi.from_buffer("int32_t[]", batch.parents)
-        if parents == [5, 4]:
-            given = ffi.new("int32_t[]", [6, 5])
-        assert context.native.decode_tree(batch.as_struct(), given) == -1
+        given = np.array([6, 5], np.int32) if parents == [5, 4] else batch.parents
+        with pytest.raises(BatchError, match="refuses the batch"):
+            context.native.decode_tree(batch.as_struct(), given)
     assert used_cells(context) == before
-    assert lib.treellama_tree_commit(context.native.pointer, 0, [1, 2], 2, False) == -1
+    with pytest.raises(MemoryStateError, match="refused the operation"):
+        native_tree.commit(context.native.handle, 0, [1, 2])
     context.commit(0, [0, 2])
 
 
@@ -448,7 +452,7 @@ PATH = [0, 2, 4]
 
 
 def commit_natively(context: Context, seq: int, path: list[int], by_graph: bool) -> None:
-    pointer = context.native.pointer
+    pointer = context.native.handle.pointer
     assert lib.treellama_tree_commit(pointer, seq, path, len(path), by_graph) == 0
     context._trees.forget()
 

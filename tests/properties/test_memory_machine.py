@@ -26,7 +26,7 @@ from pytreellama.errors import (
     MemoryStateError,
     TreeError,
 )
-from pytreellama.native import ffi, lib
+from pytreellama.native.library import ffi, lib
 from pytreellama.tree import depths
 from strategies import path_to, token_trees
 
@@ -469,7 +469,7 @@ class CacheMachine(RuleBasedStateMachine):
 
 def native_parents(context: Context, seq: int) -> list[int]:
     """The parents of the nodes that are pending, as the native side knows them."""
-    pointer = context.native.pointer
+    pointer = context.native.handle.pointer
     count = lib.treellama_tree_nodes(pointer, seq, ffi.NULL, ffi.NULL)
     parents, positions = ffi.new("int32_t[]", count), ffi.new("llama_pos[]", count)
     assert lib.treellama_tree_nodes(pointer, seq, parents, positions) == count

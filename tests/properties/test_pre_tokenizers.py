@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pytreellama import Model
 from pytreellama.core.vocab import Vocab
 from pytreellama.errors import VocabError
-from pytreellama.native import lib
+from pytreellama.native.library import lib
 from tiny_vocabularies import PRE_TOKENIZERS, boundary_merges, write_bpe
 
 DATA = Path(__file__).parent.parent / "data"

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytreellama.core.successors import MAX_ORDER, SuccessorTable
 from pytreellama.draft import Merge, Recycling, Suffix
-from pytreellama.draft.recycling import MAX_ORDER, RecyclingDrafter
-from pytreellama.draft.successors import SuccessorTable
+from pytreellama.draft.recycling import RecyclingDrafter
 from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
 from strategies import token_trees

@@ -3,6 +3,7 @@
 #include "treellama-impl.h"
 
 #include "llama-context.h"
+#include "llama-cparams.h"
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
 #include "llama-model.h"
@@ -146,10 +147,10 @@ int32_t treellama_cells(llama_context * ctx, bool swa, llama_seq_id seq_id, llam
         }
     }
 
-    constexpr uint32_t n_words = 256/32;
+    constexpr uint32_t n_words = TREELLAMA_N_SEQ_MAX/32;
     for (uint32_t i = 0; seqs && i < cells.size(); ++i) {
         memset(seqs + i*n_words, 0, n_words*sizeof(uint32_t));
-        for (llama_seq_id s = 0; s < 256; ++s) {
+        for (llama_seq_id s = 0; s < TREELLAMA_N_SEQ_MAX; ++s) {
             if (cells.seq_has(i, s)) {
                 seqs[i*n_words + s/32] |= 1u << (s%32);
             }
@@ -162,6 +163,9 @@ int32_t treellama_cells(llama_context * ctx, bool swa, llama_seq_id seq_id, llam
 //
 // context
 //
+
+static_assert(TREELLAMA_N_SEQ_MAX     == LLAMA_MAX_SEQ,      "what users are told must be what is checked");
+static_assert(TREELLAMA_N_THREADS_MAX == GGML_MAX_N_THREADS, "what users are told must be what is checked");
 
 bool treellama_abort_if(void * flag) {
     return *(volatile int32_t *) flag != 0;

@@ -14,9 +14,13 @@
 
 namespace {
 
-constexpr int MAX_ORDER = 3;  // tokens of the longest context
-constexpr int KEY_BITS  = 21; // three ids in one key; no vocabulary has two million tokens
-constexpr int N_CLASSES = 11;
+constexpr int MAX_ORDER = TREELLAMA_SUCCESSORS_ORDER_MAX;
+constexpr int MAX_ROW   = TREELLAMA_SUCCESSORS_ROW_MAX;
+constexpr int N_CLASSES = TREELLAMA_SUCCESSORS_N_CLASSES;
+constexpr int KEY_BITS  = 21; // of one id in a key
+
+static_assert(TREELLAMA_SUCCESSORS_N_VOCAB_MAX == 1 << KEY_BITS, "any id that is allowed must fit into a key");
+static_assert(MAX_ORDER*KEY_BITS < 64, "the ids of the longest context must fit into a key");
 
 // classes of a successor's share of what its row kept: their bounds, and what to take them for
 constexpr std::array<float,  N_CLASSES - 1> SHARE_BOUNDS = { 0.01f, 0.03f, 0.07f, 0.15f, 0.3f, 0.5f, 0.7f, 0.85f, 0.95f, 0.99f };
@@ -123,7 +127,7 @@ struct treellama_successors {
     // f(token, share, length - 1, whether a longer context had a row) for every successor; each token once
     template <typename F>
     void each(const context_end & context, F && f) const {
-        std::array<int32_t, MAX_ORDER*64> known;
+        std::array<int32_t, MAX_ORDER*MAX_ROW> known;
         int n_known = 0;
 
         for (int length = context.n; length > 0; --length) {
@@ -169,7 +173,7 @@ int64_t treellama_successors_size(const treellama_successors * table, int32_t le
 }
 
 static successor_row make_row(const int32_t * tokens, const float * logits, int32_t k) {
-    std::array<float, 64> shares;
+    std::array<float, MAX_ROW> shares;
     float sum = 0.0f;
     for (int32_t i = 0; i < k; ++i) {
         shares[i] = std::exp(logits[i] - logits[0]);

@@ -8,6 +8,7 @@
 // a graph really used) is here as well.
 
 #include "llama.h"
+#include "treellama-limits.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -122,9 +123,6 @@ LLAMA_API int32_t treellama_hidden(struct llama_context * ctx, const int32_t * r
 // they were added. While a sequence has some, its text cannot go on, and treellama_memory_* and treellama_state_* must
 // leave it alone.
 //
-
-// most pending nodes of a sequence
-#define TREELLAMA_N_NODES_MAX 1024
 
 // a token that is no node
 #define TREELLAMA_TEXT -2
@@ -258,7 +256,7 @@ LLAMA_API void                          treellama_successors_free(struct treella
 LLAMA_API int64_t treellama_successors_size   (const struct treellama_successors * table, int32_t length);
 LLAMA_API int32_t treellama_successors_max_row(const struct treellama_successors * table);
 
-// keep the first k (at most 64) of n_next successors of every node of a tree; text is what stands before the tree
+// keep the first k (at most TREELLAMA_SUCCESSORS_ROW_MAX) of n_next successors of every node of a tree; text is what stands before the tree
 LLAMA_API int32_t treellama_successors_learn(
         struct treellama_successors * table, const int32_t * text, int32_t n_text, const int32_t * tokens,
         const int32_t * parents, int32_t n_nodes, const int32_t * next, const float * logits, int32_t n_next, int32_t k);
@@ -267,7 +265,7 @@ LLAMA_API int32_t treellama_successors_learn(
 LLAMA_API void treellama_successors_judge(
         struct treellama_successors * table, const int32_t * text, int32_t n_text, const int32_t * went_on, int32_t n);
 
-// what may follow a text, and how likely; room for 192; returns how many
+// what may follow a text, and how likely; room for a row of each length; returns how many
 LLAMA_API int32_t treellama_successors_of(
         const struct treellama_successors * table, const int32_t * text, int32_t n_text, double min_p, int32_t * tokens,
         double * p);

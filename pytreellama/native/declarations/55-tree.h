@@ -1,6 +1,5 @@
 /* treellama.h: trees */
 
-#define TREELLAMA_N_NODES_MAX ...
 #define TREELLAMA_TEXT ...
 
 bool    treellama_tree_supported(const struct llama_context * ctx);

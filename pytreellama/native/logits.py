@@ -1,6 +1,7 @@
 """Rows of logits in C memory: copied out, or reduced in C where a row is too long for NumPy.
 
-A row has 49k to 256k values; argmax and log-sum-exp over it take NumPy up to a millisecond.
+A row has 49k to 256k values; argmax and log-sum-exp over it take NumPy up to a millisecond. Rows
+are cdata ``float *``, valid until the next pass of their context.
 """
 
 from __future__ import annotations
@@ -10,12 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.native import ffi, lib
+from pytreellama.native.handle import Handle
+from pytreellama.native.library import ffi, lib
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
 
 _FLOAT_BYTES = 4
+
+
+def logits_row(context: Handle, row: int, n_vocab: int) -> Any:
+    """A row of the last pass, and those after it; it must exist."""
+    return lib.llama_get_logits(context.pointer) + row * n_vocab
 
 
 def copy_floats(pointer: Any, *shape: int) -> Float32:
@@ -30,6 +37,20 @@ def float_rows(pointer: Any, *shape: int) -> Float32:
         return np.empty(shape, dtype=np.float32)
     buffer = ffi.buffer(pointer, size * _FLOAT_BYTES)
     return np.frombuffer(buffer, dtype=np.float32).reshape(shape)
+
+
+NO_ROWS = ffi.NULL
+"""Where a pass left no rows."""
+
+
+def float_row(values: Float32) -> Any:
+    """An array as a row; it must be contiguous, and live as long as the row is used."""
+    return ffi.from_buffer("float[]", values)
+
+
+def logit(row: Any, token: int) -> float:
+    """One value of a row; it must exist."""
+    return float(row[token])
 
 
 def argmax_rows(pointer: Any, n_rows: int, n_vocab: int) -> Int32:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pytreellama.errors import PyTreeLlamaError
-from pytreellama.native import ffi
+from pytreellama.native.library import ffi
 
 # What living objects need, by a key of each. The garbage collector ends the objects of a cycle in
 # any order; what is held here stays until the object that needs it has been freed.

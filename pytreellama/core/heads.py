@@ -6,24 +6,23 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pytreellama.core.closing import Closing
-from pytreellama.core.handle import Handle
+from pytreellama.core.model import Model
 from pytreellama.core.model_file import check_gguf
-from pytreellama.draft.protocol import Float32Array, Int32Array
 from pytreellama.errors import MedusaError, ModelLoadError
-from pytreellama.native import drain_log, ffi, last_error, lib
+from pytreellama.native import heads as native_heads
+from pytreellama.native.heads import SEES, Sees
+from pytreellama.native.weights import norms
 from pytreellama.tree.grown import NOTHING, Grown
 
-if TYPE_CHECKING:
-    from pytreellama.core.model import Model
+__all__ = ["SEES", "Heads", "Sees", "model_hash", "n_seen"]
 
-Sees = Literal["none", "root", "path"]
-SEES: tuple[Sees, ...] = ("none", "root", "path")
-"""What a head sees besides the hidden state; the order is treellama.h's."""
+Int32 = NDArray[np.int32]
+Float32 = NDArray[np.float32]
 
 
 def n_seen(sees: Sees, head: int) -> int:
@@ -37,10 +36,7 @@ def model_hash(model: Model) -> str:
     They are kept in F32 in every GGUF file, and every training changes them; so heads that were
     trained on a model's Q4_1 file know its F16 file, and refuse another model's.
     """
-    pointer = model.handle.pointer
-    norms = np.empty(max(int(lib.treellama_norms(pointer, ffi.NULL)), 0), np.float32)
-    lib.treellama_norms(pointer, ffi.from_buffer("float[]", norms))
-    return hashlib.sha256(norms.tobytes()).hexdigest()
+    return hashlib.sha256(norms(model.handle).tobytes()).hexdigest()
 
 
 class Heads(Closing):
@@ -73,24 +69,19 @@ class Heads(Closing):
             raise MedusaError(f"these are no heads: {error}") from error
         # the rows of a shortlist and the embeddings are the model's
         self._model = model.handle.share()
-        drain_log()
-        pointer = lib.treellama_heads_load(
-            os.fsencode(self.path), os.fsencode(model.path), self._model.pointer
-        )
-        if pointer == ffi.NULL:
+        try:
+            self._handle = native_heads.load_heads(self.path, model.path, self._model)
+        except MedusaError:
             self._model.close()
-            raise MedusaError(f"{self.path} cannot be used with {model.path.name}: {last_error()}")
-        self._handle = Handle(
-            pointer, lib.treellama_heads_free, "heads", MedusaError, needs=self._model
-        )
-        facts = lib.treellama_heads_get_facts(pointer)
-        self.n_heads, self.n_layers = int(facts.n_heads), int(facts.n_layers)
-        self.n_embd, self.n_rows = int(facts.n_embd), int(facts.n_rows)
-        self.n_deep_rows = int(facts.n_deep_rows)
-        self.sees: Sees = SEES[int(facts.sees)]
-        self.has_output = bool(facts.has_output)
-        self.has_shortlist = bool(facts.has_shortlist)
-        self.logit_scale = float(facts.logit_scale)
+            raise
+        facts = native_heads.facts(self._handle)
+        self.n_heads, self.n_layers = facts.n_heads, facts.n_layers
+        self.n_embd, self.n_rows = facts.n_embd, facts.n_rows
+        self.n_deep_rows = facts.n_deep_rows
+        self.sees = facts.sees
+        self.has_output = facts.has_output
+        self.has_shortlist = facts.has_shortlist
+        self.logit_scale = facts.logit_scale
         if not any_model:
             self._require_same_model(model)
 
@@ -107,11 +98,6 @@ class Heads(Closing):
             )
 
     @property
-    def pointer(self) -> Any:
-        """cdata ``struct treellama_heads *``; raises after ``close``."""
-        return self._handle.pointer
-
-    @property
     def closed(self) -> bool:
         return self._handle.closed
 
@@ -122,18 +108,12 @@ class Heads(Closing):
 
     def meta(self, key: str) -> str | None:
         """A value of the file's metadata as text; None if there is none."""
-        value = lib.treellama_heads_meta(self.pointer, key.encode())
-        if value == ffi.NULL:
-            return None
-        text: bytes = ffi.string(value)
-        return text.decode("utf-8", "replace")
+        return native_heads.meta(self._handle, key)
 
     @property
-    def tokens(self) -> Int32Array:
+    def tokens(self) -> Int32:
         """The token of each row of logits, int32, shape (n_rows,)."""
-        tokens = np.empty(self.n_rows, np.int32)
-        lib.treellama_heads_tokens(self.pointer, ffi.from_buffer("int32_t[]", tokens))
-        return tokens
+        return native_heads.tokens(self._handle, self.n_rows)
 
     def n_rows_of(self, head: int) -> int:
         """Tokens that a head can guess."""
@@ -144,8 +124,8 @@ class Heads(Closing):
         return n_seen(self.sees, head)
 
     def logits(
-        self, n_threads: int, head: int, state: Float32Array, seen: Sequence[Sequence[int]]
-    ) -> Float32Array:
+        self, n_threads: int, head: int, state: Float32, seen: Sequence[Sequence[int]]
+    ) -> Float32:
         """What one head makes of a state, for several columns of tokens that it sees.
 
         Args:
@@ -166,23 +146,14 @@ class Heads(Closing):
             raise MedusaError(
                 f"head {head} sees {self.n_seen(head)} tokens a column; {columns.shape} were given"
             )
-        logits = np.empty((len(columns), self.n_rows_of(head)), np.float32)
-        status = lib.treellama_heads_logits(
-            self.pointer,
-            n_threads,
-            head,
-            self._state(state),
-            ffi.from_buffer("int32_t[]", columns),
-            len(columns),
-            ffi.from_buffer("float[]", logits),
+        return native_heads.logits(
+            self._handle, n_threads, head, self._state(state), columns, self.n_rows_of(head)
         )
-        _require(status)
-        return logits
 
     def grow(
         self,
         n_threads: int,
-        state: Float32Array,
+        state: Float32,
         root: int,
         n_nodes: int,
         *,
@@ -199,33 +170,25 @@ class Heads(Closing):
             width: nodes of a level that are followed up, where that takes a product; at least 1.
             min_p: guesses whose path probability is lower are left out.
         """
-        tokens, parents = ffi.new("int32_t[]", n_nodes), ffi.new("int32_t[]", n_nodes)
-        p = ffi.new("double[]", n_nodes)
-        n = lib.treellama_heads_grow(
-            self.pointer,
+        tokens, parents, p = native_heads.grow(
+            self._handle,
             n_threads,
             self._state(state),
             root,
             n_nodes,
-            top,
-            width,
-            min_p,
-            tokens,
-            parents,
-            p,
+            top=top,
+            width=width,
+            min_p=min_p,
         )
-        _require(n)
-        if n == 0:
-            return NOTHING
-        return Grown(ffi.unpack(tokens, n), ffi.unpack(parents, n), ffi.unpack(p, n))
+        return Grown(tokens, parents, p) if tokens else NOTHING
 
     def fill(
         self,
         n_threads: int,
-        state: Float32Array,
+        state: Float32,
         root: int,
-        parents: Int32Array,
-        ranks: Int32Array,
+        parents: Int32,
+        ranks: Int32,
     ) -> Grown:
         """The guesses of a tree of a given shape.
 
@@ -233,32 +196,14 @@ class Heads(Closing):
             parents: int32, shape (n,), of each node, level by level; -1 for children of the root.
             ranks: int32, shape (n,): which of its parent's children a node is, the likeliest is 0.
         """
-        n = len(parents)
-        tokens, p = ffi.new("int32_t[]", n), ffi.new("double[]", n)
-        _require(
-            lib.treellama_heads_fill(
-                self.pointer,
-                n_threads,
-                self._state(state),
-                root,
-                n,
-                ffi.from_buffer("int32_t[]", parents),
-                ffi.from_buffer("int32_t[]", ranks),
-                tokens,
-                p,
-            )
-        )
-        return Grown(ffi.unpack(tokens, n), parents.tolist(), ffi.unpack(p, n))
+        state = self._state(state)
+        tokens, p = native_heads.fill(self._handle, n_threads, state, root, parents, ranks)
+        return Grown(tokens, parents.tolist(), p)
 
-    def _state(self, state: Float32Array) -> Any:
+    def _state(self, state: Float32) -> Float32:
         if state.shape != (self.n_embd,) or state.dtype != np.float32:
             raise MedusaError(
                 f"a state of shape {state.shape} and {state.dtype} was given; these heads read "
                 f"float32 of shape ({self.n_embd},)"
             )
-        return ffi.from_buffer("float[]", np.ascontiguousarray(state))
-
-
-def _require(status: int) -> None:
-    if status < 0:
-        raise MedusaError(f"the heads failed: {last_error()}")
+        return np.ascontiguousarray(state)

@@ -71,7 +71,7 @@ class InterpreterCalls:
 
         calls = InterpreterCalls()
         with calls:
-            lib.something_with_a_callback()
+            something_with_a_callback()
 
     Attributes:
         is_ending: the interpreter ends; a callback had better end its call.

@@ -1,0 +1,76 @@
+"""Calls of llguidance: panics and errors become ours, deep recursion gets stack enough."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from pytreellama.errors import GrammarError
+from pytreellama.process import InterpreterCalls
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Stack for each level that llguidance recurses, three times what was measured. What is deeper than
+# the least stack that a thread may have (512 kB on macOS) is built in a thread with more.
+_LEVEL_BYTES = 16 * 1024
+_MAX_LEVELS_HERE = 32
+_stack_size_lock = threading.Lock()
+
+_MAX_REASON = 400  # characters
+
+_calls = InterpreterCalls()
+
+
+def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What a function of llguidance returns; a panic there becomes an error of ours.
+
+    Panics come as a ``BaseException`` of a type that cannot be imported.
+
+    Raises:
+        GrammarError: llguidance panicked.
+    """
+    try:
+        with _calls:
+            return function(*args, **kwargs)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise GrammarError(f"llguidance failed: {on_one_line(str(error))}") from error
+
+
+def call_deep(n_levels: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """``call`` for a function that recurses to a depth of ``n_levels``."""
+    if n_levels <= _MAX_LEVELS_HERE:
+        return call(function, *args, **kwargs)
+    results: list[T] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(call(function, *args, **kwargs))
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="pytreellama-constraint", daemon=True)
+    try:
+        with _stack_size_lock:
+            size = threading.stack_size(max(n_levels * _LEVEL_BYTES, 2**20))
+            try:
+                thread.start()
+            finally:
+                threading.stack_size(size)
+    except (RuntimeError, ValueError) as error:
+        raise GrammarError(
+            f"no thread could be started for a grammar or schema that nests deep: {error}"
+        ) from error
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def on_one_line(text: str) -> str:
+    """llguidance's words, cut where they are many."""
+    return " ".join(text.split())[:_MAX_REASON]

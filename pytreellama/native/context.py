@@ -1,0 +1,144 @@
+"""Contexts: how they are made, their true sizes, and the threads of their passes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from pytreellama.errors import ContextError
+from pytreellama.native.checks import check_pointer
+from pytreellama.native.handle import Handle
+from pytreellama.native.library import ffi, lib
+from pytreellama.native.log import drain_log, last_error
+from pytreellama.native.tensors import ggml_type
+
+
+class ContextFields(TypedDict):
+    """Fields of ``llama_context_params``, by their names there.
+
+    ``type_k`` and ``type_v`` are names of types, such as ``f16``; ``flash_attn_type`` is None
+    where llama.cpp shall choose.
+    """
+
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    n_seq_max: int
+    n_threads: int
+    n_threads_batch: int
+    type_k: str
+    type_v: str
+    flash_attn_type: bool | None
+    kv_unified: bool
+    offload_kqv: bool
+    swa_full: bool
+    embeddings: bool
+    rope_freq_base: float
+    rope_freq_scale: float
+
+
+_FLASH_ATTENTION = {
+    None: lib.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    False: lib.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    True: lib.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+}
+
+
+class AbortFlag:
+    """What a pass looks at while it runs; raised, it ends the pass where the backend asks."""
+
+    __slots__ = ("pointer",)
+
+    def __init__(self) -> None:
+        self.pointer: Any = ffi.new("int32_t *", 0)
+
+    def set(self) -> None:
+        """End the pass that runs."""
+        self.pointer[0] = 1
+
+    def clear(self) -> None:
+        """Let the next pass run."""
+        self.pointer[0] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ContextSizes:
+    """The sizes that hold; llama.cpp rounds some that are asked for."""
+
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    n_seq_max: int
+    n_threads: int
+
+
+def make_context(
+    model: Handle, fields: ContextFields, abort: AbortFlag, probe: Handle | None, what: str
+) -> Handle:
+    """A context, which is freed before its model.
+
+    Args:
+        abort: must live as long as the context.
+        probe: records the mask of every attention, if there is one.
+        what: the context in words, for the error.
+
+    Raises:
+        ContextError: llama.cpp refuses.
+    """
+    params = ffi.new("struct llama_context_params *", lib.llama_context_default_params())
+    for name, value in fields.items():
+        setattr(params, name, value if name not in _CONVERTED else _CONVERTED[name](value))
+    params.pooling_type = lib.LLAMA_POOLING_TYPE_NONE
+    params.abort_callback = ffi.addressof(lib, "treellama_abort_if")
+    params.abort_callback_data = abort.pointer
+    drain_log()
+    pointer = lib.treellama_context_init(
+        model.pointer, params, ffi.NULL if probe is None else probe.pointer
+    )
+    check_pointer(pointer, ContextError, f"cannot make a context with {what}", with_log=True)
+    drain_log(errors_only=True)
+    return Handle(pointer, lib.llama_free, "context", ContextError, needs=model)
+
+
+_CONVERTED: dict[str, Any] = {
+    "type_k": ggml_type,
+    "type_v": ggml_type,
+    "flash_attn_type": _FLASH_ATTENTION.__getitem__,
+}
+
+
+def attach_threads(context: Handle) -> Handle | None:
+    """Threads that wait from pass to pass; without them ggml makes new ones for every graph.
+
+    Returns:
+        None where the backend has no threads.
+
+    Raises:
+        ContextError: they cannot be started.
+    """
+    threads = lib.treellama_threads_attach(context.pointer)
+    if threads == ffi.NULL:
+        if why := last_error():
+            raise ContextError(
+                f"the threads of the context cannot be started ({why}); give a smaller n_threads, "
+                "or let this process have more threads or memory"
+            )
+        return None
+    return Handle(threads, lib.treellama_threads_release, "threads", ContextError)
+
+
+def sizes(context: Handle) -> ContextSizes:
+    """The sizes of a context."""
+    pointer = context.pointer
+    return ContextSizes(
+        n_ctx=int(lib.llama_n_ctx(pointer)),
+        n_batch=int(lib.llama_n_batch(pointer)),
+        n_ubatch=int(lib.llama_n_ubatch(pointer)),
+        n_seq_max=int(lib.llama_n_seq_max(pointer)),
+        n_threads=int(lib.llama_n_threads(pointer)),
+    )
+
+
+def n_reused_graphs(context: Handle) -> int:
+    """Passes that could use the graph of the pass before."""
+    return int(lib.llama_perf_context(context.pointer).n_reused)

@@ -1,0 +1,30 @@
+"""Pending nodes of trees in the patched KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytreellama.errors import MemoryStateError
+from pytreellama.native.checks import check
+from pytreellama.native.handle import Handle
+from pytreellama.native.library import lib
+
+_REFUSED = "the KV cache refused the operation"
+
+
+def has_trees(context: Handle) -> bool:
+    """True if the cells of this memory can know their nodes."""
+    return bool(lib.treellama_tree_supported(context.pointer))
+
+
+def commit(context: Handle, seq: int, path: Sequence[int]) -> None:
+    """Make a path of pending nodes text, and free all others. Raises ``MemoryStateError``."""
+    nodes = list(path)
+    status = lib.treellama_tree_commit(context.pointer, seq, nodes, len(nodes), False)
+    check(status, MemoryStateError, _REFUSED, with_log=True)
+
+
+def discard(context: Handle, seq: int) -> None:
+    """Free all pending nodes of a sequence. Raises ``MemoryStateError``."""
+    status = lib.treellama_tree_discard(context.pointer, seq)
+    check(status, MemoryStateError, _REFUSED, with_log=True)
