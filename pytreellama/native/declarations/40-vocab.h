@@ -24,7 +24,7 @@ llama_token llama_vocab_eos(const struct llama_vocab * vocab);
 llama_token llama_vocab_eot(const struct llama_vocab * vocab);
 llama_token llama_vocab_nl (const struct llama_vocab * vocab);
 
-/* treellama.h */
+/* treellama-vocab.h */
 
 int32_t treellama_tokenize(
     const struct llama_vocab * vocab,

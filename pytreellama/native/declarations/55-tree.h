@@ -1,4 +1,4 @@
-/* treellama.h: trees */
+/* treellama-tree.h */
 
 #define TREELLAMA_TEXT ...
 

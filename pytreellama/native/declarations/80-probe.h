@@ -1,4 +1,4 @@
-/* treellama.h: what attention really used */
+/* treellama-probe.h: what attention really used */
 
 struct treellama_probe * treellama_probe_new (void);
 void                     treellama_probe_free(struct treellama_probe * probe);
