@@ -35,6 +35,9 @@ void treellama_check_loaded(const llama_model & model);
 // the cache of a context (the sliding-window one if swa); NULL if its memory has none
 llama_kv_cache * treellama_find_cache(const llama_context * ctx, bool swa);
 
+// cb_eval of a context that a probe, the user data, watches
+bool treellama_probe_eval(ggml_tensor * op, bool ask, void * user_data);
+
 // false, and a line in the log, if a sequence of the batch has pending nodes
 bool treellama_is_text(const llama_context * ctx, const llama_batch & batch);
 
