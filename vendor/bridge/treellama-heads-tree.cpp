@@ -1,5 +1,6 @@
 // the trees that heads guess, level by level
 
+#include "treellama-best-first.h"
 #include "treellama-heads-impl.h"
 
 #include <algorithm>
@@ -18,7 +19,7 @@ struct node {
     int32_t row; // of what is guessed behind it; -1 if that is not known
 };
 
-// a tree that hangs on a root and grows level by level
+// a tree that hangs on a root
 struct growing {
     treellama_heads & heads;
     const int32_t     n_threads;
@@ -26,11 +27,12 @@ struct growing {
     const llama_token root;
     const int32_t     top;
 
-    std::vector<node>         nodes;
+    best_first<node>          tree;
+    std::vector<node> &       nodes;
     std::vector<head_guesses> rows; // the first is what is guessed behind the root
 
-    growing(treellama_heads & heads, int32_t n_threads, const float * hidden, llama_token root, int32_t top) :
-        heads(heads), n_threads(n_threads), hidden(hidden), root(root), top(top) {
+    growing(treellama_heads & heads, int32_t n_threads, const float * hidden, llama_token root, int32_t top, int32_t n_nodes) :
+        heads(heads), n_threads(n_threads), hidden(hidden), root(root), top(top), tree(n_nodes), nodes(tree.nodes) {
         // heads that see no guesses have all their rows at once
         const int32_t n_first = heads.is_sequential() ? 1 : heads.facts.n_heads;
         rows = heads.rows_of(heads.run(n_threads, 0, n_first, 1, hidden, &root), n_first, heads.facts.n_rows, top);
@@ -92,23 +94,19 @@ struct growing {
             if (!(next.p >= min_p && next.p > 0.0)) {
                 break; // they fall
             }
-            nodes.push_back(next);
+            tree.add(next);
         }
     }
 
-    // the n likeliest nodes, falling; of equal ones the earlier, so that none comes before its parent
-    std::vector<int32_t> likeliest(int32_t n) const {
-        std::vector<int32_t> res(nodes.size());
-        for (size_t i = 0; i < res.size(); ++i) {
-            res[i] = (int32_t) i;
+    // the nodes of a depth that are among the likeliest, as many as may be followed up
+    std::vector<int32_t> to_take_up(int32_t depth, int32_t width) const {
+        std::vector<int32_t> taken;
+        for (const int32_t i : tree.order) {
+            if (nodes[i].depth == depth && !(heads.is_sequential() && (int32_t) taken.size() == width)) {
+                taken.push_back(i);
+            }
         }
-        const auto likelier = [this](int32_t a, int32_t b) {
-            return nodes[a].p != nodes[b].p ? nodes[a].p > nodes[b].p : a < b;
-        };
-        const size_t n_kept = std::min(res.size(), (size_t) n);
-        std::partial_sort(res.begin(), res.begin() + n_kept, res.end(), likelier);
-        res.resize(n_kept);
-        return res;
+        return taken;
     }
 };
 
@@ -119,36 +117,22 @@ int32_t treellama_heads_grow(
         int32_t width, double min_p, int32_t * tokens, int32_t * parents, double * p) {
     return treellama_catch(TREELLAMA_EXCEPTION, [&] {
         std::lock_guard<std::mutex> lock(heads->busy);
-        growing tree(*heads, n_threads, hidden, root, top);
-        tree.add_children(-1, min_p);
+        growing guesses(*heads, n_threads, hidden, root, top, n_nodes);
+        guesses.add_children(-1, min_p);
 
         // below what is not among the likeliest now, nothing can get in: a path is no likelier than its beginning
         for (int32_t depth = 0; depth + 1 < heads->facts.n_heads; ++depth) {
-            std::vector<int32_t> taken;
-            for (const int32_t i : tree.likeliest(n_nodes)) {
-                if (tree.nodes[i].depth == depth && !(heads->is_sequential() && (int32_t) taken.size() == width)) {
-                    taken.push_back(i);
-                }
-            }
+            const std::vector<int32_t> taken = guesses.to_take_up(depth, width);
             if (taken.empty()) {
                 break;
             }
-            tree.take_up(taken);
+            guesses.take_up(taken);
             for (const int32_t i : taken) {
-                tree.add_children(i, min_p);
+                guesses.add_children(i, min_p);
             }
         }
 
-        const std::vector<int32_t> best = tree.likeliest(n_nodes);
-        std::vector<int32_t> place(tree.nodes.size(), -1);
-        for (size_t i = 0; i < best.size(); ++i) {
-            const node & one = tree.nodes[best[i]];
-            place[best[i]] = (int32_t) i;
-            tokens [i] = one.token;
-            parents[i] = one.parent < 0 ? -1 : place[one.parent];
-            p      [i] = one.p;
-        }
-        return (int32_t) best.size();
+        return guesses.tree.write(tokens, parents, p);
     });
 }
 
@@ -157,7 +141,7 @@ int32_t treellama_heads_fill(
         const int32_t * parents, const int32_t * ranks, int32_t * tokens, double * p) {
     return treellama_catch(TREELLAMA_EXCEPTION, [&] {
         std::lock_guard<std::mutex> lock(heads->busy);
-        growing tree(*heads, n_threads, hidden, root, 1 + *std::max_element(ranks, ranks + n_nodes));
+        growing tree(*heads, n_threads, hidden, root, 1 + *std::max_element(ranks, ranks + n_nodes), n_nodes);
 
         std::vector<bool> has_children(n_nodes, false);
         for (int32_t i = 0; i < n_nodes; ++i) {
