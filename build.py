@@ -32,9 +32,10 @@ from buildlib import native, toolchain  # noqa: E402
 from buildlib.cache import Cache, cache_root  # noqa: E402
 from buildlib.environment import Environment  # noqa: E402
 from buildlib.errors import BuildError, explain_os_error  # noqa: E402
+from buildlib.modules import STAGED  # noqa: E402
 from buildlib.progress import Progress  # noqa: E402
 
-PACKAGE = ROOT / native.STAGED
+PACKAGE = ROOT / STAGED
 INTERRUPTED = 130
 
 #
@@ -210,7 +211,7 @@ def fail_hook(text: str) -> NoReturn:
 def files_of_wheel(entry: Path) -> dict[str, str]:
     folder = entry / "native"
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path): f"{native.STAGED}/{path.relative_to(folder).as_posix()}" for path in files}
+    return {str(path): f"{STAGED}/{path.relative_to(folder).as_posix()}" for path in files}
 
 
 def wheel_tag() -> str:
