@@ -37,6 +37,7 @@ from buildlib.progress import Progress  # noqa: E402
 
 PACKAGE = ROOT / STAGED
 INTERRUPTED = 130
+TESTERS = {"test", "bench"}  # extras that come with the test instruments
 
 #
 # by hand
@@ -124,9 +125,13 @@ def build(options: argparse.Namespace, environment: Environment, progress: Progr
     # pip's subprocess, which runs the hook below, must come to the same recipe
     os.environ["CMAKE_ARGS"] = " ".join([*flags, os.environ.get("CMAKE_ARGS", "")]).strip()
     tools = options.target if options.command == "build" else []
-    entry = ensure_native(progress, options.jobs, tools)
+    asked = {"test": ["test"], "build": getattr(options, "extra", [])}.get(options.command, [])
+    extras = environment.all_extras(asked)
+    testing = not TESTERS.isdisjoint(extras)
+    entry = ensure_native(progress, options.jobs, tools, testing=testing)
     native.stage(entry, PACKAGE)
-    extras = {"test": ["test"], "build": getattr(options, "extra", [])}.get(options.command, [])
+    if testing:
+        native.stage_testing(entry, PACKAGE)
     environment.ensure_package(extras, progress)
     if options.command == "build":
         progress.say(f"ready: {PACKAGE} and {environment.folder}")
@@ -166,9 +171,15 @@ def complain(text: str, status: int = 1) -> int:
 #
 
 
-def ensure_native(progress: Progress, n_jobs: int | None = None, tools: Sequence[str] = ()) -> Path:
+def ensure_native(
+    progress: Progress,
+    n_jobs: int | None = None,
+    tools: Sequence[str] = (),
+    *,
+    testing: bool = False,
+) -> Path:
     recipe = native.read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
-    return native.ensure(recipe, Cache(cache_root()), progress, n_jobs, tools)
+    return native.ensure(recipe, Cache(cache_root()), progress, n_jobs, tools, testing=testing)
 
 
 #

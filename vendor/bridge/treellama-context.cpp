@@ -16,15 +16,8 @@ bool treellama_abort_if(void * flag) {
     return *(volatile int32_t *) flag != 0;
 }
 
-llama_context * treellama_context_init(llama_model * model, const llama_context_params * params, treellama_probe * probe) {
-    return treellama_guard((llama_context *) nullptr, [&] {
-        llama_context_params cparams = *params;
-        if (probe) {
-            cparams.cb_eval           = treellama_probe_eval;
-            cparams.cb_eval_user_data = probe;
-        }
-        return llama_init_from_model(model, cparams);
-    });
+llama_context * treellama_context_init(llama_model * model, const llama_context_params * params) {
+    return treellama_guard((llama_context *) nullptr, [&] { return llama_init_from_model(model, *params); });
 }
 
 // a position without a row of its own ends the process on the threads that look it up

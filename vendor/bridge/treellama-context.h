@@ -11,12 +11,9 @@
 extern "C" {
 #endif
 
-// observes the attention of a context, for tests; see treellama_probe_* below
-struct treellama_probe;
-
 // params->abort_callback may be treellama_abort_if with an int32_t flag as data
 LLAMA_API struct llama_context * treellama_context_init(
-        struct llama_model * model, const struct llama_context_params * params, struct treellama_probe * probe);
+        struct llama_model * model, const struct llama_context_params * params);
 
 // threads that wait between passes, shared by all contexts that have as many and take turns; without them, ggml makes
 // and frees a pool for every graph. NULL if this build has no CPU backend, or with an error if the threads cannot be started. Release them

@@ -6,6 +6,8 @@
 #include "llama-kv-cache.h"
 #include "llama-model.h"
 
+#include <algorithm>
+
 int32_t treellama_memory_clear(llama_context * ctx, bool data) {
     return treellama_guard(TREELLAMA_EXCEPTION, [&] {
         llama_memory_clear(llama_get_memory(ctx), data);
@@ -68,6 +70,51 @@ int32_t treellama_memory_ranges(
         }
         return 0;
     });
+}
+
+bool treellama_memory_is_shared(llama_context * ctx, llama_seq_id seq_id) {
+    const auto * cache = treellama_find_cache(ctx, false);
+    if (!cache) {
+        return false;
+    }
+
+    const auto & cells = cache->get_cells(seq_id);
+    for (uint32_t i = 0; i < cells.size(); ++i) {
+        if (!cells.is_empty(i) && cells.seq_has(i, seq_id) && cells.seq_count(i) > 1) {
+            return true;
+        }
+    }
+
+    return false;
+}
+
+bool treellama_memory_would_mix(llama_context * ctx, llama_seq_id src, llama_seq_id dst, llama_pos p0, llama_pos p1) {
+    const auto * cache = treellama_find_cache(ctx, false);
+    if (!cache) {
+        return true;
+    }
+
+    const auto & cells = cache->get_cells(src);
+
+    // the positions that a copy would bring
+    llama_pos first = -1;
+    llama_pos last  = -1;
+    for (uint32_t i = 0; i < cells.size(); ++i) {
+        if (cells.is_empty(i) || !cells.seq_has(i, src) || cells.pos_get(i) < p0 || cells.pos_get(i) > p1) {
+            continue;
+        }
+        first = first < 0 ? cells.pos_get(i) : std::min(first, cells.pos_get(i));
+        last  = std::max(last, cells.pos_get(i));
+    }
+
+    for (uint32_t i = 0; first >= 0 && i < cells.size(); ++i) {
+        const bool is_own = !cells.is_empty(i) && cells.seq_has(i, dst) && !cells.seq_has(i, src);
+        if (is_own && cells.pos_get(i) >= first && cells.pos_get(i) <= last) {
+            return true;
+        }
+    }
+
+    return false;
 }
 
 int32_t treellama_n_cells_used(llama_context * ctx, llama_seq_id seq_id) {

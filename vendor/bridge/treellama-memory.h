@@ -28,6 +28,13 @@ LLAMA_API int32_t treellama_memory_update(struct llama_context * ctx);
 LLAMA_API int32_t treellama_memory_ranges(
         struct llama_context * ctx, const llama_seq_id * seq_ids, int32_t n_seqs, llama_pos * pos_min, llama_pos * pos_max);
 
+// true if cells of a sequence are cells of others too
+LLAMA_API bool treellama_memory_is_shared(struct llama_context * ctx, llama_seq_id seq_id);
+
+// true if a sequence has cells of its own among those of another one, src, in [p0, p1]; or if the model has no such cells
+LLAMA_API bool treellama_memory_would_mix(
+        struct llama_context * ctx, llama_seq_id src, llama_seq_id dst, llama_pos p0, llama_pos p1);
+
 // cells in use of the cache that holds a sequence, those of pending nodes too; -1 if the model has none
 LLAMA_API int32_t treellama_n_cells_used(struct llama_context * ctx, llama_seq_id seq_id);
 

@@ -1,16 +1,5 @@
 #include "treellama-regex.h"
 #include "treellama-regex-matcher.h"
-#include "treellama-impl.h"
-
-static thread_local bool g_uses_std_regex = false;
-
-void treellama_use_std_regex(bool value) {
-    g_uses_std_regex = value;
-}
-
-bool treellama_uses_std_regex() {
-    return g_uses_std_regex;
-}
 
 using namespace treellama::regex;
 

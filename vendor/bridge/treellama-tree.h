@@ -40,9 +40,8 @@ LLAMA_API int32_t treellama_tree_nodes(
 
 // make a path of nodes (each the parent of the next) text and free all others; -1 if it is not such a path
 // the path's keys and values move, bit for bit, to the lowest cells of the tree
-//   by_graph: move them as on a device, for tests
 LLAMA_API int32_t treellama_tree_commit(
-        struct llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path, bool by_graph);
+        struct llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path);
 
 // free all pending nodes of a sequence
 LLAMA_API int32_t treellama_tree_discard(struct llama_context * ctx, llama_seq_id seq_id);

@@ -18,9 +18,6 @@ LLAMA_API int32_t treellama_tokenize(
         llama_token * tokens, int32_t n_tokens_max,
         bool add_special, bool parse_special, bool * failed);
 
-// for tests: split text by std::regex on this thread, as llama.cpp does, which recurses once a character
-LLAMA_API void treellama_use_std_regex(bool value);
-
 // the bytes of many tokens in one call: offsets[n_tokens + 1] into buf
 // returns the number of bytes; if it is more than size, nothing was written beyond size: call again with a larger buf
 LLAMA_API int64_t treellama_pieces(

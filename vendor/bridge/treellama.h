@@ -24,6 +24,3 @@
 #include "treellama-sampling.h"
 #include "treellama-successors.h"
 #include "treellama-heads.h"
-#include "treellama-probe.h"
-#include "treellama-attention.h"
-#include "treellama-matmul.h"

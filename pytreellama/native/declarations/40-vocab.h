@@ -32,8 +32,6 @@ int32_t treellama_tokenize(
     llama_token * tokens, int32_t n_tokens_max,
     bool add_special, bool parse_special, bool * failed);
 
-void treellama_use_std_regex(bool value);
-
 int64_t treellama_pieces(
     const struct llama_vocab * vocab,
     const llama_token * tokens, int32_t n_tokens, bool special,

@@ -76,10 +76,8 @@ struct llama_perf_context_data llama_perf_context(const struct llama_context * c
 
 /* treellama-context.h */
 
-struct treellama_probe;
-
 struct llama_context * treellama_context_init(
-    struct llama_model * model, const struct llama_context_params * params, struct treellama_probe * probe);
+    struct llama_model * model, const struct llama_context_params * params);
 
 struct treellama_threads * treellama_threads_attach (struct llama_context * ctx);
 void                       treellama_threads_release(struct treellama_threads * threads);

@@ -1,11 +1,14 @@
-// the masks that attention really used, and the cells of a cache
+// the masks that attention really used
 
-#include "treellama-impl.h"
+#include "treellama-probe.h"
 
-#include "llama-kv-cache.h"
+#include "ggml-backend.h"
+#include "llama-context.h"
+#include "llama-cparams.h"
 
 #include <cstring>
 #include <map>
+#include <string>
 #include <vector>
 
 struct treellama_probe {
@@ -48,7 +51,7 @@ static std::vector<float> read_floats(const ggml_tensor * tensor) {
     return res;
 }
 
-bool treellama_probe_eval(ggml_tensor * op, bool ask, void * user_data) {
+static bool probe_eval(ggml_tensor * op, bool ask, void * user_data) {
     auto * probe = (treellama_probe *) user_data;
 
     // a mask that was copied to another device keeps its name as a part of the copy's
@@ -83,6 +86,13 @@ void treellama_probe_free(treellama_probe * probe) {
     delete probe;
 }
 
+void treellama_probe_attach(treellama_probe * probe, llama_context * ctx) {
+    // llama.h takes the callback when it makes a context; graphs take it from here when they are built
+    auto & cparams = const_cast<llama_cparams &>(ctx->get_cparams());
+    cparams.cb_eval           = probe ? probe_eval : nullptr;
+    cparams.cb_eval_user_data = probe;
+}
+
 void treellama_probe_reset(treellama_probe * probe) {
     probe->records.clear();
     probe->first_op.clear();
@@ -111,30 +121,4 @@ int32_t treellama_probe_read(
     }
 
     return 0;
-}
-
-int32_t treellama_cells(llama_context * ctx, bool swa, llama_seq_id seq_id, llama_pos * pos, int32_t * nodes, uint32_t * seqs) {
-    const auto * cache = treellama_find_cache(ctx, swa);
-    if (!cache) {
-        return -1;
-    }
-
-    const auto & cells = cache->get_cells(seq_id);
-
-    for (uint32_t i = 0; pos && i < cells.size(); ++i) {
-        pos[i]   = cells.is_empty(i) ? -1 : cells.pos_get(i);
-        nodes[i] = cells.node_get(i);
-    }
-
-    constexpr uint32_t n_words = TREELLAMA_N_SEQ_MAX/32;
-    for (uint32_t i = 0; seqs && i < cells.size(); ++i) {
-        memset(seqs + i*n_words, 0, n_words*sizeof(uint32_t));
-        for (llama_seq_id s = 0; s < TREELLAMA_N_SEQ_MAX; ++s) {
-            if (cells.seq_has(i, s)) {
-                seqs[i*n_words + s/32] |= 1u << (s%32);
-            }
-        }
-    }
-
-    return (int32_t) cells.size();
 }

@@ -13,9 +13,9 @@ extern "C" {
 
 // weights as a file holds them, and back: ggml_quantize_chunk without an importance matrix, or TREELLAMA_EXCEPTION
 //   n_per_row: a multiple of the type's block
-LLAMA_API int32_t treellama_quantize_rows(
+int32_t treellama_quantize_rows(
         enum ggml_type type, const float * values, int64_t n_rows, int64_t n_per_row, void * data);
-LLAMA_API int32_t treellama_dequantize_rows(
+int32_t treellama_dequantize_rows(
         enum ggml_type type, const void * data, int64_t n_rows, int64_t n_per_row, float * values);
 
 struct treellama_matmul_params {
@@ -38,7 +38,7 @@ struct treellama_matmul_params {
 //   x    [n_tokens][n_inputs][n_in],   without ids [n_tokens][n_in]
 //   ids  [n_tokens][n_used]                               NULL for one matrix; a token has no expert twice
 //   out  [n_tokens][n_used]  [n_out],  without ids [n_tokens][n_out]
-LLAMA_API int32_t treellama_matmul(
+int32_t treellama_matmul(
         const struct treellama_matmul_params * params,
         const void * w, const float * x, const int32_t * ids, float * out);
 

@@ -41,7 +41,7 @@ struct treellama_attention_params {
 //   order [n_streams][n_order]                          see ggml_flash_attn_ext_set_order; NULL for stock's code
 //   sinks [n_head]                                      may be NULL
 //   out   [n_streams][n_tokens][n_head]   [n_embd_v]
-LLAMA_API int32_t treellama_attention(
+int32_t treellama_attention(
         const struct treellama_attention_params * params,
         const float * q, const float * k, const float * v,
         const float * mask, const int32_t * order, const float * sinks, float * out);
