@@ -32,10 +32,12 @@ from buildlib import native, toolchain  # noqa: E402
 from buildlib.cache import Cache, cache_root  # noqa: E402
 from buildlib.environment import Environment  # noqa: E402
 from buildlib.errors import BuildError, explain_os_error  # noqa: E402
+from buildlib.modules import STAGED  # noqa: E402
 from buildlib.progress import Progress  # noqa: E402
 
-PACKAGE = ROOT / native.STAGED
+PACKAGE = ROOT / STAGED
 INTERRUPTED = 130
+TESTERS = {"test", "bench"}  # extras that come with the test instruments
 
 #
 # by hand
@@ -123,9 +125,13 @@ def build(options: argparse.Namespace, environment: Environment, progress: Progr
     # pip's subprocess, which runs the hook below, must come to the same recipe
     os.environ["CMAKE_ARGS"] = " ".join([*flags, os.environ.get("CMAKE_ARGS", "")]).strip()
     tools = options.target if options.command == "build" else []
-    entry = ensure_native(progress, options.jobs, tools)
+    asked = {"test": ["test"], "build": getattr(options, "extra", [])}.get(options.command, [])
+    extras = environment.all_extras(asked)
+    testing = not TESTERS.isdisjoint(extras)
+    entry = ensure_native(progress, options.jobs, tools, testing=testing)
     native.stage(entry, PACKAGE)
-    extras = {"test": ["test"], "build": getattr(options, "extra", [])}.get(options.command, [])
+    if testing:
+        native.stage_testing(entry, PACKAGE)
     environment.ensure_package(extras, progress)
     if options.command == "build":
         progress.say(f"ready: {PACKAGE} and {environment.folder}")
@@ -165,9 +171,15 @@ def complain(text: str, status: int = 1) -> int:
 #
 
 
-def ensure_native(progress: Progress, n_jobs: int | None = None, tools: Sequence[str] = ()) -> Path:
+def ensure_native(
+    progress: Progress,
+    n_jobs: int | None = None,
+    tools: Sequence[str] = (),
+    *,
+    testing: bool = False,
+) -> Path:
     recipe = native.read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
-    return native.ensure(recipe, Cache(cache_root()), progress, n_jobs, tools)
+    return native.ensure(recipe, Cache(cache_root()), progress, n_jobs, tools, testing=testing)
 
 
 #
@@ -210,7 +222,7 @@ def fail_hook(text: str) -> NoReturn:
 def files_of_wheel(entry: Path) -> dict[str, str]:
     folder = entry / "native"
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path): f"{native.STAGED}/{path.relative_to(folder).as_posix()}" for path in files}
+    return {str(path): f"{STAGED}/{path.relative_to(folder).as_posix()}" for path in files}
 
 
 def wheel_tag() -> str:

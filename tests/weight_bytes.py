@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pytreellama.core.products import Bytes, WeightType, block_size, encode_weights, row_bytes
+from pytreellama.testing.products import Bytes, WeightType, block_size, encode_weights, row_bytes
 
 PLAIN_TYPES = ("f32", "f16", "bf16")
 

@@ -7,7 +7,6 @@ the encodings of trees work below them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,28 +15,11 @@ from pytreellama.core.native_context import NativeContext
 from pytreellama.errors import MemoryStateError
 from pytreellama.native import memory
 from pytreellama.native import tree as native_tree
-from pytreellama.native.cells import read_cells
 
 Int32 = NDArray[np.int32]
 
 EVERYTHING = -1
 """Instead of a sequence id: the whole cache."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cells:
-    """What the cells of a cache hold.
-
-    Attributes:
-        positions: int32, shape (n_cells,), -1 where a cell is empty.
-        nodes: int32, shape (n_cells,): the pending node that a cell holds, -1 where it is text or
-            empty. Known with ``TreeEncoding.ANCESTORS`` alone.
-        members: bool, shape (n_cells, 256): the sequences that a cell belongs to.
-    """
-
-    positions: Int32
-    nodes: Int32
-    members: NDArray[np.bool_]
 
 
 class Cache:
@@ -68,6 +50,15 @@ class Cache:
         """Cells in use, by text and pending nodes, of the cache that holds a sequence."""
         self._check_id(seq)
         return memory.n_cells_used(self._native.handle, seq)
+
+    def is_shared(self, seq: int) -> bool:
+        """True if cells of a sequence are cells of others too."""
+        self._check_id(seq)
+        return memory.is_shared(self._native.handle, seq)
+
+    def would_mix(self, source: int, target: int, first: int, last: int) -> bool:
+        """True if cells of the target's own stand among those of the source in [first, last]."""
+        return memory.would_mix(self._native.handle, source, target, first, last)
 
     def clear(self, data: bool) -> None:
         memory.clear(self._native.handle, data)
@@ -124,12 +115,6 @@ class Cache:
                 f"these {len(data)} bytes are not a state that this context can take ({why_not}); "
                 "use a state saved with the same model and cache types"
             )
-
-    def cells(self, seq: int = 0, *, sliding: bool = False) -> Cells | None:
-        """The cells of the cache that holds a sequence; None if the model has no such cache."""
-        self._check_id(seq)
-        cells = read_cells(self._native.handle, seq, sliding=sliding)
-        return None if cells is None else Cells(*cells)
 
     def _check_id(self, seq: int) -> None:
         """What follows ends the process on any other id."""

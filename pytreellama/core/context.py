@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from pytreellama.core.ancestor_trees import AncestorTrees
 from pytreellama.core.batch import Batch
 from pytreellama.core.batch_check import check_batch
-from pytreellama.core.cache import Cache, Cells
+from pytreellama.core.cache import Cache
 from pytreellama.core.context_memory import require_memory_for
 from pytreellama.core.memory import Memory
 from pytreellama.core.model import Model
 from pytreellama.core.native_context import NativeContext
 from pytreellama.core.outputs import Float32, Outputs, token_array
 from pytreellama.core.params import ContextParams
-from pytreellama.core.probe import Probe
 from pytreellama.core.sequence_trees import SequenceTrees
 from pytreellama.core.state_chains import StateChains
 from pytreellama.core.system import cpu_features, devices, has_invariant_products
@@ -48,7 +47,6 @@ class Context(Outputs):
         params: sizes and types; or give them by name, as in ``Context(model, n_ctx=8192)``.
         tree_encoding: how the nodes of a tree are told apart in the cache; by default by their
             ancestors, or by sequence ids where the model's memory takes no others.
-        probe: record the mask that every attention really used (slow; for tests).
 
     Raises:
         ContextError: sizes that do not fit the model or this machine's memory, a model that is
@@ -61,7 +59,6 @@ class Context(Outputs):
         params: ContextParams | None = None,
         *,
         tree_encoding: TreeEncoding | None = None,
-        probe: bool = False,
         **options: Any,
     ) -> None:
         if params is not None and options:
@@ -78,8 +75,7 @@ class Context(Outputs):
         self.params = params or _params_by_name(options)
         require_memory_for(model, self.params)
         self.model = model
-        self.probe = Probe() if probe else None
-        native = NativeContext(model, self.params, self.probe.handle if self.probe else None)
+        native = NativeContext(model, self.params)
         super().__init__(native, model.vocab.n_tokens, self.params.embeddings)
         self.kv_unified = native.kv_unified
         self.n_ctx, self.n_batch, self.n_ubatch = native.n_ctx, native.n_batch, native.n_ubatch
@@ -428,19 +424,6 @@ class Context(Outputs):
     def n_reused_graphs(self) -> int:
         """Passes that could use the graph of the pass before."""
         return n_reused_graphs(self.native.handle)
-
-    def cells(self, seq: int = 0, *, sliding: bool = False) -> Cells | None:
-        """What the cells of the cache that holds a sequence hold, for tests and pictures.
-
-        Args:
-            sliding: of the sliding-window layers' cache.
-
-        Returns:
-            None if the model has no such cache.
-        """
-        self.native.require_sequence(seq)
-        with self.exclusive():
-            return self._cache.cells(seq, sliding=sliding)
 
     # -- what batch_check asks
 

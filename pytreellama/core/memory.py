@@ -64,6 +64,12 @@ class Memory:
         with self._native.exclusive():
             return self._cache.pos_max(seq)
 
+    def is_shared(self, seq: int) -> bool:
+        """True if cells of a sequence are cells of others too: ``add`` would move them for all."""
+        self._native.require_sequence(seq)
+        with self._native.exclusive():
+            return self._cache.is_shared(seq)
+
     def clear(self, *, data: bool = True) -> None:
         """Forget everything, pending nodes as well.
 
@@ -224,23 +230,11 @@ class Memory:
         first = max(int(low), p0)
         last = min(int(high), p1 - 1) if p1 >= 0 else int(high)
         overlap = first <= other_high and last >= other_low
-        if overlap and self._would_mix(source, target, first, last):
+        if overlap and self._cache.would_mix(source, target, first, last):
             raise MemoryStateError(
                 f"sequence {target} holds positions {other_low} to {other_high} already; remove "
                 f"them before copying {first} to {last} from sequence {source}"
             )
-
-    def _would_mix(self, source: int, target: int, first: int, last: int) -> bool:
-        """True if cells of the target's own stand among those of the source in [first, last]."""
-        cells = self._cache.cells(source)
-        if cells is None:
-            return True
-        own, others, positions = cells.members[:, source], cells.members[:, target], cells.positions
-        copied = positions[own & (positions >= first) & (positions <= last)]
-        if len(copied) == 0:
-            return False
-        between = (positions >= copied.min()) & (positions <= copied.max())
-        return bool((others & ~own & between).any())
 
 
 def _require_int32(*numbers: int) -> None:

@@ -15,7 +15,6 @@ from pytreellama.native import tree as native_tree
 from pytreellama.native.batch import BatchStruct
 from pytreellama.native.context import AbortFlag, ContextFields
 from pytreellama.native.decode import Int32
-from pytreellama.native.handle import Handle
 from pytreellama.native.limits import N_SEQ_MAX
 from pytreellama.process import ProcessWatch
 from pytreellama.tree import TokenTree
@@ -34,19 +33,18 @@ class NativeContext:
     Args:
         model: whose weights it runs; they stay in memory as long as it does.
         params: what was asked for.
-        probe: records the masks of its attention, if there is one.
 
     Raises:
         ContextError: llama.cpp refuses.
     """
 
-    def __init__(self, model: Model, params: ContextParams, probe: Handle | None) -> None:
+    def __init__(self, model: Model, params: ContextParams) -> None:
         self._lock = _Exclusive()
         self._is_inherited = False
         self._model = model.handle.share()
         self._abort = AbortFlag()
         self.handle = native_context.make_context(
-            self._model, _fields(params), self._abort, probe, str(params)
+            self._model, _fields(params), self._abort, str(params)
         )
         self._threads = native_context.attach_threads(self.handle)
         _contexts.add(self)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
+from pytreellama.draft.best_first import grow_best_first
 from pytreellama.draft.escape import EscapeTable
 from pytreellama.draft.ngram_table import Context, NGramTable
 from pytreellama.draft.options import require_at_least_1, require_probability
@@ -94,17 +94,6 @@ class _Offer(NamedTuple):
         hit = any(token in counts for counts in self.asked)
         self.escapes.learn(*self.kind, was_escape=not hit)
         return hit
-
-
-class _Guess(NamedTuple):
-    """A node that may join the tree. Ordered so that the likeliest, oldest come first."""
-
-    minus_p: float
-    order: int
-    token: int
-    parent: int
-    depth: int
-    context: Context
 
 
 class NGramDrafter:
@@ -197,49 +186,26 @@ class NGramDrafter:
         """See Selective; raises DraftError if `n_nodes` < 0."""
         if checked_n_nodes(n_nodes) == 0:
             return NOTHING
-        grown = self._grow(n_nodes, min_p)
-        return Grown(
-            [guess.token for guess in grown],
-            [guess.parent for guess in grown],
-            [-guess.minus_p for guess in grown],
+        return grow_best_first(
+            self._context,
+            self._continuations,
+            n_nodes=n_nodes,
+            max_depth=self._options.max_depth,
+            min_p=min_p,
         )
 
-    def _grow(self, n_nodes: int, min_p: float) -> list[_Guess]:
-        """The likeliest guesses in falling order; each one's parent is an index into the list."""
-        grown: list[_Guess] = []
-        frontier: list[_Guess] = []  # the likeliest first, no more than there is room for
-        n_guesses = 0
-        context, p, parent, depth = self._context, 1.0, -1, 0
-        while True:
-            n_left = n_nodes - len(grown)
-            if depth < self._options.max_depth:
-                if len(frontier) == n_left:
-                    min_p = max(min_p, -frontier[-1].minus_p)
-                for token, p_path in self._continuations(context, p, min_p):
-                    longer = self._moved(context, token)
-                    insort(frontier, _Guess(-p_path, n_guesses, token, parent, depth, longer))
-                    n_guesses += 1
-                del frontier[n_left:]
-            if not frontier:
-                return grown
-            best = frontier.pop(0)
-            context, p, parent, depth = best.context, -best.minus_p, len(grown), best.depth + 1
-            grown.append(best)
-            if len(grown) == n_nodes:
-                return grown
-
     def _continuations(
-        self, context: Context, p_path: float, min_p: float
-    ) -> list[tuple[int, float]]:
+        self, context: Context, p_path: float, depth: int, min_p: float
+    ) -> list[tuple[int, float, Context]]:
         """Tokens that followed `context` or its end, with path probabilities from `min_p`."""
-        found: list[tuple[int, float]] = []
+        found: list[tuple[int, float, Context]] = []
         for offer in self._offers(context):
             p_escape = offer.escapes.p_escape(*offer.kind)
             share = p_path * (1.0 - p_escape) / offer.n_left
             for token, weight in offer.weights.items():
                 p_token = share * weight
                 if p_token >= min_p:
-                    found.append((token, p_token))
+                    found.append((token, p_token, self._moved(context, token)))
             p_path *= p_escape
             if p_path < min_p:
                 break

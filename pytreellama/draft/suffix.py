@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from pytreellama.draft.automaton import ROOT, SuffixAutomaton
+from pytreellama.draft.best_first import grow_best_first
 from pytreellama.draft.corpus import Corpus, Places
 from pytreellama.draft.corpus_reader import CorpusReader
 from pytreellama.draft.escape import EscapeTable
@@ -52,17 +52,6 @@ class _Context(NamedTuple):
     length: int
     places: Places | None = None
     """Occurrences of that end in the corpus, whatever their length."""
-
-
-class _Guess(NamedTuple):
-    """A node that may join the tree. Ordered so that a heap gives the likeliest, oldest first."""
-
-    minus_p: float
-    order: int
-    token: int
-    parent: int
-    depth: int
-    context: _Context
 
 
 class SuffixDrafter:
@@ -163,31 +152,27 @@ class SuffixDrafter:
 
     def grow_likely(self, n_nodes: int, min_p: float) -> Grown:
         """See Selective; raises DraftError if `n_nodes` < 0."""
-        checked_n_nodes(n_nodes)
-        places = None if self._reader is None else self._reader.longest_match()
-        start = _Context(*self._automaton.longest_match(self._options.max_match), places)
-        if n_nodes == 0 or (start.length < self._options.min_match and places is None):
+        start = self._start()
+        if checked_n_nodes(n_nodes) == 0 or start is None:
             return NOTHING
-        return _as_grown(self._grow(start, n_nodes, min_p))
-
-    def _grow(self, start: _Context, n_nodes: int, min_p: float) -> list[_Guess]:
-        """The likeliest guesses in falling order; each one's parent is an index into the list."""
         ending = self._automaton.ending_states()
-        grown: list[_Guess] = []
-        heap: list[_Guess] = []
-        n_guesses = 0
-        context, p, parent, depth = start, 1.0, -1, 0
-        while True:
-            if depth < self._options.max_depth:
-                for token, p_path, longer in self._continuations(context, p, depth, ending, min_p):
-                    guess = _Guess(-p_path, n_guesses, token, parent, depth, longer)
-                    heapq.heappush(heap, guess)
-                    n_guesses += 1
-            if not heap or len(grown) == n_nodes:
-                return grown
-            best = heapq.heappop(heap)
-            context, p, parent, depth = best.context, -best.minus_p, len(grown), best.depth + 1
-            grown.append(best)
+
+        def continuations(
+            context: _Context, p_path: float, depth: int, least: float
+        ) -> list[tuple[int, float, _Context]]:
+            return self._continuations(context, p_path, depth, ending, least)
+
+        return grow_best_first(
+            start, continuations, n_nodes=n_nodes, max_depth=self._options.max_depth, min_p=min_p
+        )
+
+    def _start(self) -> _Context | None:
+        """The context of the text's end; None if nothing there occurred before."""
+        places = None if self._reader is None else self._reader.longest_match()
+        state, length = self._automaton.longest_match(self._options.max_match)
+        if length < self._options.min_match and places is None:
+            return None
+        return _Context(state, length, places)
 
     def _continuations(
         self, context: _Context, p_path: float, depth: int, ending: set[int], min_p: float
@@ -288,11 +273,3 @@ def _n_new(following: Collection[int], longer: Collection[int], offered: Collect
     if offered:
         n_new -= sum(token in following and token not in longer for token in offered)
     return n_new
-
-
-def _as_grown(grown: list[_Guess]) -> Grown:
-    return Grown(
-        [guess.token for guess in grown],
-        [guess.parent for guess in grown],
-        [-guess.minus_p for guess in grown],
-    )

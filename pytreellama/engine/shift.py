@@ -33,7 +33,6 @@ def _n_keep(sequence: Sequence, n_text_max: int) -> int:
 
 def _own_cells(context: Context, seq_id: int) -> None:
     """Cells that others share would move for them as well: such a sequence gets its own."""
-    cells = context.cells(seq_id)
-    if cells is not None and (cells.members[cells.members[:, seq_id]].sum(axis=1) > 1).any():
+    if context.memory.is_shared(seq_id):
         state = context.memory.save(seq_id)
         context.memory.load(state, seq_id)

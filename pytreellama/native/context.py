@@ -72,14 +72,11 @@ class ContextSizes:
     n_threads: int
 
 
-def make_context(
-    model: Handle, fields: ContextFields, abort: AbortFlag, probe: Handle | None, what: str
-) -> Handle:
+def make_context(model: Handle, fields: ContextFields, abort: AbortFlag, what: str) -> Handle:
     """A context, which is freed before its model.
 
     Args:
         abort: must live as long as the context.
-        probe: records the mask of every attention, if there is one.
         what: the context in words, for the error.
 
     Raises:
@@ -92,9 +89,7 @@ def make_context(
     params.abort_callback = ffi.addressof(lib, "treellama_abort_if")
     params.abort_callback_data = abort.pointer
     drain_log()
-    pointer = lib.treellama_context_init(
-        model.pointer, params, ffi.NULL if probe is None else probe.pointer
-    )
+    pointer = lib.treellama_context_init(model.pointer, params)
     check_pointer(pointer, ContextError, f"cannot make a context with {what}", with_log=True)
     drain_log(errors_only=True)
     return Handle(pointer, lib.llama_free, "context", ContextError, needs=model)

@@ -56,6 +56,19 @@ def n_cells_used(context: Handle, seq: int) -> int | None:
     return n_used if n_used >= 0 else None
 
 
+def is_shared(context: Handle, seq: int) -> bool:
+    """True if cells of a sequence are cells of others too."""
+    return bool(lib.treellama_memory_is_shared(context.pointer, seq))
+
+
+def would_mix(context: Handle, source: int, target: int, first: int, last: int) -> bool:
+    """True if cells of the target's own stand among those of the source in [first, last].
+
+    Also where the model has no cells of which that could be known.
+    """
+    return bool(lib.treellama_memory_would_mix(context.pointer, source, target, first, last))
+
+
 def can_shift(context: Handle) -> bool:
     """True if positions can be changed."""
     return bool(lib.treellama_memory_can_shift(context.pointer))

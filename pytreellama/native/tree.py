@@ -20,7 +20,7 @@ def has_trees(context: Handle) -> bool:
 def commit(context: Handle, seq: int, path: Sequence[int]) -> None:
     """Make a path of pending nodes text, and free all others. Raises ``MemoryStateError``."""
     nodes = list(path)
-    status = lib.treellama_tree_commit(context.pointer, seq, nodes, len(nodes), False)
+    status = lib.treellama_tree_commit(context.pointer, seq, nodes, len(nodes))
     check(status, MemoryStateError, _REFUSED, with_log=True)
 
 

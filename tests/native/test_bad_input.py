@@ -24,6 +24,7 @@ from pytreellama.errors import (
     SamplerError,
     TreeError,
 )
+from pytreellama.testing.cells import read_cells
 from tiny_models import BRANCHING_KINDS, KINDS
 
 TinyModel = Callable[..., Model]
@@ -57,7 +58,7 @@ class Snapshot:
     @classmethod
     def of(cls, context: Context) -> Snapshot:
         memory, seqs = context.memory, range(context.n_seq_max)
-        held = [context.cells(sliding=sliding) for sliding in (False, True)]
+        held = [read_cells(context, sliding=sliding) for sliding in (False, True)]
         return cls(
             tuple((memory.pos_min(seq), memory.pos_max(seq)) for seq in seqs),
             tuple(c.positions.tobytes() + c.members.tobytes() for c in held if c is not None),
@@ -316,7 +317,7 @@ def test_a_closed_context_refuses_every_use(tiny_model: TinyModel) -> None:
         lambda: context.top_k(1),
         lambda: context.logp([5]),
         lambda: context.n_reused_graphs,
-        lambda: context.cells(),
+        lambda: memory.is_shared(0),
         lambda: memory.can_shift,
         lambda: memory.pos_min(0),
         lambda: memory.pos_max(0),
@@ -380,7 +381,7 @@ def calls_of(context: Context) -> dict[str, Callable[[], Any]]:
         "argmax": lambda: context.argmax(),
         "top_k": lambda: context.top_k(1),
         "logp": lambda: context.logp([5]),
-        "cells": lambda: context.cells(),
+        "is_shared": lambda: memory.is_shared(0),
         "pos_min": lambda: memory.pos_min(0),
         "pos_max": lambda: memory.pos_max(0),
         "clear": lambda: memory.clear(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 from pytreellama import Model
 from pytreellama.core.heads import Heads, model_hash
 from pytreellama.errors import MedusaError
+from pytreellama.medusa.weights import HeadWeights
+from pytreellama.native.logits import float_row, top_k_rows
 from random_heads import expected_logits, random_heads, write_random_heads
 
 gguf = pytest.importorskip("gguf", reason="needs gguf: pip install 'pytreellama[test]'")
@@ -183,6 +186,71 @@ def test_the_likeliest_paths_of_all_are_found(model: Model, tmp_path: Path, sees
         np.testing.assert_allclose(grown.p, best[:20], rtol=1e-3)
         expected = [p_of(heads, 270, one) for one in paths_of(grown)]
         np.testing.assert_allclose(grown.p, expected, rtol=1e-3)
+
+
+def grown_plainly(
+    heads: Heads, n_nodes: int, *, top: int, width: int, min_p: float
+) -> tuple[list[int], list[int], list[float]]:
+    """Of all nodes so far the likeliest, of equal ones the earlier; a level of them at a time."""
+    paths: list[tuple[int, ...]] = [()]
+    found: list[tuple[float, int, int]] = []  # p, parent, row
+
+    def ranked() -> list[int]:
+        return sorted(range(len(found)), key=lambda i: (-found[i][0], i))[:n_nodes]
+
+    def add_children(parent: int) -> None:
+        path = paths[parent + 1]
+        seen = [270, *path][: heads.n_seen(len(path))]
+        logits = heads.logits(1, len(path), STATE, [seen])
+        n_rows = logits.shape[1]
+        rows, logp = top_k_rows(float_row(logits), 1, n_rows, min(top, n_rows))
+        p_parent = found[parent][0] if parent >= 0 else 1.0
+        for row, logp_row in zip(rows[0].tolist(), logp[0].tolist(), strict=True):
+            p = p_parent * math.exp(logp_row)
+            if p >= min_p and p > 0.0:
+                found.append((p, parent, row))
+                paths.append((*path, int(heads.tokens[row])))
+
+    add_children(-1)
+    for depth in range(1, heads.n_heads):
+        level = [i for i in ranked() if len(paths[i + 1]) == depth]
+        for node in level[: width if heads.sees == "path" else None]:
+            add_children(node)
+    best = ranked()
+    place = {-1: -1, **{node: rank for rank, node in enumerate(best)}}
+    return (
+        [paths[i + 1][-1] for i in best],
+        [place[found[i][1]] for i in best],
+        [found[i][0] for i in best],
+    )
+
+
+@pytest.mark.parametrize("sees", SEES)
+@pytest.mark.parametrize("has_ties", [False, True])
+def test_trees_are_those_of_a_plain_search(
+    model: Model, tmp_path: Path, sees: str, has_ties: bool
+) -> None:
+    path = tmp_path / "heads.gguf"
+    heads = random_heads(model, sees=sees, n_shortlist=24, has_output=True)
+    if has_ties:
+        heads = dataclasses.replace(heads, heads=tuple(with_twin_rows(one) for one in heads.heads))
+    heads.write(path, "f32")
+    with Heads(path, model) as loaded:
+        for n_nodes, top, width, min_p in itertools.product(
+            (1, 2, 7, 40), (1, 3, 8), (1, 2, 5), (0.0, 0.01)
+        ):
+            limits = {"top": top, "width": width, "min_p": min_p}
+            grown = loaded.grow(1, STATE, 270, n_nodes, **limits)
+            found = list(grown.tokens), list(grown.parents), list(grown.p)
+            assert found == grown_plainly(loaded, n_nodes, **limits)
+            if has_ties and n_nodes > 2 and top > 1:
+                assert len(set(grown.p)) < len(grown.p)
+
+
+def with_twin_rows(head: HeadWeights) -> HeadWeights:
+    """Two tokens each get the same logit."""
+    assert head.output is not None
+    return dataclasses.replace(head, output=np.repeat(head.output[::2], 2, axis=0))
 
 
 @pytest.mark.parametrize("sees", SEES)

@@ -216,7 +216,7 @@ def test_sequences_that_are_none_are_refused_everywhere(tiny_model: TinyModel, s
             lambda: memory.save(seq),
             lambda: memory.load(b"x", seq),
             lambda: context.n_past(seq),
-            lambda: context.cells(seq),
+            lambda: memory.is_shared(seq),
             lambda: context.prefill([5], seq),
             lambda: context.decode_tree(seq, tree),
             lambda: context.grow_tree(seq, [5], [-1]),

@@ -20,7 +20,8 @@ from pytreellama.errors import (
 )
 from pytreellama.native import tree as native_tree
 from pytreellama.native.decode import TEXT as NO_NODE
-from pytreellama.native.library import lib
+from pytreellama.testing.cells import commit_by_graph, read_cells
+from pytreellama.testing.probe import Probe, probe_of
 from strategies import path_to
 
 TEXT = [10, 20, 30, 40, 50]
@@ -59,11 +60,13 @@ def make_context(
 ) -> MakeContext:
     """An empty context over a kind of tiny model; one for each set of options."""
 
-    def make(kind: str = "rope", **options: object) -> Context:
-        key = (kind, encoding, *sorted(options.items()))
+    def make(kind: str = "rope", *, probe: bool = False, **options: object) -> Context:
+        key = (kind, encoding, probe, *sorted(options.items()))
         if key not in made_contexts:
             sizes = {"n_ctx": 512, "n_batch": 256, "n_threads": 1} | options
             made_contexts[key] = Context(tiny_model(kind), tree_encoding=encoding, **sizes)
+            if probe:
+                Probe(made_contexts[key])
         context = made_contexts[key]
         context.memory.clear(data=False)
         for seq in range(context.n_seq_max):
@@ -80,7 +83,7 @@ def context(make_context: MakeContext) -> Context:
 
 def used_cells(context: Context) -> list[tuple[int, tuple[int, ...]]]:
     """Position and owners of every used cell, sorted."""
-    cells = context.cells()
+    cells = read_cells(context)
     assert cells is not None
     used = np.flatnonzero(cells.positions >= 0)
     return sorted(
@@ -276,7 +279,7 @@ def test_a_tree_deeper_than_a_small_window_costs_its_text_no_cell(
     context.prefill(text, 0)
     context.decode_tree(0, TokenTree.chain(chain))
     context.prefill([6] * 400, 1)
-    cells = context.cells(sliding=True)
+    cells = read_cells(context, sliding=True)
     assert cells is not None
     kept = sorted(cells.positions[cells.members[:, 0] & (cells.nodes < 0)].tolist())
     assert 0 not in kept, "the cache was full, and what is out of the window was taken"
@@ -428,7 +431,7 @@ def test_a_commit_moves_the_path_to_the_lowest_cells_bit_for_bit(
         context.decode_tree(1, SCATTERED)
         commit_natively(context, 1, PATH, by_graph)
         for sliding in (False, True):
-            cells = context.cells(1, sliding=sliding)
+            cells = read_cells(context, 1, sliding=sliding)
             if cells is not None:
                 assert cells.positions[first : first + 4].tolist() == [5, 6, 7, -1]
                 assert (cells.nodes == -1).all()
@@ -452,8 +455,10 @@ PATH = [0, 2, 4]
 
 
 def commit_natively(context: Context, seq: int, path: list[int], by_graph: bool) -> None:
-    pointer = context.native.handle.pointer
-    assert lib.treellama_tree_commit(pointer, seq, path, len(path), by_graph) == 0
+    if by_graph:
+        commit_by_graph(context, seq, path)
+    else:
+        native_tree.commit(context.native.handle, seq, path)
     context._trees.forget()
 
 
@@ -471,7 +476,7 @@ def test_a_tree_whose_cells_wrap_around_is_committed_as_well(
     context.decode_tree(0, TokenTree.chain([5, 6]))
     context.memory.rm(1)
     context.grow_tree(0, [7, 8, 9], [1, 0, -1])
-    cells = context.cells()
+    cells = read_cells(context)
     assert cells is not None
     stands = [int(np.flatnonzero(cells.nodes == node)[0]) for node in range(5)]
     assert stands == [254, 255, 0, 1, 2]
@@ -509,13 +514,13 @@ def test_many_commits_leave_the_cells_that_plain_decoding_leaves(
 
 def cells_in_use(context: Context, seq: int, sliding: bool) -> list[int]:
     """The positions that stand in the cells up to the last that is used."""
-    cells = context.cells(seq, sliding=sliding)
+    cells = read_cells(context, seq, sliding=sliding)
     assert cells is not None
     return cells.positions[: np.flatnonzero(cells.positions >= 0)[-1] + 1].tolist()
 
 
 def lowest_free_cell(context: Context) -> int:
-    cells = context.cells(1)
+    cells = read_cells(context, 1)
     assert cells is not None
     return int(np.flatnonzero(cells.positions < 0)[0])
 
@@ -889,15 +894,14 @@ def test_a_pass_that_is_aborted_in_its_middle_leaves_none_of_its_nodes(
 def passes_until_abort(context: Context, seq: int, delay_s: float) -> int:
     """Micro-batches of 200 nodes that ran until the abort, all of which must leave no trace."""
     before = used_cells(context)
-    assert context.probe is not None
-    context.probe.reset()
+    probe_of(context).reset()
     timer = threading.Timer(delay_s, context.abort)
     timer.start()
     try:
         context.grow_tree(seq, [7] * 200, [-1, *range(5, 204)])
     except DecodeError:
         assert used_cells(context) == before
-        return len(context.probe.records()) - 1
+        return len(probe_of(context).records()) - 1
     finally:
         timer.cancel()
         timer.join()

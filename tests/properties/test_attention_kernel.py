@@ -15,8 +15,8 @@ from gguf.quants import dequantize, quantize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytreellama.core.attention import CellGroup, attention, cell_order
 from pytreellama.errors import BatchError
+from pytreellama.testing.attention import CellGroup, attention, cell_order
 from strategies import parent_lists
 
 TOLERANCE = 5e-6

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from exactness import logits_of_plain_steps
 from pytreellama import Context, Model, TokenTree
+from pytreellama.testing.cells import read_cells
 from strategies import token_trees
 
 N_VOCAB = 320
@@ -113,7 +114,7 @@ def test_a_node_that_was_committed_leaves_the_cells_of_plain_decoding(
         tree = TokenTree.from_parents(rng.choice(300, 12, replace=False) + 3, parents)
         context.decode_tree(0, tree)
         context.commit(0, tree.path(int(rng.integers(12))).tolist())
-    cells = context.cells()
+    cells = read_cells(context)
     assert cells is not None
     n_past = context.n_past(0)
     assert cells.positions[:n_past].tolist() == list(range(n_past))

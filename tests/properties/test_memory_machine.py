@@ -27,6 +27,8 @@ from pytreellama.errors import (
     TreeError,
 )
 from pytreellama.native.library import ffi, lib
+from pytreellama.testing.cells import read_cells
+from pytreellama.testing.probe import Probe, probe_of
 from pytreellama.tree import depths
 from strategies import path_to, token_trees
 
@@ -52,7 +54,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.context, self.plain = context, plain
         self.unified = context.kv_unified
         self.by_ancestors = context.tree_encoding is TreeEncoding.ANCESTORS
-        cells = context.cells()
+        cells = read_cells(context)
         assert cells is not None
         self.model = CacheModel(
             len(cells.positions),
@@ -192,8 +194,7 @@ class CacheMachine(RuleBasedStateMachine):
         )
 
     def _grow(self, seq: int, act: Callable[[], object], expect: Callable[[], object]) -> None:
-        assert self.context.probe is not None
-        self.context.probe.reset()
+        probe_of(self.context).reset()
         n_old = len(self.model.pending.get(seq, []))
         if self.both(act, expect, TreeError):
             n_new = len(self.model.pending[seq]) - n_old
@@ -201,14 +202,13 @@ class CacheMachine(RuleBasedStateMachine):
 
     def _compare_masks(self, rows: list[tuple[int, int]]) -> None:
         """Each new node (of a sequence) sees the text, its ancestors and itself in one record."""
-        assert self.context.probe is not None
-        [record] = self.context.probe.records()
+        [record] = probe_of(self.context).records()
         visible = record.visible[0, : len(rows)]
         for (seq, node), row in zip(rows, visible, strict=True):
             self._compare_row(seq, node, np.flatnonzero(row))
 
     def _compare_row(self, seq: int, node: int, seen: np.ndarray) -> None:
-        cells = self.context.cells(seq)
+        cells = read_cells(self.context, seq)
         assert cells is not None
         text = [cell.position for cell in self.model.cells(seq)]
         nodes = path_to(self.model.pending[seq], node)
@@ -252,8 +252,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     def _fit(self, n_new: dict[int, int], batch: Batch, trees_of: list[int]) -> bool:
         """Decode it; where the cache has no room for all of it, that must be refused."""
-        assert self.context.probe is not None
-        self.context.probe.reset()
+        probe_of(self.context).reset()
         n_wanted = sum(n_new.values())
         if all(self.model.n_free(s) >= (n_wanted if self.unified else n_new[s]) for s in n_new):
             self.context.decode_trees(batch, trees_of)
@@ -437,7 +436,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     def _compare_cells(self, seq: int) -> None:
         """Positions and owners of all cells; who owns a pending node is the encoding's affair."""
-        cells = self.context.cells(seq)
+        cells = read_cells(self.context, seq)
         assert cells is not None
         used = np.flatnonzero(cells.positions >= 0)
         held = Counter(
@@ -515,9 +514,10 @@ def test_the_cache_is_what_the_model_of_it_says(
 ) -> None:
     options = {"n_seq_max": N_SEQ_MAX, "kv_unified": unified, "tree_encoding": encoding}
     with (
-        make_context(model, n_ctx=256, probe=True, **options) as context,
+        make_context(model, n_ctx=256, **options) as context,
         make_context(model, n_ctx=1024) as plain,
     ):
+        Probe(context)
         run_state_machine_as_test(
             lambda: CacheMachine(context, plain), settings=settings(stateful_step_count=40)
         )

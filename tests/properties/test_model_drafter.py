@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pytreellama import Context, Model, draft
 from pytreellama.draft.growth import TRUNK, Growth, Row, grow_tree
+from pytreellama.testing.cells import read_cells
 from pytreellama.tree import TokenTree
 from strategies import node_paths
 from tiny_models import BRANCHING_KINDS, KINDS
@@ -354,7 +355,7 @@ def test_the_cache_holds_the_text_and_what_hangs_below_it(tiny_model: TinyModel)
         drafter.observe(written)
         for accept in itertools.islice(turns(3), 5):
             tree = drafter.propose(8)
-            cells = context.cells(0)
+            cells = read_cells(context, 0)
             assert cells is not None
             is_text = (cells.positions >= 0) & (cells.nodes < 0)
             assert sorted(cells.positions[is_text].tolist()) == list(range(len(written)))

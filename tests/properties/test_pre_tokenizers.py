@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from pytreellama import Model
 from pytreellama.core.vocab import Vocab
 from pytreellama.errors import VocabError
-from pytreellama.native.library import lib
+from pytreellama.testing.std_regex import encode_by_std_regex
 from tiny_vocabularies import PRE_TOKENIZERS, boundary_merges, write_bpe
 
 DATA = Path(__file__).parent.parent / "data"
@@ -87,19 +90,17 @@ def vocab(request: pytest.FixtureRequest, folder: Path) -> Iterator[Vocab]:
     path.unlink()
 
 
-def outcome(vocab: Vocab, text: str, *, std_regex: bool) -> list[int] | str:
+def outcome(encode: Callable[[], list[int]]) -> list[int] | str:
     """Token ids, or the error."""
-    lib.treellama_use_std_regex(std_regex)
     try:
-        return vocab.encode(text, add_special=False)
+        return encode()
     except VocabError as error:
         return str(error)
-    finally:
-        lib.treellama_use_std_regex(False)
 
 
 def assert_split_alike(vocab: Vocab, text: str) -> None:
-    assert outcome(vocab, text, std_regex=False) == outcome(vocab, text, std_regex=True)
+    ours = outcome(lambda: vocab.encode(text, add_special=False))
+    assert ours == outcome(lambda: encode_by_std_regex(vocab, text))
 
 
 @settings(max_examples=60)
@@ -125,3 +126,22 @@ def test_tokens_tell_pre_tokenizers_apart(folder: Path) -> None:
         with Model(path, vocab_only=True) as model:
             found.append(model.vocab.encode("It's 12345 Times; HTTPServer!", add_special=False))
     assert len({tuple(one) for one in found}) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libstdc++ recurses once a character")
+def test_it_is_std_regex_that_texts_are_compared_with(folder: Path) -> None:
+    """What it cannot do, and our matcher can, shows that there are two of them."""
+    path = write_bpe(folder / "recursing.gguf", "deepseek-v3", merges=boundary_merges())
+    code = (
+        "import sys\n"
+        "from pytreellama import Model\n"
+        "from pytreellama.testing.std_regex import encode_by_std_regex\n"
+        "with Model(sys.argv[1], vocab_only=True) as model:\n"
+        "    text = 'a' * 1_000_000\n"
+        "    print(len(model.vocab.encode(text, add_special=False)), flush=True)\n"
+        "    encode_by_std_regex(model.vocab, text)\n"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert int(result.stdout) > 0
+    assert result.returncode == -signal.SIGSEGV

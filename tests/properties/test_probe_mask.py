@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from pytreellama import Batch, Context, Model, TokenTree, TreeEncoding
 from pytreellama.core.batch import SequenceSets
-from pytreellama.core.probe import MaskRecord
 from pytreellama.errors import TreeError
+from pytreellama.testing.cells import read_cells
+from pytreellama.testing.probe import MaskRecord, Probe, probe_of
 from pytreellama.tree import sequence_sets
 from pytreellama.tree.layout import depths, dfs_order
 from pytreellama.tree.mask import ancestor_mask
@@ -48,9 +49,9 @@ def context_of(
                 n_threads=1,
                 flash_attention=flash,
                 tree_encoding=request.param,
-                probe=True,
                 **sizes | options,
             )
+            Probe(contexts[key])
         contexts[key].memory.clear(data=False)
         return contexts[key]
 
@@ -85,13 +86,13 @@ class Ledger:
         self.positions = self._read()
 
     def _read(self) -> np.ndarray:
-        cells = self.context.cells()
+        cells = read_cells(self.context)
         assert cells is not None
         return cells.positions
 
     def keep_text(self, seq: int) -> None:
         """Note the cells of a sequence that has no pending nodes."""
-        cells = self.context.cells()
+        cells = read_cells(self.context)
         assert cells is not None
         mine = np.flatnonzero(cells.members[:, seq])
         in_order = mine[np.argsort(cells.positions[mine])]
@@ -164,12 +165,11 @@ def joined_masks(records: list[MaskRecord], n_ubatch: int, n_rows: int) -> dict[
 
 def n_differences(context: Context, kind: str, rows: list[Row]) -> int:
     """Entries in which the masks of the last pass differ from the definition, over all caches."""
-    assert context.probe is not None
-    masks = joined_masks(context.probe.records(), context.n_ubatch, len(rows))
+    masks = joined_masks(probe_of(context).records(), context.n_ubatch, len(rows))
     assert sorted(masks) == ([False, True] if kind == "swa" else [False])
     count = 0
     for sliding, mask in masks.items():
-        cells = context.cells(sliding=sliding)
+        cells = read_cells(context, sliding=sliding)
         assert cells is not None
         positions = cells.positions[: mask.shape[1]]
         assert not (cells.positions[mask.shape[1] :] >= 0).any(), "a mask leaves out no used cell"
@@ -182,8 +182,7 @@ def n_differences(context: Context, kind: str, rows: list[Row]) -> int:
 
 def run(context: Context, action: Callable[[], object]) -> None:
     """Do it with an empty probe, so that what it holds afterwards is of this pass."""
-    assert context.probe is not None
-    context.probe.reset()
+    probe_of(context).reset()
     action()
 
 
@@ -347,11 +346,10 @@ def test_trees_in_streams_of_their_own_see_their_own_stream(
         forests[seq] = tree.parents
         context.add_tree(batch, seq, tree)
     run(context, lambda: context.decode_trees(batch, [0, 1]))
-    assert context.probe is not None
-    for record in context.probe.records():
+    for record in probe_of(context).records():
         assert record.values.shape[:2] == (2, n_nodes)
         for seq, visible in enumerate(record.visible):
-            cells = context.cells(seq, sliding=record.is_sliding)
+            cells = read_cells(context, seq, sliding=record.is_sliding)
             assert cells is not None
             positions = cells.positions[: visible.shape[1]]
             sees = np.zeros_like(visible)
@@ -416,8 +414,7 @@ def assert_rows_are_of(
     context: Context, kind: str, forests: dict[int, list[int]], n_old: dict[int, int]
 ) -> None:
     """The last pass's rows are those of its nodes, in whatever order its streams took them."""
-    assert context.probe is not None
-    records = context.probe.records()
+    records = probe_of(context).records()
     for sliding in (False, True) if kind == "swa" else (False,):
         rows = (
             frozenset(np.flatnonzero(row).tolist())
@@ -436,7 +433,7 @@ def seen_by(
     context: Context, seq: int, parents: list[int], node: int, sliding: bool
 ) -> frozenset[int]:
     """The cells that a node sees, all of which must be there."""
-    cells = context.cells(seq, sliding=sliding)
+    cells = read_cells(context, seq, sliding=sliding)
     assert cells is not None
     path = [node]
     while parents[path[-1]] >= 0:

@@ -17,7 +17,8 @@ from gguf.quants import dequantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytreellama.core.products import (
+from pytreellama.errors import BatchError
+from pytreellama.testing.products import (
     WEIGHT_TYPES,
     WeightType,
     block_size,
@@ -25,7 +26,6 @@ from pytreellama.core.products import (
     encode_weights,
     matmul,
 )
-from pytreellama.errors import BatchError
 from weight_bytes import EXTREMES, PLAIN_TYPES, SLOW_TYPES, any_weights, rounded_weights
 
 Array = np.ndarray

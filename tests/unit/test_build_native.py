@@ -14,7 +14,16 @@ import pytest
 from buildlib import native
 from buildlib.cache import Cache
 from buildlib.errors import BuildError
-from buildlib.native import Recipe, ensure, is_whole, read_recipe, stage, unstage
+from buildlib.modules import STAGED
+from buildlib.native import (
+    Recipe,
+    ensure,
+    is_whole,
+    read_recipe,
+    stage,
+    stage_testing,
+    unstage,
+)
 from buildlib.progress import Progress
 from buildlib.sources import REPLACEMENT
 
@@ -72,11 +81,27 @@ extern "C"
 int treellama_twice(void);
 """
 BRIDGE = '#include "treellama.h"\n#include "inside.h"\nint treellama_twice() { return 2 * kept; }\n'
+TESTING_H = """\
+#pragma once
+struct treellama_pair { int first, second; };
+#ifdef __cplusplus
+extern "C"
+#endif
+int treellama_hidden(void);
+"""
+TESTING = """\
+#include "treellama-testing.h"
+#include "treellama.h"
+#include "inside.h"
+int treellama_hidden() { return kept + treellama_twice(); }
+"""
 OURS = {
     "bridge/treellama.h": BRIDGE_H,
     "bridge/treellama.cpp": BRIDGE,
     "ggml-cpu/kernels/fast.h": "const int kernels = 1;\n",
     "ggml-cpu/kernels/fast.cpp": '#include "kernels/fast.h"\nint fast() { return kernels; }\n',
+    "testing/treellama-testing.h": TESTING_H,
+    "testing/instruments.cpp": TESTING,
     "llama/trees.cpp": '#include "inside.h"\nint trees() { return kept; }\n',
 }
 PATCH = """\
@@ -101,8 +126,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(root / "vendor/CMakeLists.txt", (ROOT / "vendor/CMakeLists.txt").read_text())
     for name, text in OURS.items():
         write(root / "vendor" / name, text)
-    write(root / native.STAGED / "declarations/10-llama.h", "int llama_answer(void);\n")
-    write(root / native.STAGED / "declarations/20-bridge.h", "int treellama_twice(void);\n")
+    write(root / "pytreellama/testing/declarations/10-hidden.h", "int treellama_hidden(void);\n")
+    write(root / STAGED / "declarations/10-llama.h", "int llama_answer(void);\n")
+    write(root / STAGED / "declarations/20-bridge.h", "int treellama_twice(void);\n")
     write(llama / "CMakeLists.txt", LLAMA_CMAKE)
     write(llama / "include/llama.h", LLAMA_H)
     write(llama / "src/inside.h", "const int kept = 42;\n")
@@ -121,8 +147,11 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     return Cache(tmp_path_factory.mktemp("cache"))
 
 
-def make(root: Path, cache: Cache, *tools: str, cmake_args: str = "") -> Path:
-    return ensure(read_recipe(root, cmake_args), cache, Progress(io.StringIO()), 2, tools)
+def make(
+    root: Path, cache: Cache, *tools: str, cmake_args: str = "", testing: bool = False
+) -> Path:
+    recipe = read_recipe(root, cmake_args)
+    return ensure(recipe, cache, Progress(io.StringIO()), 2, tools, testing=testing)
 
 
 def call(folder: Path, function: str) -> int:
@@ -136,6 +165,21 @@ def call(folder: Path, function: str) -> int:
     )
     (module,) = folder.glob("_native*")
     command = [sys.executable, "-c", code, str(folder), str(module), function]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def call_instrument(folder: Path) -> int:
+    """What an instrument says that reaches into the library, in a process of its own."""
+    code = (
+        "import importlib.util, sys\n"
+        "for name, path in zip(sys.argv[1::2], sys.argv[2::2]):\n"
+        "    spec = importlib.util.spec_from_file_location(name, path)\n"
+        "    sys.modules[name] = module = importlib.util.module_from_spec(spec)\n"
+        "print(module.lib.treellama_hidden() + module.lib.llama_answer())\n"
+    )
+    command = [sys.executable, "-c", code]
+    for name in ("_native", "_native_testing"):
+        command += [f"pytreellama.native.{name}", str(next(folder.glob(f"{name}.*")))]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
@@ -208,6 +252,60 @@ def test_a_tool_is_built_when_it_is_asked_for(project: Path, shared_cache: Cache
     assert not tool.exists()
     assert make(project, shared_cache, "llama-tiny") == entry
     assert subprocess.run([tool], check=False).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="instruments reach what a DLL does not show")
+class TestInstruments:
+    """The test instruments: a module of their own, for those who ask."""
+
+    def test_a_build_has_none_unless_they_are_asked_for(
+        self, project: Path, shared_cache: Cache
+    ) -> None:
+        write(project / "vendor/bridge/treellama.cpp", BRIDGE.replace("2 *", "7 *"))
+        entry, package = make(project, shared_cache), project / STAGED
+        assert not (entry / "testing").exists()
+        assert make(project, shared_cache, testing=True) == entry
+        stage(entry, package)
+        assert not list(package.glob("_native_testing*"))
+
+    def test_they_share_the_libraries_and_reach_into_them(
+        self, project: Path, shared_cache: Cache
+    ) -> None:
+        package = project / STAGED
+        entry = make(project, shared_cache, testing=True)
+        stage(entry, package)
+        stage_testing(entry, package)
+        assert call_instrument(package) == 42 + 84 + 42
+
+    def test_staging_the_same_build_again_keeps_them_and_another_one_removes_them(
+        self, project: Path, shared_cache: Cache
+    ) -> None:
+        package = project / STAGED
+        entry = make(project, shared_cache, testing=True)
+        stage(entry, package)
+        stage_testing(entry, package)
+        assert not stage(entry, package)
+        assert list(package.glob("_native_testing.*"))
+        write(project / "vendor/patches/0001-one-more.patch", PATCH)
+        assert stage(make(project, shared_cache), package)
+        assert not list(package.glob("_native_testing.*"))
+
+    def test_damaged_ones_are_built_again(self, project: Path, shared_cache: Cache) -> None:
+        entry = make(project, shared_cache, testing=True)
+        module = next((entry / "testing").glob("_native_testing.*"))
+        whole = module.read_bytes()
+        module.write_bytes(whole[:-1])
+        assert make(project, shared_cache, testing=True) == entry
+        assert module.read_bytes() == whole
+
+    def test_a_function_that_they_lack_is_named(self, project: Path, shared_cache: Cache) -> None:
+        folder = project / "vendor/testing"
+        write(folder / "treellama-testing.h", TESTING_H + "int treellama_absent(void);\n")
+        write(
+            project / "pytreellama/testing/declarations/20-absent.h", "int treellama_absent(void);"
+        )
+        with pytest.raises(BuildError, match="treellama_absent"):
+            make(project, shared_cache, testing=True)
 
 
 def test_an_unknown_tool_is_refused_with_those_that_exist(
@@ -320,7 +418,9 @@ def test_all_that_matters_is_in_the_key(project: Path) -> None:
         "vendor/bridge/treellama.h": BRIDGE_H + "\n",
         "vendor/ggml-cpu/kernels/fast.h": "const int kernels = 3;\n",
         "vendor/llama/trees.cpp": "int trees() { return 1; }\n",
-        f"{native.STAGED}/declarations/10-llama.h": "int llama_answer(void); \n",
+        "vendor/testing/instruments.cpp": TESTING + "\n",
+        "pytreellama/testing/declarations/10-hidden.h": "int treellama_hidden(void); \n",
+        f"{STAGED}/declarations/10-llama.h": "int llama_answer(void); \n",
         "vendor/CMakeLists.txt": "\n",
     }.items():
         write(project / path, text)
@@ -355,7 +455,7 @@ def test_a_function_that_is_declared_but_not_there_is_named(
 ) -> None:
     header = BRIDGE_H.replace("treellama_twice", "treellama_absent")
     write(project / "vendor/bridge/treellama.h", BRIDGE_H + header.replace("#pragma once\n", ""))
-    write(project / native.STAGED / "declarations/30-absent.h", "int treellama_absent(void);\n")
+    write(project / STAGED / "declarations/30-absent.h", "int treellama_absent(void);\n")
     with pytest.raises(BuildError, match="treellama_absent"):
         make(project, shared_cache)
     assert not (shared_cache.builds / read_recipe(project, "").key).exists()
@@ -364,13 +464,13 @@ def test_a_function_that_is_declared_but_not_there_is_named(
 def test_a_declaration_that_c_contradicts_does_not_compile(
     project: Path, shared_cache: Cache
 ) -> None:
-    write(project / native.STAGED / "declarations/10-llama.h", "int llama_answer(double);\n")
+    write(project / STAGED / "declarations/10-llama.h", "int llama_answer(double);\n")
     with pytest.raises(BuildError, match=r"does not compile(.|\n)*llama_answer"):
         make(project, shared_cache)
 
 
 def test_a_declaration_that_cffi_cannot_read_is_named(project: Path, shared_cache: Cache) -> None:
-    write(project / native.STAGED / "declarations/10-llama.h", "int llama_answer(;\n")
+    write(project / STAGED / "declarations/10-llama.h", "int llama_answer(;\n")
     with pytest.raises(BuildError, match=r"10-llama\.h"):
         make(project, shared_cache)
 
@@ -434,7 +534,7 @@ def staged_files(package: Path) -> set[str]:
 
 
 def test_staging_copies_once_and_mends(project: Path, shared_cache: Cache) -> None:
-    entry, package = make(project, shared_cache), project / native.STAGED
+    entry, package = make(project, shared_cache), project / STAGED
     assert stage(entry, package)
     assert staged_files(package) == staged_files(entry / "native")
     assert not stage(entry, package)
@@ -444,7 +544,7 @@ def test_staging_copies_once_and_mends(project: Path, shared_cache: Cache) -> No
 
 
 def test_another_build_replaces_all_of_the_staged_one(project: Path, shared_cache: Cache) -> None:
-    package = project / native.STAGED
+    package = project / STAGED
     stage(make(project, shared_cache), package)
     write(package / "lib/libggml-cuda.so", "of an earlier build")
     write(project / "vendor/patches/0001-one-more.patch", PATCH)
@@ -457,7 +557,7 @@ def test_another_build_replaces_all_of_the_staged_one(project: Path, shared_cach
 def test_an_interrupted_staging_leaves_nothing_staged(
     project: Path, shared_cache: Cache, monkeypatch: pytest.MonkeyPatch, n_copied: int
 ) -> None:
-    entry, package = make(project, shared_cache), project / native.STAGED
+    entry, package = make(project, shared_cache), project / STAGED
     copied: list[Path] = []
 
     def copy(source: Path, target: Path) -> None:
@@ -473,7 +573,7 @@ def test_an_interrupted_staging_leaves_nothing_staged(
 
 
 def test_unstaging_leaves_the_sources(project: Path, shared_cache: Cache) -> None:
-    package = project / native.STAGED
+    package = project / STAGED
     stage(make(project, shared_cache), package)
     unstage(package)
     unstage(package)

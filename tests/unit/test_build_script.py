@@ -46,6 +46,7 @@ def fake(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(script, "ensure_native", steps.ensure_native)
     monkeypatch.setattr(script, "become", steps.become)
     monkeypatch.setattr(script.native, "stage", steps.stage)
+    monkeypatch.setattr(script.native, "stage_testing", steps.stage_testing)
     monkeypatch.delenv("CMAKE_ARGS", raising=False)
     monkeypatch.setitem(os.environ, "CMAKE_ARGS", "")
     monkeypatch.setattr(signal, "signal", lambda *_: handler)
@@ -59,6 +60,8 @@ class FakeSteps:
         self.is_running = True
         self.steps: list[str] = []
         self.extras: list[str] = []
+        self.known_extras: list[str] = []
+        self.testing = False
         self.command: list[str] = []
         self.tools: Sequence[str] = ()
         self.n_jobs: int | None = None
@@ -70,13 +73,18 @@ class FakeSteps:
     def ensure(self, progress: Progress) -> None:
         self.steps.append("environment")
 
+    def all_extras(self, extras: Sequence[str]) -> list[str]:
+        return sorted({*extras, *self.known_extras})
+
     def ensure_package(self, extras: list[str], progress: Progress) -> None:
         self.steps.append("package")
         self.extras = extras
 
-    def ensure_native(self, progress: Progress, n_jobs: int | None, tools: Sequence[str]) -> Path:
+    def ensure_native(
+        self, progress: Progress, n_jobs: int | None, tools: Sequence[str], *, testing: bool
+    ) -> Path:
         self.steps.append("native")
-        self.n_jobs, self.tools = n_jobs, tools
+        self.n_jobs, self.tools, self.testing = n_jobs, tools, testing
         if self.failure is not None:
             raise self.failure
         return self.folder.parent / "entry"
@@ -84,6 +92,10 @@ class FakeSteps:
     def stage(self, entry: Path, package: Path) -> bool:
         self.steps.append("stage")
         return True
+
+    def stage_testing(self, entry: Path, package: Path) -> None:
+        assert self.testing
+        self.steps.append("stage testing")
 
     def become(self, command: Sequence[str | Path]) -> int:
         self.command = [str(word) for word in command]
@@ -114,6 +126,27 @@ def test_test_installs_its_extra_and_passes_arguments_on(
     assert script.main(["test", "-k", "tree", "tests/unit"]) == 0
     assert fake.extras == ["test"]
     assert fake.command == [str(fake.python), "-m", "pytest", "-k", "tree", "tests/unit"]
+
+
+@pytest.mark.parametrize(
+    ("words", "known", "testing"),
+    [
+        (["run"], [], False),
+        (["build"], [], False),
+        (["build", "--extra", "serve"], [], False),
+        (["test"], [], True),
+        (["build", "--extra", "test"], [], True),
+        (["build", "--extra", "bench"], [], True),
+        (["build"], ["bench"], True),
+    ],
+)
+def test_instruments_are_built_for_those_who_test_alone(
+    script: ModuleType, fake: FakeSteps, words: list[str], known: list[str], testing: bool
+) -> None:
+    fake.known_extras = known
+    assert script.main(words) == 0
+    assert fake.testing is testing
+    assert ("stage testing" in fake.steps) is testing
 
 
 def test_build_runs_nothing_and_tells_where_the_tools_are(
@@ -239,11 +272,14 @@ class Here:
     def __init__(self, root):
         pass
 
+    def all_extras(self, extras):
+        return list(extras)
+
     def ensure(self, progress):
         pass
 
 
-def ensure_native(progress, n_jobs, tools):
+def ensure_native(progress, n_jobs, tools, testing):
     progress.phase("compiling")
     child = [sys.executable, "-c", "import time; print('started', flush=True); time.sleep(600)"]
     with open(sys.argv[2], "w") as log:

@@ -22,9 +22,8 @@ F treellama_cpu_function(const char * name) {
     return device ? (F) ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), name) : nullptr;
 }
 
-// one op by itself on the CPU; both throw std::runtime_error
+// throws std::runtime_error if this build has none
 ggml_backend_t treellama_cpu_backend();
-void treellama_compute(ggml_backend_t backend, ggml_cgraph * gf, int32_t n_threads, bool use_ref, const char * what);
 
 // where a model's weights would be: the first of a device's own layouts that can take part in the op, or plain memory
 ggml_backend_buffer_type_t treellama_weight_buffer_type(ggml_backend_dev_t device, const ggml_tensor * op, bool packed);
@@ -40,6 +39,9 @@ void treellama_share_trees(llama_context * ctx);
 
 // false, and a line in the log, if a sequence of the batch has pending nodes
 bool treellama_is_text(const llama_context * ctx, const llama_batch & batch);
+
+// treellama_tree_commit; by_graph: move cells as on a device, wherever they are
+int32_t treellama_commit(llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path, bool by_graph);
 
 // llama_decode, or -1 if the model has no such positions
 int32_t treellama_decode_checked(llama_context * ctx, const llama_batch & batch);

@@ -13,6 +13,3 @@ std::vector<size_t> treellama_regex_split(
         const std::string & text, const std::string & regex, const std::vector<size_t> & lengths);
 std::vector<size_t> treellama_regex_split(
         const std::wstring & text, const std::wstring & regex, const std::vector<size_t> & lengths);
-
-// true if this thread shall split by std::regex, as llama.cpp does (see treellama_use_std_regex)
-bool treellama_uses_std_regex();

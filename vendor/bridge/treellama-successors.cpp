@@ -2,13 +2,13 @@
 // successors came true. It is asked and taught at every step, which in Python would take as long as a tenth of a
 // small model's pass.
 
+#include "treellama-best-first.h"
 #include "treellama-impl.h"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <list>
-#include <queue>
 #include <unordered_map>
 #include <vector>
 
@@ -248,48 +248,32 @@ int32_t treellama_successors_grow(
         const treellama_successors * table, const int32_t * text, int32_t n_text, int32_t n_nodes, int32_t max_depth,
         double min_p, int32_t * tokens, int32_t * parents, double * p) {
     return treellama_catch(TREELLAMA_EXCEPTION, [&] {
-        struct guess {
-            double  p;
-            int32_t order; // of equal probabilities the older is the likelier
-            int32_t token;
-            int32_t parent;
-            int32_t depth;
+        struct node {
+            double      p;
+            int32_t     token;
+            int32_t     parent;
+            int32_t     depth;
+            context_end context; // with the token
         };
-        const auto unlikelier = [](const guess & a, const guess & b) {
-            return a.p != b.p ? a.p < b.p : a.order > b.order;
-        };
-        std::priority_queue<guess, std::vector<guess>, decltype(unlikelier)> open(unlikelier);
+        treellama::best_first<node> tree(n_nodes);
 
-        std::vector<context_end> contexts;
-        context_end context(text, n_text);
-
-        int32_t n = 0, n_guesses = 0, node = -1, depth = 0;
-        double  p_path = 1.0;
-
-        while (true) {
+        const auto follow_up = [&](int32_t parent, const context_end & context, double p_path, int32_t depth) {
             if (depth < max_depth && p_path > 0.0) {
                 table->each_likely(context, min_p/p_path, [&](int32_t token, double p_token) {
-                    open.push({ p_path*p_token, n_guesses++, token, node, depth + 1 });
+                    if (tree.takes(p_path*p_token)) {
+                        tree.add({ p_path*p_token, token, parent, depth + 1, context.after(token) });
+                    }
                 });
             }
-            if (open.empty() || n == n_nodes) {
-                return n;
-            }
+        };
 
-            const guess best = open.top();
-            open.pop();
-
-            context = (best.parent < 0 ? context_end(text, n_text) : contexts[best.parent]).after(best.token);
-            contexts.push_back(context);
-
-            tokens[n]  = best.token;
-            parents[n] = best.parent;
-            p[n]       = best.p;
-
-            p_path = best.p;
-            depth  = best.depth;
-            node   = n++;
+        follow_up(-1, context_end(text, n_text), 1.0, 0);
+        for (size_t i = 0; i < tree.order.size(); ++i) {
+            const node best = tree.nodes[tree.order[i]];
+            follow_up(tree.order[i], best.context, best.p, best.depth);
         }
+
+        return tree.write(tokens, parents, p);
     });
 }
 

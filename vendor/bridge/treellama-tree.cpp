@@ -192,7 +192,7 @@ static bool is_path(const llama_kv_tree & tree, const std::vector<int32_t> & pat
     return true;
 }
 
-int32_t treellama_tree_commit(llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path, bool by_graph) {
+int32_t treellama_commit(llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path, bool by_graph) {
     // not treellama_guard: moving cells may compute a graph
     return treellama_catch(TREELLAMA_EXCEPTION, [&] {
         auto * trees = find_trees(ctx);
@@ -213,7 +213,11 @@ int32_t treellama_tree_commit(llama_context * ctx, llama_seq_id seq_id, const in
     });
 }
 
+int32_t treellama_tree_commit(llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path) {
+    return treellama_commit(ctx, seq_id, path, n_path, false);
+}
+
 int32_t treellama_tree_discard(llama_context * ctx, llama_seq_id seq_id) {
     auto * trees = find_trees(ctx);
-    return trees && trees->get(seq_id) ? treellama_tree_commit(ctx, seq_id, nullptr, 0, false) : 0;
+    return trees && trees->get(seq_id) ? treellama_tree_commit(ctx, seq_id, nullptr, 0) : 0;
 }

@@ -73,10 +73,14 @@ class Environment:
         self._remember(build_requires=requires, **({"made_here": True} if is_new else {}))
         (self.folder / HALF_MADE).unlink(missing_ok=True)
 
+    def all_extras(self, extras: Iterable[str]) -> list[str]:
+        """`extras` and those installed before."""
+        return sorted({*extras, *self._stamp().get("package", {}).get("extras", [])})
+
     def ensure_package(self, extras: Iterable[str], progress: Progress) -> None:
         """Install the checkout, editable, with `extras` and those installed before."""
         known = self._stamp().get("package", {})
-        wanted = sorted({*extras, *known.get("extras", [])})
+        wanted = self.all_extras(extras)
         project = hashlib.sha256((self.root / "pyproject.toml").read_bytes()).hexdigest()
         package = {"project": project, "extras": wanted}
         if package == known and self._has_package():

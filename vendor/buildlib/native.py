@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from typing import TextIO
 from . import toolchain as tools_of
 from .cache import Cache, mark_used, sha256_file
 from .errors import BuildError
+from .modules import NATIVE, TESTING, Module, emit_c
 from .patches import list_patches
 from .pin import Pin, read_pin
 from .processes import run_logged
@@ -28,11 +28,8 @@ from .sources import Source, find_source, obtain, synchronise, walk, write_if_ch
 from .toolchain import Toolchain
 
 FORMAT = 1  # raise it when finished builds of the code before cannot be used any more
-MODULE = "pytreellama.native._native"
-PREAMBLE = '#include "llama.h"\n#include "treellama.h"\n'
 BUILD_INFO = "build_info.json"
-STAGED = "pytreellama/native"
-OURS = ("bridge", "ggml-cpu", "llama")  # folders of vendor/, see vendor/CMakeLists.txt
+OURS = ("bridge", "ggml-cpu", "llama", "testing")  # folders of vendor/, see vendor/CMakeLists.txt
 
 # measured: pip takes 370 MB for a moment (the archive twice, once unpacked), then source twice,
 # objects and libraries 160; a GPU's kernels are many and large
@@ -41,6 +38,8 @@ SPACE_GPU_MB = 4000
 COMPILER_MEMORY = 1 << 30  # what one compilation of a large file may take
 
 N_ERROR_LINES = 16
+
+_MODULES = {NATIVE.name, TESTING.name}
 
 # ggml's options for x86 (all but the last few are on by default where GGML_NATIVE is off)
 X86_OPTIONS = {
@@ -80,9 +79,10 @@ class Recipe:
 
     @cached_property
     def key(self) -> str:
-        ours = [self.root / "vendor/CMakeLists.txt", *self.patches, *self.ours, *self.declarations]
+        declarations = [path for m in (NATIVE, TESTING) for path in m.sources(self.root)]
+        ours = [self.root / "vendor/CMakeLists.txt", *self.patches, *self.ours, *declarations]
         contents = [(path.relative_to(self.root).as_posix(), sha256_file(path)) for path in ours]
-        return _digest(self.work_id, PREAMBLE, contents)
+        return _digest(self.work_id, NATIVE.preamble, TESTING.preamble, contents)
 
     @cached_property
     def patches(self) -> list[Path]:
@@ -94,10 +94,6 @@ class Recipe:
         folders = (self.root / "vendor" / name for name in OURS)
         files = (path for folder in folders for path in folder.rglob("*"))
         return sorted(path for path in files if path.suffix in (".h", ".cpp"))
-
-    @cached_property
-    def declarations(self) -> list[Path]:
-        return sorted((self.root / STAGED / "declarations").glob("*.h"))
 
 
 def _digest(*parts: object) -> str:
@@ -122,25 +118,31 @@ def ensure(
     progress: Progress,
     n_jobs: int | None = None,
     tools: Sequence[str] = (),
+    *,
+    testing: bool = False,
 ) -> Path:
     """The finished build of `recipe`, made if it is not cached whole; its cache entry.
 
-    `tools` are targets of llama.cpp that end up in the entry's `bin` folder as well.
+    `tools` are targets of llama.cpp that end up in the entry's `bin` folder as well; with
+    `testing`, the test instruments end up in its `testing` folder.
     """
     cache.make()
     entry = cache.builds / recipe.key
-    if not _is_finished(entry, tools):
+    if not _is_finished(entry, tools, testing):
         with cache.locked(progress):
-            if not _is_finished(entry, tools):
-                Build(recipe, cache, progress, n_jobs or default_jobs()).make(entry, tools)
+            if not _is_finished(entry, tools, testing):
+                build = Build(recipe, cache, progress, n_jobs or default_jobs())
+                build.make(entry, tools, testing)
             mark_used(entry)
             cache.prune()
     mark_used(entry)
     return entry
 
 
-def _is_finished(entry: Path, tools: Sequence[str]) -> bool:
-    return is_whole(entry / "native") and all(tool_path(entry, tool).is_file() for tool in tools)
+def _is_finished(entry: Path, tools: Sequence[str], testing: bool) -> bool:
+    folders = ["native", *(["testing"] if testing else [])]
+    has_tools = all(tool_path(entry, tool).is_file() for tool in tools)
+    return has_tools and all(is_whole(entry / folder) for folder in folders)
 
 
 def tool_path(entry: Path, tool: str) -> Path:
@@ -194,21 +196,24 @@ class Build:
         self.folder = self.work / "build"
         self.log = self.work / "build.log"
 
-    def make(self, entry: Path, tools: Sequence[str]) -> None:
+    def make(self, entry: Path, tools: Sequence[str], testing: bool) -> None:
         started_s = time.monotonic()
         gpu = len(self.recipe.toolchain.backends) > 1
         self.cache.require_free(SPACE_GPU_MB if gpu else SPACE_MB)
         include = tools_of.python_include()
-        self._prepare_source()
-        self._compile_resuming(include, ["_native", *tools])
+        modules = [NATIVE, *([TESTING] if testing else [])]
+        self._prepare_source(modules)
+        self._compile_resuming(include, [*(module.name for module in modules), *tools])
         if not is_whole(entry / "native"):
             self._finish(entry)
+        if testing:
+            self._finish_testing(entry)
         self._finish_tools(entry, tools)
         elapsed = format_elapsed(time.monotonic() - started_s)
         names = "+".join(self.recipe.toolchain.backends)
         self.progress.say(f"built the native library for {names} in {elapsed}")
 
-    def _prepare_source(self) -> None:
+    def _prepare_source(self, modules: Iterable[Module]) -> None:
         recipe = self.recipe
         pristine = obtain(recipe.source, recipe.pin, self.cache, self.progress)
         self.progress.phase("patching llama.cpp")
@@ -220,8 +225,9 @@ class Build:
             self._forget("configure")  # CMake would keep the options that it had from the old one
         self._copy_ours()
         with self.cache.temporary() as folder:
-            module = emit_c(recipe.declarations, folder / "_native.c")
-            write_if_changed(self.work / "_native.c", module.read_bytes())
+            for module in modules:
+                written = emit_c(module, recipe.root, folder / f"{module.name}.c")
+                write_if_changed(self.work / written.name, written.read_bytes())
 
     def _copy_ours(self) -> None:
         vendor = self.recipe.root / "vendor"
@@ -296,11 +302,14 @@ class Build:
         values: dict[str, object] = {
             "TREELLAMA_LLAMA_CPP": self.work / "llama.cpp",
             "TREELLAMA_OURS": self.work,
-            "TREELLAMA_CFFI_C": self.work / "_native.c",
+            "TREELLAMA_CFFI_C": self.work / f"{NATIVE.name}.c",
+            "TREELLAMA_TESTING_C": (
+                self.work / f"{TESTING.name}.c" if TESTING.name in targets else ""
+            ),
             "TREELLAMA_MODULE_SUFFIX": recipe.toolchain.module_suffix,
             "TREELLAMA_PYTHON_INCLUDE": include,
             "TREELLAMA_PYTHON_LIBRARY": tools_of.python_library() or "",
-            "TREELLAMA_TOOLS": "ON" if len(targets) > 1 else "OFF",
+            "TREELLAMA_TOOLS": "OFF" if {*targets} <= _MODULES else "ON",
             "LLAMA_BUILD_NUMBER": 0,
             "LLAMA_BUILD_COMMIT": recipe.pin.commit,
         }
@@ -334,7 +343,7 @@ class Build:
         text = ninja.read_text(encoding="utf-8", errors="replace")
         names = re.findall(r"^build ([\w-]+): phony bin/\1(?:\.exe)?$", text, re.MULTILINE)
         for target in targets:
-            if target not in {*names, "_native"}:
+            if target not in {*names, *_MODULES}:
                 raise BuildError(
                     f"llama.cpp has no tool {target}", f"choose among {', '.join(sorted(names))}"
                 )
@@ -350,14 +359,33 @@ class Build:
             native = made / "native"
             (native / "lib").mkdir(parents=True)
             for kind, path in self._artifacts():
-                shutil.copy2(path, native if kind == "module" else native / "lib")
-            self._check_loads(native)
+                if kind != TESTING.name:
+                    shutil.copy2(path, native if kind == NATIVE.name else native / "lib")
+            self._check_loads(NATIVE, native)
             (native / BUILD_INFO).write_text(
                 json.dumps(self._build_info(native), indent=2) + "\n", encoding="utf-8"
             )
             shutil.copy2(self.log, made)
             shutil.rmtree(entry, ignore_errors=True)
             made.rename(entry)
+
+    def _finish_testing(self, entry: Path) -> None:
+        """Copy the module of test instruments into the entry; it shares the libraries there."""
+        with self.cache.temporary() as folder:
+            made = folder / "testing"
+            made.mkdir()
+            for kind, path in self._artifacts():
+                if kind == TESTING.name:
+                    shutil.copy2(path, made)
+            # it finds the libraries beside itself, where it will be staged
+            together = folder / "together"
+            shutil.copytree(entry / "native", together)
+            shutil.copytree(made, together, dirs_exist_ok=True)
+            self._check_loads(TESTING, together)
+            files = {path.name: sha256_file(path) for path in made.iterdir()}
+            (made / BUILD_INFO).write_text(json.dumps({"files": files}), encoding="utf-8")
+            shutil.rmtree(entry / "testing", ignore_errors=True)
+            made.rename(entry / "testing")
 
     def _artifacts(self) -> list[tuple[str, Path]]:
         lists = sorted(self.folder.glob("artifacts-*.txt"), key=lambda p: "Release" not in p.name)
@@ -366,22 +394,24 @@ class Build:
         pairs = (line.split(" ", 1) for line in lists[0].read_text(encoding="utf-8").splitlines())
         return [(kind, Path(path)) for kind, path in pairs]
 
-    def _check_loads(self, native: Path) -> None:
+    def _check_loads(self, module: Module, folder: Path) -> None:
         """A function that is declared but not there shows only when the library is loaded."""
-        module = next(native.glob("_native*"))
         code = (
             "import importlib.util, os, sys\n"
-            "if os.name == 'nt': os.add_dll_directory(sys.argv[2])\n"
-            "spec = importlib.util.spec_from_file_location('_native', sys.argv[1])\n"
-            "importlib.util.module_from_spec(spec)\n"
+            "if os.name == 'nt': os.add_dll_directory(sys.argv[1])\n"
+            "for name, path in zip(sys.argv[2::2], sys.argv[3::2]):\n"
+            "    spec = importlib.util.spec_from_file_location(name, path)\n"
+            "    sys.modules[name] = importlib.util.module_from_spec(spec)\n"
         )
-        command = [sys.executable, "-c", code, str(module), str(native / "lib")]
+        command = [sys.executable, "-c", code, str(folder / "lib")]
+        for each in [module.base, module] if module.base else [module]:
+            command += [each.qualified_name, str(next(folder.glob(f"{each.name}.*")))]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         missing = re.search(r".*(undefined symbol|symbol not found).*", result.stderr, re.I)
         if missing:
             raise BuildError(
                 f"the native library was built but lacks a function: {missing.group()}",
-                "what pytreellama/native/declarations declare, llama.cpp or the bridge must define",
+                f"what {module.declarations} declare, llama.cpp or the bridge must define",
                 self.log,
             )
 
@@ -456,22 +486,6 @@ def _telling_lines(lines: list[str]) -> list[str]:
     return [line[:300] for line in lines[first : first + N_ERROR_LINES] if line]
 
 
-def emit_c(declarations: Iterable[Path], target: Path) -> Path:
-    """Let cffi write the C source of the module from the declarations, to `target`."""
-    import cffi
-
-    ffi = cffi.FFI()
-    for path in declarations:
-        try:
-            ffi.cdef(path.read_text(encoding="utf-8"))
-        except (cffi.CDefError, cffi.FFIError) as error:
-            raise BuildError(f"cffi cannot read {path}: {error}", "mend the declaration") from None
-    ffi.set_source(MODULE, PREAMBLE)
-    with contextlib.redirect_stdout(None):  # cffi tells the file's name
-        ffi.emit_c_code(str(target))
-    return target
-
-
 #
 # staging
 #
@@ -500,6 +514,14 @@ def stage(entry: Path, package: Path) -> bool:
         unstage(package)
         raise
     return True
+
+
+def stage_testing(entry: Path, package: Path) -> None:
+    """Put the test instruments of a cache entry beside the artifacts that are staged."""
+    for path in (entry / "testing").glob(f"{TESTING.name}.*"):
+        target = package / path.name
+        if not target.exists() or sha256_file(target) != sha256_file(path):
+            copy_whole(path, target)
 
 
 def unstage(package: Path) -> None:

@@ -92,7 +92,7 @@ typedef struct llama_model_quantize_params {
 
 llama_model_quantize_params llama_model_quantize_default_params(void);
 
-/* treellama.h */
+/* treellama-model.h */
 
 int32_t treellama_gguf_check(const char * path);
 struct llama_model * treellama_model_load(const char * path, const struct llama_model_params * params);

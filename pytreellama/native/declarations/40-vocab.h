@@ -24,15 +24,13 @@ llama_token llama_vocab_eos(const struct llama_vocab * vocab);
 llama_token llama_vocab_eot(const struct llama_vocab * vocab);
 llama_token llama_vocab_nl (const struct llama_vocab * vocab);
 
-/* treellama.h */
+/* treellama-vocab.h */
 
 int32_t treellama_tokenize(
     const struct llama_vocab * vocab,
     const char * text, int32_t n_text,
     llama_token * tokens, int32_t n_tokens_max,
     bool add_special, bool parse_special, bool * failed);
-
-void treellama_use_std_regex(bool value);
 
 int64_t treellama_pieces(
     const struct llama_vocab * vocab,

@@ -74,24 +74,10 @@ struct llama_perf_context_data {
 };
 struct llama_perf_context_data llama_perf_context(const struct llama_context * ctx);
 
-/* treellama.h: statuses, contexts, decode */
-
-#define TREELLAMA_EXCEPTION ...
-#define TREELLAMA_NO_CANDIDATE ...
-#define TREELLAMA_TOO_MUCH_WORK ...
-
-const char * treellama_last_error(void);
-
-void    treellama_process_start(void);
-
-void    treellama_log_collect(void);
-int32_t treellama_log_pending(void);
-int32_t treellama_log_next(int32_t * level, char * buf, int32_t size);
-
-struct treellama_probe;
+/* treellama-context.h */
 
 struct llama_context * treellama_context_init(
-    struct llama_model * model, const struct llama_context_params * params, struct treellama_probe * probe);
+    struct llama_model * model, const struct llama_context_params * params);
 
 struct treellama_threads * treellama_threads_attach (struct llama_context * ctx);
 void                       treellama_threads_release(struct treellama_threads * threads);

@@ -39,14 +39,7 @@ struct llama_sampler * llama_sampler_init_logit_bias(int32_t n_vocab, int32_t n_
 
 const llama_token * llama_vocab_get_suppress_tokens(const struct llama_vocab * vocab, int32_t * n_suppress_tokens);
 
-/* treellama.h */
-
-
-void treellama_argmax(const float * logits, int32_t n_rows, int32_t n_vocab, llama_token * tokens);
-int32_t treellama_top_k(
-    const float * logits, int32_t n_rows, int32_t n_vocab, int32_t k, bool normalise, llama_token * tokens, float * values);
-void treellama_logp(
-    const float * logits, int32_t n_rows, int32_t n_vocab, const llama_token * tokens, float * logp);
+/* treellama-sampling.h */
 
 struct treellama_grammar;
 

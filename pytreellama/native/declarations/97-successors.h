@@ -1,4 +1,4 @@
-/* treellama.h: the table of the recycling drafter */
+/* treellama-successors.h: the table of the recycling drafter */
 
 struct treellama_successors;
 

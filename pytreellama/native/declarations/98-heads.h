@@ -1,4 +1,4 @@
-/* treellama.h: Medusa heads */
+/* treellama-heads.h */
 
 enum treellama_heads_sees {
     TREELLAMA_HEADS_SEES_NONE,
@@ -39,8 +39,3 @@ int32_t treellama_heads_grow(
 int32_t treellama_heads_fill(
         struct treellama_heads * heads, int32_t n_threads, const float * hidden, llama_token root,
         int32_t n_nodes, const int32_t * parents, const int32_t * ranks, int32_t * tokens, double * p);
-
-int64_t treellama_norms         (const struct llama_model * model, float * out);
-int32_t treellama_output_rows   (const char * model_path, const int32_t * rows, int32_t n, int64_t n_embd, float * out);
-int32_t treellama_embedding_rows(const struct llama_model * model, const int32_t * tokens, int32_t n, float * out);
-float   treellama_logit_scale   (const struct llama_model * model);

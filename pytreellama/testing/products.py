@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pytreellama.errors import BatchError, DecodeError
-from pytreellama.native.library import ffi, lib
 from pytreellama.native.limits import N_THREADS_MAX
 from pytreellama.native.log import last_error
 from pytreellama.native.tensors import ggml_type
+from pytreellama.testing.library import ffi, lib
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]

@@ -1,4 +1,4 @@
-/* treellama.h: one attention op by itself */
+/* treellama-attention.h: one attention op by itself */
 
 struct treellama_attention_params {
     int32_t n_embd_k;

@@ -1,4 +1,4 @@
-/* treellama.h: one matrix product by itself */
+/* treellama-matmul.h: one matrix product by itself */
 
 int32_t treellama_quantize_rows(enum ggml_type type, const float * values, int64_t n_rows, int64_t n_per_row, void * data);
 int32_t treellama_dequantize_rows(enum ggml_type type, const void * data, int64_t n_rows, int64_t n_per_row, float * values);

@@ -1,9 +1,8 @@
-// what it takes to run one op by itself on the CPU
+// where ops run, and where their weights are kept
 
 #include "treellama-impl.h"
 
 #include "ggml-cpp.h"
-#include "ggml-cpu.h"
 
 #include <stdexcept>
 
@@ -14,15 +13,6 @@ ggml_backend_t treellama_cpu_backend() {
     }
 
     return backend;
-}
-
-void treellama_compute(ggml_backend_t backend, ggml_cgraph * gf, int32_t n_threads, bool use_ref, const char * what) {
-    treellama_cpu_function<ggml_backend_set_n_threads_t>("ggml_backend_set_n_threads")(backend, n_threads);
-    treellama_cpu_function<decltype(ggml_backend_cpu_set_use_ref) *>("ggml_backend_cpu_set_use_ref")(backend, use_ref);
-
-    if (ggml_backend_graph_compute(backend, gf) != GGML_STATUS_SUCCESS) {
-        throw std::runtime_error(std::string("the CPU backend could not compute ") + what);
-    }
 }
 
 ggml_backend_buffer_type_t treellama_weight_buffer_type(ggml_backend_dev_t device, const ggml_tensor * op, bool packed) {

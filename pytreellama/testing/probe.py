@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pytreellama.core.context import Context
+from pytreellama.core.native_context import NativeContext
 from pytreellama.errors import ContextError
 from pytreellama.native.handle import Handle
-from pytreellama.native.library import ffi, lib
+from pytreellama.testing.library import ffi, lib
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +35,46 @@ class MaskRecord:
 
 
 class Probe:
-    """Watches the attention of a context; made by ``Context(..., probe=True)``."""
+    """Watches the attention of a context. It makes passes slow.
 
-    def __init__(self) -> None:
-        self.handle = Handle(
-            lib.treellama_probe_new(), lib.treellama_probe_free, "probe", ContextError
-        )
+    Args:
+        context: one that has run no pass yet.
 
-    @property
-    def pointer(self) -> Any:
-        return self.handle.pointer
+    Raises:
+        ContextError: the context is closed, or in use by another thread.
+    """
+
+    def __init__(self, context: Context) -> None:
+        pointer = lib.treellama_probe_new()
+        self._handle = Handle(pointer, lib.treellama_probe_free, "probe", ContextError)
+        with context.exclusive():
+            lib.treellama_probe_attach(pointer, context.native.handle.pointer)
+        _attached[context.native] = self
 
     def reset(self) -> None:
         """Forget what was recorded."""
-        lib.treellama_probe_reset(self.pointer)
+        lib.treellama_probe_reset(self._handle.pointer)
 
     def records(self) -> list[MaskRecord]:
         """The masks since the last ``reset``, oldest first."""
-        return [self._record(i) for i in range(lib.treellama_probe_count(self.pointer))]
+        return [self._record(i) for i in range(lib.treellama_probe_count(self._handle.pointer))]
 
     def _record(self, i: int) -> MaskRecord:
         sliding = ffi.new("bool *")
         sizes = [ffi.new("int32_t *") for _ in range(3)]
-        lib.treellama_probe_read(self.pointer, i, sliding, *sizes, ffi.NULL)
+        lib.treellama_probe_read(self._handle.pointer, i, sliding, *sizes, ffi.NULL)
         n_cells, n_tokens, n_streams = (size[0] for size in sizes)
         values = np.empty((n_streams, n_tokens, n_cells), dtype=np.float32)
         lib.treellama_probe_read(
-            self.pointer, i, sliding, *sizes, ffi.from_buffer("float[]", values)
+            self._handle.pointer, i, sliding, *sizes, ffi.from_buffer("float[]", values)
         )
         return MaskRecord(bool(sliding[0]), values)
+
+
+# Probes live as long as the contexts whose passes they are told of.
+_attached: WeakKeyDictionary[NativeContext, Probe] = WeakKeyDictionary()
+
+
+def probe_of(context: Context) -> Probe:
+    """The probe that watches a context; raises ``KeyError`` if there is none."""
+    return _attached[context.native]

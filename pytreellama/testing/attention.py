@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from pytreellama.core.params import CACHE_TYPES, CacheType
 from pytreellama.errors import BatchError, DecodeError
-from pytreellama.native.library import ffi, lib
 from pytreellama.native.log import last_error
 from pytreellama.native.tensors import ggml_type
+from pytreellama.testing.library import ffi, lib
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]

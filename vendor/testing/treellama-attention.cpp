@@ -1,6 +1,7 @@
-// one attention op by itself, for tests and for whoever wants to see the numbers
+// one attention op by itself, to see its numbers
 
-#include "treellama-impl.h"
+#include "op.h"
+#include "treellama-attention.h"
 
 #include "ordered/order.h"
 

@@ -1,6 +1,7 @@
-// one matrix product by itself, for tests and for whoever wants to see the numbers
+// one matrix product by itself, to see its numbers
 
-#include "treellama-impl.h"
+#include "op.h"
+#include "treellama-matmul.h"
 
 #include "ggml-backend.h"
 #include "ggml-cpp.h"

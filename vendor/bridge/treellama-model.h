@@ -1,0 +1,30 @@
+#pragma once
+
+// model files
+
+#include "llama.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// check a GGUF file before it is loaded: header, metadata, and that every tensor lies within the file
+LLAMA_API int32_t treellama_gguf_check(const char * path);
+
+LLAMA_API struct llama_model * treellama_model_load(const char * path, const struct llama_model_params * params);
+
+// bytes of a KV cache of n_ctx cells, as if no layer had a sliding window
+LLAMA_API int64_t treellama_kv_bytes(
+        const struct llama_model * model, uint32_t n_ctx, enum ggml_type type_k, enum ggml_type type_v);
+
+// positions that the model has learned, each with weights of its own; -1 if it has no such limit
+LLAMA_API int64_t treellama_n_positions(const struct llama_model * model);
+
+LLAMA_API int32_t treellama_quantize(const char * path_in, const char * path_out, const struct llama_model_quantize_params * params);
+
+#ifdef __cplusplus
+}
+#endif
