@@ -82,7 +82,6 @@ class SamplerChain:
         scratch = _scratch(self._n_vocab)
         status = lib.treellama_draw(
             self._handle.pointer,
-            ffi.NULL,
             row,
             self._n_vocab,
             ffi.NULL if allowed is None else ffi.from_buffer("uint32_t[]", allowed),

@@ -20,7 +20,7 @@ def encode_by_std_regex(vocab: Vocab, text: str) -> list[int]:
     tokens = np.empty(len(data) + 8, dtype=np.int32)
     buffer = ffi.from_buffer("llama_token[]", tokens)
     count = lib.treellama_tokenize_by_std_regex(
-        vocab.pointer, data, len(data), buffer, len(tokens), failed
+        vocab_pointer(vocab.handle), data, len(data), buffer, len(tokens), failed
     )
     check(int(failed[0]), VocabError, "llama.cpp cannot tokenize this text")
     assert count >= 0, "a byte makes no more than a token"

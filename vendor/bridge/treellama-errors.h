@@ -14,7 +14,6 @@ extern "C" {
 // statuses beyond those of llama_decode (0, 1, 2, -1, -2, -3)
 #define TREELLAMA_EXCEPTION     -100
 #define TREELLAMA_NO_CANDIDATE  -101
-#define TREELLAMA_TOO_MUCH_WORK -102
 
 // what went wrong in this thread's last call that failed; never NULL
 LLAMA_API const char * treellama_last_error(void);

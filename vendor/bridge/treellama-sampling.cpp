@@ -2,8 +2,6 @@
 
 #include "treellama-impl.h"
 
-#include "treellama-grammar.h"
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -326,25 +324,10 @@ static llama_token apply_chain(llama_sampler * chain, llama_token_data_array & c
 }
 
 int32_t treellama_draw(
-        llama_sampler * chain, treellama_grammar * grammar,
-        const float * logits, int32_t n_vocab, const uint32_t * allowed,
+        llama_sampler * chain, const float * logits, int32_t n_vocab, const uint32_t * allowed,
         llama_token_data * scratch, llama_token * token) {
-    return treellama_guard_grammar(grammar, [&]() -> int32_t {
+    return treellama_guard(TREELLAMA_EXCEPTION, [&]() -> int32_t {
         auto cur = all_candidates(logits, n_vocab, allowed, scratch);
-        if (!any_possible(cur)) {
-            return TREELLAMA_NO_CANDIDATE;
-        }
-
-        *token = apply_chain(chain, cur);
-        if (*token == LLAMA_TOKEN_NULL) {
-            return TREELLAMA_NO_CANDIDATE;
-        }
-        if (!grammar || grammar->allows(*token)) {
-            return 0;
-        }
-
-        cur = all_candidates(logits, n_vocab, allowed, scratch);
-        llama_grammar_apply_impl(*grammar->state, &cur);
         if (!any_possible(cur)) {
             return TREELLAMA_NO_CANDIDATE;
         }
@@ -365,21 +348,4 @@ int32_t treellama_accept_all(llama_sampler * sampler, const llama_token * tokens
         }
         return 0;
     });
-}
-
-int32_t treellama_sample(
-        llama_sampler * chain, treellama_grammar * grammar,
-        const float * logits, int32_t n_vocab, const uint32_t * allowed,
-        llama_token_data * scratch, llama_token * token) {
-    int32_t status = treellama_draw(chain, grammar, logits, n_vocab, allowed, scratch, token);
-    if (status == 0) {
-        status = treellama_accept(chain, *token);
-    }
-    if (status == 0 && grammar) {
-        status = treellama_guard_grammar(grammar, [&] {
-            grammar->accept(*token);
-            return 0;
-        });
-    }
-    return status;
 }

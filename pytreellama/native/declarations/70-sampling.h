@@ -41,27 +41,14 @@ const llama_token * llama_vocab_get_suppress_tokens(const struct llama_vocab * v
 
 /* treellama-sampling.h */
 
-struct treellama_grammar;
-
-struct treellama_grammar * treellama_grammar_init (const struct llama_vocab * vocab, const char * text, const char * root);
-struct treellama_grammar * treellama_grammar_clone(const struct treellama_grammar * grammar);
-int32_t                    treellama_grammar_reset(struct treellama_grammar * grammar);
-void                       treellama_grammar_free (struct treellama_grammar * grammar);
-
 struct llama_sampler * treellama_dry_init(
     const struct llama_vocab * vocab, float multiplier, float base, int32_t allowed_length, int32_t last_n,
     const char ** breakers, size_t n_breakers);
 struct llama_sampler * treellama_sampler_clone(const struct llama_sampler * sampler);
 int32_t                treellama_sampler_reset(struct llama_sampler * sampler);
 
-int32_t treellama_sample(
-    struct llama_sampler * chain, struct treellama_grammar * grammar,
-    const float * logits, int32_t n_vocab, const uint32_t * allowed,
-    llama_token_data * scratch, llama_token * token);
 int32_t treellama_draw(
-    struct llama_sampler * chain, struct treellama_grammar * grammar,
-    const float * logits, int32_t n_vocab, const uint32_t * allowed,
+    struct llama_sampler * chain, const float * logits, int32_t n_vocab, const uint32_t * allowed,
     llama_token_data * scratch, llama_token * token);
 int32_t treellama_accept(struct llama_sampler * sampler, llama_token token);
 int32_t treellama_accept_all(struct llama_sampler * sampler, const llama_token * tokens, int32_t n_tokens);
-int32_t treellama_grammar_accept(struct treellama_grammar * grammar, llama_token token);
