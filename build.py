@@ -28,7 +28,7 @@ if sys.version_info < (3, 10):  # noqa: UP036 - it runs before pip can check
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "vendor"))
 
-from buildlib import native, toolchain  # noqa: E402
+from buildlib import native, patch_commands, toolchain  # noqa: E402
 from buildlib.cache import Cache, cache_root  # noqa: E402
 from buildlib.environment import Environment  # noqa: E402
 from buildlib.errors import BuildError, explain_os_error  # noqa: E402
@@ -85,10 +85,12 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[
     )  # fmt: skip
     command("run", "Set everything up, then: pytreellama generate ... --compare.")
     command("test", "Set everything up, then: pytest ...")
+    text = "Keep the series of patches: edit it, move the pin, check it (docs/patches.md)."
+    patch_commands.add_arguments(commands.add_parser("patches", help=text, description=text))
     clean_parser = commands.add_parser("clean", help="Remove what build.py made in the checkout.")
     clean_parser.add_argument("--cache", action="store_true", help="and all cached builds")
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command in ("build", "clean"):
+    if rest and options.command in ("build", "clean", "patches"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     return options, rest
 
@@ -105,6 +107,8 @@ def prepare(options: argparse.Namespace, rest: list[str]) -> int:
     environment = Environment(ROOT)
     with Progress() as progress:
         environment.ensure(progress)
+        if environment.is_running and options.command == "patches":
+            return patch_commands.run(options, ROOT, progress)
         if environment.is_running:
             build(options, environment, progress)
     if not environment.is_running:
