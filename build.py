@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT / "vendor"))
 
 from buildlib import native, patch_commands, toolchain  # noqa: E402
 from buildlib.cache import Cache, cache_root  # noqa: E402
+from buildlib.compile_commands import write_compile_commands  # noqa: E402
 from buildlib.environment import Environment  # noqa: E402
 from buildlib.errors import BuildError, explain_os_error  # noqa: E402
 from buildlib.progress import Progress  # noqa: E402
@@ -129,6 +130,7 @@ def build(options: argparse.Namespace, environment: Environment, progress: Progr
     tools = options.target if options.command == "build" else []
     entry = ensure_native(progress, options.jobs, tools)
     native.stage(entry, PACKAGE)
+    describe_to_editors()
     extras = {"test": ["test"], "build": getattr(options, "extra", [])}.get(options.command, [])
     environment.ensure_package(extras, progress)
     if options.command == "build":
@@ -172,6 +174,12 @@ def complain(text: str, status: int = 1) -> int:
 def ensure_native(progress: Progress, n_jobs: int | None = None, tools: Sequence[str] = ()) -> Path:
     recipe = native.read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
     return native.ensure(recipe, Cache(cache_root()), progress, n_jobs, tools)
+
+
+def describe_to_editors() -> None:
+    """Write compile_commands.json, where the build's work folder is still there."""
+    recipe = native.read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
+    write_compile_commands(ROOT, Cache(cache_root()).work / recipe.work_id / "build")
 
 
 #

@@ -46,6 +46,7 @@ def fake(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(script, "ensure_native", steps.ensure_native)
     monkeypatch.setattr(script, "become", steps.become)
     monkeypatch.setattr(script.native, "stage", steps.stage)
+    monkeypatch.setattr(script, "describe_to_editors", lambda: None)
     monkeypatch.delenv("CMAKE_ARGS", raising=False)
     monkeypatch.setitem(os.environ, "CMAKE_ARGS", "")
     monkeypatch.setattr(signal, "signal", lambda *_: handler)
