@@ -125,6 +125,17 @@ def test_a_patch_on_which_others_stand_says_so(machine: Machine, tmp_path: Path)
     assert found.what == "later patches need it: conflicts in src/kv.cpp"
 
 
+def test_a_patch_for_another_cpu_is_no_fault(
+    machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = HEADER.replace("::test_that_it_is", "::test_0, only on CPUs with amx_of_tomorrow")
+    machine.project.put("vendor/patches/0003-more.patch", patch("more", 10, header))
+    with Progress() as progress:
+        status = necessity.show_necessity(machine.project.root, ["more"], progress, False, 1)
+    assert status == 0
+    assert "not on this CPU: its tests need amx_of_tomorrow" in capsys.readouterr().out
+
+
 def test_an_unknown_name_is_an_error(machine: Machine, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="no patch is called nothing"):
         verdicts(machine.project, tmp_path, "nothing")

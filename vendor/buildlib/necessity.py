@@ -26,6 +26,7 @@ from .progress import Progress
 from .series import NO_TEST, Header, file_name, find_test
 
 PATCHES = "vendor/patches"
+NOT_HERE = "not on this CPU"
 LIMIT_S = 1800  # for the tests of one patch
 REVERT = "9999-without-one-patch.patch"
 NOT_COPIED = shutil.ignore_patterns(
@@ -57,7 +58,7 @@ def show_necessity(
     """Print a verdict for each patch whose name contains one of ``names`` (none: all).
 
     Returns:
-        0 if each is needed, or its header says that no test can show it; 1 otherwise.
+        0 if each is needed, or its header says that no test can show it (here); 1 otherwise.
     """
     verdicts = []
     with tempfile.TemporaryDirectory(prefix="necessity-") as folder:
@@ -67,7 +68,7 @@ def show_necessity(
                 print(f"{_word(verdict):10}  {verdict.patch}: {verdict.what}", flush=True)
     if as_json:
         print(json.dumps([asdict(verdict) for verdict in verdicts], indent=2))
-    return 0 if all(v.is_needed or v.what.startswith(NO_TEST) for v in verdicts) else 1
+    return 0 if all(v.is_needed or v.what.startswith((NO_TEST, NOT_HERE)) for v in verdicts) else 1
 
 
 def _word(verdict: Verdict) -> str:
@@ -138,6 +139,9 @@ class Necessity:
         if shown_by.startswith(NO_TEST):
             return Verdict(patch, [], None, shown_by)
         tests = self._tests(header)
+        feature = header.cpu_feature
+        if feature is not None and feature not in self.recipe.toolchain.cpu_features:
+            return Verdict(patch, tests, None, f"{NOT_HERE}: its tests need {feature}")
         useful = [test for test in tests if self._with_series[test] == "pass"]
         if not useful:
             ends = {self._with_series[test] for test in tests} or {"are not there"}

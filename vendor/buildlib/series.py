@@ -13,6 +13,7 @@ NO_TEST = "no test"  # a patch that none can show says so, and why
 N_LINES_MAX = 350
 N_SERIES_LINES_MAX = 1300
 
+_ONLY_ON = re.compile(r"only on CPUs with (\w+)")
 _FIELD = re.compile(rf"^({'|'.join(FIELDS)}):", re.MULTILINE)
 _TEST = re.compile(r"[\w./-]*test_\w+\.py(?:::\w+)*")
 
@@ -37,6 +38,12 @@ class Header:
     def tests(self) -> list[str]:
         """The tests named by ``Shown by``: files, or ``file::name``."""
         return _TEST.findall(self.fields.get("Shown by", ""))
+
+    @property
+    def cpu_feature(self) -> str | None:
+        """The instruction set without which the tests show nothing, as /proc/cpuinfo calls it."""
+        match = _ONLY_ON.search(self.fields.get("Shown by", ""))
+        return match[1] if match else None
 
 
 @dataclass(frozen=True)
