@@ -28,8 +28,9 @@ if sys.version_info < (3, 10):  # noqa: UP036 - it runs before pip can check
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "vendor"))
 
-from buildlib import native, toolchain  # noqa: E402
+from buildlib import native, patch_commands, toolchain  # noqa: E402
 from buildlib.cache import Cache, cache_root  # noqa: E402
+from buildlib.compile_commands import write_compile_commands  # noqa: E402
 from buildlib.environment import Environment  # noqa: E402
 from buildlib.errors import BuildError, explain_os_error  # noqa: E402
 from buildlib.modules import STAGED  # noqa: E402
@@ -87,10 +88,12 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[
     )  # fmt: skip
     command("run", "Set everything up, then: pytreellama generate ... --compare.")
     command("test", "Set everything up, then: pytest ...")
+    text = "Keep the series of patches: edit it, move the pin, check it (docs/patches.md)."
+    patch_commands.add_arguments(commands.add_parser("patches", help=text, description=text))
     clean_parser = commands.add_parser("clean", help="Remove what build.py made in the checkout.")
     clean_parser.add_argument("--cache", action="store_true", help="and all cached builds")
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command in ("build", "clean"):
+    if rest and options.command in ("build", "clean", "patches"):
         parser.error(f"unknown arguments: {' '.join(rest)}")
     return options, rest
 
@@ -107,6 +110,8 @@ def prepare(options: argparse.Namespace, rest: list[str]) -> int:
     environment = Environment(ROOT)
     with Progress() as progress:
         environment.ensure(progress)
+        if environment.is_running and options.command == "patches":
+            return patch_commands.run(options, ROOT, progress)
         if environment.is_running:
             build(options, environment, progress)
     if not environment.is_running:
@@ -132,6 +137,7 @@ def build(options: argparse.Namespace, environment: Environment, progress: Progr
     native.stage(entry, PACKAGE)
     if testing:
         native.stage_testing(entry, PACKAGE)
+    describe_to_editors()
     environment.ensure_package(extras, progress)
     if options.command == "build":
         progress.say(f"ready: {PACKAGE} and {environment.folder}")
@@ -180,6 +186,12 @@ def ensure_native(
 ) -> Path:
     recipe = native.read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
     return native.ensure(recipe, Cache(cache_root()), progress, n_jobs, tools, testing=testing)
+
+
+def describe_to_editors() -> None:
+    """Write compile_commands.json, where the build's work folder is still there."""
+    recipe = native.read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
+    write_compile_commands(ROOT, Cache(cache_root()).work / recipe.work_id / "build")
 
 
 #

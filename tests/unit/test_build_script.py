@@ -47,6 +47,7 @@ def fake(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(script, "become", steps.become)
     monkeypatch.setattr(script.native, "stage", steps.stage)
     monkeypatch.setattr(script.native, "stage_testing", steps.stage_testing)
+    monkeypatch.setattr(script, "describe_to_editors", lambda: None)
     monkeypatch.delenv("CMAKE_ARGS", raising=False)
     monkeypatch.setitem(os.environ, "CMAKE_ARGS", "")
     monkeypatch.setattr(signal, "signal", lambda *_: handler)

@@ -5,5 +5,8 @@ environment                  .venv in the checkout (runs before anything is inst
 pin, patches, sources        what is compiled
 toolchain                    what it is compiled with, and for which machine
 cache                        where finished and unfinished builds are kept
+series, git, checkout, bump,
+necessity, patch_commands    the patch series as commits, for those who keep it
+compile_commands             what clangd reads
 native                       the build itself, from a recipe to staged files
 """

@@ -310,6 +310,7 @@ class Build:
             "TREELLAMA_PYTHON_INCLUDE": include,
             "TREELLAMA_PYTHON_LIBRARY": tools_of.python_library() or "",
             "TREELLAMA_TOOLS": "OFF" if {*targets} <= _MODULES else "ON",
+            "CMAKE_EXPORT_COMPILE_COMMANDS": "ON",
             "LLAMA_BUILD_NUMBER": 0,
             "LLAMA_BUILD_COMMIT": recipe.pin.commit,
         }

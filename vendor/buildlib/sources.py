@@ -43,24 +43,29 @@ def find_source(pin: Pin) -> Source:
     asked = os.environ.get(REPLACEMENT)
     if not asked:
         return Source(pin.sha256, f"{pin.distribution} {pin.version}")
-    path = Path(asked).expanduser().absolute()
+    return source_at(Path(asked), pin, REPLACEMENT)
+
+
+def source_at(path: Path, pin: Pin, asker: str) -> Source:
+    """The llama.cpp in a folder or an archive, which `asker` (named in errors) asks for."""
+    path = path.expanduser().absolute()
     if path.is_dir():
-        folder = _find_root(path)
+        folder = _find_root(path, asker)
         return Source(_hash_folder(folder, pin.unpack), str(folder), folder=folder)
     if path.is_file():
         return Source(sha256_file(path), str(path), archive=path)
     raise BuildError(
-        f"{REPLACEMENT} names {path}, which does not exist",
+        f"{asker} names {path}, which does not exist",
         "point it at a folder that holds llama.cpp or at a tar archive of it, or unset it",
     )
 
 
-def _find_root(path: Path) -> Path:
+def _find_root(path: Path, asker: str) -> Path:
     for candidate in (path, path / "vendor/llama.cpp", path / "llama.cpp"):
         if (candidate / LANDMARK).is_file():
             return candidate
     raise BuildError(
-        f"{REPLACEMENT} names {path}, which holds no llama.cpp ({LANDMARK} is missing)",
+        f"{asker} names {path}, which holds no llama.cpp ({LANDMARK} is missing)",
         "point it at the folder with llama.cpp's CMakeLists.txt, or unset it",
     )
 
@@ -92,8 +97,7 @@ def obtain(source: Source, pin: Pin, cache: Cache, progress: Progress) -> Path:
     """A folder with the pristine llama.cpp: unpacked if it is not there whole already."""
     if source.folder is not None:
         return source.folder
-    identity = hashlib.sha256("\0".join([source.identity, *pin.unpack]).encode()).hexdigest()
-    entry = cache.sources / identity[:16]
+    entry = entry_of(source, pin, cache)
     if not is_intact(entry):
         shutil.rmtree(entry, ignore_errors=True)
         with cache.temporary() as folder:
@@ -105,6 +109,12 @@ def obtain(source: Source, pin: Pin, cache: Cache, progress: Progress) -> Path:
             tree.rename(entry)
     mark_used(entry)
     return entry
+
+
+def entry_of(source: Source, pin: Pin, cache: Cache) -> Path:
+    """Where `obtain` keeps the pristine tree of an archive."""
+    identity = hashlib.sha256("\0".join([source.identity, *pin.unpack]).encode()).hexdigest()
+    return cache.sources / identity[:16]
 
 
 def download(pin: Pin, folder: Path, progress: Progress) -> Path:
