@@ -28,13 +28,14 @@ if sys.version_info < (3, 10):  # noqa: UP036 - it runs before pip can check
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "vendor"))
 
-from buildlib import native, patch_commands, toolchain  # noqa: E402
+from buildlib import native, patch_commands, staging, toolchain  # noqa: E402
 from buildlib.cache import Cache, cache_root  # noqa: E402
 from buildlib.compile_commands import write_compile_commands  # noqa: E402
 from buildlib.environment import Environment  # noqa: E402
 from buildlib.errors import BuildError, explain_os_error  # noqa: E402
 from buildlib.modules import STAGED  # noqa: E402
 from buildlib.progress import Progress  # noqa: E402
+from buildlib.recipe import read_recipe  # noqa: E402
 
 PACKAGE = ROOT / STAGED
 INTERRUPTED = 130
@@ -134,9 +135,9 @@ def build(options: argparse.Namespace, environment: Environment, progress: Progr
     extras = environment.all_extras(asked)
     testing = not TESTERS.isdisjoint(extras)
     entry = ensure_native(progress, options.jobs, tools, testing=testing)
-    native.stage(entry, PACKAGE)
+    staging.stage(entry, PACKAGE)
     if testing:
-        native.stage_testing(entry, PACKAGE)
+        staging.stage_testing(entry, PACKAGE)
     describe_to_editors()
     environment.ensure_package(extras, progress)
     if options.command == "build":
@@ -146,7 +147,7 @@ def build(options: argparse.Namespace, environment: Environment, progress: Progr
 
 
 def clean(and_cache: bool) -> int:
-    native.unstage(PACKAGE)
+    staging.unstage(PACKAGE)
     environment = Environment(ROOT)
     if not environment.remove() and environment.folder.exists():
         print(f"{environment.folder} was not made by build.py: left alone")
@@ -184,13 +185,13 @@ def ensure_native(
     *,
     testing: bool = False,
 ) -> Path:
-    recipe = native.read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
+    recipe = read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
     return native.ensure(recipe, Cache(cache_root()), progress, n_jobs, tools, testing=testing)
 
 
 def describe_to_editors() -> None:
     """Write compile_commands.json, where the build's work folder is still there."""
-    recipe = native.read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
+    recipe = read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
     write_compile_commands(ROOT, Cache(cache_root()).work / recipe.work_id / "build")
 
 
@@ -212,7 +213,7 @@ else:
                 with Progress() as progress:
                     entry = ensure_native(progress)
                 if version == "editable":
-                    native.stage(entry, PACKAGE)
+                    staging.stage(entry, PACKAGE)
                 else:
                     build_data["force_include"].update(files_of_wheel(entry))
                     build_data["pure_python"] = False

@@ -23,6 +23,7 @@ from buildlib import native
 from buildlib.cache import Cache, cache_root
 from buildlib.errors import BuildError
 from buildlib.progress import Progress
+from buildlib.recipe import Recipe, read_recipe
 from buildlib.sources import obtain, synchronise
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _build(folder: Path, progress: Progress) -> Path:
     """The program, linked to the libraries that Python loads."""
-    recipe = native.read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
+    recipe = read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
     cache = Cache(cache_root())
     libraries = native.ensure(recipe, cache, progress) / "native/lib"
     source, program = folder / "llama.cpp", folder / "test-backend-ops"
@@ -57,7 +58,7 @@ def _build(folder: Path, progress: Progress) -> Path:
     return program
 
 
-def _unpack(recipe: native.Recipe, cache: Cache, progress: Progress, target: Path) -> None:
+def _unpack(recipe: Recipe, cache: Cache, progress: Progress, target: Path) -> None:
     """The patched source, with tests."""
     pin = replace(recipe.pin, unpack=(*recipe.pin.unpack, "tests"))
     with cache.locked(progress):

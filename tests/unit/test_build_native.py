@@ -15,17 +15,12 @@ from buildlib import native
 from buildlib.cache import Cache
 from buildlib.errors import BuildError
 from buildlib.modules import STAGED
-from buildlib.native import (
-    Recipe,
-    ensure,
-    is_whole,
-    read_recipe,
-    stage,
-    stage_testing,
-    unstage,
-)
+from buildlib.native import ensure
 from buildlib.progress import Progress
+from buildlib.recipe import OURS as FOLDERS
+from buildlib.recipe import Recipe, read_recipe
 from buildlib.sources import REPLACEMENT
+from buildlib.staging import is_whole, stage, stage_testing, unstage
 
 ROOT = Path(__file__).parents[2]
 
@@ -364,10 +359,8 @@ def test_a_source_that_is_removed_leaves_the_build(project: Path, shared_cache: 
     assert b"orders" not in path.read_bytes()
 
 
-@pytest.mark.parametrize("folder", native.OURS)
-def test_a_folder_without_sources_is_named(
-    project: Path, shared_cache: Cache, folder: str
-) -> None:
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_without_sources_is_named(project: Path, shared_cache: Cache, folder: str) -> None:
     shutil.rmtree(project / "vendor" / folder)
     with pytest.raises(BuildError, match=f"{folder} holds no C"):
         make(project, shared_cache)

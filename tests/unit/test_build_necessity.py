@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from buildlib import native, necessity
+from buildlib import native, necessity, staging
 from buildlib.errors import BuildError
 from buildlib.necessity import Necessity, Verdict, end_of_tests
 from buildlib.progress import Progress
+from buildlib.recipe import Recipe
 from fake_series import HEADER, Project, needs_git, patch
 
 pytestmark = needs_git
@@ -41,10 +42,11 @@ class Machine:
         self.wanted = ["LINE 5", "LINE 20"]  # what the test of each patch looks for
         self.source = ""
         monkeypatch.setattr(native, "ensure", self.ensure)
-        monkeypatch.setattr(native, "stage", lambda entry, package: True)
+        monkeypatch.setattr(staging, "stage", lambda entry, package: True)
+        monkeypatch.setattr(staging, "stage_testing", lambda entry, package: None)
         monkeypatch.setattr(Necessity, "_test", lambda _, *words: self.test(*words))
 
-    def ensure(self, recipe: native.Recipe, *_: object) -> Path:
+    def ensure(self, recipe: Recipe, *_: object) -> Path:
         from buildlib.patches import apply_series
 
         source = self.project.llama_cpp

@@ -45,8 +45,8 @@ def fake(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(script, "Environment", lambda root: steps)
     monkeypatch.setattr(script, "ensure_native", steps.ensure_native)
     monkeypatch.setattr(script, "become", steps.become)
-    monkeypatch.setattr(script.native, "stage", steps.stage)
-    monkeypatch.setattr(script.native, "stage_testing", steps.stage_testing)
+    monkeypatch.setattr(script.staging, "stage", steps.stage)
+    monkeypatch.setattr(script.staging, "stage_testing", steps.stage_testing)
     monkeypatch.setattr(script, "describe_to_editors", lambda: None)
     monkeypatch.delenv("CMAKE_ARGS", raising=False)
     monkeypatch.setitem(os.environ, "CMAKE_ARGS", "")
@@ -398,7 +398,7 @@ def test_an_editable_install_stages_beside_the_sources(
     hook = make_hook(script, tmp_path)
     staged: list[Path] = []
     monkeypatch.setattr(script, "ensure_native", lambda progress: tmp_path / "entry")
-    monkeypatch.setattr(script.native, "stage", lambda entry, package: staged.append(package))
+    monkeypatch.setattr(script.staging, "stage", lambda entry, package: staged.append(package))
     data: dict[str, Any] = {"force_include": {}}
     hook.initialize("editable", data)
     assert staged == [ROOT / "pytreellama/native"]

@@ -8,5 +8,7 @@ cache                        where finished and unfinished builds are kept
 series, git, checkout, bump,
 necessity, patch_commands    the patch series as commits, for those who keep it
 compile_commands             what clangd reads
-native                       the build itself, from a recipe to staged files
+recipe, modules              all that decides what a build makes; its two Python modules
+native                       the build itself, from a recipe to finished artifacts
+staging                      finished artifacts, and into the package folder with them
 """

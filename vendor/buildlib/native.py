@@ -1,8 +1,7 @@
-"""The native library: from a recipe to finished artifacts, and into the package folder."""
+"""The native library: from a recipe to finished artifacts."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -11,8 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
@@ -20,16 +18,11 @@ from . import toolchain as tools_of
 from .cache import Cache, mark_used, sha256_file
 from .errors import BuildError
 from .modules import NATIVE, TESTING, Module, emit_c
-from .patches import list_patches
-from .pin import Pin, read_pin
 from .processes import run_logged
 from .progress import Progress, format_elapsed
-from .sources import Source, find_source, obtain, synchronise, walk, write_if_changed
-from .toolchain import Toolchain
-
-FORMAT = 1  # raise it when finished builds of the code before cannot be used any more
-BUILD_INFO = "build_info.json"
-OURS = ("bridge", "ggml-cpu", "llama", "testing")  # folders of vendor/, see vendor/CMakeLists.txt
+from .recipe import FORMAT, OURS, Recipe
+from .sources import obtain, synchronise, walk, write_if_changed
+from .staging import BUILD_INFO, copy_whole, is_whole
 
 # measured: pip takes 370 MB for a moment (the archive twice, once unpacked), then source twice,
 # objects and libraries 160; a GPU's kernels are many and large
@@ -58,58 +51,6 @@ X86_OPTIONS = {
     "AMX_INT8": "amx_int8",
     "AMX_BF16": "amx_bf16",
 }
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that decides what a build makes; `key` names it in the cache."""
-
-    root: Path
-    pin: Pin
-    source: Source
-    toolchain: Toolchain
-    cmake_args: tuple[str, ...]
-
-    @cached_property
-    def work_id(self) -> str:
-        """Same for all builds that can share objects: patches and our own C++ may differ."""
-        return _digest(
-            FORMAT, self.source.identity, self.pin.unpack, asdict(self.toolchain), self.cmake_args
-        )
-
-    @cached_property
-    def key(self) -> str:
-        declarations = [path for m in (NATIVE, TESTING) for path in m.sources(self.root)]
-        ours = [self.root / "vendor/CMakeLists.txt", *self.patches, *self.ours, *declarations]
-        contents = [(path.relative_to(self.root).as_posix(), sha256_file(path)) for path in ours]
-        return _digest(self.work_id, NATIVE.preamble, TESTING.preamble, contents)
-
-    @cached_property
-    def patches(self) -> list[Path]:
-        return list_patches(self.root / "vendor/patches")
-
-    @cached_property
-    def ours(self) -> list[Path]:
-        """Our own C++: sources and headers of the folders that are compiled with llama.cpp."""
-        folders = (self.root / "vendor" / name for name in OURS)
-        files = (path for folder in folders for path in folder.rglob("*"))
-        return sorted(path for path in files if path.suffix in (".h", ".cpp"))
-
-
-def _digest(*parts: object) -> str:
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def read_recipe(root: Path, cmake_args: str) -> Recipe:
-    args = tools_of.split_cmake_args(cmake_args)
-    pin = read_pin(root / "vendor/llama_cpp.toml")
-    return Recipe(root, pin, find_source(pin), tools_of.find_toolchain(args), tuple(args))
-
-
-#
-# building
-#
 
 
 def ensure(
@@ -147,15 +88,6 @@ def _is_finished(entry: Path, tools: Sequence[str], testing: bool) -> bool:
 
 def tool_path(entry: Path, tool: str) -> Path:
     return entry / "bin" / (tool + (".exe" if sys.platform == "win32" else ""))
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether a folder holds what its build_info.json lists, byte for byte."""
-    try:
-        info = json.loads((folder / BUILD_INFO).read_text(encoding="utf-8"))
-        return all(sha256_file(folder / name) == found for name, found in info["files"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
 
 
 def default_jobs() -> int:
@@ -485,59 +417,3 @@ def _telling_lines(lines: list[str]) -> list[str]:
     if first is None or lines[first].startswith("FAILED:"):
         return lines[-N_ERROR_LINES:]
     return [line[:300] for line in lines[first : first + N_ERROR_LINES] if line]
-
-
-#
-# staging
-#
-
-
-def stage(entry: Path, package: Path) -> bool:
-    """Put the artifacts of a cache entry into the package folder; False if they are there.
-
-    build_info.json comes last and goes first, so that it never stands beside half a library.
-    """
-    native = entry / "native"
-    info = (native / BUILD_INFO).read_bytes()
-    try:
-        if (package / BUILD_INFO).read_bytes() == info and is_whole(package):
-            return False
-    except OSError:
-        pass
-    unstage(package)
-    try:
-        for name in json.loads(info)["files"]:
-            target = package / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            copy_whole(native / name, target)
-        copy_whole(native / BUILD_INFO, package / BUILD_INFO)
-    except BaseException:
-        unstage(package)
-        raise
-    return True
-
-
-def stage_testing(entry: Path, package: Path) -> None:
-    """Put the test instruments of a cache entry beside the artifacts that are staged."""
-    for path in (entry / "testing").glob(f"{TESTING.name}.*"):
-        target = package / path.name
-        if not target.exists() or sha256_file(target) != sha256_file(path):
-            copy_whole(path, target)
-
-
-def unstage(package: Path) -> None:
-    (package / BUILD_INFO).unlink(missing_ok=True)
-    for module in [*package.glob("_native*.so"), *package.glob("_native*.pyd")]:
-        module.unlink()
-    shutil.rmtree(package / "lib", ignore_errors=True)
-
-
-def copy_whole(source: Path, target: Path) -> None:
-    """Copy by renaming: a process that has the old file open keeps it."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        shutil.copy2(source, temporary)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

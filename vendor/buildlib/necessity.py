@@ -18,11 +18,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import native
+from . import native, staging
 from .cache import Cache, cache_root, mark_used
 from .checkout import bare_diff, checkout, commits_of, message_of, obtain_pristine
 from .errors import BuildError
+from .modules import STAGED
 from .progress import Progress
+from .recipe import read_recipe
 from .series import NO_TEST, Header, file_name, find_test
 
 PATCHES = "vendor/patches"
@@ -31,7 +33,7 @@ LIMIT_S = 1800  # for the tests of one patch
 REVERT = "9999-without-one-patch.patch"
 NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "build", "dist", "llama.cpp",
-    "_native*.so", "_native*.pyd", "lib", native.BUILD_INFO,
+    "_native*.so", "_native*.pyd", "lib", staging.BUILD_INFO,
 )  # fmt: skip
 
 # what the tests of a patch did, first with the series, then without the patch
@@ -84,7 +86,7 @@ class Necessity:
         self.progress = progress
         self.n_jobs = n_jobs
         self.cache = Cache(cache_root())
-        self.recipe = native.read_recipe(root, os.environ.get("CMAKE_ARGS", ""))
+        self.recipe = read_recipe(root, os.environ.get("CMAKE_ARGS", ""))
         shutil.copytree(root, self.copy, ignore=NOT_COPIED)
         pristine = obtain_pristine(self.recipe.pin, self.recipe.source, self.cache, progress)
         self.repository = checkout(
@@ -111,20 +113,25 @@ class Necessity:
         finally:
             self._build_whole_series()
 
+    def _stage(self, entry: Path) -> None:
+        package = self.copy / STAGED
+        staging.stage(entry, package)
+        staging.stage_testing(entry, package)
+
     #
     # with the series
     #
 
     def _run_with_series(self, headers: Sequence[Header]) -> None:
         """Run all named tests once: one that fails anyway shows nothing."""
-        native.stage(self._build_whole_series(), self.copy / native.STAGED)
+        self._stage(self._build_whole_series())
         for test in sorted({test for header in headers for test in self._tests(header)}):
             self.progress.phase(f"testing with the series: {test}")
             self._with_series[test] = self._test([test])
 
     def _build_whole_series(self) -> Path:
         """The user's own build, which also leaves the shared work folder as it was."""
-        return native.ensure(self.recipe, self.cache, self.progress, self.n_jobs)
+        return native.ensure(self.recipe, self.cache, self.progress, self.n_jobs, testing=True)
 
     def _tests(self, header: Header) -> list[str]:
         found = (find_test(self.root, name) for name in header.tests)
@@ -170,13 +177,13 @@ class Necessity:
     def _build_and_test(self, patch: str, tests: list[str]) -> Verdict:
         whole = self.cache.builds / self.recipe.key
         mark_used(whole)  # so that pruning keeps it
-        recipe = native.read_recipe(self.copy, os.environ.get("CMAKE_ARGS", ""))
+        recipe = read_recipe(self.copy, os.environ.get("CMAKE_ARGS", ""))
         try:
-            entry = native.ensure(recipe, self.cache, self.progress, self.n_jobs)
+            entry = native.ensure(recipe, self.cache, self.progress, self.n_jobs, testing=True)
         except BuildError as error:
             line = next((s for s in error.what.splitlines() if "error" in s), error.what)
             return Verdict(patch, tests, True, f"does not build without it: {line.strip()}")
-        native.stage(entry, self.copy / native.STAGED)
+        self._stage(entry)
         shutil.rmtree(entry)
         self.progress.phase(f"testing without {patch}")
         end = self._test(tests, "--exitfirst")
