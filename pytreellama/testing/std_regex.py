@@ -7,6 +7,7 @@ import numpy as np
 from pytreellama.core.vocab import Vocab
 from pytreellama.errors import VocabError
 from pytreellama.native.checks import check
+from pytreellama.native.vocab import vocab_pointer
 from pytreellama.testing.library import ffi, lib
 
 
@@ -20,7 +21,7 @@ def encode_by_std_regex(vocab: Vocab, text: str) -> list[int]:
     tokens = np.empty(len(data) + 8, dtype=np.int32)
     buffer = ffi.from_buffer("llama_token[]", tokens)
     count = lib.treellama_tokenize_by_std_regex(
-        vocab.pointer, data, len(data), buffer, len(tokens), failed
+        vocab_pointer(vocab.owner), data, len(data), buffer, len(tokens), failed
     )
     check(int(failed[0]), VocabError, "llama.cpp cannot tokenize this text")
     assert count >= 0, "a byte makes no more than a token"
