@@ -23,7 +23,7 @@ from .cache import Cache, cache_root, mark_used
 from .checkout import bare_diff, checkout, commits_of, message_of, obtain_pristine
 from .errors import BuildError
 from .progress import Progress
-from .series import NO_TEST, Header, file_name, find_test
+from .series import NO_TEST, Header, find_test
 
 PATCHES = "vendor/patches"
 NOT_HERE = "not on this CPU"
@@ -94,10 +94,9 @@ class Necessity:
 
     def verdicts(self, names: Sequence[str]) -> Iterator[Verdict]:
         chosen = [
-            (patch, commit)
-            for number, commit in enumerate(commits_of(self.repository), 1)
-            for patch in [file_name(number, message_of(self.repository, commit).subject)]
-            if not names or any(name in patch for name in names)
+            (path.name, commit)
+            for path, commit in zip(self.recipe.patches, commits_of(self.repository), strict=True)
+            if not names or any(name in path.name for name in names)
         ]
         if not chosen:
             raise BuildError(
