@@ -13,6 +13,7 @@ from buildlib import patch_commands
 from buildlib.bump import read_new_pin
 from buildlib.cache import sha256_file
 from buildlib.errors import BuildError
+from buildlib.git import Repository
 from buildlib.progress import Progress
 from buildlib.sources import source_at
 from fake_series import LINES, Project, needs_git
@@ -113,6 +114,27 @@ def test_an_aborted_bump_leaves_everything_as_it_was(project: Project) -> None:
     assert patches(project, "export") == 0
     with pytest.raises(BuildError, match="no bump is under way"):
         patches(project, "bump", "--continue")
+
+
+def test_a_rebase_that_was_given_up_by_hand_moves_no_pin(project: Project) -> None:
+    archive = distribution(project, LINES.replace("line 20\n", "line twenty\n"))
+    patches(project, "bump", str(archive))
+    Repository(project.root / "llama.cpp").run("rebase", "--abort")
+    with pytest.raises(BuildError, match="was given up"):
+        patches(project, "bump", "--continue")
+    assert project.pin.version == "0.3.36"
+    assert patches(project, "bump", "--abort") == 0
+
+
+def test_a_header_that_is_not_complete_stops_a_bump_before_it_begins(project: Project) -> None:
+    path = project.root / "llama.cpp/src/kv.cpp"
+    path.write_text(path.read_text() + "more\n")
+    Repository(project.root / "llama.cpp").commit_all(b"kv : add more\n")
+    with pytest.raises(BuildError, match=r"0003-add-more\.patch: no What:"):
+        patches(project, "bump", str(distribution(project, "one more\n" + LINES)))
+    assert project.pin.version == "0.3.36"
+    with pytest.raises(BuildError, match="no bump is under way"):
+        patches(project, "bump", "--abort")
 
 
 def test_a_dry_run_counts_conflicts_and_changes_nothing(

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildlib import git
@@ -59,6 +59,7 @@ EDITS = st.lists(
 )  # fmt: skip
 
 
+@settings(max_examples=15)  # each runs git 30 times
 @given(EDITS)
 def test_whatever_is_committed_comes_back(edits: list[tuple[int, int, list[str]]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -91,8 +91,8 @@ def verdicts(project: Project, tmp_path: Path, *names: str) -> list[Verdict]:
 def test_a_patch_whose_test_fails_without_it_is_needed(machine: Machine, tmp_path: Path) -> None:
     found = verdicts(machine.project, tmp_path)
     assert [(v.patch, v.is_needed) for v in found] == [
-        ("0001-change-five.patch", True),
-        ("0002-change-twenty.patch", True),
+        ("0001-first-name.patch", True),
+        ("0002-first-name.patch", True),
     ]
     assert "LINE 5" in machine.source and "LINE 20" in machine.source  # built whole at the end
 
@@ -107,13 +107,13 @@ def test_a_patch_whose_test_passes_without_it_is_not_shown(
 
 def test_a_test_that_fails_anyway_shows_nothing(machine: Machine, tmp_path: Path) -> None:
     machine.wanted[1] = "nowhere"
-    (found,) = verdicts(machine.project, tmp_path, "twenty")
+    (found,) = verdicts(machine.project, tmp_path, "0002")
     assert found.is_needed is None and "fail with the series" in found.what
 
 
 def test_what_does_not_compile_without_a_patch_needs_it(machine: Machine, tmp_path: Path) -> None:
     machine.is_compiling = False
-    (found,) = verdicts(machine.project, tmp_path, "five")
+    (found,) = verdicts(machine.project, tmp_path, "0001")
     assert found.is_needed and "does not build without it: x.cpp:1: error" in found.what
 
 
@@ -122,7 +122,7 @@ def test_a_patch_on_which_others_stand_says_so(machine: Machine, tmp_path: Path)
     text = text.replace("-line 5\n+LINE 5\n", "-LINE 5\n+LINE FIVE\n")
     machine.project.put("vendor/patches/0003-again.patch", text)
     machine.wanted[0] = "LINE FIVE"
-    (found,) = verdicts(machine.project, tmp_path, "change-five")
+    (found,) = verdicts(machine.project, tmp_path, "0001")
     assert found.is_needed is None
     assert found.what == "later patches need it: conflicts in src/kv.cpp"
 

@@ -169,6 +169,11 @@ def start(repository: Repository, bump: Bump) -> bool:
 def go_on(repository: Repository, bump: Bump) -> bool:
     """Continue after a person has solved the conflicts; as ``start``."""
     if not is_stopped(repository):
+        if repository.try_run("merge-base", "--is-ancestor", NEXT, "HEAD").returncode != 0:
+            raise BuildError(
+                f"the rebase in {repository.folder} was given up",
+                "run: python3 build.py patches bump --abort, and begin again",
+            )
         return True
     marked = [path for path in _unmerged(repository) if _count_places(repository, path)]
     if marked:

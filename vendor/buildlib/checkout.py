@@ -157,6 +157,15 @@ def _require_pin(repository: Repository, source: Source) -> None:
         )
 
 
+def require_fit(repository: Repository, root: Path) -> None:
+    """Check that ``export`` would take every header.
+
+    Raises:
+        BuildError: one is not complete.
+    """
+    _texts(repository, root)
+
+
 def _texts(repository: Repository, root: Path) -> dict[str, bytes]:
     texts: dict[str, bytes] = {}
     faults: list[str] = []

@@ -25,7 +25,7 @@ from .errors import BuildError
 from .modules import STAGED
 from .progress import Progress
 from .recipe import read_recipe
-from .series import NO_TEST, Header, file_name, find_test
+from .series import NO_TEST, Header, find_test
 
 PATCHES = "vendor/patches"
 NOT_HERE = "not on this CPU"
@@ -96,10 +96,9 @@ class Necessity:
 
     def verdicts(self, names: Sequence[str]) -> Iterator[Verdict]:
         chosen = [
-            (patch, commit)
-            for number, commit in enumerate(commits_of(self.repository), 1)
-            for patch in [file_name(number, message_of(self.repository, commit).subject)]
-            if not names or any(name in patch for name in names)
+            (path.name, commit)
+            for path, commit in zip(self.recipe.patches, commits_of(self.repository), strict=True)
+            if not names or any(name in path.name for name in names)
         ]
         if not chosen:
             raise BuildError(

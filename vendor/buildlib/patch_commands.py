@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import bump as bumps
 from .cache import Cache, cache_root
-from .checkout import checkout, export, obtain_pristine, open_checkout
+from .checkout import checkout, export, obtain_pristine, open_checkout, require_fit
 from .errors import BuildError
 from .git import Repository
 from .pin import Pin, read_pin
@@ -191,6 +191,8 @@ def _prepare_bump(
         raise BuildError("a bump is under way already", "go on with --continue, or use --abort")
     if not repository.is_clean():
         raise BuildError(f"{folder} has changes that are in no commit", "commit them first")
+    if not options.dry_run:
+        require_fit(repository, root)  # not only after an hour of merging
     pristine = obtain_pristine(pin, source, Cache(cache_root()), progress)
     progress.phase("committing the new llama.cpp")
     bumps.add_source(repository, pin, source, pristine)
