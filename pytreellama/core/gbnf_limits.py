@@ -13,6 +13,7 @@ from pytreellama.core.gbnf_graph import n_levels
 from pytreellama.errors import GrammarError
 
 MAX_ALTERNATIVES = 5000
+MAX_TOGETHER = 2000
 MAX_COUNTS = 1000
 MAX_CLASSES = 1000
 MAX_TEXTS = 20_000
@@ -30,8 +31,13 @@ _N_FEW = 50
 
 
 def limits_for(rules: Rules, n_tokens: int) -> dict[str, int]:
-    """llguidance's bounds on the work of rules that were rewritten, by name."""
+    """llguidance's bounds on the work of rules that were rewritten, by name.
+
+    Raises:
+        GrammarError: too many alternatives, other than texts that begin differently.
+    """
     n = sum(map(_n_together, rules.values()))
+    _require(n, MAX_TOGETHER, "alternatives that do not begin with different texts")
     n_items = _ITEMS_A_TOKEN * n_tokens * _N_FEW // max(_N_FEW, n)
     return {
         "max_items_in_row": _MAX_ITEMS_IN_ROW,

@@ -76,6 +76,8 @@ LARGE = {
     + 'r2400 ::= "a"\n',
     "rules that all end with each other": "root ::= r0\n"
     + "".join(f"r{i} ::= " + words(60, '"a" r{i}') + ' | "a"\n' for i in range(60)),
+    "rules that end with each other, late": 'root ::= "b" r0\n'
+    + "".join(f"r{i} ::= " + words(44, '"a" r{i}') + ' | "a"\n' for i in range(44)),
     "what may be nothing in a row": "root ::= " + "n " * 4000 + '"b"\nn ::= "a" | ""\n',
     "a list with nothing behind it": 'root ::= "a" root n | "a"\nn ::= "" | "b"\n',
     "4000 classes that overlap": "root ::= (" + " | ".join(
@@ -136,7 +138,7 @@ print(*ends)
     "grammar",
     [
         pytest.param(
-            "root ::= r0\n" + rules(4000, "r{i} ::= r{j}") + 'r4000 ::= "a"*\n', id="rules"
+            "root ::= r0\n" + rules(1900, "r{i} ::= r{j}") + 'r1900 ::= "a"*\n', id="rules"
         ),
         pytest.param("root ::= " + "(" * 200 + '"a"*' + ")" * 200, id="parentheses"),
     ],

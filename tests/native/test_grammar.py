@@ -147,6 +147,7 @@ def test_rules_in_40_levels_of_two_ways_each_are_used(vocab):
         ('root ::= root "a"', "no text can satisfy it"),
         ("root ::= a\na ::= root", "no text can satisfy it"),
         ("root ::= " + " | ".join(["[a] [b]"] * 5001), "too complex"),
+        ("root ::= " + " | ".join(["[a] [b]"] * 2001), "2001 alternatives that do not begin"),
         ("yes", "line 1, column 4: expected '::='"),
     ],
 )
