@@ -99,7 +99,9 @@ static llama_token row_argmax(const float * row, int32_t n) {
     return found == n ? 0 : found;
 }
 
-// exp(x) for x <= 0, to 2e-7 of it; 0 below -87 and for NaN. standard libraries have none for vectors
+// exp(x) for x <= 0, to 2e-7 of it; 0 below -87 and for NaN. Standard libraries have none for vectors, and ggml_v_expf of
+// ggml-cpu/vec.h is no substitute: it is compiled for the one instruction set that its library has, while these loops have
+// several in one (libllama is the same for all CPU variants), its bits differ between them, and rows' ends go through expf
 static inline float exp_of_negative(float x) {
     const float bounded = x > -87.0f ? x : -87.0f;
 
