@@ -121,7 +121,7 @@ def test_a_closed_model_refuses_every_use(tiny_model_path: TinyModelPath) -> Non
     ):
         with pytest.raises(ModelLoadError, match="closed"):
             getattr(model, name)
-    for name in ("pointer", "bos", "eos", "eot", "newline", "adds_bos", "eog_tokens", "pieces"):
+    for name in ("bos", "eos", "eot", "newline", "adds_bos", "eog_tokens", "pieces"):
         with pytest.raises(ModelLoadError, match="closed"):
             getattr(vocab, name)
     for call in (

@@ -46,7 +46,8 @@ class Machine:
         monkeypatch.setattr(staging, "stage_testing", lambda entry, package: None)
         monkeypatch.setattr(Necessity, "_test", lambda _, *words: self.test(*words))
 
-    def ensure(self, recipe: Recipe, *_: object) -> Path:
+    def ensure(self, recipe: Recipe, *_: object, testing: bool) -> Path:
+        assert testing, "the tests of a patch may need the instruments"
         from buildlib.patches import apply_series
 
         source = self.project.llama_cpp
