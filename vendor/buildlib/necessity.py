@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,10 +29,16 @@ PATCHES = "vendor/patches"
 NOT_HERE = "not on this CPU"
 LIMIT_S = 1800  # for the tests of one patch
 REVERT = "9999-without-one-patch.patch"
-NOT_COPIED = shutil.ignore_patterns(
-    ".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", "build", "dist", "llama.cpp",
-    "_native*.so", "_native*.pyd", "lib", native.BUILD_INFO,
-)  # fmt: skip
+NOT_COPIED = (
+    ".git",
+    ".venv",
+    "__pycache__",
+    ".*_cache",
+    ".hypothesis",
+    "_native*.so",
+    "_native*.pyd",
+)
+NOT_COPIED_PATHS = ("build", "dist", "llama.cpp", f"{native.STAGED}/lib")
 
 # what the tests of a patch did, first with the series, then without the patch
 NEEDED = ("fail", "crash", "do not end", "cannot be imported")
@@ -85,7 +91,7 @@ class Necessity:
         self.n_jobs = n_jobs
         self.cache = Cache(cache_root())
         self.recipe = native.read_recipe(root, os.environ.get("CMAKE_ARGS", ""))
-        shutil.copytree(root, self.copy, ignore=NOT_COPIED)
+        shutil.copytree(root, self.copy, ignore=_leave_out(root))
         pristine = obtain_pristine(self.recipe.pin, self.recipe.source, self.cache, progress)
         self.repository = checkout(
             folder / "series", root / PATCHES, self.recipe.pin, self.recipe.source, pristine
@@ -195,6 +201,17 @@ class Necessity:
         except subprocess.TimeoutExpired:
             return "do not end"
         return end_of_tests(done.returncode, done.stdout)
+
+
+def _leave_out(root: Path) -> Callable[[str, list[str]], set[str]]:
+    """What ``copytree`` shall not copy of a checkout: what was made there."""
+    by_name = shutil.ignore_patterns(*NOT_COPIED)
+    paths = {root / path for path in NOT_COPIED_PATHS}
+
+    def ignore(folder: str, names: list[str]) -> set[str]:
+        return {*by_name(folder, names), *(n for n in names if Path(folder) / n in paths)}
+
+    return ignore
 
 
 def end_of_tests(status: int, output: str) -> str:
