@@ -59,8 +59,8 @@ class Machine:
         entry.mkdir(exist_ok=True)
         return entry
 
-    def test(self, tests: list[str], *options: str) -> str:
-        number = int(tests[0][-1])
+    def test(self, test: str, *options: str) -> str:
+        number = int(test[-1])
         return "pass" if self.wanted[number] in self.source else "fail"
 
 
@@ -137,6 +137,15 @@ def test_a_patch_for_another_cpu_is_no_fault(
         status = necessity.show_necessity(machine.project.root, ["more"], progress, False, 1)
     assert status == 0
     assert "not on this CPU: its tests need amx_of_tomorrow" in capsys.readouterr().out
+
+
+def test_the_copy_has_all_but_what_was_made(machine: Machine, tmp_path: Path) -> None:
+    for name in ("bench/lib/it.py", "pytreellama/native/lib/libllama.so", "build/x", ".venv/y"):
+        machine.project.put(name, "")
+    with Progress() as progress:
+        copy = Necessity(machine.project.root, tmp_path / "run", progress, 1).copy
+    assert (copy / "bench/lib/it.py").exists() and (copy / "vendor/patches").exists()
+    assert not any((copy / name).exists() for name in ("pytreellama/native/lib", "build", ".venv"))
 
 
 def test_an_unknown_name_is_an_error(machine: Machine, tmp_path: Path) -> None:
