@@ -10,7 +10,7 @@ import stock
 from peer_types import PeerError, short
 from report import ROOT, note
 
-from buildlib import native
+from buildlib.recipe import read_recipe
 
 PLAIN = "llama-completion"
 SERVER = "llama-server"
@@ -54,5 +54,5 @@ def _build_server() -> Path:
     if not script.exists():
         script.parent.mkdir(exist_ok=True)
         script.write_text(NO_WEB_PAGE, encoding="utf-8")
-    recipe = native.read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
+    recipe = read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
     return stock._compile(work, SERVER, recipe.cmake_args)

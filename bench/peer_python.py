@@ -25,7 +25,7 @@ from peer_builds import PLAIN, tool_path
 from peer_types import MOST_SECONDS, Answer, OpenPeer, PeerError, Prompt, Task, short
 from report import ROOT, note
 
-from buildlib import native
+from buildlib.recipe import read_recipe
 
 WORKER = Path(__file__).resolve().parent / "peer_worker.py"
 TRANSFORMERS = ("torch==2.13.0", "transformers==5.24.0", "accelerate==1.15.0", "gguf==0.19.0")
@@ -111,7 +111,7 @@ def environment(peer: str) -> Environment | PeerError:
 
 
 def _llama_cpp_python() -> Environment:
-    pin = native.read_recipe(ROOT, "").pin
+    pin = read_recipe(ROOT, "").pin
     return Environment(
         "llama-cpp-python",
         (f"{pin.distribution}=={pin.version}",),

@@ -14,16 +14,18 @@ sys.path.insert(0, str(ROOT / "vendor"))
 from buildlib import native
 from buildlib.cache import Cache, cache_root
 from buildlib.progress import Progress
+from buildlib.recipe import Recipe, read_recipe
 from buildlib.sources import obtain, synchronise
 from buildlib.toolchain import find_cmake, find_ninja
 
-# without 0002 quantised models end the process on some machines; the others mend what trees touch
-N_BUG_FIXES = 6
+# the patches before this one are fixes: without that of AMX, quantised models end the process on some
+# machines; the others mend what trees touch
+FIRST_OF_OURS = "speculative-trees"
 
 
 def stock_tool(name: str) -> Path:
     """A tool of llama.cpp as it was before our patches to attention and cache."""
-    recipe = native.read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
+    recipe = read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
     cache = Cache(cache_root())
     with Progress() as progress:
         cache.make()
@@ -31,10 +33,17 @@ def stock_tool(name: str) -> Path:
             pristine = obtain(recipe.source, recipe.pin, cache, progress)
             work = cache.work / f"{recipe.work_id}-stock"
             work.mkdir(exist_ok=True)
-            fixes = recipe.patches[:N_BUG_FIXES]
-            synchronise(pristine, fixes, work / "llama.cpp", recipe.pin.unpack)
+            synchronise(pristine, _fixes(recipe), work / "llama.cpp", recipe.pin.unpack)
             progress.phase(f"compiling stock {name}")
             return _compile(work, name, recipe.cmake_args)
+
+
+def _fixes(recipe: Recipe) -> list[Path]:
+    names = [path.name for path in recipe.patches]
+    n = next((n for n, name in enumerate(names) if FIRST_OF_OURS in name), None)
+    if n is None:
+        raise SystemExit(f"no patch of vendor/patches has {FIRST_OF_OURS} in its name")
+    return recipe.patches[:n]
 
 
 def _compile(work: Path, name: str, cmake_args: tuple[str, ...]) -> Path:
