@@ -18,8 +18,8 @@ from buildlib.recipe import Recipe, read_recipe
 from buildlib.sources import obtain, synchronise
 from buildlib.toolchain import find_cmake, find_ninja
 
-# the patches before this one are fixes: without that of AMX, quantised models end the process on some
-# machines; the others mend what trees touch
+# the patches before this one are fixes: without that of AMX, quantised models end the process on
+# some machines; the others mend what trees touch
 FIRST_OF_OURS = "speculative-trees"
 
 
