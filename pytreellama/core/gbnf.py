@@ -79,7 +79,7 @@ _SPACE = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _NAME = re.compile(r"[A-Za-z0-9-]+")
 _TOKEN = re.compile(r"(!?)(<[^>]*>)")
-_COUNT = re.compile(r"\{\s*(\d+)\s*(?:(,)\s*(\d*)\s*)?\}")
+_COUNT = re.compile(r"\{[ \t]*([0-9]+)[ \t]*(?:(,)[ \t]*([0-9]*)[ \t]*)?\}")
 _PLAIN = re.compile(r'[^"\\]+')
 _CHAR = re.compile(
     r"""\\(?: x([0-9a-fA-F]{2}) | u([0-9a-fA-F]{4}) | U([0-9a-fA-F]{8}) | ([trn\\"\[\]-]) )
@@ -348,12 +348,18 @@ class _Reader:
         if factor is None:
             self._place = place
             raise self._error("an item before '*', '+', '?' or '{'")
-        if not factor.is_once:
-            self._n_groups += 1
-            name = f"{rule}.{self._n_groups}"
-            self._rules[name] = [(factor,)]
-            factor = Factor(Reference(name))
+        if high == 0:
+            factor, low, high = self._group(rule, []), 1, 1
+        elif not factor.is_once:
+            factor = self._group(rule, [factor])
         group.add(Factor(factor.symbol, low, high))
+
+    def _group(self, rule: str, factors: list[Factor]) -> Factor:
+        """A rule of its own for what stands in no parentheses."""
+        self._n_groups += 1
+        name = f"{rule}.{self._n_groups}"
+        self._rules[name] = [tuple(factors)]
+        return Factor(Reference(name))
 
     def _times(self) -> tuple[int, int | None]:
         char = self._text[self._place]
@@ -364,7 +370,7 @@ class _Reader:
         if match is None:
             raise self._error("{m}, {m,} or {m,n}")
         # int() refuses thousands of digits
-        bounds = [int(bound[:9]) for bound in match.group(1, 3) if bound]
+        bounds = [int(bound.lstrip("0")[:9] or "0") for bound in match.group(1, 3) if bound]
         if max(bounds) > MAX_REPEATS:
             raise self._error(f"a count of at most {MAX_REPEATS}")
         if bounds != sorted(bounds):

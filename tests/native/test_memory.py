@@ -22,6 +22,7 @@ from gguf_bytes import U32, Gguf, number
 from pytreellama import Context, Model, TokenTree
 from pytreellama.core.params import CACHE_TYPES
 from pytreellama.errors import MemoryStateError, PyTreeLlamaError
+from pytreellama.testing.cells import read_cells
 from tiny_models import KINDS
 
 TinyModel = Callable[..., Model]
@@ -334,3 +335,16 @@ def test_pending_nodes_are_settled_first(tiny_model: TinyModel) -> None:
         assert context.is_pending(0)
         context.commit(0, [0, 2])
         assert context.n_past(0) == len(TEXT) + 2
+
+
+def test_a_text_that_has_lost_its_window_is_gone_whole(tiny_model: TinyModel) -> None:
+    """A saved state holds the window alone; what is cut before it cannot go on."""
+    with make(tiny_model("swa", n_swa=8), swa_full=True) as context:
+        context.prefill(TEXT, 0)
+        context.memory.load(context.memory.save(0), 0)
+        assert context.memory.pos_min(0) > 5
+        context.memory.rm(0, 5)
+        assert context.n_past(0) == 0
+        assert not np.any(read_cells(context).positions >= 0)
+        context.prefill(TEXT[:5], 0)
+        assert context.n_past(0) == 5

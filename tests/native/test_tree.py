@@ -301,6 +301,30 @@ def test_a_small_window_without_room_for_a_tree_refuses_it_whole(
 
 
 @by_ancestors
+def test_a_refused_growth_leaves_the_nodes_before_it_where_they_are(
+    make_context: MakeContext,
+) -> None:
+    """Also where nodes of an earlier refused tree had found the cells that they are in now."""
+    context = make_context("rope", n_ctx=256, n_seq_max=3, n_batch=64, n_ubatch=2)
+    text, neighbour = list(range(10, 110)), list(range(10, 164))  # 254 cells
+    a, b = context.prefill(text), context.prefill(neighbour)
+    with pytest.raises(CacheFullError):  # two of them have found cells when the third finds none
+        context.decode_tree(a, TokenTree([20, 21, 22], [-1, -1, -1]))
+    context.decode_one(b, 30)
+    context.decode_tree(a, TokenTree([20], [-1]))
+    with pytest.raises(CacheFullError):
+        context.grow_tree(a, [21], [-1])
+    with pytest.raises(CacheFullError):  # the node has not lost its cell
+        context.decode_one(b, 31)
+    context.commit(a, [0])
+    plain = make_context("rope", n_ctx=256, n_seq_max=3, n_batch=64, n_ubatch=64)
+    for seq, written in ((a, [*text, 20]), (b, [*neighbour, 30])):
+        assert context.n_past(seq) == len(written)
+    context.memory.rm(a)
+    assert_is_text(context, b, [*neighbour, 30], plain)
+
+
+@by_ancestors
 def test_text_of_one_sequence_and_nodes_of_another_share_a_pass(
     make_context: MakeContext,
 ) -> None:

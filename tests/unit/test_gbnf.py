@@ -78,7 +78,7 @@ def test_a_class_is_its_characters_that_can_be_written(text, ranges):
 @pytest.mark.parametrize(
     ("text", "bounds"),
     [("*", (0, None)), ("+", (1, None)), ("?", (0, 1)), ("{3}", (3, 3)), ("{2,}", (2, None)),
-     ("{0,4}", (0, 4)), ("{ 2 , 3 }", (2, 3)), (" *", (0, None)), ("{0}", (0, 0))],
+     ("{0,4}", (0, 4)), ("{ 2 , 3 }", (2, 3)), (" *", (0, None))],
 )  # fmt: skip
 def test_a_repetition_is_its_bounds(text, bounds):
     assert root('"a"' + text) == [(Factor(Literal("a"), *bounds),)]
@@ -88,6 +88,24 @@ def test_a_repeated_repetition_is_a_rule_of_its_own():
     ((outer,),) = root('"a"{2}*')
     assert isinstance(outer.symbol, Reference) and (outer.low, outer.high) == (0, None)
     assert rules('root ::= "a"{2}*')[outer.symbol.name] == [(Factor(Literal("a"), 2, 2),)]
+
+
+@pytest.mark.parametrize("count", ["{0}", "{0,0}", "{ 000 }"])
+def test_what_is_repeated_no_times_is_the_empty_text(count):
+    found = rules(f'root ::= "a" "b"{count} "c"')
+    ((first, empty, last),) = found["root"]
+    assert (first, last) == (Factor(Literal("a")), Factor(Literal("c")))
+    assert isinstance(empty.symbol, Reference) and found[empty.symbol.name] == [()]
+
+
+def test_leading_zeros_of_a_count_are_no_digits():
+    assert root('"a"{0000000012}') == [(Factor(Literal("a"), 12, 12),)]
+
+
+@pytest.mark.parametrize("count", ["{\u0663}", "{2\n}"])
+def test_a_count_is_written_in_digits_on_one_line(count):
+    with pytest.raises(GrammarError, match="expected"):
+        root('"a"' + count)
 
 
 def test_tokens_are_named_and_may_be_negated():

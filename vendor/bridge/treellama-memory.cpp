@@ -17,7 +17,16 @@ int32_t treellama_memory_clear(llama_context * ctx, bool data) {
 
 int32_t treellama_memory_seq_rm(llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
     return treellama_guard(TREELLAMA_EXCEPTION, [&] {
-        return llama_memory_seq_rm(llama_get_memory(ctx), seq_id, p0, p1) ? 0 : 1;
+        if (!llama_memory_seq_rm(llama_get_memory(ctx), seq_id, p0, p1)) {
+            return 1;
+        }
+
+        // a text without its window cannot go on: both caches must say so
+        const auto * window = treellama_find_cache(ctx, true);
+        if (seq_id >= 0 && window && window->seq_pos_max(seq_id) < 0) {
+            treellama_find_cache(ctx, false)->seq_rm(seq_id, -1, -1);
+        }
+        return 0;
     });
 }
 

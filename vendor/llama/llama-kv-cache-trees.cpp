@@ -100,8 +100,8 @@ const std::vector<uint32_t> & llama_kv_cache_trees::get_cells(llama_seq_id seq_i
     return cells.at(seq_id);
 }
 
-void llama_kv_cache_trees::undo(llama_kv_cache & kv) const {
-    for (const auto & [seq_id, at] : cells) {
+void llama_kv_cache_trees::undo(llama_kv_cache & kv) {
+    for (auto & [seq_id, at] : cells) {
         if (!trees->grows(seq_id)) {
             continue;
         }
@@ -118,6 +118,9 @@ void llama_kv_cache_trees::undo(llama_kv_cache & kv) const {
                 head = std::min(head, at[n]);
             }
         }
+
+        // a later node of this number may go elsewhere, and what stands here now may be a node that is pending
+        at.resize(std::min<size_t>(at.size(), tree.n_kept));
     }
 }
 

@@ -46,8 +46,8 @@ public:
     // the cell of each node of a sequence's tree
     const std::vector<uint32_t> & get_cells(llama_seq_id seq_id) const;
 
-    // free the cells of all nodes that the batch under way has added
-    void undo(llama_kv_cache & kv) const;
+    // free the cells of all nodes that the batch under way has added, and forget them
+    void undo(llama_kv_cache & kv);
 
     // make a path of nodes committed text and free all other nodes of the sequence. the path's cells move to the lowest
     //   that the tree has occupied, in order, so that the cache is left as sequential decoding would have left it
@@ -65,6 +65,7 @@ private:
     template <typename T>
     void mask_nodes(const llama_kv_cache & kv, T * data, int64_t n_kv, const llama_ubatch & ubatch) const;
 
-    // by sequence. what stands behind the nodes of a tree is of batches that failed
+    // by sequence, for each node of its tree. While a batch is under way, nodes that are not placed yet may have the cells
+    //   that were found for them
     std::map<llama_seq_id, std::vector<uint32_t>> cells;
 };
