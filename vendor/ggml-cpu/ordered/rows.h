@@ -87,12 +87,4 @@ static void lanes_add(float * lanes, const float * p, int64_t n) {
     }
 }
 
-static bool counts_up(const int32_t * x, int64_t n) {
-    bool res = true;
-    for (int64_t j = 1; j < n; ++j) {
-        res &= x[j] == x[0] + j;
-    }
-    return res;
-}
-
 #endif // FATTN_ORDERED
