@@ -7,8 +7,10 @@
 #include "gemm.h"
 #include "mask.h"
 #include "op.h"
+#include "outputs.h"
 #include "pack.h"
 #include "rows.h"
+#include "scores.h"
 #include "sums.h"
 #include "weights.h"
 
@@ -238,7 +240,14 @@ private:
     void score(const fattn_head & h, const fattn_block & block, const fattn_sub & sub) {
         const fattn_fetch next = fetch(h, op.v, block, sub);
 
-        score_packed(h, sub, next);
+#if defined(FATTN_WIDE)
+        if (is_wide(op.k->type, op.DK)) {
+            score_wide(h, sub, next);
+        } else
+#endif
+        {
+            score_packed(h, sub, next);
+        }
         finish(h, sub);
         if (is_strict) {
             hide(sub);
@@ -258,6 +267,22 @@ private:
             finish_scores(op, sub.n_pad, scores_of(sub) + r*sub.n_pad, mask_of(sub, r), h.slopes[r]);
         }
     }
+
+#if defined(FATTN_WIDE)
+    void score_wide(const fattn_head & h, const fattn_sub & sub, const fattn_fetch & next) {
+        memset(rows, 0, ggml_row_size(op.k->type, op.DK));
+
+        with_wide(op.k->type, [&](auto type) {
+            using K = decltype(type);
+
+            // elements take half of the room for floats, or less
+            const wide_keys keys { (uint16_t *) KT, KT + N_SUB*op.DK/2, op.DK/(16*K::PER) };
+
+            transpose_keys<K>(op, h.i, group.i3, group.cells + sub.begin, sub.n, sub.n_pad, (const char *) rows, keys);
+            ::score_wide<K>(h.Q, op.DK, keys, n_rows, scores_of(sub), sub.n_pad, next);
+        });
+    }
+#endif
 
     void hide(const fattn_sub & sub) {
         for (int64_t r = 0; r < n_rows; ++r) {
@@ -326,6 +351,16 @@ private:
         const float     * p     = scores_of(sub);
         const fattn_fetch next  = fetch(h, op.k, block, sub);
 
+#if defined(FATTN_WIDE)
+        if (is_wide(op.v->type, op.DV)) {
+            const wide_values values { cell_data(op.v, 0, h.i, group.i3), op.v->nb[1], cells, sub.n, sub.n_pad };
+
+            with_wide(op.v->type, [&](auto type) {
+                output_wide<decltype(type)>(h.cur.O, op.DV, p, n_rows, values, next);
+            });
+            return;
+        }
+#endif
         pack_v(op, h.i, group.i3, cells, sub.n, sub.n_pad, V, next);
         gemm(h.cur.O, p, V, n_rows, sub.n_pad, op.DV);
     }
