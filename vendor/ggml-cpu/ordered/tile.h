@@ -302,7 +302,7 @@ private:
         for_each_seen(block, [&](const fattn_sub & sub) {
             lanes_max(lanes, scores_of(sub) + r*sub.n_pad, sub.n_pad);
         });
-        float M = *std::max_element(lanes, lanes + N_LANES);
+        float M = lanes_top(lanes);
 
         // all hidden from this row
         if (M == -INFINITY) {
@@ -337,13 +337,7 @@ private:
             }
         });
 
-        for (int l = N_LANES/2; l > 0; l /= 2) {
-            for (int i = 0; i < l; ++i) {
-                lanes[i] += lanes[i + l];
-            }
-        }
-
-        h.cur.S[r] += lanes[0];
+        h.cur.S[r] += lanes_sum(lanes);
     }
 
     void output(const fattn_head & h, const fattn_block & block, const fattn_sub & sub) {
