@@ -82,6 +82,7 @@ def attention(
     type_v: CacheType = "f16",
     n_threads: int = 1,
     use_reference: bool = False,
+    plain: bool = False,
 ) -> Float32:
     """Softmax(q kᵀ scale + mask) v for each head, by llama.cpp's CPU backend.
 
@@ -97,6 +98,7 @@ def attention(
         max_bias: of ALiBi's slopes, 0 for none.
         softcap: scores become softcap·tanh(score/softcap); 0 for none.
         use_reference: ggml's reference code, whatever the groups.
+        plain: the kernel's order of sums in plain loops, one row at a time. Needs groups.
 
     Returns:
         float32, shape (n_queries, n_heads, n_embd_v).
@@ -120,7 +122,10 @@ def attention(
     params.use_ref = use_reference
     out = np.empty((*q.shape[:2], v.shape[2]), dtype=np.float32)
     sinks = None if sinks is None else np.ascontiguousarray(sinks, dtype=np.float32)
-    status = lib.treellama_attention(
+    if plain and order is None:
+        raise BatchError("plain=True without groups: expected groups; give the order of cells")
+    compute = lib.treellama_attention_plain if plain else lib.treellama_attention
+    status = compute(
         params,
         *(ffi.from_buffer("float[]", array) for array in (q, k, v, mask)),
         ffi.NULL if order is None else ffi.from_buffer("int32_t[]", order),

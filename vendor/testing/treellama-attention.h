@@ -46,6 +46,12 @@ int32_t treellama_attention(
         const float * q, const float * k, const float * v,
         const float * mask, const int32_t * order, const float * sinks, float * out);
 
+// the same for one stream and with an order, in plain loops: one row after the other, over the cells that it sees
+int32_t treellama_attention_plain(
+        const struct treellama_attention_params * params,
+        const float * q, const float * k, const float * v,
+        const float * mask, const int32_t * order, const float * sinks, float * out);
+
 #ifdef __cplusplus
 }
 #endif

@@ -20,3 +20,6 @@ struct treellama_attention_params {
 
 int32_t treellama_attention(const struct treellama_attention_params * params, const float * q, const float * k, const float * v,
     const float * mask, const int32_t * order, const float * sinks, float * out);
+
+int32_t treellama_attention_plain(const struct treellama_attention_params * params, const float * q, const float * k, const float * v,
+    const float * mask, const int32_t * order, const float * sinks, float * out);

@@ -7,6 +7,7 @@
 #include "simd-gemm.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 // the arithmetic needs the vectors of simd-gemm.h: elsewhere one element is not computed as another
@@ -89,6 +90,20 @@ struct fattn_op {
         partials = sizeof(float)*q->ne[1]*n_heads*n_streams*n_slots*(2 + DV);
         scratch  = sizeof(float)*(N_ROWS*DK + N_SUB*DK + 8*DK + N_SUB*DV + 2*N_ROWS*DV + 5*N_ROWS + 2*n_scores + 2*n_scores/N_SUB) + SCRATCH_ALIGN;
     }
+
+    // of ALiBi
+    float slope(uint32_t head) const {
+        if (max_bias <= 0.0f) {
+            return 1.0f;
+        }
+
+        const uint32_t n_head_log2 = 1u << (uint32_t) floor(log2(n_heads));
+
+        const float m0 = powf(2.0f, -(max_bias       ) / n_head_log2);
+        const float m1 = powf(2.0f, -(max_bias / 2.0f) / n_head_log2);
+
+        return head < n_head_log2 ? powf(m0, head + 1) : powf(m1, 2*(head - n_head_log2) + 1);
+    }
 };
 
 // the tokens of one sequence, and its cells; or of more that share tokens
@@ -128,8 +143,15 @@ struct fattn_group {
         n_chunks    = n_cells > 0 ? pos[n_cells - 1]/N_CHUNK - chunk_first + 1 : 0;
     }
 
-    int64_t n_units(const fattn_op & op) const {
-        return n_tiles*op.n_heads_kv;
+    // behind the block of a cell, or of the cells up to end. most positions are there, once each
+    int64_t block_end(int64_t begin, int64_t end) const {
+        const int64_t limit = (pos[begin]/N_BLOCK + 1)*N_BLOCK;
+        const int64_t guess = std::min(end, begin + limit - pos[begin]);
+
+        if (pos[guess - 1] < limit && (guess == end || pos[guess] >= limit)) {
+            return guess;
+        }
+        return std::lower_bound(pos + begin, pos + end, limit) - pos;
     }
 
     // the first cell at or after a chunk

@@ -1,12 +1,11 @@
 #pragma once
 
-// K, V and the mask of some cells as floats, in the order in which they are multiplied
+// K and V of some cells as floats, in the order in which they are multiplied
 
+#include "fetch.h"
 #include "op.h"
 
 #include "ggml-cpu.h"
-
-#include <cmath>
 
 #if defined(FATTN_ORDERED)
 
@@ -76,11 +75,15 @@ static const char * cell_data(const ggml_tensor * t, int64_t cell, int64_t head,
 }
 
 // K of n cells as [DK][n_pad], zeros behind them
-static void pack_k(const fattn_op & op, int64_t head, int64_t i3, const int32_t * cells, int64_t n, int64_t n_pad, float * rows, float * dst) {
-    const int64_t DK = op.DK;
+static void pack_k(const fattn_op & op, int64_t head, int64_t i3, const int32_t * cells, int64_t n, int64_t n_pad,
+        float * rows, float * dst, const fattn_fetch & fetch) {
+    const int64_t DK   = op.DK;
+    const int64_t part = fetch.part(n_pad/8);
 
     for (int64_t j0 = 0; j0 < n_pad; j0 += 8) {
         const int64_t nj = std::max<int64_t>(0, std::min<int64_t>(8, n - j0));
+
+        fetch.rows(j0/8*part, (j0/8 + 1)*part);
 
 #if defined(__AVX2__) && defined(__F16C__)
         if (op.k->type == GGML_TYPE_F16 && nj == 8 && DK % 16 == 0) {
@@ -114,30 +117,15 @@ static void pack_k(const fattn_op & op, int64_t head, int64_t i3, const int32_t 
 }
 
 // V of n cells as [n_pad][DV], zeros behind them
-static void pack_v(const fattn_op & op, int64_t head, int64_t i3, const int32_t * cells, int64_t n, int64_t n_pad, float * dst) {
+static void pack_v(const fattn_op & op, int64_t head, int64_t i3, const int32_t * cells, int64_t n, int64_t n_pad,
+        float * dst, const fattn_fetch & fetch) {
+    const int64_t part = fetch.part(n);
+
     for (int64_t j = 0; j < n; ++j) {
+        fetch.rows(j*part, (j + 1)*part);
         row_to_f32(op.v->type, cell_data(op.v, cells[j], head, i3), dst + j*op.DV, op.DV);
     }
     memset(dst + n*op.DV, 0, (n_pad - n)*op.DV*sizeof(float));
-}
-
-// the mask of one token for n cells; false if it sees none of them
-static bool gather_mask(const ggml_fp16_t * mp, const int32_t * cells, int64_t n, int64_t n_pad, bool is_run, float * dst) {
-    if (is_run) {
-        ggml_cpu_fp16_to_fp32(mp + cells[0], dst, n);
-    } else {
-        for (int64_t j = 0; j < n; ++j) {
-            dst[j] = GGML_CPU_FP16_TO_FP32(mp[cells[j]]);
-        }
-    }
-    std::fill(dst + n, dst + n_pad, -INFINITY);
-
-    bool any = false;
-    for (int64_t j = 0; j < n_pad; ++j) {
-        any |= dst[j] > -INFINITY;
-    }
-
-    return any;
 }
 
 #endif // FATTN_ORDERED

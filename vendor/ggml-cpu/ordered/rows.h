@@ -77,6 +77,36 @@ static void lanes_max(float * lanes, const float * p, int64_t n) {
     }
 }
 
+// none of them is NaN
+static float lanes_top(const float * lanes) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps(_mm512_loadu_ps(lanes));
+#else
+    return *std::max_element(lanes, lanes + N_LANES);
+#endif
+}
+
+static float lanes_sum(const float * lanes) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+    const __m512 x  = _mm512_loadu_ps(lanes);
+    const __m256 s8 = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+    const __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+    const __m128 s2 = _mm_add_ps(s4, _mm_movehl_ps(s4, s4));
+
+    return _mm_cvtss_f32(_mm_add_ss(s2, _mm_movehdup_ps(s2)));
+#else
+    float sums[N_LANES];
+    std::copy(lanes, lanes + N_LANES, sums);
+
+    for (int l = N_LANES/2; l > 0; l /= 2) {
+        for (int i = 0; i < l; ++i) {
+            sums[i] += sums[i + l];
+        }
+    }
+    return sums[0];
+#endif
+}
+
 static void lanes_add(float * lanes, const float * p, int64_t n) {
     for (int64_t l = 0; l < N_LANES; l += GGML_F32_EPR) {
         GGML_F32_VEC sum = GGML_F32_VEC_LOAD(lanes + l);
@@ -85,14 +115,6 @@ static void lanes_add(float * lanes, const float * p, int64_t n) {
         }
         GGML_F32_VEC_STORE(lanes + l, sum);
     }
-}
-
-static bool counts_up(const int32_t * x, int64_t n) {
-    bool res = true;
-    for (int64_t j = 1; j < n; ++j) {
-        res &= x[j] == x[0] + j;
-    }
-    return res;
 }
 
 #endif // FATTN_ORDERED

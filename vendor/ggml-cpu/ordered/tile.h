@@ -1,11 +1,18 @@
 #pragma once
 
-// one tile of attention: some rows (queries times heads) of a head of K and V, summed chunk by chunk
+// one tile of attention: some rows (queries times heads) of each of some heads of K and V, summed chunk by chunk
 
+#include "block.h"
+#include "fetch.h"
 #include "gemm.h"
+#include "mask.h"
 #include "op.h"
+#include "outputs.h"
 #include "pack.h"
 #include "rows.h"
+#include "scores.h"
+#include "sums.h"
+#include "weights.h"
 
 #include <algorithm>
 #include <cmath>
@@ -13,86 +20,27 @@
 
 #if defined(FATTN_ORDERED)
 
-// what a tile has summed up: the maximum and sum of each row, and its output times the sum
-struct fattn_sums {
-    float * M;
-    float * S;
-    float * O; // [n_rows][DV]
-};
-
-// join the sums of a chunk to those of the chunks before it
-static void join_row(int64_t DV, float & MT, float & ST, float * OT, float M, float S, const float * O) {
-    if (M == -INFINITY) {
-        return;
-    }
-
-    const float Mnew = std::max(MT, M);
-    const float a    = expf(MT - Mnew);
-    const float b    = expf(M  - Mnew);
-
-    vec_join(DV, OT, a, O, b);
-    vec_join(1, &ST, a, &S, b);
-
-    MT = Mnew;
-}
-
-// p = p*scale, capped, plus slope*mask. n is a multiple of N_LANES
-static void finish_scores(const fattn_op & op, int64_t n, float * p, const float * mask, float slope) {
-    const GGML_F32_VEC vscale = GGML_F32_VEC_SET1(op.scale);
-    const GGML_F32_VEC vslope = GGML_F32_VEC_SET1(slope);
-
-    if (op.softcap == 0.0f) {
-        for (int64_t j = 0; j < n; j += GGML_F32_EPR) {
-            const GGML_F32_VEC s = GGML_F32_VEC_MUL(GGML_F32_VEC_LOAD(p + j), vscale);
-            GGML_F32_VEC_STORE(p + j, GGML_F32_VEC_FMA(s, GGML_F32_VEC_LOAD(mask + j), vslope));
-        }
-        return;
-    }
-
-    const GGML_F32_VEC vcap = GGML_F32_VEC_SET1(op.softcap);
-
-    for (int64_t j = 0; j < n; j += GGML_F32_EPR) {
-        GGML_F32_VEC_STORE(p + j, GGML_F32_VEC_MUL(GGML_F32_VEC_LOAD(p + j), vscale));
-    }
-    for (int64_t j = 0; j < n; ++j) {
-        p[j] = tanhf(p[j]);
-    }
-    for (int64_t j = 0; j < n; j += GGML_F32_EPR) {
-        const GGML_F32_VEC s = GGML_F32_VEC_MUL(GGML_F32_VEC_LOAD(p + j), vcap);
-        GGML_F32_VEC_STORE(p + j, GGML_F32_VEC_FMA(s, GGML_F32_VEC_LOAD(mask + j), vslope));
-    }
-}
-
-// one tile: rows [row0, row0 + n_rows) of a head of K and V, row = token*n_per_kv + head
+// rows [row0, row0 + n_rows) of heads [head0, head0 + n_band) of K and V, row = token*n_per_kv + head. K and V of all heads
+//   of a cell are neighbours in memory: they are read together
 struct fattn_tile {
     const fattn_op    & op;
     const fattn_group & group;
 
-    const int64_t head;
+    const int64_t head0;
+    const int64_t n_band;
     const int64_t row0;
     const int64_t n_rows;
     const int64_t t0;   // first token
     const int64_t n_t;  // tokens
 
-    float * Q;    // [n_rows][DK]
-    float * KT;   // [DK][N_SUB]
-    float * rows; // [8][DK]
-    float * V;    // [N_SUB][DV]
-    float * P;    // [sub][n_rows][N_SUB]
-    float * mask; // [sub][n_t][N_SUB]
+    int64_t chunk_next = -1; // first cell of the chunk that this thread does next
 
-    float   * slopes;  // [n_rows]
-    int32_t * seen;    // [sub] any cell is seen by any row
-    int32_t * aligned; // [sub] cells stand at consecutive positions, the first in the first lane
+    bool is_strict = false; // leave hidden cells out, instead of giving them no weight
 
-    fattn_sums cur;   // of a chunk
-    fattn_sums total; // of all chunks so far
-
-    bool is_strict; // leave hidden cells out, instead of giving them no weight
-
-    fattn_tile(const fattn_op & op, const fattn_group & group, int64_t i_unit, char * scratch) :
+    fattn_tile(const fattn_op & op, const fattn_group & group, int64_t i_unit, int64_t n_band, char * scratch) :
         op(op), group(group),
-        head(i_unit/group.n_tiles),
+        head0(i_unit/group.n_tiles*n_band),
+        n_band(std::min(n_band, op.n_heads_kv - head0)),
         row0((i_unit%group.n_tiles)*group.n_rows_tile),
         n_rows(std::min(group.n_rows_tile, group.n_tokens*op.n_per_kv - row0)),
         t0(row0/op.n_per_kv),
@@ -114,257 +62,316 @@ struct fattn_tile {
         seen    = (int32_t *) (slopes + N_ROWS);
         aligned = seen    + op.n_scores/N_SUB;
 
-        clear(total);
+        total.clear(this->n_band*n_rows, op.DV);
     }
 
-    // what is needed to add chunks, not to join them
-    void load_queries() {
-        for (int64_t r = 0; r < n_rows; ++r) {
-            memcpy(Q + r*op.DK, (const char *) op.q->data + token(r)*op.q->nb[1] + q_head(r)*op.q->nb[2] + group.i3*op.q->nb[3], op.DK*sizeof(float));
-            slopes[r] = slope(q_head(r));
+    fattn_head head(int64_t h) const {
+        const int64_t r = h*n_rows;
+
+        return { head0 + h, Q + r*op.DK, slopes + r, cur.from(r, op.DV), total.from(r, op.DV) };
+    }
+
+    template <typename F>
+    void for_each_head(F && f) const {
+        for (int64_t h = 0; h < n_band; ++h) {
+            f(head(h));
         }
     }
 
     int64_t token (int64_t r) const { return group.tokens[(row0 + r)/op.n_per_kv]; }
-    int64_t q_head(int64_t r) const { return head*op.n_per_kv + (row0 + r)%op.n_per_kv; }
+    int64_t q_head(const fattn_head & h, int64_t r) const { return h.i*op.n_per_kv + (row0 + r)%op.n_per_kv; }
 
     // the row among all rows of the op
-    int64_t row_id(int64_t r) const { return group.i_row + head*group.n_tokens*op.n_per_kv + row0 + r; }
-
-    void clear(fattn_sums & sums) const {
-        std::fill(sums.M, sums.M + n_rows, -INFINITY);
-        std::fill(sums.S, sums.S + n_rows, 0.0f);
-        std::fill(sums.O, sums.O + n_rows*op.DV, 0.0f);
+    int64_t row_id(const fattn_head & h, int64_t r) const {
+        return group.i_row + h.i*group.n_tokens*op.n_per_kv + row0 + r;
     }
 
-    float slope(uint32_t h) const {
-        if (op.max_bias <= 0.0f) {
-            return 1.0f;
-        }
-
-        const uint32_t n_head_log2 = 1u << (uint32_t) floor(log2(op.n_heads));
-
-        const float m0 = powf(2.0f, -(op.max_bias       ) / n_head_log2);
-        const float m1 = powf(2.0f, -(op.max_bias / 2.0f) / n_head_log2);
-
-        return h < n_head_log2 ? powf(m0, h + 1) : powf(m1, 2*(h - n_head_log2) + 1);
-    }
-
-    // the cells of one block of positions
-    void add_block(int64_t begin, int64_t end) {
-        bool any = false;
-
-        for (int64_t b = begin; b < end; b += N_SUB) {
-            any |= score(b, std::min(N_SUB, end - b), (b - begin)/N_SUB);
-        }
-
-        if (!any) {
-            return;
-        }
-
-        for (int64_t r = 0; r < n_rows; ++r) {
-            weigh(r, begin, end);
-        }
-
-        for (int64_t b = begin; b < end; b += N_SUB) {
-            const int64_t s     = (b - begin)/N_SUB;
-            const int64_t n     = std::min(N_SUB, end - b);
-            const int64_t n_pad = GGML_PAD(n, N_LANES);
-
-            if (!seen[s]) {
-                continue;
-            }
-
-            const float * P_s = P + s*n_rows*N_SUB;
-
-            if (!is_strict) {
-                pack_v(op, head, group.i3, group.cells + b, n, n_pad, V);
-                gemm(cur.O, P_s, V, n_rows, n_pad, op.DV);
-                continue;
-            }
-
+    // what is needed to add chunks, not to join them
+    void load_queries() {
+        for_each_head([&](const fattn_head & h) {
             for (int64_t r = 0; r < n_rows; ++r) {
-                const float * p = P_s + r*n_pad;
+                memcpy(h.Q + r*op.DK, (const char *) op.q->data + token(r)*op.q->nb[1] + q_head(h, r)*op.q->nb[2] +
+                    group.i3*op.q->nb[3], op.DK*sizeof(float));
+                h.slopes[r] = op.slope(q_head(h, r));
+            }
+        });
+    }
 
-                pack_v(op, head, group.i3, group.cells + b, n, n_pad, V);
-                for (int64_t j = 0; j < n; ++j) {
-                    if (p[j] == 0.0f) {
-                        memset(V + j*op.DV, 0, op.DV*sizeof(float));
-                    }
-                }
-                gemm(cur.O + r*op.DV, p, V, 1, n_pad, op.DV);
+    // the cells of one chunk of positions, summed up from nothing into cur
+    void add_chunk(int64_t chunk) {
+        const int64_t begin = group.chunk_begin(chunk);
+        const int64_t end   = group.chunk_begin(chunk + 1);
+
+        is_strict = false;
+        sum_chunk(begin, end, 0, n_band);
+
+        for (int64_t h = 0; h < n_band; ++h) {
+            if (!vec_is_finite(n_rows*op.DV, head(h).cur.O)) {
+                is_strict = true;
+                sum_chunk(begin, end, h, h + 1);
             }
         }
     }
 
-    // scores of n cells for all rows; false if all are hidden from all rows
-    bool score(int64_t begin, int64_t n, int64_t s) {
-        const int64_t   n_pad = GGML_PAD(n, N_LANES);
-        const int32_t * cells = group.cells + begin;
+    void join() {
+        for_each_head([&](const fattn_head & h) {
+            for (int64_t r = 0; r < n_rows; ++r) {
+                join_row(op.DV, h.total.M[r], h.total.S[r], h.total.O + r*op.DV, h.cur.M[r], h.cur.S[r], h.cur.O + r*op.DV);
+            }
+        });
+    }
 
-        float * mask_s = mask + s*n_t*N_SUB;
-        float * P_s    = P    + s*n_rows*N_SUB;
+    void write() {
+        for_each_head([&](const fattn_head & h) {
+            for (int64_t r = 0; r < n_rows; ++r) {
+                write_row(op, token(r), q_head(h, r), group.i3, h.total.M[r], h.total.S[r], h.total.O + r*op.DV);
+            }
+        });
+    }
 
-        const bool is_run = counts_up(cells, n);
+private:
+    float * Q;
+    float * KT;   // [DK][N_SUB]
+    float * rows; // [8][DK]
+    float * V;    // [N_SUB][DV]
+    float * P;    // [sub][n_rows][N_SUB]
+    float * mask; // [sub][n_t][N_SUB]
 
-        aligned[s] = group.pos[begin] % N_LANES == 0 && counts_up(group.pos + begin, n);
+    float   * slopes;
+    int32_t * seen;    // [sub] any cell is seen by any row
+    int32_t * aligned; // [sub] cells stand at consecutive positions, the first in the first lane
 
-        seen[s] = false;
-        for (int64_t t = 0; t < n_t; ++t) {
-            const char * mp = (const char *) op.mask->data + group.tokens[t0 + t]*op.mask->nb[1] + (group.i3%op.mask->ne[3])*op.mask->nb[3];
-            seen[s] |= (int32_t) gather_mask((const ggml_fp16_t *) mp, cells, n, n_pad, is_run, mask_s + t*N_SUB);
+    fattn_sums cur;
+    fattn_sums total;
+
+    void sum_chunk(int64_t begin, int64_t end, int64_t h0, int64_t h1) {
+        for (int64_t h = h0; h < h1; ++h) {
+            head(h).cur.clear(n_rows, op.DV);
         }
 
-        if (!seen[s]) {
-            return false;
+        while (begin < end) {
+            const int64_t e = group.block_end(begin, end);
+
+            const bool    is_last = e == end;
+            const int64_t next    = is_last ? chunk_next : e;
+            const int64_t left    = (is_last ? group.n_cells : end) - next;
+            const int64_t n_next  = next < 0 ? 0 : std::min(left, std::min(e - begin, N_BLOCK));
+
+            add_block({ begin, e, next, n_next }, h0, h1);
+            begin = e;
         }
+    }
 
-        pack_k(op, head, group.i3, cells, n, n_pad, rows, KT);
+    void add_block(const fattn_block & block, int64_t h0, int64_t h1) {
+        bool any = false;
+        for_each_sub(block, [&](const fattn_sub & sub) {
+            any |= look(sub);
+        });
 
-        memset(P_s, 0, n_rows*n_pad*sizeof(float));
-        gemm(P_s, Q, KT, n_rows, op.DK, n_pad);
+        for (int64_t h = h0; any && h < h1; ++h) {
+            add_block(head(h), block);
+        }
+    }
+
+    void add_block(const fattn_head & h, const fattn_block & block) {
+        for_each_seen(block, [&](const fattn_sub & sub) {
+            score(h, block, sub);
+        });
 
         for (int64_t r = 0; r < n_rows; ++r) {
-            const float * mask_r = mask_s + ((row0 + r)/op.n_per_kv - t0)*N_SUB;
+            weigh(h, block, r);
+        }
 
-            finish_scores(op, n_pad, P_s + r*n_pad, mask_r, slopes[r]);
+        for_each_seen(block, [&](const fattn_sub & sub) {
+            if (is_strict) {
+                output_strict(h, sub);
+            } else {
+                output(h, block, sub);
+            }
+        });
+    }
 
-            for (int64_t j = 0; is_strict && j < n; ++j) {
-                if (mask_r[j] == -INFINITY) {
-                    P_s[r*n_pad + j] = -INFINITY;
+    template <typename F>
+    void for_each_seen(const fattn_block & block, F && f) const {
+        for_each_sub(block, [&](const fattn_sub & sub) {
+            if (seen[sub.i]) {
+                f(sub);
+            }
+        });
+    }
+
+    float * scores_of(const fattn_sub & sub) const { return P + sub.i*n_rows*N_SUB; }
+
+    const float * mask_of(const fattn_sub & sub, int64_t r) const {
+        return mask + (sub.i*n_t + (row0 + r)/op.n_per_kv - t0)*N_SUB;
+    }
+
+    // rows of K or V that take the place of those of a sub
+    fattn_fetch fetch(const fattn_head & h, const ggml_tensor * t, const fattn_block & block, const fattn_sub & sub) const {
+        const int64_t i = sub.begin - block.begin;
+
+        if (i >= block.n_next) {
+            return {};
+        }
+        return { cell_data(t, 0, h.i, group.i3), t->nb[1], ggml_row_size(t->type, t->ne[0]), group.cells + block.next + i,
+            std::min(N_SUB, block.n_next - i) };
+    }
+
+    // masks; false if all cells are hidden from all rows
+    bool look(const fattn_sub & sub) {
+        const int32_t * cells = group.cells + sub.begin;
+        const int32_t * pos   = group.pos   + sub.begin;
+
+        const bool is_run = counts_up(cells, sub.n);
+
+        aligned[sub.i] = pos[0] % N_LANES == 0 && counts_up(pos, sub.n);
+
+        bool any = false;
+        for (int64_t t = 0; t < n_t; ++t) {
+            const char * mp = (const char *) op.mask->data + group.tokens[t0 + t]*op.mask->nb[1] +
+                (group.i3%op.mask->ne[3])*op.mask->nb[3];
+            any |= gather_mask((const ggml_fp16_t *) mp, cells, sub.n, sub.n_pad, is_run, mask + (sub.i*n_t + t)*N_SUB);
+        }
+        seen[sub.i] = any;
+
+        return any;
+    }
+
+    void score(const fattn_head & h, const fattn_block & block, const fattn_sub & sub) {
+        const fattn_fetch next = fetch(h, op.v, block, sub);
+
+#if defined(FATTN_WIDE)
+        if (is_wide(op.k->type, op.DK)) {
+            score_wide(h, sub, next);
+        } else
+#endif
+        {
+            score_packed(h, sub, next);
+        }
+        finish(h, sub);
+        if (is_strict) {
+            hide(sub);
+        }
+    }
+
+    void score_packed(const fattn_head & h, const fattn_sub & sub, const fattn_fetch & next) {
+        float * p = scores_of(sub);
+
+        pack_k(op, h.i, group.i3, group.cells + sub.begin, sub.n, sub.n_pad, rows, KT, next);
+        memset(p, 0, n_rows*sub.n_pad*sizeof(float));
+        gemm(p, h.Q, KT, n_rows, op.DK, sub.n_pad);
+    }
+
+    void finish(const fattn_head & h, const fattn_sub & sub) {
+        for (int64_t r = 0; r < n_rows; ++r) {
+            finish_scores(op, sub.n_pad, scores_of(sub) + r*sub.n_pad, mask_of(sub, r), h.slopes[r]);
+        }
+    }
+
+#if defined(FATTN_WIDE)
+    void score_wide(const fattn_head & h, const fattn_sub & sub, const fattn_fetch & next) {
+        memset(rows, 0, ggml_row_size(op.k->type, op.DK));
+
+        with_wide(op.k->type, [&](auto type) {
+            using K = decltype(type);
+
+            // elements take half of the room for floats, or less
+            const wide_keys keys { (uint16_t *) KT, KT + N_SUB*op.DK/2, op.DK/(16*K::PER) };
+
+            transpose_keys<K>(op, h.i, group.i3, group.cells + sub.begin, sub.n, sub.n_pad, (const char *) rows, keys);
+            ::score_wide<K>(h.Q, op.DK, keys, n_rows, scores_of(sub), sub.n_pad, next);
+        });
+    }
+#endif
+
+    void hide(const fattn_sub & sub) {
+        for (int64_t r = 0; r < n_rows; ++r) {
+            for (int64_t j = 0; j < sub.n; ++j) {
+                if (mask_of(sub, r)[j] == -INFINITY) {
+                    scores_of(sub)[r*sub.n_pad + j] = -INFINITY;
                 }
             }
         }
-
-        return true;
     }
 
     // a row's scores of a block into weights, relative to the largest score so far
-    void weigh(int64_t r, int64_t begin, int64_t end) {
-        float lanes[N_LANES];
+    void weigh(const fattn_head & h, const fattn_block & block, int64_t r) {
+        alignas(64) float lanes[N_LANES];
         std::fill(lanes, lanes + N_LANES, -INFINITY);
 
-        for_each_sub(r, begin, end, [&](int64_t, int64_t, int64_t n_pad, float * p) {
-            lanes_max(lanes, p, n_pad);
+        for_each_seen(block, [&](const fattn_sub & sub) {
+            lanes_max(lanes, scores_of(sub) + r*sub.n_pad, sub.n_pad);
         });
-        float M = *std::max_element(lanes, lanes + N_LANES);
+        float M = lanes_top(lanes);
 
         // all hidden from this row
         if (M == -INFINITY) {
-            for_each_sub(r, begin, end, [&](int64_t, int64_t, int64_t n_pad, float * p) {
-                memset(p, 0, n_pad*sizeof(float));
+            for_each_seen(block, [&](const fattn_sub & sub) {
+                memset(scores_of(sub) + r*sub.n_pad, 0, sub.n_pad*sizeof(float));
             });
             return;
         }
 
-        const float Mold = cur.M[r];
+        const float Mold = h.cur.M[r];
 
         if (M > Mold) {
             const float ms = expf(Mold - M);
 
-            ggml_vec_scale_f32(op.DV, cur.O + r*op.DV, ms);
-            cur.S[r] *= ms;
-            cur.M[r]  = M;
+            ggml_vec_scale_f32(op.DV, h.cur.O + r*op.DV, ms);
+            h.cur.S[r] *= ms;
+            h.cur.M[r]  = M;
         } else {
             M = Mold;
         }
 
         std::fill(lanes, lanes + N_LANES, 0.0f);
 
-        for_each_sub(r, begin, end, [&](int64_t b, int64_t n, int64_t n_pad, float * p) {
-            ggml_vec_soft_max_f32(n_pad, p, p, M);
-
-            const int32_t * pos = group.pos + b;
+        for_each_seen(block, [&](const fattn_sub & sub) {
+            float * p = scores_of(sub) + r*sub.n_pad;
 
             // most text stands where the lanes are, and gets the same sums faster
-            if (aligned[(b - begin)/N_SUB]) {
-                lanes_add(lanes, p, n_pad);
+            if (aligned[sub.i]) {
+                weigh_aligned(lanes, p, sub.n_pad, M);
             } else {
-                for (int64_t j = 0; j < n; ++j) {
-                    lanes[pos[j] % N_LANES] += p[j];
-                }
+                weigh_scattered(lanes, p, sub.n, sub.n_pad, group.pos + sub.begin, M);
             }
         });
 
-        for (int l = N_LANES/2; l > 0; l /= 2) {
-            for (int i = 0; i < l; ++i) {
-                lanes[i] += lanes[i + l];
-            }
-        }
-
-        cur.S[r] += lanes[0];
+        h.cur.S[r] += lanes_sum(lanes);
     }
 
-    template <typename F>
-    void for_each_sub(int64_t r, int64_t begin, int64_t end, F && f) {
-        for (int64_t b = begin; b < end; b += N_SUB) {
-            const int64_t s     = (b - begin)/N_SUB;
-            const int64_t n     = std::min(N_SUB, end - b);
-            const int64_t n_pad = GGML_PAD(n, N_LANES);
+    void output(const fattn_head & h, const fattn_block & block, const fattn_sub & sub) {
+        const int32_t   * cells = group.cells + sub.begin;
+        const float     * p     = scores_of(sub);
+        const fattn_fetch next  = fetch(h, op.k, block, sub);
 
-            if (seen[s]) {
-                f(b, n, n_pad, P + s*n_rows*N_SUB + r*n_pad);
-            }
+#if defined(FATTN_WIDE)
+        if (is_wide(op.v->type, op.DV)) {
+            const wide_values values { cell_data(op.v, 0, h.i, group.i3), op.v->nb[1], cells, sub.n, sub.n_pad };
+
+            with_wide(op.v->type, [&](auto type) {
+                output_wide<decltype(type)>(h.cur.O, op.DV, p, n_rows, values, next);
+            });
+            return;
         }
+#endif
+        pack_v(op, h.i, group.i3, cells, sub.n, sub.n_pad, V, next);
+        gemm(h.cur.O, p, V, n_rows, sub.n_pad, op.DV);
     }
 
-    // the cells of one chunk of positions, summed up from nothing into cur
-    void add_chunk(int64_t chunk) {
-        is_strict = false;
-        sum_chunk(chunk);
-
-        if (!vec_is_finite(n_rows*op.DV, cur.O)) {
-            is_strict = true;
-            sum_chunk(chunk);
-        }
-    }
-
-    void sum_chunk(int64_t chunk) {
-        clear(cur);
-
-        const int64_t end = group.chunk_begin(chunk + 1);
-
-        for (int64_t begin = group.chunk_begin(chunk); begin < end;) {
-            int64_t e = begin + 1;
-            while (e < end && group.pos[e]/N_BLOCK == group.pos[begin]/N_BLOCK) {
-                ++e;
-            }
-            add_block(begin, e);
-            begin = e;
-        }
-    }
-
-    void join() {
+    // without cells that have no weight, whatever they hold
+    void output_strict(const fattn_head & h, const fattn_sub & sub) {
         for (int64_t r = 0; r < n_rows; ++r) {
-            join_row(op.DV, total.M[r], total.S[r], total.O + r*op.DV, cur.M[r], cur.S[r], cur.O + r*op.DV);
-        }
-    }
+            const float * p = scores_of(sub) + r*sub.n_pad;
 
-    void write() {
-        for (int64_t r = 0; r < n_rows; ++r) {
-            write_row(op, token(r), q_head(r), group.i3, total.M[r], total.S[r], total.O + r*op.DV);
-        }
-    }
-
-    static void write_row(const fattn_op & op, int64_t token, int64_t head, int64_t i3, float M, float S, float * O) {
-        if (op.sinks) {
-            const float s = ((const float *) op.sinks->data)[head];
-
-            if (s > M) {
-                const float ms = expf(M - s);
-
-                ggml_vec_scale_f32(op.DV, O, ms);
-                S = S*ms + 1.0f;
-            } else {
-                S += expf(s - M);
+            pack_v(op, h.i, group.i3, group.cells + sub.begin, sub.n, sub.n_pad, V, {});
+            for (int64_t j = 0; j < sub.n; ++j) {
+                if (p[j] == 0.0f) {
+                    memset(V + j*op.DV, 0, op.DV*sizeof(float));
+                }
             }
+            gemm(h.cur.O + r*op.DV, p, V, 1, sub.n_pad, op.DV);
         }
-
-        const float S_inv = S == 0.0f ? 0.0f : 1.0f/S;
-        ggml_vec_scale_f32(op.DV, O, S_inv);
-
-        // permute(0, 2, 1, 3)
-        memcpy((char *) op.dst->data + head*op.dst->nb[1] + token*op.dst->nb[2] + i3*op.dst->nb[3], O, op.DV*sizeof(float));
     }
 };
 

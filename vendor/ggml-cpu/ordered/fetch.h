@@ -1,0 +1,48 @@
+#pragma once
+
+// rows of K or V on their way into the second cache, while others are at work
+
+#include "op.h"
+
+#if defined(FATTN_ORDERED)
+
+#if defined(_MSC_VER)
+#define FATTN_INLINE __forceinline
+#else
+#define FATTN_INLINE inline __attribute__((always_inline))
+#endif
+
+// a block of all heads is more than the first cache holds, and its cells stand where no processor looks by itself
+struct fattn_fetch {
+    const char    * data  = nullptr; // of cell 0
+    size_t          nb    = 0;
+    size_t          size  = 0;
+    const int32_t * cells = nullptr;
+    int64_t         n     = 0;
+
+    // always inline: gcc 12 takes a function that only prefetches for one without effect
+    FATTN_INLINE void row(int64_t j) const {
+        const uintptr_t begin = (uintptr_t) (data + cells[j]*nb);
+
+        for (uintptr_t p = begin & ~(uintptr_t) 63; p < begin + size; p += 64) {
+#if defined(_MSC_VER) && (defined(__x86_64__) || defined(_M_X64))
+            _mm_prefetch((const char *) p, _MM_HINT_T1);
+#elif !defined(_MSC_VER)
+            __builtin_prefetch((const void *) p, 0, 2);
+#endif
+        }
+    }
+
+    FATTN_INLINE void rows(int64_t begin, int64_t end) const {
+        for (int64_t j = begin; j < std::min(end, n); ++j) {
+            row(j);
+        }
+    }
+
+    // how many at a time, if all shall be fetched in n_parts
+    int64_t part(int64_t n_parts) const {
+        return (n + n_parts - 1)/n_parts;
+    }
+};
+
+#endif // FATTN_ORDERED

@@ -1,0 +1,81 @@
+#pragma once
+
+// outputs of rows from cells whose V is widened in registers
+
+#include "fetch.h"
+#include "widen.h"
+
+#if defined(FATTN_WIDE)
+
+// V of some cells of one head
+struct wide_values {
+    const char    * data; // of cell 0
+    size_t          nb;
+    const int32_t * cells;
+    int64_t         n;
+    int64_t         n_pad; // cells behind n are zeros
+};
+
+// RM rows and RN vectors of channels: gemm()'s chain of FMAs
+template <typename T, int RM, int RN>
+static void output_part(float * O, int64_t DV, int64_t channel, const float * P, const wide_values & values,
+        const fattn_fetch & fetch) {
+    const int64_t part = fetch.part(values.n);
+
+    __m512 acc[RM][RN];
+    FATTN_UNROLL
+    for (int i = 0; i < RM; ++i) {
+        FATTN_UNROLL
+        for (int r = 0; r < RN; ++r) {
+            acc[i][r] = _mm512_loadu_ps(O + i*DV + channel + WIDE*r);
+        }
+    }
+
+    for (int64_t j = 0; j < values.n; ++j) {
+        fetch.rows(j*part, (j + 1)*part);
+
+        __m512 v[RN];
+        T::template load<RN>(values.data + values.cells[j]*values.nb, channel, v);
+
+        FATTN_UNROLL
+        for (int i = 0; i < RM; ++i) {
+            const __m512 p = _mm512_set1_ps(P[i*values.n_pad + j]);
+            FATTN_UNROLL
+            for (int r = 0; r < RN; ++r) {
+                acc[i][r] = _mm512_fmadd_ps(v[r], p, acc[i][r]);
+            }
+        }
+    }
+
+    // zeros count: they make 0 of -0, and NaN of a weight that is none
+    for (int64_t j = values.n; j < values.n_pad; ++j) {
+        FATTN_UNROLL
+        for (int i = 0; i < RM; ++i) {
+            const __m512 p = _mm512_set1_ps(P[i*values.n_pad + j]);
+            FATTN_UNROLL
+            for (int r = 0; r < RN; ++r) {
+                acc[i][r] = _mm512_fmadd_ps(_mm512_setzero_ps(), p, acc[i][r]);
+            }
+        }
+    }
+
+    FATTN_UNROLL
+    for (int i = 0; i < RM; ++i) {
+        FATTN_UNROLL
+        for (int r = 0; r < RN; ++r) {
+            _mm512_storeu_ps(O + i*DV + channel + WIDE*r, acc[i][r]);
+        }
+    }
+}
+
+// all rows and channels
+template <typename T>
+static void output_wide(float * O, int64_t DV, const float * P, int64_t n_rows, const wide_values & values,
+        const fattn_fetch & fetch) {
+    for_each_part<T::N_ROWS>(n_rows, DV/WIDE, [&](auto RM, auto RN, int64_t r, int64_t vector) {
+        output_part<T, RM, RN>(O + r*DV, DV, vector*WIDE, P + r*values.n_pad, values,
+            r == 0 && vector == 0 ? fetch : fattn_fetch());
+    });
+}
+
+#endif // FATTN_WIDE
