@@ -20,6 +20,8 @@ _BELIEF = 0.85
 # Guesses below this share of what could pay are not searched for: estimates may raise them.
 _SEARCHED_SHARE = 0.5
 
+_PROBED_P = 0.05  # what a probe verifies need not pay
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -111,7 +113,10 @@ class Planner:
         n = len(seen)
         price_s = self.curve.least_price_s(n, min(seen))
         plain_s = self.curve.seconds(n, sum(seen), sum(seen))
-        return min(_SEARCHED_SHARE * price_s * n / plain_s, 1.0)
+        least = min(_SEARCHED_SHARE * price_s * n / plain_s, 1.0)
+        if self._probes.wants_tree(self.curve.is_unsure(max(seen))):
+            return min(least, _PROBED_P)  # or there would be nothing to probe with
+        return least
 
     def plan(
         self,
@@ -182,9 +187,12 @@ class _Step:
         self._p = p + [[] for _ in range(len(seen) - len(p))]
         self.n_guesses = [len(one) for one in self._p]
         n_nodes = min(len(seen) + sum(self.n_guesses), n_nodes_max)
-        n_seen = sum(seen)
-        self._pass_s = curve.pass_s(n_nodes, n_seen - n_shared, n_seen)
-        self._node_s = [curve.attend_s(n) for n in seen]
+        if len(seen) == 1:  # all nodes see the same: what they cost is a matter of their number
+            self._pass_s, self._node_s = curve.pass_s(n_nodes, seen[0]), None
+        else:
+            n_seen = sum(seen)
+            self._pass_s = curve.pass_s(n_nodes, n_seen - n_shared, n_seen)
+            self._node_s = [curve.attend_s(n) for n in seen]
 
     def choice(self, spent_s: float) -> Choice:
         """The best of all."""
@@ -197,7 +205,7 @@ class _Step:
     def choice_of(self, sizes: tuple[int, ...], spent_s: float) -> Choice:
         """The choice of so many of each sequence's guesses, whether it is good or not."""
         n_tokens = len(sizes) + sum(sum(p[:size]) for p, size in zip(self._p, sizes, strict=True))
-        nodes_s = sum(n * s for n, s in zip(sizes, self._node_s, strict=True))
+        nodes_s = sum(n * s for n, s in zip(sizes, self._node_s or [0.0], strict=True))
         seconds = spent_s + self._pass_s[self.n_nodes_of(sizes)] + nodes_s
         plain_s = spent_s + self._pass_s[len(sizes)]
         return Choice(sizes, n_tokens, seconds, len(sizes) / plain_s)

@@ -31,6 +31,10 @@ class Probes:
         self._n_plain = 0 if has_tree else self._n_plain + 1
         self._n_trees = self._n_trees + 1 if has_tree else 0
 
+    def wants_tree(self, is_unsure: bool) -> bool:
+        """True if passes have been plain for so long that any tree would tell something."""
+        return self._n_plain >= _period(is_unsure)
+
     def sizes(
         self, best: Sequence[int], n_guesses: Sequence[int], is_unsure: bool
     ) -> tuple[int, ...] | None:
@@ -41,16 +45,19 @@ class Probes:
             n_guesses: how many there are.
             is_unsure: whether little is known of what trees cost beside plain steps.
         """
-        every = _EVERY_UNSURE if is_unsure else _EVERY
         if not any(best):
-            return _few(n_guesses) if self._n_plain >= every and any(n_guesses) else None
-        if self._n_trees >= every:
+            return _few(n_guesses) if self.wants_tree(is_unsure) and any(n_guesses) else None
+        if self._n_trees >= _period(is_unsure):
             return (0,) * len(best)
         larger = tuple(min(2 * size, n) for size, n in zip(best, n_guesses, strict=True))
         if self._n_no_larger < _EVERY or larger == tuple(best):
             return None
         self._n_no_larger = 0
         return larger
+
+
+def _period(is_unsure: bool) -> int:
+    return _EVERY_UNSURE if is_unsure else _EVERY
 
 
 def _few(n_guesses: Sequence[int]) -> tuple[int, ...]:

@@ -74,6 +74,10 @@ def test_a_planner_that_holds_trees_to_be_hopeless_finds_out(depth: int) -> None
     guesses = chain_guesses([1, 2, 3, 4], [0.9, 0.8, 0.7, 0.6])
     sizes = []
     for _ in range(2000):
+        if planner.least_p([depth]) > 0.4:  # say that drafters find nothing that likely
+            planner.learn(PassCost(1, depth, real(1)))
+            sizes.append(0)
+            continue
         (plan,) = planner.plan([guesses], [depth])
         assert plan.saved_s == 0.0 or not plan.is_probe
         sizes.append(len(plan.nodes))
