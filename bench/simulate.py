@@ -130,9 +130,9 @@ class Planned:
             return Drafted(lone_root(root))
         drafter.wake()
         drafter.vigilance.rest(self._drafting_s)
-        guesses = drafter.guess(N_DRAFT, self.planner.least_p(1))
+        guesses = drafter.guess(N_DRAFT, self.planner.least_p([n_read]))
         spent_s = self._cost.seconds(len(drafter.asked), len(guesses))
-        (plan,) = self.planner.plan([guesses], n_read, spent_s, rooms=[N_DRAFT])
+        (plan,) = self.planner.plan([guesses], [n_read], spent_s, rooms=[N_DRAFT])
         drafter.judge(partial(self.planner.gain_s, plan.guesses, n_read=n_read))
         self._drafting_s += spent_s
         drafter.vigilance.learn(plan.saved_s, self._drafting_s)

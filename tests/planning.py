@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from pytreellama.plan import KNOTS, Acceptance, CostCurve, Guesses
+from pytreellama.plan import KNOTS, Acceptance, CostCurve, Guesses, TextCost
 from pytreellama.tree import TokenTree
 from strategies import token_trees
 
@@ -43,4 +43,5 @@ def cost_curves(draw: st.DrawFn) -> CostCurve:
         seconds += draw(price) * knot_s[0] * (knot - last) if knot_s else 0.0
         knot_s.append(seconds)
         last = knot
-    return CostCurve(knot_s, draw(st.sampled_from([0.0, 1e-7, 1e-4])))
+    parts = (draw(st.sampled_from([0.0, 1e-7, 1e-4])) for _ in range(4))
+    return CostCurve(knot_s, TextCost(*parts))

@@ -8,7 +8,7 @@ import numpy as np
 
 from pytreellama.core.batch import Batch
 from pytreellama.core.context import Context
-from pytreellama.plan import N_SIZES_KNOWN, CostCurve, PassCost
+from pytreellama.plan import N_SIZES_KNOWN, AttentionShare, CostCurve, PassCost
 from pytreellama.tree import TokenTree
 
 BUDGET_S = 1.5
@@ -17,21 +17,28 @@ BUDGET_S = 1.5
 _SMALL = (4, 2, 8, 16, 3, 6, 12)  # what tells most comes first, where there is no time for all
 _N_LEAST = N_SIZES_KNOWN - 1  # sizes above 1 that are timed over budget too
 _LARGE = (24, 32, 48, 64)
-_BEHIND_TEXT = (4, 8)
+_BEHIND_TEXT = (8, 4, 16)
 _N_PAST = 32
 _N_TEXT = 512
 _N_ROUNDS = 5
-_SMALL_SHARE, _BARE_SHARE = 0.5, 0.8  # of the budget; what is left is for passes behind text
+# of the budget, when small passes end, and those behind text; what is left is for large ones
+_SMALL_SHARE, _TEXT_SHARE = 0.35, 0.85
 _SLOW_S = 0.03  # a pass that takes longer reads weights from memory, whatever came before it
 
 
-def measured_curve(context: Context, budget_s: float = BUDGET_S) -> CostCurve:
+def measured_curve(
+    context: Context, budget_s: float = BUDGET_S, share: AttentionShare | None = None
+) -> CostCurve:
     """A curve of this context's passes, from random text in a sequence that is free.
 
     As in an engine, trees come behind plain steps and vary in size, so that each builds its graph
     anew and finds the caches as a plain step left them. Rounds of all sizes take turns, so that a
     busy moment does not hit one size alone. Sizes that the budget leaves no time for are left out,
-    but 1, 4 and 2, without which nobody would know what a node more costs.
+    but 1, 4 and 2, without which nobody would know what a node more costs. Where there is no time
+    to read some text, what it costs is theory.
+
+    Args:
+        share: what theory holds of text.
 
     Raises:
         ContextError, CacheFullError: no sequence or no room is free.
@@ -41,15 +48,16 @@ def measured_curve(context: Context, budget_s: float = BUDGET_S) -> CostCurve:
     passes = TimedPasses(context, min(_N_PAST, context.n_text_max // 4))
     try:
         done = _rounds(passes, _SMALL, started_s + _SMALL_SHARE * budget_s, _N_LEAST)
-        done += _rounds(passes, _LARGE, started_s + _BARE_SHARE * budget_s)
         n_more = min(_N_TEXT, context.n_text_max // 2) - passes.n_past
         read_s = passes.prefill_s * n_more / passes.n_past
-        if time.perf_counter() + read_s < started_s + budget_s:
+        if time.perf_counter() + read_s < started_s + _TEXT_SHARE * budget_s:
             passes.read(n_more)
-            done += _rounds(passes, _BEHIND_TEXT, started_s + budget_s)
+            done += _rounds(passes, _BEHIND_TEXT, started_s + _TEXT_SHARE * budget_s)
+        if time.perf_counter() < started_s + budget_s:
+            done += _rounds(passes, _LARGE, started_s + budget_s)
     finally:
         passes.close()
-    return CostCurve.fit(done)
+    return CostCurve.fit(done, share or AttentionShare())
 
 
 def _rounds(

@@ -15,6 +15,7 @@ from pytreellama.draft.auto import AutoDrafter
 from pytreellama.engine.calibration import measured_curve
 from pytreellama.engine.known_costs import load_curve, save_curve
 from pytreellama.engine.sequence import Sequence
+from pytreellama.engine.text_seen import TextSeen
 from pytreellama.errors import DraftError, PyTreeLlamaError
 from pytreellama.plan import CostCurve, Guesses, PassCost, Plan, Planner, Worth
 from pytreellama.tree import TokenTree
@@ -38,8 +39,8 @@ class Drafting(Protocol):
         """
         ...
 
-    def learn(self, done: PassCost) -> None:
-        """Hear what the pass over these trees cost."""
+    def learn(self, drafted: Sequence_[Sequence], n_nodes: Sequence_[int], seconds: float) -> None:
+        """Hear what the pass over the last trees took, with so many nodes of each sequence."""
         ...
 
     def close(self) -> None:
@@ -72,7 +73,7 @@ class FixedDrafting:
     def prepare(self) -> None:
         """See Drafting: there is nothing to get ready."""
 
-    def learn(self, done: PassCost) -> None:
+    def learn(self, drafted: Sequence_[Sequence], n_nodes: Sequence_[int], seconds: float) -> None:
         """See Drafting: trees are what they are, whatever they cost."""
 
     def close(self) -> None:
@@ -94,6 +95,8 @@ class PlannedDrafting:
         self._worth = worth
         self.planner: Planner | None = None
         self._is_measured = False
+        self._text = TextSeen(context)
+        self._seen: dict[Sequence, int] = {}
 
     def prepare(self) -> None:
         """See Drafting: what passes cost is read from disk, or measured."""
@@ -105,6 +108,7 @@ class PlannedDrafting:
 
     def trees(self, ready: Sequence_[Sequence], rooms: Sequence_[int]) -> list[TokenTree]:
         """See Drafting."""
+        self._seen = {sequence: self._text.cells(sequence.n_past) for sequence in ready}
         looking = [
             (sequence, room)
             for sequence, room in zip(ready, rooms, strict=True)
@@ -120,20 +124,22 @@ class PlannedDrafting:
         self, looking: Sequence_[tuple[Sequence, int]], ready: Sequence_[Sequence]
     ) -> dict[Sequence, Plan]:
         planner = self._known_planner()
-        min_p = planner.least_p(len(ready))
+        seen = [self._seen[sequence] for sequence, _ in looking]
+        beside = set(ready).difference(sequence for sequence, _ in looking)
+        seen_by_all = [*seen, *(self._seen[sequence] for sequence in beside)]
+        min_p = planner.least_p(seen_by_all)
         for sequence, _ in looking:
             _wake(sequence)
         started_s = time.perf_counter()
         guesses = [_guesses(sequence, room, min_p) for sequence, room in looking]
         spent_s = time.perf_counter() - started_s
-        n_read = sum(sequence.n_past for sequence in ready)
         rooms = [room for _, room in looking]
-        plans = planner.plan(guesses, n_read, spent_s, len(ready) - len(looking), rooms)
+        plans = planner.plan(guesses, seen_by_all, spent_s, rooms, n_shared_cells(ready))
         planned_s = (time.perf_counter() - started_s - spent_s) / len(looking)
-        for (sequence, _), plan in zip(looking, plans, strict=True):
+        for (sequence, _), plan, n_seen in zip(looking, plans, seen, strict=True):
             sequence.stats.plan_s += planned_s
-            drafter, n_past = _auto(sequence), sequence.n_past
-            drafter.judge(partial(planner.gain_s, plan.guesses, n_read=n_past))
+            drafter = _auto(sequence)
+            drafter.judge(partial(planner.gain_s, plan.guesses, n_read=n_seen))
             drafting_s = sequence.stats.draft_s + sequence.stats.plan_s
             drafter.vigilance.learn(plan.saved_s, drafting_s)
         return {sequence: plan for (sequence, _), plan in zip(looking, plans, strict=True)}
@@ -151,10 +157,14 @@ class PlannedDrafting:
 
         return _asked(sequence, made) or EMPTY_TREE.with_root(root)
 
-    def learn(self, done: PassCost) -> None:
+    def learn(self, drafted: Sequence_[Sequence], n_nodes: Sequence_[int], seconds: float) -> None:
         """See Drafting."""
+        seen = [self._seen[sequence] for sequence in drafted]
+        n_attended = sum(n * cells for n, cells in zip(n_nodes, seen, strict=True))
+        n_read = sum(seen) - n_shared_cells(drafted)
+        done = PassCost(sum(n_nodes), n_read, seconds, n_attended, len(seen))
         self._known_planner().learn(done)
-        self._worth.pass_time(done.seconds)
+        self._worth.pass_time(seconds)
 
     def close(self) -> None:
         """See Drafting: what passes cost is kept for the next engine."""
@@ -166,9 +176,17 @@ class PlannedDrafting:
         return self.planner
 
 
+def n_shared_cells(sequences: Sequence_[Sequence]) -> int:
+    """Of the cells that these see, those that a pass reads once for several: none, at present.
+
+    Attention reads what sequences share for each of them.
+    """
+    return 0
+
+
 def _measured(context: Context) -> CostCurve | None:
     try:
-        return measured_curve(context)
+        return measured_curve(context, share=TextSeen(context).share())
     except PyTreeLlamaError:
         _log.warning("what passes cost cannot be measured; text is written plainly", exc_info=True)
         return None

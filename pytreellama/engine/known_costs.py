@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from pytreellama.core.system import build_info, devices
 from pytreellama.files import read_json, replaced_file
 from pytreellama.plan import CostCurve
 
-_FORMAT = 1
+_FORMAT = 2  # 1 knew no depth
+_log = logging.getLogger(__name__)
+
 _N_KEPT = 200
 _MAX_BYTES = 2**16
 
@@ -25,6 +28,7 @@ def load_curve(context: Context) -> CostCurve | None:
 
     What does not hold a curve, or one of too few sizes, is removed: it is measured again.
     """
+    _drop_older(context)
     path = _path(context)
     if not path.exists():
         return None
@@ -55,14 +59,24 @@ def save_curve(context: Context, curve: CostCurve) -> None:
         _forget_oldest(path.parent)
 
 
+def _drop_older(context: Context) -> None:
+    """Remove what a release left that described costs otherwise: it is measured again."""
+    for number in range(1, _FORMAT):
+        path = _path(context, number)
+        if path.exists():
+            _log.info("costs of passes in an older format are dropped and measured again: %s", path)
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
 def _forget_oldest(folder: Path) -> None:
     known = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in known[_N_KEPT:]:
         path.unlink(missing_ok=True)
 
 
-def _path(context: Context) -> Path:
-    what = json.dumps(circumstances(context), sort_keys=True)
+def _path(context: Context, number: int = _FORMAT) -> Path:
+    what = json.dumps(circumstances(context) | {"format": number}, sort_keys=True)
     return _folder() / f"{hashlib.sha256(what.encode()).hexdigest()[:24]}.json"
 
 

@@ -23,7 +23,6 @@ from pytreellama.errors import (
     MemoryStateError,
     RequestError,
 )
-from pytreellama.plan import PassCost
 
 _log = logging.getLogger(__name__)
 
@@ -395,7 +394,6 @@ class Scheduler:
         ]
         if not drafted:
             return
-        n_read = sum(sequence.n_past for sequence, _ in drafted)
         started_s = time.perf_counter()
         try:
             self._pass.run([s for s, _ in drafted], [t for _, t in drafted], self._n_draft > 0)
@@ -403,8 +401,7 @@ class Scheduler:
             self._make_room(error)
             return
         spent_s = time.perf_counter() - started_s
-        n_nodes = sum(len(tree) for _, tree in drafted)
-        self._drafting.learn(PassCost(n_nodes, n_read, spent_s))
+        self._drafting.learn([s for s, _ in drafted], [len(t) for _, t in drafted], spent_s)
 
     def _has_text_room(self, sequence: Sequence) -> bool:
         """Room for one token more; without it the text is shifted or ends."""

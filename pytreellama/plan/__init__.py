@@ -8,6 +8,7 @@ from pytreellama.plan.choice import Choice, choose
 from pytreellama.plan.cost import KNOTS, N_SIZES_KNOWN, CostCurve, PassCost
 from pytreellama.plan.guesses import Guesses
 from pytreellama.plan.planner import Plan, Planner
+from pytreellama.plan.text_cost import AttentionShare, TextCost
 from pytreellama.plan.vigilance import Vigilance
 from pytreellama.plan.worth import Worth
 
@@ -15,12 +16,14 @@ __all__ = [
     "KNOTS",
     "N_SIZES_KNOWN",
     "Acceptance",
+    "AttentionShare",
     "Choice",
     "CostCurve",
     "Guesses",
     "PassCost",
     "Plan",
     "Planner",
+    "TextCost",
     "Vigilance",
     "Worth",
     "choose",

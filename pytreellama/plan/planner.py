@@ -10,6 +10,7 @@ from typing import Any
 from pytreellama.plan.choice import Choice, choose
 from pytreellama.plan.cost import KNOTS, CostCurve, PassCost
 from pytreellama.plan.guesses import Guesses
+from pytreellama.plan.probes import Probes
 from pytreellama.tree import TokenTree
 
 # The best of many estimates is one that was too high: what is chosen comes true less often than
@@ -18,6 +19,8 @@ _BELIEF = 0.85
 
 # Guesses below this share of what could pay are not searched for: estimates may raise them.
 _SEARCHED_SHARE = 0.5
+
+_PROBED_P = 0.05  # what a probe verifies need not pay
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +31,13 @@ class Plan:
         guesses: all that was proposed.
         nodes: those chosen, likeliest first.
         choice: for all sequences of the pass.
+        is_probe: chosen to learn what such a pass costs, and not for what it saves.
     """
 
     guesses: Guesses
     nodes: tuple[int, ...]
     choice: Choice
+    is_probe: bool = False
 
     @property
     def n_expected(self) -> float:
@@ -42,7 +47,7 @@ class Plan:
     @property
     def saved_s(self) -> float:
         """Seconds that the chosen guesses are expected to save, of this sequence's share."""
-        if not self.nodes:
+        if not self.nodes or self.is_probe:
             return 0.0
         plain_s = len(self.choice.sizes) / self.choice.plain_rate
         share = len(self.nodes) / sum(self.choice.sizes)
@@ -97,66 +102,110 @@ class Planner:
     def __init__(self, curve: CostCurve, n_nodes_max: int = KNOTS[-1]) -> None:
         self.curve = curve
         self._n_nodes_max = min(n_nodes_max, KNOTS[-1])
-        self._least_p: dict[int, float] = {}
-        self._n_passes = 0
+        self._probes = Probes()
 
-    def least_p(self, n_sequences: int) -> float:
-        """Guesses that are less likely need not be searched for: they cannot pay."""
-        least = self._least_p.get(n_sequences)
-        if least is None:
-            plain_rate = n_sequences / self.curve.seconds(n_sequences)
-            price = self.curve.least_price_s(n_sequences) * plain_rate
-            least = self._least_p[n_sequences] = min(_SEARCHED_SHARE * price, 1.0)
+    def least_p(self, seen: Sequence[int]) -> float:
+        """Guesses that are less likely need not be searched for: they cannot pay.
+
+        Args:
+            seen: cells of text before each sequence of the pass.
+        """
+        n = len(seen)
+        price_s = self.curve.least_price_s(n, min(seen))
+        plain_s = self.curve.seconds(n, sum(seen), sum(seen))
+        least = min(_SEARCHED_SHARE * price_s * n / plain_s, 1.0)
+        if self._probes.wants_tree(self.curve.is_unsure(max(seen))):
+            return min(least, _PROBED_P)  # or there would be nothing to probe with
         return least
 
     def plan(
         self,
         guesses: Sequence[Guesses],
-        n_read: int,
+        seen: Sequence[int],
         spent_s: float = 0.0,
-        n_beside: int = 0,
         rooms: Sequence[int] | None = None,
+        n_shared: int = 0,
     ) -> list[Plan]:
-        """What to verify of each sequence's guesses, in one pass that reads so much text.
+        """What to verify of each sequence's guesses, in one pass over all sequences.
 
-        spent_s: seconds that drafting took.
-        n_beside: sequences that are in the same pass without guesses.
-        rooms: most guesses of each sequence to verify; by default all.
+        Args:
+            guesses: of the first sequences; those beside them have none.
+            seen: cells of text that each sequence's nodes attend to.
+            spent_s: seconds that drafting took.
+            rooms: most guesses of each sequence to verify; by default all.
+            n_shared: of the cells seen, those that the pass reads once for several sequences.
         """
         if rooms is None:
             rooms = [len(one) for one in guesses]
         orders = [one.by_p()[:room] for one, room in zip(guesses, rooms, strict=True)]
-        choice = self._choose(guesses, orders, n_read, spent_s, n_beside)
+        step = _Step(self.curve, _believed(guesses, orders), seen, n_shared, self._n_nodes_max)
+        choice = step.choice(spent_s)
+        sizes = self._probes.sizes(choice.sizes, step.n_guesses, self.curve.is_unsure(max(seen)))
+        is_probe = sizes is not None and step.n_nodes_of(sizes) <= self._n_nodes_max
+        if is_probe:
+            assert sizes is not None
+            choice = step.choice_of(sizes, spent_s)
         return [
-            Plan(one, tuple(order[:size]), choice)
+            Plan(one, tuple(order[:size]), choice, is_probe)
             for one, order, size in zip(guesses, orders, choice.sizes, strict=False)
         ]
 
-    def _choose(
-        self,
-        guesses: Sequence[Guesses],
-        orders: Sequence[list[int]],
-        n_read: int,
-        spent_s: float,
-        n_beside: int = 0,
-    ) -> Choice:
-        p = [
-            [_BELIEF * one.p[node] for node in order]
-            for one, order in zip(guesses, orders, strict=True)
-        ]
-        p += [[]] * n_beside
-        n_nodes = min(len(p) + sum(map(len, p)), self._n_nodes_max)
-        return choose(p, self.curve.pass_s(n_nodes, n_read), spent_s=spent_s)
-
     def gain_s(self, guesses: Guesses, less: Guesses, n_read: int) -> float:
         """Seconds that a step gains by guesses over having fewer of them, for one sequence."""
-        best = self._choose([guesses], [guesses.by_p()], n_read, 0.0)
-        other = self._choose([less], [less.by_p()], n_read, 0.0)
+        best, other = self._choice_alone(guesses, n_read), self._choice_alone(less, n_read)
         return (best.n_tokens - other.n_tokens) / best.rate - (best.seconds - other.seconds)
+
+    def _choice_alone(self, guesses: Guesses, n_read: int) -> Choice:
+        p = _believed([guesses], [guesses.by_p()])
+        return _Step(self.curve, p, [n_read], 0, self._n_nodes_max).choice(0.0)
 
     def learn(self, done: PassCost) -> None:
         """Hear what a pass cost."""
         self.curve.learn(done)
-        self._n_passes += 1
-        if self._n_passes % 16 == 0:
-            self._least_p.clear()
+        self._probes.count(done.n_nodes > done.n_sequences)
+
+
+def _believed(guesses: Sequence[Guesses], orders: Sequence[list[int]]) -> list[list[float]]:
+    """Path probabilities of each sequence's guesses, falling."""
+    return [
+        [_BELIEF * one.p[node] for node in order]
+        for one, order in zip(guesses, orders, strict=True)
+    ]
+
+
+class _Step:
+    """What a pass would bring and cost, by how many guesses of each sequence are verified."""
+
+    def __init__(
+        self,
+        curve: CostCurve,
+        p: list[list[float]],
+        seen: Sequence[int],
+        n_shared: int,
+        n_nodes_max: int,
+    ) -> None:
+        self._p = p + [[] for _ in range(len(seen) - len(p))]
+        self.n_guesses = [len(one) for one in self._p]
+        n_nodes = min(len(seen) + sum(self.n_guesses), n_nodes_max)
+        if len(seen) == 1:  # all nodes see the same: what they cost is a matter of their number
+            self._pass_s, self._node_s = curve.pass_s(n_nodes, seen[0]), None
+        else:
+            n_seen = sum(seen)
+            self._pass_s = curve.pass_s(n_nodes, n_seen - n_shared, n_seen)
+            self._node_s = [curve.attend_s(n) for n in seen]
+
+    def choice(self, spent_s: float) -> Choice:
+        """The best of all."""
+        return choose(self._p, self._pass_s, node_s=self._node_s, spent_s=spent_s)
+
+    def n_nodes_of(self, sizes: Sequence[int]) -> int:
+        """Of a pass with so many guesses of each sequence."""
+        return len(sizes) + sum(sizes)
+
+    def choice_of(self, sizes: tuple[int, ...], spent_s: float) -> Choice:
+        """The choice of so many of each sequence's guesses, whether it is good or not."""
+        n_tokens = len(sizes) + sum(sum(p[:size]) for p, size in zip(self._p, sizes, strict=True))
+        nodes_s = sum(n * s for n, s in zip(sizes, self._node_s or [0.0], strict=True))
+        seconds = spent_s + self._pass_s[self.n_nodes_of(sizes)] + nodes_s
+        plain_s = spent_s + self._pass_s[len(sizes)]
+        return Choice(sizes, n_tokens, seconds, len(sizes) / plain_s)

@@ -231,7 +231,9 @@ def cost_file(content: str | bytes | list[float]) -> bytes:
         return content
     if isinstance(content, str):
         return content.encode()
-    return json.dumps({"curve": {"knots": KNOTS, "knot_s": content, "read_s": 0.0}}).encode()
+    parts = dict.fromkeys(("read_s", "attend_s", "read_deviation", "attend_deviation"), 0.0)
+    curve = {"knots": KNOTS, "knot_s": content, **parts, "sizes": [1]}
+    return json.dumps({"curve": curve}).encode()
 
 
 _USE_COSTS = """

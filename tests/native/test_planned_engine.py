@@ -15,7 +15,7 @@ from pytreellama.draft import Auto, DrafterSpec, Recycling, Suffix
 from pytreellama.engine import drafting, known_costs
 from pytreellama.engine.calibration import measured_curve
 from pytreellama.errors import DraftError
-from pytreellama.plan import KNOTS, CostCurve, PassCost
+from pytreellama.plan import KNOTS, AttentionShare, CostCurve, PassCost, TextCost
 
 TinyModel = Callable[..., Model]
 Believe = Callable[[float], None]
@@ -33,7 +33,8 @@ def believe(monkeypatch: pytest.MonkeyPatch) -> Believe:
 
     def set_price(price: float) -> None:
         knot_s = [PLAIN_S * (1.0 + price * (knot - 1)) for knot in KNOTS]
-        monkeypatch.setattr(drafting, "load_curve", lambda _: CostCurve(knot_s, 0.0))
+        text = TextCost(0.0, 0.0, 0.0, 0.0)
+        monkeypatch.setattr(drafting, "load_curve", lambda _: CostCurve(knot_s, text))
 
     return set_price
 
@@ -405,7 +406,7 @@ def test_costs_are_kept_and_found_again(
         curve = engine.planner.curve.to_dict()
     (file,) = costs_of_this_test.iterdir()
     assert json.loads(file.read_text(encoding="utf-8"))["curve"] == curve
-    monkeypatch.setattr(drafting, "measured_curve", lambda _: pytest.fail("measured again"))
+    monkeypatch.setattr(drafting, "measured_curve", lambda *_, **__: pytest.fail("measured again"))
     with Engine(model, **SIZES) as engine:
         engine.generate(PROMPT, max_tokens=1)
         assert engine.planner is not None
@@ -429,6 +430,21 @@ def test_other_circumstances_are_other_costs(
     assert len(list(costs_of_this_test.iterdir())) == 4
 
 
+def test_costs_of_an_older_format_are_dropped_with_a_word(
+    tiny_model: TinyModel, costs_of_this_test: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Context(tiny_model("rope"), n_ctx=256, n_threads=1) as context:
+        known_costs.save_curve(context, CostCurve.fit(PassCost(n, 0, 0.1) for n in (1, 2, 4)))
+        assert known_costs.load_curve(context) is not None
+        older = known_costs._path(context, 1)
+        (kept,) = costs_of_this_test.iterdir()
+        kept.rename(older)
+        with caplog.at_level("INFO", logger="pytreellama.engine.known_costs"):
+            assert known_costs.load_curve(context) is None
+    assert older.name in caplog.text
+    assert not older.exists()
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -440,6 +456,8 @@ def test_other_circumstances_are_other_costs(
         b'{"curve": 3}',
         b'{"curve": {"knots": [1], "knot_s": [1], "read_s": 0}}',
         b'{"curve": {"knots": %s, "knot_s": [NaN], "read_s": 0}}' % str(list(KNOTS)).encode(),
+        b'{"curve": {"knots": %s, "knot_s": %s, "read_s": 0, "sizes": [1, 2, 4]}}'
+        % (str(list(KNOTS)).encode(), str([0.1] * len(KNOTS)).encode()),
     ],
 )
 def test_a_damaged_file_is_measured_anew(
@@ -450,8 +468,8 @@ def test_a_damaged_file_is_measured_anew(
 ) -> None:
     curves: list[CostCurve] = []
 
-    def measure(context: Context) -> CostCurve:
-        curves.append(measured_curve(context))
+    def measure(context: Context, share: AttentionShare) -> CostCurve:
+        curves.append(measured_curve(context, share=share))
         return curves[-1]
 
     monkeypatch.setattr(drafting, "measured_curve", measure)
@@ -490,7 +508,7 @@ def test_what_cannot_be_measured_is_written_plainly(
 ) -> None:
     from pytreellama.errors import DecodeError
 
-    def fail(_: object) -> CostCurve:
+    def fail(*_: object, **__: object) -> CostCurve:
         raise DecodeError("no such kernel")
 
     model = tiny_model("rope")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from planning import chain_guesses, cost_curves, guesses_of_trees
 from pytreellama.errors import RequestError
-from pytreellama.plan import KNOTS, Choice, CostCurve, Guesses, Planner, choose
+from pytreellama.plan import KNOTS, Choice, CostCurve, Guesses, Planner, TextCost, choose
 from strategies import parent_lists
 
 EXACT = 1e-9
@@ -225,7 +225,8 @@ def test_plans_are_trees_of_what_was_guessed(
     guesses: list[Guesses], curve: CostCurve, n_held: int, rooms: list[int], n_beside: int
 ) -> None:
     rooms = rooms[: len(guesses)]
-    plans = Planner(curve, n_held).plan(guesses, 100, 0.001, n_beside=n_beside, rooms=rooms)
+    seen = [100] * (len(guesses) + n_beside)
+    plans = Planner(curve, n_held).plan(guesses, seen, 0.001, rooms=rooms)
     assert len(plans) == len(guesses)
     assert len(plans) + n_beside + sum(len(plan.nodes) for plan in plans) <= n_held
     for plan, of_sequence, room in zip(plans, guesses, rooms, strict=True):
@@ -244,8 +245,8 @@ def test_sequences_beside_that_guess_nothing_are_counted(
     one: Guesses, other: Guesses, curve: CostCurve
 ) -> None:
     nothing = chain_guesses([], [])
-    counted = Planner(curve).plan([one, other], n_read=0, n_beside=2)
-    written_out = Planner(curve).plan([one, other, nothing, nothing], n_read=0)
+    counted = Planner(curve).plan([one, other], [0, 300, 5, 60])
+    written_out = Planner(curve).plan([one, other, nothing, nothing], [0, 300, 5, 60])
     assert [plan.nodes for plan in counted] == [plan.nodes for plan in written_out[:2]]
     assert counted[0].choice == written_out[0].choice
 
@@ -253,7 +254,7 @@ def test_sequences_beside_that_guess_nothing_are_counted(
 @given(guesses_of_trees, cost_curves())
 def test_having_guesses_never_costs_time(guesses: Guesses, curve: CostCurve) -> None:
     planner, nothing = Planner(curve), chain_guesses([], [])
-    (plan,) = planner.plan([guesses], n_read=0)
+    (plan,) = planner.plan([guesses], [0])
     gain_s = planner.gain_s(guesses, nothing, n_read=0)
     assert gain_s >= -EXACT
     assert plan.nodes or gain_s == pytest.approx(0.0, abs=EXACT)
@@ -261,22 +262,24 @@ def test_having_guesses_never_costs_time(guesses: Guesses, curve: CostCurve) -> 
 
 
 def test_long_text_makes_guesses_cheap_beside_it() -> None:
-    curve = CostCurve([float(knot) for knot in KNOTS], read_s=0.1)
+    curve = CostCurve([float(knot) for knot in KNOTS], TextCost(0.1, 0.0, 0.0, 0.0))
     guesses = chain_guesses([1, 2, 3, 4], [0.6, 0.4, 0.3, 0.2])
     sizes = [
-        len(Planner(curve).plan([guesses], n_read)[0].nodes) for n_read in (0, 10, 100, 10_000)
+        len(Planner(curve).plan([guesses], [n_read])[0].nodes) for n_read in (0, 10, 100, 10_000)
     ]
     assert sizes == sorted(sizes)
     assert sizes[0] == 0
     assert sizes[-1] == 4
 
 
-@given(cost_curves(), st.integers(1, 8))
+@given(cost_curves(), st.integers(1, 8), st.integers(0, 16_000))
 def test_what_is_not_worth_searching_for_is_less_likely_than_what_pays(
-    curve: CostCurve, n_sequences: int
+    curve: CostCurve, n_sequences: int, n_seen: int
 ) -> None:
-    least_p = Planner(curve).least_p(n_sequences)
+    seen = [n_seen] * n_sequences
+    least_p = Planner(curve).least_p(seen)
     assert 0.0 <= least_p <= 1.0
     alone = [[least_p]] + [[] for _ in range(n_sequences - 1)]
-    choice = choose(alone, curve.pass_s(n_sequences + 1))
+    costs = curve.pass_s(n_sequences + 1, sum(seen), sum(seen))
+    choice = choose(alone, costs, node_s=[curve.attend_s(n_seen)] * n_sequences)
     assert choice.sizes[0] == 0 or least_p == 0.0

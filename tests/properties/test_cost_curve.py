@@ -43,8 +43,10 @@ def passes_of(cost_of: dict[int, float], n_read: int = 0, n: int = 5) -> list[Pa
 @given(machines(), st.sampled_from([0, 32]))
 def test_a_curve_goes_through_what_was_measured(cost_of: dict[int, float], n_read: int) -> None:
     curve = CostCurve.fit(passes_of(cost_of, n_read))
+    # what little text costs is theory, which may not fit all sizes
+    allowed = 0.3 if n_read else 1e-6
     for size, seconds in cost_of.items():
-        assert curve.seconds(size, n_read) == pytest.approx(seconds)
+        assert curve.seconds(size, n_read) == pytest.approx(seconds, rel=allowed)
 
 
 @given(machines(), st.integers(0, 4), st.floats(0.1, 20.0))
@@ -72,15 +74,19 @@ def test_between_sizes_costs_rise_and_beyond_them_a_node_costs_no_less_than_befo
         assert curve.seconds(size) <= max(cost_of.values()) * (1 + 1e-9)
 
 
-@given(st.floats(1e-4, 0.1), st.floats(0.0, 0.01), st.integers(0, 4000))
-def test_text_costs_what_it_was_measured_to_cost(plain_s: float, share: float, n_read: int) -> None:
+@given(st.floats(1e-4, 0.1), st.floats(0.0, 0.01), st.floats(0.0, 0.003), st.integers(0, 16_000))
+def test_text_costs_what_it_was_measured_to_cost(
+    plain_s: float, read: float, attend: float, n_read: int
+) -> None:
     def machine(size: int, n: int) -> float:
-        return plain_s * (size + share * n)
+        return plain_s * (size + (read + attend * size) * n)
 
     sizes = (1, 4, 8)
-    curve = CostCurve.fit(PassCost(size, n, machine(size, n)) for size in sizes for n in (32, 512))
+    curve = CostCurve.fit(
+        PassCost(size, n, machine(size, n)) for size in sizes for n in (32, 512) for _ in range(3)
+    )
     for size in sizes:
-        assert curve.seconds(size, n_read) == pytest.approx(machine(size, n_read))
+        assert curve.seconds(size, n_read) == pytest.approx(machine(size, n_read), rel=1e-4)
 
 
 def test_where_text_was_not_measured_it_costs_something() -> None:
@@ -154,6 +160,8 @@ knot_lists = st.lists(numbers, min_size=len(KNOTS), max_size=len(KNOTS))
 @example({**GOOD, "knot_s": [10**400] * len(KNOTS)})
 @example({**GOOD, "read_s": math.inf})
 @example({**GOOD, "read_s": math.nan})
+@example({**GOOD, "attend_s": math.inf})
+@example({**GOOD, "attend_deviation": 10**400})
 def test_what_was_damaged_is_refused_or_is_a_curve(data: object) -> None:
     try:
         curve = CostCurve.from_dict(data)  # type: ignore[arg-type]
@@ -173,6 +181,9 @@ def test_what_was_damaged_is_refused_or_is_a_curve(data: object) -> None:
         {"knot_s": None},
         {"read_s": -1.0},
         {"read_s": "much"},
+        {"attend_s": -1.0},
+        {"read_deviation": None},
+        {"sizes": None},
     ],
     ids=str,
 )
@@ -221,7 +232,9 @@ def machine_like(name: str, plain_s: float = 0.005) -> Machine:
 
 
 def curve_of(machine: Machine) -> CostCurve:
-    return CostCurve.fit([PassCost(size, n, machine(size, n)) for size in SIZES for n in (32, 512)])
+    return CostCurve.fit(
+        PassCost(size, n, machine(size, n)) for size in SIZES for n in (32, 512) for _ in range(3)
+    )
 
 
 def shape(costs: Machine) -> list[float]:
@@ -287,3 +300,102 @@ def test_a_size_that_is_cheaper_than_a_smaller_one_does_not_carry_the_others_awa
     assert curve.seconds(16) == curve.seconds(12)
     learned_s = dict(zip(KNOTS, curve.to_dict()["knot_s"], strict=True))
     assert learned_s[16] / learned_s[12] == pytest.approx(10 / 12, rel=0.15)
+
+
+# -- text
+
+
+@given(cost_curves(), st.integers(0, 30_000), st.integers(1, 64), st.integers(1, 30_000))
+def test_a_pass_costs_more_with_every_node_and_every_cell(
+    curve: CostCurve, n_read: int, n_nodes: int, n_more: int
+) -> None:
+    costs = curve.pass_s(n_nodes, n_read)
+    assert costs[1:] == sorted(costs[1:])
+    deeper = curve.pass_s(n_nodes, n_read + n_more)
+    assert all(b >= a for a, b in zip(costs[1:], deeper[1:], strict=True))
+    # what a node more costs, costs no less behind more text
+    prices = [[b - a for a, b in itertools.pairwise(some[1:])] for some in (costs, deeper)]
+    assert all(b >= a - 1e-9 * costs[-1] for a, b in zip(*prices, strict=True))
+    if curve.text.attend_s > 0.0:
+        assert deeper[1] > costs[1]
+
+
+@given(cost_curves(), st.lists(st.tuples(st.integers(1, 8), st.integers(0, 9000)), min_size=1))
+def test_sequences_of_a_pass_pay_for_the_cells_that_their_own_nodes_see(
+    curve: CostCurve, sequences: list[tuple[int, int]]
+) -> None:
+    n_nodes = sum(n for n, _ in sequences)
+    n_read, n_attended = sum(c for _, c in sequences), sum(n * c for n, c in sequences)
+    roots = curve.pass_s(n_nodes, n_read, n_read)[n_nodes]
+    more_s = sum((n - 1) * curve.attend_s(cells) for n, cells in sequences)
+    whole_s = curve.seconds(n_nodes, n_read, n_attended)
+    assert roots + more_s == pytest.approx(whole_s)
+    if len(sequences) == 1:
+        assert curve.seconds(n_nodes, n_read) == pytest.approx(whole_s)
+    assert curve.seconds(n_nodes, n_read // 2, n_attended) <= whole_s  # read once for several
+
+
+TEXTS = {"waiting": (3.9e-6, 6.5e-7), "streaming": (6e-7, 4.9e-7), "compute": (1e-8, 2e-6)}
+
+
+def behind_text(read_s: float, attend_s: float) -> Machine:
+    def seconds(n_nodes: int, n_read: int) -> float:
+        return 0.003 + 0.0011 * n_nodes + (read_s + attend_s * n_nodes) * n_read
+
+    return seconds
+
+
+@pytest.mark.parametrize(("believed", "real"), list(itertools.permutations(TEXTS, 2)))
+@settings(max_examples=3, phases=UNSHRUNK)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_what_text_costs_is_learned_from_steps_outliers_aside(
+    believed: str, real: str, seed: int
+) -> None:
+    """A text of 1,000 tokens that becomes one of 9,000, in steps that are mostly plain."""
+    curve, machine = curve_of(behind_text(*TEXTS[believed])), behind_text(*TEXTS[real])
+    rng = random.Random(seed)
+    for n_read in range(1000, 9000, 8):
+        size = rng.choice((1, 1, 1, 2, 4, 8))
+        noise = rng.choice((3.0, 10.0)) if rng.random() < 0.05 else rng.gauss(1.0, 0.05)
+        curve.learn(PassCost(size, n_read, machine(size, n_read) * noise))
+    for size in (1, 2, 4, 8):
+        steps = curve.seconds(size, 9000) / curve.seconds(1, 9000)
+        assert steps == pytest.approx(machine(size, 9000) / machine(1, 9000), rel=0.15)
+
+
+@given(st.sampled_from(sorted(TEXTS)), st.integers(0, 2**32 - 1))
+def test_passes_that_were_disturbed_spoil_no_calibration(name: str, seed: int) -> None:
+    rng, machine = random.Random(seed), behind_text(*TEXTS[name])
+    done = []
+    for size, n_read in itertools.product((1, 4, 8, 16), (32, 512)):
+        odd = rng.randrange(5)
+        for i in range(5):
+            noise = rng.uniform(2.0, 20.0) if i == odd else rng.gauss(1.0, 0.003)
+            done.append(PassCost(size, n_read, noise * machine(size, n_read)))
+    curve = CostCurve.fit(done)
+    for size in (1, 4, 8, 16):
+        assert curve.seconds(size, 4000) == pytest.approx(machine(size, 4000), rel=0.25)
+
+
+@pytest.mark.parametrize("n_read", [0, 100, 5000])
+def test_noise_at_little_text_leaves_what_text_costs_to_theory(n_read: int) -> None:
+    """A busy machine: passes behind text took anything between half and twice their time."""
+    rng, machine = random.Random(n_read), behind_text(*TEXTS["streaming"])
+    done = [
+        PassCost(size, depth, rng.uniform(0.5, 2.0) * machine(size, depth))
+        for size, depth in itertools.product((1, 4, 8, 16), (32, 512))
+        for _ in range(3)
+    ]
+    text, theory = CostCurve.fit(done).text, CostCurve.fit(done[:1]).text
+    assert 0.0 <= text.read_s < 6 * theory.read_s
+    assert 0.0 <= text.attend_s < 6 * max(theory.attend_s, TEXTS["streaming"][1])
+
+
+@given(cost_curves(), st.integers(0, 30_000))
+def test_a_curve_that_is_sure_without_text_says_so(curve: CostCurve, n_read: int) -> None:
+    assert not curve.is_unsure(0)
+    if curve.is_unsure(n_read):
+        for i in range(60):
+            size = (1, 8)[i % 2]
+            curve.learn(PassCost(size, n_read, curve.seconds(size, n_read)))
+        assert not curve.is_unsure(n_read)

@@ -50,6 +50,7 @@ def curve(price: float) -> CostCurve:
     """A node more costs so many plain steps."""
     return CostCurve.fit(
         [PassCost(n, read, PLAIN_S * (1 + price * (n - 1))) for n in (1, 64) for read in (0, 100)]
+        * 3
     )
 
 
