@@ -4,8 +4,8 @@
                           [--threads N] [--type T] [--only rows|plain|trees ...]
 
 Rows: one draw from a made-up row of 49k and of 152k tokens, by ``Sampler`` and by llama.cpp's chain
-of the same stages, beside the argmax. Plain: a token of ``Engine`` by each way of sampling; the
-engines take turns question by question, and differences are told question by question. Trees: what
+of the same stages, beside the argmax. Plain: a token of ``Engine`` by each way of sampling,
+question by question in turns, and of it the choice after the pass. Trees: what
 ``auto`` wins over plain decoding, greedy and drawn. ``chain`` is the same with llama.cpp's chain
 instead of our own passes over the row, which is what earlier releases did.
 """
@@ -146,39 +146,52 @@ def by_chain(is_on: bool) -> Iterator[None]:
 def measure_plain(options: argparse.Namespace) -> Result:
     asked = {GREEDY: {}} | DRAWN
     names = [name + how for name in asked for how in ("", CHAIN) if name != GREEDY or not how]
-    dearer: dict[str, list[float]] = defaultdict(list)
-    ms: dict[str, list[float]] = defaultdict(list)
+    answers: dict[str, list[Totals]] = defaultdict(list)
     with (
         Model(requantised(default_model_path(), options.type)) as model,
         Engine(model, "none", n_ctx=N_CTX, n_threads=options.threads) as engine,
     ):
         for i, question in enumerate(questions(options) * options.repeats):
-            took = {}
             for name in in_turn(names, i):
                 drawn = asked[name.removesuffix(CHAIN)]
-                took[name] = ms_a_token(engine, question, drawn, CHAIN in name, options.tokens)
-            for name in names:
-                ms[name].append(took[name])
-                dearer[name].append(took[name] - took[GREEDY])
-    rows: list[Row] = [(f"plain token, {name}, ms", Spread.of(ms[name])) for name in names]
-    rows += [(f"more than greedy, {name}, ms", Spread.of(dearer[name])) for name in names[1:]]
+                answers[name].append(answer(engine, question, drawn, CHAIN in name, options.tokens))
+
+    rows: list[Row] = []
+    more: dict[tuple[str, str], list[float]] = {}
+    for what, ms in (("plain token", ms_a_token), ("its choice", ms_a_choice)):
+        greedy = [ms(totals) for totals in answers[GREEDY]]
+        for name in names:
+            took = [ms(totals) for totals in answers[name]]
+            more[what, name] = [a - b for a, b in zip(took, greedy, strict=True)]
+            rows.append((f"{what}, {name}, ms", Spread.of(took)))
+            rows.append((f"{what}, {name}, ms more than greedy", Spread.of(more[what, name])))
     figures = [
-        Figure.at_most(f"plain token, {name}: ms more", statistics.median(dearer[name]), GOAL_MS)
-        for name in OF_GOALS
+        Figure.at_most(f"{what}, {name}: ms more", statistics.median(values), GOAL_MS)
+        for (what, name), values in more.items()
+        if name in OF_GOALS
     ]
     return rows, figures
 
 
-def ms_a_token(
+def answer(
     engine: Engine, question: Question, drawn: dict[str, float], chain: bool, n_tokens: int
-) -> float:
-    with by_chain(chain):
-        answer = engine.generate(
-            [question.messages], max_tokens=n_tokens, ignore_eos=True, seed=SEED, **drawn
-        )[0]
+) -> Totals:
     totals = Totals()
-    totals.add(answer.stats)
+    with by_chain(chain):
+        for completion in engine.generate(
+            [question.messages], max_tokens=n_tokens, ignore_eos=True, seed=SEED, **drawn
+        ):
+            totals.add(completion.stats)
+    return totals
+
+
+def ms_a_token(totals: Totals) -> float:
     return 1e3 / totals.tokens_per_s
+
+
+def ms_a_choice(totals: Totals) -> float:
+    """What follows a pass: on a busy machine the pass itself says little."""
+    return totals.verify_s / totals.n_tokens * 1e3
 
 
 # -- trees
