@@ -22,6 +22,7 @@ from pytreellama.native.logits import (
     logits_row,
     logp_rows,
     top_k_rows,
+    top_logp_row,
 )
 
 Int32 = NDArray[np.int32]
@@ -103,11 +104,6 @@ class Outputs(Closing):
                 self._all_logits(), self._n_outputs, self.n_vocab, k, normalise=normalise
             )
 
-    def row_top_k(self, row: int, k: int) -> tuple[Int32, Float32]:
-        """``top_k`` of one row, both of shape (k,)."""
-        tokens, logps = top_k_rows(self.logits_pointer(row), 1, self.n_vocab, k)
-        return tokens[0], logps[0]
-
     def logp(self, tokens: Sequence[int] | Int32) -> Float32:
         """Log-probability of one token a row (softmax at temperature 1).
 
@@ -133,6 +129,10 @@ class Outputs(Closing):
         """Log-probability of a token that exists, in one row."""
         ids = np.array([token], np.int32)
         return float(logp_rows(self.logits_pointer(row), 1, self.n_vocab, ids)[0])
+
+    def row_top_logp(self, row: int, token: int, k: int) -> tuple[float, Int32, Float32]:
+        """``row_logp`` of a token, and ``top_k`` of that row, both of shape (k,)."""
+        return top_logp_row(self.logits_pointer(row), self.n_vocab, token, k)
 
     def _all_logits(self) -> Any:
         return self.logits_pointer(0) if self._n_outputs else NO_ROWS

@@ -13,18 +13,13 @@ from pytreellama.core.closing import Closing
 from pytreellama.core.constraint import Constraint
 from pytreellama.core.grammar import Grammar
 from pytreellama.core.sampling import MAX_SEED, SamplingParams
+from pytreellama.core.sampling_stages import new_stages
 from pytreellama.core.schema import JsonSchemaConstraint
 from pytreellama.core.vocab import Vocab
 from pytreellama.errors import GrammarError, SamplerError
 from pytreellama.native.logits import float_row
-from pytreellama.native.sampling import SamplerChain, argmax_token
+from pytreellama.native.sampling import argmax_token
 from pytreellama.native.vocab import suppressed_tokens
-
-# llama.cpp's typical-p and Mirostat take logarithms of probabilities: one that underflows to 0
-# makes the entropy NaN and the choice arbitrary. Nothing this unlikely is ever drawn.
-_MIN_P_OF_LOGARITHMS = 1e-30
-_MIROSTAT_M = 100  # tokens from which Mirostat 1 estimates the slope, as in llama.cpp
-_MIN_KEEP = 1
 
 
 class LogitsSource(Protocol):
@@ -66,7 +61,7 @@ class Sampler(Closing):
             self._constraint = Grammar(vocab, self.params.grammar)
         elif self.params.json_schema is not None:
             self._constraint = JsonSchemaConstraint(vocab, self.params.json_schema)
-        self._chain = _new_chain(vocab, self.params, biases, self.seed)
+        self._chain = new_stages(vocab, self.params, biases, self.seed)
 
     def sample(self, context: LogitsSource, row: int) -> int:
         """Draw a token from a row of the last decode, and take it as the next of the text.
@@ -192,76 +187,3 @@ def _biases(vocab: Vocab, params: SamplingParams) -> dict[int, float]:
         )
     biases.update((token, -np.inf) for token in suppressed_tokens(vocab.owner))
     return biases
-
-
-def _new_chain(
-    vocab: Vocab, params: SamplingParams, biases: dict[int, float], seed: int
-) -> SamplerChain:
-    """The active stages in llama.cpp's order (common/sampling.cpp), the one that chooses last."""
-    chain = SamplerChain(vocab.n_tokens)
-    if biases:
-        chain.add_logit_bias(biases)
-    if params.has_penalties:
-        chain.add_penalties(
-            params.penalty_last_n,
-            params.repeat_penalty,
-            params.frequency_penalty,
-            params.presence_penalty,
-        )
-    if params.has_dry:
-        _add_dry(chain, vocab, params)
-    if params.mirostat:
-        _add_mirostat(chain, params, seed)
-    else:
-        _add_truncation(chain, params, seed)
-        _add_choice(chain, params, seed)
-    return chain
-
-
-def _add_dry(chain: SamplerChain, vocab: Vocab, params: SamplingParams) -> None:
-    if not vocab.has_text:
-        raise SamplerError("this model file has no tokenizer, which DRY's sequence breakers need")
-    chain.add_dry(
-        vocab.owner,
-        params.dry_multiplier,
-        params.dry_base,
-        params.dry_allowed_length,
-        params.dry_penalty_last_n,
-        params.dry_sequence_breakers,
-    )
-
-
-def _add_mirostat(chain: SamplerChain, params: SamplingParams, seed: int) -> None:
-    chain.add_temp(params.temperature)
-    chain.add_min_p(_MIN_P_OF_LOGARITHMS, _MIN_KEEP)
-    if params.mirostat == 1:
-        chain.add_mirostat(seed, params.mirostat_tau, params.mirostat_eta, _MIROSTAT_M)
-    else:
-        chain.add_mirostat_v2(seed, params.mirostat_tau, params.mirostat_eta)
-
-
-def _add_truncation(chain: SamplerChain, params: SamplingParams, seed: int) -> None:
-    keeps_argmax = params.temperature == 0.0 and params.typical_p == 1.0 and not params.has_xtc
-    if keeps_argmax:
-        return
-    if params.top_n_sigma > 0.0:
-        chain.add_top_n_sigma(params.top_n_sigma)
-    if params.top_k > 0:
-        chain.add_top_k(params.top_k)
-    if params.typical_p < 1.0:
-        chain.add_min_p(_MIN_P_OF_LOGARITHMS, _MIN_KEEP)
-        chain.add_typical(params.typical_p, _MIN_KEEP)
-    if params.top_p < 1.0:
-        chain.add_top_p(params.top_p, _MIN_KEEP)
-    if params.min_p > 0.0:
-        chain.add_min_p(params.min_p, _MIN_KEEP)
-    if params.has_xtc:
-        chain.add_xtc(params.xtc_probability, params.xtc_threshold, _MIN_KEEP, seed)
-
-
-def _add_choice(chain: SamplerChain, params: SamplingParams, seed: int) -> None:
-    if params.temperature == 0.0:
-        chain.add_greedy()
-        return
-    chain.add_temp_ext(params.temperature, params.dynatemp_range, params.dynatemp_exponent)
-    chain.add_dist(seed)

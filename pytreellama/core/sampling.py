@@ -195,6 +195,18 @@ class SamplingParams:
         )
 
     @property
+    def has_usual_stages(self) -> bool:
+        """Are logit bias, penalties, top-k, top-p, min-p and temperature all that is asked for?"""
+        return not (
+            self.has_dry
+            or self.has_xtc
+            or self.mirostat
+            or self.typical_p < 1.0
+            or self.top_n_sigma > 0.0
+            or self.dynatemp_range > 0.0
+        )
+
+    @property
     def n_history(self) -> int:
         """How many of the last tokens, prompt included, the choice of the next depends on."""
         penalties = self.penalty_last_n if self.has_penalties else 0

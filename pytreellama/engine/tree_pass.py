@@ -168,10 +168,10 @@ class TreePass:
         return [self._logp(start + node, token, n_top) for node, token in steps]
 
     def _logp(self, row: int, token: int, n_top: int) -> TokenLogp:
-        logp = self._context.row_logp(row, token)
         if n_top == 0:
-            return TokenLogp(token, logp)
-        tokens, logps = self._context.row_top_k(row, min(n_top, self._context.n_vocab))
+            return TokenLogp(token, self._context.row_logp(row, token))
+        k = min(n_top, self._context.n_vocab)
+        logp, tokens, logps = self._context.row_top_logp(row, token, k)
         return TokenLogp(token, logp, tuple(zip(tokens.tolist(), logps.tolist(), strict=True)))
 
 

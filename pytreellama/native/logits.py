@@ -96,3 +96,19 @@ def logp_rows(pointer: Any, n_rows: int, n_vocab: int, tokens: Int32) -> Float32
         ffi.from_buffer("float[]", logp),
     )
     return logp
+
+
+def top_logp_row(row: Any, n_vocab: int, token: int, k: int) -> tuple[float, Int32, Float32]:
+    """``logp_rows`` and ``top_k_rows`` of one row in one call, which reads it once for both."""
+    tokens, logps = np.empty(k, dtype=np.int32), np.empty(k, dtype=np.float32)
+    logp = ffi.new("float *")
+    lib.treellama_top_logp(
+        row,
+        n_vocab,
+        token,
+        logp,
+        k,
+        ffi.from_buffer("llama_token[]", tokens),
+        ffi.from_buffer("float[]", logps),
+    )
+    return float(logp[0]), tokens, logps

@@ -45,6 +45,10 @@ class SamplerChain:
     def closed(self) -> bool:
         return self._handle.closed
 
+    @property
+    def handle(self) -> Handle:
+        return self._handle
+
     def close(self) -> None:
         """Free all stages; a second call does nothing."""
         self._handle.close()

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from chi_square import assert_drawn_from
 from pytreellama.core.context import Context
 from pytreellama.core.sampler import Sampler
 from pytreellama.core.sampling import SamplingParams
@@ -38,21 +39,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def frequencies(drawer: Sampler, logits: np.ndarray, n: int = N_DRAWS) -> np.ndarray:
     tokens = [drawer.sample_row(logits) for _ in range(n)]
     return np.bincount(tokens, minlength=len(logits))
-
-
-def assert_drawn_from(counts: np.ndarray, p: np.ndarray) -> None:
-    """Chi-square over the classes expected at least 5 times, the rest as one; p-value > 1e-4."""
-    n = counts.sum()
-    assert counts[p == 0].sum() == 0
-    common = p * n >= 5
-    observed = np.append(counts[common], counts[~common].sum())
-    expected = np.append(p[common] * n, p[~common].sum() * n)
-    keep = expected > 0
-    statistic = float(((observed[keep] - expected[keep]) ** 2 / expected[keep]).sum())
-    freedom = int(keep.sum()) - 1
-    # Wilson and Hilferty: the cube root of chi-square over its freedom is nearly normal
-    z = ((statistic / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
-    assert z < 3.72
 
 
 def test_the_defaults_take_the_likeliest_token(vocab, row):
@@ -139,6 +125,7 @@ def test_no_seed_means_a_fresh_one_that_repeats_the_draws(vocab, row):
 EVERY_STATE = [
     {"temperature": 1.0},
     {"temperature": 1.0, "repeat_penalty": 1.5, "penalty_last_n": 8},
+    {"temperature": 0.7, "top_k": 50, "top_p": 0.9, "min_p": 0.01, "presence_penalty": 1.0},
     {"temperature": 1.0, "dry_multiplier": 2.0, "dry_allowed_length": 1},
     {"temperature": 1.0, "xtc_probability": 0.5, "xtc_threshold": 0.05},
     {"temperature": 1.0, "mirostat": 1},

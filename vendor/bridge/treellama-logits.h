@@ -22,6 +22,11 @@ LLAMA_API int32_t treellama_top_k(
 LLAMA_API void treellama_logp(
         const float * logits, int32_t n_rows, int32_t n_vocab, const llama_token * tokens, float * logp);
 
+// both of one row, for one token and the k likeliest, sooner than by two calls
+LLAMA_API int32_t treellama_top_logp(
+        const float * row, int32_t n_vocab, llama_token token, float * logp,
+        int32_t k, llama_token * top_tokens, float * top_logp);
+
 #ifdef __cplusplus
 }
 #endif

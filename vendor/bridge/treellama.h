@@ -22,5 +22,6 @@
 #include "treellama-state.h"
 #include "treellama-logits.h"
 #include "treellama-sampling.h"
+#include "treellama-draw.h"
 #include "treellama-successors.h"
 #include "treellama-heads.h"

@@ -6,6 +6,7 @@
 
 #include "treellama-attention.h"
 #include "treellama-cells.h"
+#include "treellama-kept.h"
 #include "treellama-matmul.h"
 #include "treellama-probe.h"
 #include "treellama-std-regex.h"
