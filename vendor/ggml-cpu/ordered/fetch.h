@@ -24,7 +24,8 @@ struct fattn_fetch {
     FATTN_INLINE void row(int64_t j) const {
         const uintptr_t begin = (uintptr_t) (data + cells[j]*nb);
 
-        for (uintptr_t p = begin & ~(uintptr_t) 63; p < begin + size; p += 64) {
+        // a line that begins before the row comes with what is there, most often the head before
+        for (uintptr_t p = GGML_PAD(begin, 64); p < begin + size; p += 64) {
 #if defined(_MSC_VER) && (defined(__x86_64__) || defined(_M_X64))
             _mm_prefetch((const char *) p, _MM_HINT_T1);
 #elif !defined(_MSC_VER)
