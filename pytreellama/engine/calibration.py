@@ -11,7 +11,7 @@ from pytreellama.core.context import Context
 from pytreellama.plan import N_SIZES_KNOWN, AttentionShare, CostCurve, PassCost
 from pytreellama.tree import TokenTree
 
-BUDGET_S = 1.5
+BUDGET_S = 2.0
 """Seconds that a calibration takes at most, give or take one pass."""
 
 _SMALL = (4, 2, 8, 16, 3, 6, 12)  # what tells most comes first, where there is no time for all
@@ -22,7 +22,7 @@ _N_PAST = 32
 _N_TEXT = 512
 _N_ROUNDS = 5
 # of the budget, when small passes end, and those behind text; what is left is for large ones
-_SMALL_SHARE, _TEXT_SHARE = 0.35, 0.85
+_SMALL_SHARE, _TEXT_SHARE = 0.4, 0.8
 _SLOW_S = 0.03  # a pass that takes longer reads weights from memory, whatever came before it
 
 
