@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -201,10 +202,13 @@ class CacheMachine(RuleBasedStateMachine):
             self._compare_masks([(seq, n_old + i) for i in range(n_new)])
 
     def _compare_masks(self, rows: list[tuple[int, int]]) -> None:
-        """Each new node (of a sequence) sees the text, its ancestors and itself in one record."""
-        [record] = probe_of(self.context).records()
-        visible = record.visible[0, : len(rows)]
-        for (seq, node), row in zip(rows, visible, strict=True):
+        """Each new node (of a sequence) sees the text, its ancestors and itself.
+
+        A record is a micro-batch, whose rows are the next tokens of the batch.
+        """
+        records = probe_of(self.context).records()
+        visible = [row for record in records for row in record.visible[0]]
+        for (seq, node), row in zip(rows, visible[: len(rows)], strict=True):
             self._compare_row(seq, node, np.flatnonzero(row))
 
     def _compare_row(self, seq: int, node: int, seen: np.ndarray) -> None:
@@ -508,12 +512,13 @@ def streams(model: Model) -> Iterator[Context]:
 
 
 @pytest.mark.parametrize(
-    ("encoding", "n_ubatch"),
-    # a batch of many micro-batches can fail when some of its nodes have found cells
-    [*((encoding, 64) for encoding in TreeEncoding), (TreeEncoding.ANCESTORS, 2)],
-    ids=[*(encoding.value for encoding in TreeEncoding), "ancestors of two tokens a pass"],
+    ("unified", "encoding", "n_ubatch"),
+    [
+        *itertools.product([True, False], TreeEncoding, [64]),
+        # a batch of many micro-batches can fail when some of its nodes have found cells
+        (True, TreeEncoding.ANCESTORS, 2),
+    ],
 )
-@pytest.mark.parametrize("unified", [True, False], ids=["unified", "streams"])
 def test_the_cache_is_what_the_model_of_it_says(
     model: Model, unified: bool, encoding: TreeEncoding, n_ubatch: int
 ) -> None:
