@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.errors import SamplerError
-from pytreellama.native.checks import check, check_pointer, reason
+from pytreellama.native.checks import check, check_pointer
 from pytreellama.native.handle import Handle
 from pytreellama.native.library import ffi, lib
+from pytreellama.native.sampler import NativeSampler, drawn_token, mask_pointer
 
 Int32 = NDArray[np.int32]
 
@@ -38,7 +39,7 @@ class Stages:
     temperature: float = 0.0
 
 
-class RowSampler:
+class RowSampler(NativeSampler):
     """A ``SamplerChain`` of logit bias, penalties, top-k, top-p, min-p, temperature and the draw.
 
     It keeps the tokens that such a chain keeps, in the same order, and draws with the same random
@@ -51,7 +52,7 @@ class RowSampler:
         seed: of the random numbers.
     """
 
-    __slots__ = ("_handle", "_n_vocab", "_stages", "_token")
+    __slots__ = ("_stages", "_token")
 
     def __init__(
         self, n_vocab: int, stages: Stages, biases: Mapping[int, float], seed: int
@@ -69,22 +70,6 @@ class RowSampler:
         self._handle = Handle(pointer, lib.treellama_row_sampler_free, "sampler", SamplerError)
         self._n_vocab, self._stages = n_vocab, stages
         self._token = ffi.new("llama_token *")
-
-    def require_open(self) -> None:
-        """Raise ``SamplerError`` once it is closed."""
-        self._handle.pointer  # noqa: B018
-
-    @property
-    def closed(self) -> bool:
-        return self._handle.closed
-
-    @property
-    def handle(self) -> Handle:
-        return self._handle
-
-    def close(self) -> None:
-        """Free it; a second call does nothing."""
-        self._handle.close()
 
     def clone(self) -> RowSampler:
         """An independent sampler in the same state."""
@@ -122,11 +107,7 @@ class RowSampler:
             self._handle.pointer,
             row,
             self._n_vocab,
-            ffi.NULL if allowed is None else ffi.from_buffer("uint32_t[]", allowed),
+            mask_pointer(allowed),
             self._token,
         )
-        if status == 0:
-            return int(self._token[0])
-        if status == lib.TREELLAMA_NO_CANDIDATE:
-            return None
-        raise SamplerError(f"no token could be drawn: {reason()}")
+        return drawn_token(status, self._token, "no token could be drawn")

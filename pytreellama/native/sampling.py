@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.errors import SamplerError
-from pytreellama.native.checks import check, check_pointer, reason
+from pytreellama.native.checks import check, check_pointer
 from pytreellama.native.handle import Handle
 from pytreellama.native.library import ffi, lib
+from pytreellama.native.sampler import NativeSampler, drawn_token, mask_pointer
 from pytreellama.native.vocab import vocab_pointer
 
 Int32 = NDArray[np.int32]
@@ -20,7 +21,7 @@ Int32 = NDArray[np.int32]
 _FAILED = "llama.cpp's sampler failed"
 
 
-class SamplerChain:
+class SamplerChain(NativeSampler):
     """Stages in the order in which they are added; the last one chooses.
 
     Methods raise ``SamplerError`` once it is closed. Rows of logits are those of ``native.logits``.
@@ -29,29 +30,13 @@ class SamplerChain:
         n_vocab: length of a row.
     """
 
-    __slots__ = ("_handle", "_n_vocab")
+    __slots__ = ()
 
     def __init__(self, n_vocab: int) -> None:
         params = lib.llama_sampler_chain_default_params()
         params.no_perf = True
         self._n_vocab = n_vocab
         self._handle = _owned(lib.llama_sampler_chain_init(params))
-
-    def require_open(self) -> None:
-        """Raise ``SamplerError`` once it is closed."""
-        self._handle.pointer  # noqa: B018
-
-    @property
-    def closed(self) -> bool:
-        return self._handle.closed
-
-    @property
-    def handle(self) -> Handle:
-        return self._handle
-
-    def close(self) -> None:
-        """Free all stages; a second call does nothing."""
-        self._handle.close()
 
     def clone(self) -> SamplerChain:
         """An independent chain in the same state."""
@@ -88,11 +73,11 @@ class SamplerChain:
             self._handle.pointer,
             row,
             self._n_vocab,
-            ffi.NULL if allowed is None else ffi.from_buffer("uint32_t[]", allowed),
+            mask_pointer(allowed),
             scratch.rows,
             scratch.token,
         )
-        return _drawn(status, scratch)
+        return drawn_token(status, scratch.token, "llama.cpp could not draw a token")
 
     # -- stages, by the names of llama.h
 
@@ -191,14 +176,6 @@ def _scratch(n_tokens: int) -> _Scratch:
         _thread_scratch.rows = ffi.new("llama_token_data[]", n_tokens)
         _thread_scratch.n_tokens = n_tokens
     return _thread_scratch
-
-
-def _drawn(status: int, scratch: _Scratch) -> int | None:
-    if status == 0:
-        return int(scratch.token[0])
-    if status == lib.TREELLAMA_NO_CANDIDATE:
-        return None
-    raise SamplerError(f"llama.cpp could not draw a token: {reason()}")
 
 
 def _owned(pointer: Any) -> Handle:

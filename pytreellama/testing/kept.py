@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pytreellama.errors import SamplerError
 from pytreellama.native.checks import check_count
 from pytreellama.native.draws import RowSampler
+from pytreellama.native.sampler import mask_pointer
 from pytreellama.native.sampling import SamplerChain
 from pytreellama.testing.library import ffi, lib
 
@@ -51,5 +52,4 @@ def kept_of_chain(
 
 
 def _row(logits: NDArray[np.float32], allowed: Mask | None) -> tuple[Any, int, Any]:
-    mask = ffi.NULL if allowed is None else ffi.from_buffer("uint32_t[]", allowed)
-    return ffi.from_buffer("float[]", logits), len(logits), mask
+    return ffi.from_buffer("float[]", logits), len(logits), mask_pointer(allowed)
