@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pytreellama.errors import MedusaError
 from pytreellama.native.checks import check_count, check_pointer
+from pytreellama.native.grown import GrownNodes
 from pytreellama.native.handle import Handle
 from pytreellama.native.library import ffi, lib
 from pytreellama.native.log import drain_log
@@ -120,8 +121,7 @@ def grow(
     min_p: float,
 ) -> tuple[list[int], list[int], list[float]]:
     """Tokens, parents and path probabilities of the likeliest nodes below a token."""
-    tokens, parents = ffi.new("int32_t[]", n_nodes), ffi.new("int32_t[]", n_nodes)
-    p = ffi.new("double[]", n_nodes)
+    nodes = GrownNodes(n_nodes)
     n = lib.treellama_heads_grow(
         heads.pointer,
         n_threads,
@@ -131,13 +131,9 @@ def grow(
         top,
         width,
         min_p,
-        tokens,
-        parents,
-        p,
+        *nodes.pointers,
     )
-    if check_count(n, MedusaError, _FAILED) == 0:
-        return [], [], []
-    return ffi.unpack(tokens, n), ffi.unpack(parents, n), ffi.unpack(p, n)
+    return nodes.first(check_count(n, MedusaError, _FAILED))
 
 
 def fill(

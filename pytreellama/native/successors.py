@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.errors import DraftError
+from pytreellama.native.grown import GrownNodes
 from pytreellama.native.handle import Handle
 from pytreellama.native.library import ffi, lib
 from pytreellama.native.limits import (
@@ -88,15 +89,12 @@ def grow(
     table: Handle, text: Sequence[int], n_nodes: int, max_depth: int, min_p: float
 ) -> tuple[list[int], list[int], list[float]]:
     """Tokens, parents and path probabilities of the likeliest nodes after a text; at least 1."""
-    tokens, parents = ffi.new("int32_t[]", n_nodes), ffi.new("int32_t[]", n_nodes)
-    p = ffi.new("double[]", n_nodes)
+    nodes = GrownNodes(n_nodes)
     n = lib.treellama_successors_grow(
-        table.pointer, text, len(text), n_nodes, max_depth, min_p, tokens, parents, p
+        table.pointer, text, len(text), n_nodes, max_depth, min_p, *nodes.pointers
     )
     _require(n >= 0)
-    if n == 0:
-        return [], [], []
-    return ffi.unpack(tokens, n), ffi.unpack(parents, n), ffi.unpack(p, n)
+    return nodes.first(n)
 
 
 # -- all of it
