@@ -5,18 +5,11 @@
 #include "llama-context.h"
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
-#include "llama-kv-cache-iswa.h"
 
 #include <vector>
 
 llama_kv_cache * treellama_find_cache(const llama_context * ctx, bool swa) {
-    auto * memory = ctx->get_memory();
-
-    if (auto * iswa = dynamic_cast<llama_kv_cache_iswa *>(memory)) {
-        return swa ? iswa->get_swa() : iswa->get_base();
-    }
-
-    return swa ? nullptr : dynamic_cast<llama_kv_cache *>(memory);
+    return llama_find_kv_cache(ctx->get_memory(), swa);
 }
 
 static_assert(TREELLAMA_N_NODES_MAX == llama_kv_trees::n_nodes_max, "what users are told must be what is checked");

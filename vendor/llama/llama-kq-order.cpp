@@ -124,11 +124,7 @@ const llama_kv_cache_context * llm_graph_input_kq_order::find(
 bool llm_graph_input_kq_order::holds(const llama_kv_cache_context & mctx, const ggml_tensor * k, const ggml_tensor * v) {
     const auto & kv = *mctx.kv;
 
-    const bool is_host = std::all_of(kv.ctxs_bufs.begin(), kv.ctxs_bufs.end(), [](const auto & ctx_buf) {
-        return ggml_backend_buffer_is_host(ctx_buf.second.get());
-    });
-
-    return !kv.v_trans && is_host && std::any_of(kv.layers.begin(), kv.layers.end(), [&](const auto & layer) {
+    return !kv.v_trans && llama_kv_cache_trees::is_host(kv) && std::any_of(kv.layers.begin(), kv.layers.end(), [&](const auto & layer) {
         return layer.k == k && layer.v == v;
     });
 }

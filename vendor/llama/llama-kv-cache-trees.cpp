@@ -14,18 +14,27 @@
 
 static const uint32_t NO_CELL = UINT32_MAX;
 
-bool llama_memory_grows_tree(const llama_memory_i * mem, llama_seq_id seq_id) {
+llama_kv_cache * llama_find_kv_cache(const llama_memory_i * mem, bool swa) {
     if (const auto * iswa = dynamic_cast<const llama_kv_cache_iswa *>(mem)) {
-        mem = iswa->get_base();
+        return swa ? iswa->get_swa() : iswa->get_base();
     }
+    return swa ? nullptr : const_cast<llama_kv_cache *>(dynamic_cast<const llama_kv_cache *>(mem));
+}
 
-    const auto * kv = dynamic_cast<const llama_kv_cache *>(mem);
+bool llama_memory_grows_tree(const llama_memory_i * mem, llama_seq_id seq_id) {
+    const auto * kv = llama_find_kv_cache(mem, false);
 
     return kv && kv->trees.trees->grows(seq_id);
 }
 
 bool llama_kv_cache_trees::can_hold(const llama_kv_cache & kv) {
     return !kv.other && kv.hparams.ple_n_heads == 0 && kv.swa_type != LLAMA_SWA_TYPE_SYMMETRIC;
+}
+
+bool llama_kv_cache_trees::is_host(const llama_kv_cache & kv) {
+    return std::all_of(kv.ctxs_bufs.begin(), kv.ctxs_bufs.end(), [](const auto & ctx_buf) {
+        return ggml_backend_buffer_is_host(ctx_buf.second.get());
+    });
 }
 
 void llama_kv_cache_trees::clear() {
@@ -213,11 +222,7 @@ void llama_kv_cache_trees::copy_cells(
 
     llama_synchronize(lctx);
 
-    const bool is_host = std::all_of(kv.ctxs_bufs.begin(), kv.ctxs_bufs.end(), [](const auto & ctx_buf) {
-        return ggml_backend_buffer_is_host(ctx_buf.second.get());
-    });
-
-    if (by_graph || !is_host) {
+    if (by_graph || !is_host(kv)) {
         copy_cells_by_graph(kv, strm, moves, lctx);
     } else {
         copy_cells_on_host(kv, strm, moves);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "llama-kv-tree.h"
+#include "llama-memory.h"
 
 #include <cstdint>
 #include <map>
@@ -13,6 +14,9 @@ struct llama_context;
 
 class llama_kv_cache;
 
+// the KV cache of a memory, or that of its layers with sliding windows; nullptr if it has none. mem can be nullptr
+llama_kv_cache * llama_find_kv_cache(const llama_memory_i * mem, bool swa);
+
 // the speculative trees in one KV cache: which cells hold their nodes
 class llama_kv_cache_trees {
 public:
@@ -22,6 +26,9 @@ public:
     // false where a node would not know its past: cells that belong to another cache, tokens looked up by position,
     //   windows that reach beyond a token's own position
     static bool can_hold(const llama_kv_cache & kv);
+
+    // whether the CPU can look at K and V
+    static bool is_host(const llama_kv_cache & kv);
 
     //
     // called by the cache

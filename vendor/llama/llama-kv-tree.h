@@ -1,7 +1,6 @@
 #pragma once
 
 #include "llama-batch.h"
-#include "llama-memory.h"
 
 #include <cstdint>
 #include <iterator>
@@ -115,6 +114,3 @@ private:
 
     std::vector<int32_t> nodes; // [n_tokens] of the batch under way, empty between batches
 };
-
-// true while a batch adds nodes to this sequence of a memory; mem can be nullptr
-bool llama_memory_grows_tree(const llama_memory_i * mem, llama_seq_id seq_id);
