@@ -21,7 +21,7 @@ from .modules import NATIVE, TESTING, Module, emit_c
 from .processes import run_logged
 from .progress import Progress, format_elapsed
 from .recipe import FORMAT, OURS, Recipe
-from .sources import obtain, synchronise, walk, write_if_changed
+from .sources import mirror, obtain, synchronise, write_if_changed
 from .staging import BUILD_INFO, copy_whole, is_whole
 
 # measured: pip takes 370 MB for a moment (the archive twice, once unpacked), then source twice,
@@ -167,10 +167,7 @@ class Build:
         for name in OURS:
             if not any(path.startswith(f"{name}/") and path.endswith(".cpp") for path in paths):
                 raise BuildError(f"{vendor / name} holds no C++ source", "get a complete checkout")
-        for relative, path in paths.items():
-            write_if_changed(self.work / relative, path.read_bytes())
-        for stale in set(walk(self.work, OURS)) - paths.keys():
-            (self.work / stale).unlink()
+        mirror(self.work, OURS, paths)
 
     #
     # CMake

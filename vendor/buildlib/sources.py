@@ -9,7 +9,7 @@ import shutil
 import sys
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -270,14 +270,20 @@ def synchronise(
         return path.read_bytes() if path.is_file() else None
 
     changes: Changes = apply_series(patches, read)
-    wanted = set(walk(pristine, unpack)) | changes.keys()
-    wanted -= {relative for relative, content in changes.items() if content is None}
-    for relative in sorted(wanted):
-        content = changes[relative] if relative in changes else (pristine / relative).read_bytes()
-        assert content is not None
-        write_if_changed(target / relative, content)
-    names = [entry.name for entry in target.iterdir()]
-    for relative in set(walk(target, names)) - wanted:
+    patched = {relative: content for relative, content in changes.items() if content is not None}
+    paths = {path: pristine / path for path in walk(pristine, unpack) if path not in changes}
+    names = [entry.name for entry in target.iterdir()] if target.is_dir() else []
+    mirror(target, names, {**paths, **patched})
+
+
+def mirror(target: Path, names: Iterable[str], files: Mapping[str, Path | bytes]) -> None:
+    """Make `target` hold these files and, under `names`, no others; write only what differs.
+
+    `files` gives by relative path (with /) the content, or the file to copy.
+    """
+    for relative, file in sorted(files.items()):
+        write_if_changed(target / relative, file if isinstance(file, bytes) else file.read_bytes())
+    for relative in set(walk(target, names)) - files.keys():
         (target / relative).unlink()
 
 
