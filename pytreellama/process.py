@@ -63,27 +63,29 @@ class ProcessWatch(Generic[_T]):
                 act(one)
 
 
-class InterpreterCalls:
-    """Native calls that come back to the interpreter before they return; its end waits for them.
+class AwaitedCalls:
+    """Long native calls outside a context's lock; the end of the interpreter waits for them.
 
-    A daemon thread that comes back to an interpreter that has ended is ended in the middle of C++
-    or Rust, which ends the process by a signal.
+    A daemon thread goes on while the process ends. If it is in C++ then, it meets static tables
+    that are gone; if it comes back to an interpreter that has ended, it is ended in the middle of
+    C++ or Rust. Both end the process by a signal.
 
-        calls = InterpreterCalls()
-        with calls:
-            something_with_a_callback()
-
-    Attributes:
-        is_ending: the interpreter ends; a callback had better end its call.
+        with awaited_calls:
+            lib.something_that_takes_long()
     """
 
     def __init__(self) -> None:
-        self.is_ending = False
         self._changed = threading.Condition()
+        self._is_ending = False
         self._n_calls = 0
         atexit.register(self._end)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._forget)
+
+    @property
+    def is_ending(self) -> bool:
+        """The interpreter ends beside this thread: a callback had better end its call."""
+        return self._is_ending and threading.current_thread() is not threading.main_thread()
 
     def __enter__(self) -> None:
         with self._changed:
@@ -98,10 +100,13 @@ class InterpreterCalls:
 
     def _end(self) -> None:
         with self._changed:
-            self.is_ending = True
+            self._is_ending = True
             self._changed.wait_for(lambda: self._n_calls == 0, _EXIT_S)
 
     def _forget(self) -> None:
         """In a forked child: the other threads, and what they hold, are the parent's."""
         self._changed = threading.Condition()
         self._n_calls = 0
+
+
+awaited_calls = AwaitedCalls()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from pytreellama.errors import GrammarError
-from pytreellama.process import InterpreterCalls
+from pytreellama.process import awaited_calls
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,8 +20,6 @@ _stack_size_lock = threading.Lock()
 
 _MAX_REASON = 400  # characters
 
-_calls = InterpreterCalls()
-
 
 def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """What a function of llguidance returns; a panic there becomes an error of ours.
@@ -32,7 +30,7 @@ def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         GrammarError: llguidance panicked.
     """
     try:
-        with _calls:
+        with awaited_calls:
             return function(*args, **kwargs)
     except BaseException as error:
         if type(error).__name__ != "PanicException":

@@ -11,6 +11,7 @@ from pytreellama.native.handle import Handle
 from pytreellama.native.library import ffi, lib
 from pytreellama.native.log import drain_log, last_error
 from pytreellama.native.tensors import ggml_type
+from pytreellama.process import awaited_calls
 
 
 class ContextFields(TypedDict):
@@ -89,7 +90,8 @@ def make_context(model: Handle, fields: ContextFields, abort: AbortFlag, what: s
     params.abort_callback = ffi.addressof(lib, "treellama_abort_if")
     params.abort_callback_data = abort.pointer
     drain_log()
-    pointer = lib.treellama_context_init(model.pointer, params)
+    with awaited_calls:
+        pointer = lib.treellama_context_init(model.pointer, params)
     check_pointer(pointer, ContextError, f"cannot make a context with {what}", with_log=True)
     drain_log(errors_only=True)
     return Handle(pointer, lib.llama_free, "context", ContextError, needs=model)

@@ -16,6 +16,7 @@ from pytreellama.native.grown import GrownNodes
 from pytreellama.native.handle import Handle
 from pytreellama.native.library import ffi, lib
 from pytreellama.native.log import drain_log
+from pytreellama.process import awaited_calls
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
@@ -55,7 +56,10 @@ def load_heads(path: Path, model_path: Path, model: Handle) -> Handle:
         MedusaError: not heads, damaged, or sizes that are not the model's.
     """
     drain_log()
-    pointer = lib.treellama_heads_load(os.fsencode(path), os.fsencode(model_path), model.pointer)
+    with awaited_calls:
+        pointer = lib.treellama_heads_load(
+            os.fsencode(path), os.fsencode(model_path), model.pointer
+        )
     check_pointer(pointer, MedusaError, f"{path} cannot be used with {model_path.name}")
     return Handle(pointer, lib.treellama_heads_free, "heads", MedusaError, needs=model)
 

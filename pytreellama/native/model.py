@@ -13,14 +13,12 @@ from pytreellama.native.handle import Handle
 from pytreellama.native.library import ffi, lib
 from pytreellama.native.log import drain_log
 from pytreellama.native.tensors import ggml_type
-from pytreellama.process import InterpreterCalls
+from pytreellama.process import awaited_calls
 
 Progress = Callable[[float], None]
 
 POOLING_TYPE_LAST = int(lib.LLAMA_POOLING_TYPE_LAST)
 """In a file's metadata: a text's embedding is its last token's hidden state."""
-
-_calls = InterpreterCalls()
 
 
 class ModelFields(TypedDict):
@@ -45,7 +43,7 @@ class _LoadProgress:
         self.error: BaseException | None = None
 
     def tell(self, share: float) -> None:
-        if _calls.is_ending:
+        if awaited_calls.is_ending:
             raise ModelLoadError("the program ends, so no model is loaded any more")
         if self.report is not None:
             self.report(share)
@@ -79,7 +77,7 @@ def load_model(path: Path, fields: ModelFields, report: Progress | None) -> Hand
     params.progress_callback = lib.pytreellama_progress
     params.progress_callback_user_data = user_data
     drain_log()
-    with _calls:
+    with awaited_calls:
         pointer = lib.treellama_model_load(os.fsencode(path), params)
     if progress.error is not None:
         drain_log(errors_only=True)

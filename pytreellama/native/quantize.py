@@ -8,6 +8,7 @@ from pathlib import Path
 from pytreellama.errors import QuantizeError
 from pytreellama.native.library import ffi, lib
 from pytreellama.native.log import last_error
+from pytreellama.process import awaited_calls
 
 
 def run_quantizer(source: Path, target: Path, ftype: str, n_threads: int, pure: bool) -> None:
@@ -28,6 +29,9 @@ def run_quantizer(source: Path, target: Path, ftype: str, n_threads: int, pure: 
     params.nthread = n_threads
     params.pure = pure
     params.allow_requantize = True
-    status = lib.treellama_quantize(os.fsencode(source), os.fsencode(target), ffi.addressof(params))
+    with awaited_calls:
+        status = lib.treellama_quantize(
+            os.fsencode(source), os.fsencode(target), ffi.addressof(params)
+        )
     if status != 0:
         raise QuantizeError(last_error() if status == lib.TREELLAMA_EXCEPTION else "")

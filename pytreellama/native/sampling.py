@@ -15,6 +15,7 @@ from pytreellama.native.handle import Handle
 from pytreellama.native.library import ffi, lib
 from pytreellama.native.sampler import NativeSampler, drawn_token, mask_pointer
 from pytreellama.native.vocab import vocab_pointer
+from pytreellama.process import awaited_calls
 
 Int32 = NDArray[np.int32]
 
@@ -99,15 +100,16 @@ class SamplerChain(NativeSampler):
         breakers: Sequence[str],
     ) -> None:
         texts = [ffi.new("char[]", text.encode()) for text in breakers]
-        stage = lib.treellama_dry_init(
-            vocab_pointer(model),
-            multiplier,
-            base,
-            allowed_length,
-            last_n,
-            ffi.new("const char *[]", texts),
-            len(texts),
-        )
+        with awaited_calls:  # it asks for the text of each token
+            stage = lib.treellama_dry_init(
+                vocab_pointer(model),
+                multiplier,
+                base,
+                allowed_length,
+                last_n,
+                ffi.new("const char *[]", texts),
+                len(texts),
+            )
         self._add(stage)
 
     def add_mirostat(self, seed: int, tau: float, eta: float, m: int) -> None:

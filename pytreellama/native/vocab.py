@@ -11,6 +11,7 @@ from pytreellama.errors import VocabError
 from pytreellama.native.checks import check, check_count
 from pytreellama.native.handle import Handle
 from pytreellama.native.library import ffi, lib
+from pytreellama.process import awaited_calls
 
 Int32 = NDArray[np.int32]
 
@@ -114,16 +115,17 @@ def tokenize(model: Handle, data: bytes, *, add_special: bool, parse_special: bo
     failed = ffi.new("bool *")
     while True:
         tokens = np.empty(capacity, dtype=np.int32)
-        count = lib.treellama_tokenize(
-            pointer,
-            data,
-            len(data),
-            ffi.from_buffer("llama_token[]", tokens),
-            capacity,
-            add_special,
-            parse_special,
-            failed,
-        )
+        with awaited_calls:
+            count = lib.treellama_tokenize(
+                pointer,
+                data,
+                len(data),
+                ffi.from_buffer("llama_token[]", tokens),
+                capacity,
+                add_special,
+                parse_special,
+                failed,
+            )
         check(int(failed[0]), VocabError, "llama.cpp cannot tokenize this text")
         if count >= 0:
             ids: list[int] = tokens[:count].tolist()
@@ -145,15 +147,16 @@ def pieces(model: Handle, tokens: Int32, *, special: bool) -> tuple[bytes, NDArr
     size = 8 * len(tokens) + 64
     while True:
         buffer = bytearray(size)
-        n_bytes = lib.treellama_pieces(
-            pointer,
-            ffi.from_buffer("llama_token[]", tokens),
-            len(tokens),
-            special,
-            ffi.from_buffer("char[]", buffer, require_writable=True),
-            size,
-            ffi.from_buffer("int64_t[]", offsets),
-        )
+        with awaited_calls:
+            n_bytes = lib.treellama_pieces(
+                pointer,
+                ffi.from_buffer("llama_token[]", tokens),
+                len(tokens),
+                special,
+                ffi.from_buffer("char[]", buffer, require_writable=True),
+                size,
+                ffi.from_buffer("int64_t[]", offsets),
+            )
         check_count(n_bytes, VocabError, "llama.cpp cannot decode these tokens")
         if n_bytes <= size:
             return bytes(memoryview(buffer)[:n_bytes]), offsets

@@ -50,6 +50,19 @@ def work():
         MODEL.vocab.encode(text)
 threading.Thread(target=work, daemon=True).start()
 time.sleep(0.3)""",
+    "beside a daemon thread that writes tokens out": """
+tokens = list(range(MODEL.vocab.n_tokens)) * 20
+def work():
+    while True:
+        MODEL.vocab.decode(tokens)
+threading.Thread(target=work, daemon=True).start()
+time.sleep(0.3)""",
+    "beside a daemon thread that makes contexts": """
+def work():
+    while True:
+        ptl.Context(MODEL, n_ctx=64).close()
+threading.Thread(target=work, daemon=True).start()
+time.sleep(0.3)""",
     "beside a daemon thread that loads": """
 def work():
     while True:
@@ -112,7 +125,15 @@ def test_a_program_ends_with_its_own_status(way: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("way", ["while it writes", "in a long prompt", "with four requests"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "while it writes",
+        "in a long prompt",
+        "with four requests",
+        "beside a daemon thread that tokenises",
+    ],
+)
 def test_it_does_so_each_time(way: str) -> None:
     for _ in range(10):
         outcome = run_alone(_BEGIN + ENDS[way], limit_s=60.0)
@@ -124,6 +145,12 @@ def test_an_error_of_the_program_is_its_status() -> None:
     code = "g = engine().submit('Once', **LONG); next(g); raise KeyError('mine')"
     outcome = run_alone(_BEGIN + code)
     assert outcome.code == 1 and "KeyError: 'mine'" in outcome.err, str(outcome)
+
+
+def test_a_hook_at_exit_may_still_tokenise() -> None:
+    early = "import atexit; m = []\natexit.register(lambda: print(len(m[0].vocab.encode('Once'))))"
+    outcome = run_alone(early + _BEGIN + "m.append(MODEL)")
+    assert outcome.code == 0 and outcome.out.strip().isdigit(), str(outcome)
 
 
 _LATE = "def late():\n    try: print('text', len(e.generate('Once', max_tokens=3).tokens))\n    \
