@@ -22,6 +22,7 @@ from pytreellama.draft.protocol import (
     NeedsTarget,
     PassObserver,
     Selective,
+    Tokens,
 )
 from pytreellama.draft.recycling import Recycling, RecyclingDrafter, RecyclingOptions
 from pytreellama.draft.suffix import Suffix, SuffixDrafter, SuffixOptions
@@ -59,6 +60,7 @@ __all__ = [
     "Suffix",
     "SuffixDrafter",
     "SuffixOptions",
+    "Tokens",
     "drafter_factory",
     "make_drafter",
     "vocab_fingerprint",

@@ -55,14 +55,10 @@ class AsyncEngine:
     async def __aexit__(self, *failure: object) -> None:
         await self.close()
 
+    @overload  # a str is a Sequence[str] too, but one prompt
+    async def generate(self, prompt: Prompt, **options: Any) -> Completion: ...
     @overload
-    async def generate(self, prompt: str, **options: Any) -> Completion: ...
-    @overload
-    async def generate(self, prompt: list[str], **options: Any) -> list[Completion]: ...
-    @overload
-    async def generate(
-        self, prompt: Prompt | Sequence[Prompt], **options: Any
-    ) -> Completion | list[Completion]: ...
+    async def generate(self, prompt: Sequence[Prompt], **options: Any) -> list[Completion]: ...
     async def generate(
         self, prompt: Prompt | Sequence[Prompt], **options: Any
     ) -> Completion | list[Completion]:

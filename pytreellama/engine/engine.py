@@ -212,14 +212,10 @@ class Engine(Closing):
                 self.context.close()
                 self.model.close()
 
+    @overload  # a str is a Sequence[str] too, but one prompt
+    def generate(self, prompt: Prompt, **options: Any) -> Completion: ...
     @overload
-    def generate(self, prompt: str, **options: Any) -> Completion: ...
-    @overload
-    def generate(self, prompt: list[str], **options: Any) -> list[Completion]: ...
-    @overload
-    def generate(
-        self, prompt: Prompt | Sequence[Prompt], **options: Any
-    ) -> Completion | list[Completion]: ...
+    def generate(self, prompt: Sequence[Prompt], **options: Any) -> list[Completion]: ...
     def generate(
         self, prompt: Prompt | Sequence[Prompt], **options: Any
     ) -> Completion | list[Completion]:
