@@ -20,7 +20,7 @@ with ptl.Context(model, n_ctx=1024) as context:
     beams = [[int(token)] for token in tokens[0]]
     scores = logp[0].astype(np.float64)
     context.decode_tree(seq, ptl.TokenTree.from_paths(beams))
-    nodes, n_nodes = list(range(WIDTH)), WIDTH  # the node at which each beam ends
+    ends = list(range(WIDTH))  # the node at which each beam ends
 
     for _ in range(DEPTH - 1):
         # the last pass was over the ends of the beams: its rows are theirs
@@ -31,9 +31,11 @@ with ptl.Context(model, n_ctx=1024) as context:
 
         beams = [[*beams[p], int(tokens[p, r])] for p, r in zip(parents, ranks, strict=True)]
         scores = totals[parents, ranks]
-        context.grow_tree(seq, [beam[-1] for beam in beams], [nodes[p] for p in parents])
-        nodes = list(range(n_nodes, n_nodes + WIDTH))
-        n_nodes += WIDTH
+        numbers = context.prune(seq, [ends[p] for p in parents])  # drop what no beam goes on from
+        parents = [numbers[ends[p]] for p in parents]
+        context.grow_tree(seq, [beam[-1] for beam in beams], parents)
+        n_nodes = max(numbers) + 1
+        ends = list(range(n_nodes, n_nodes + WIDTH))
 
 for beam, score in sorted(zip(beams, scores, strict=True), key=lambda each: -each[1]):
     print(f"{score:7.2f} {model.vocab.decode(beam)!r}")

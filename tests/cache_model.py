@@ -153,6 +153,23 @@ class CacheModel:
             cell.node, cell.seen = None, None if text is None else (*text, *path_tokens)
         self.discard(seq)
 
+    def prune(self, seq: int, keep: Sequence[int]) -> list[int]:
+        """The new number of each node, -1 for those that are gone."""
+        parents = self._pending_parents(seq)
+        if any(not 0 <= node < len(parents) for node in keep):
+            raise RefusedError
+        stays = sorted({a for node in keep for a in _with_ancestors(parents, node)})
+        numbers = [stays.index(node) if node in stays else -1 for node in range(len(parents))]
+        for cell in self._nodes(seq):
+            assert cell.node is not None
+            cell.sequences -= set() if cell.node in stays else {seq}
+            cell.node = numbers[cell.node]
+        self._pool(seq).sweep()
+        self.pending[seq] = [numbers[p] if p >= 0 else p for p in map(parents.__getitem__, stays)]
+        if not stays:
+            del self.pending[seq]
+        return numbers
+
     def discard(self, seq: int) -> None:
         if self.pending.pop(seq, None) is not None:
             pool = self._pool(seq)
@@ -265,3 +282,7 @@ class CacheModel:
 
 def _copies(cells: SavedCells) -> SavedCells:
     return [replace(cell, sequences=set(cell.sequences)) for cell in cells]
+
+
+def _with_ancestors(parents: Sequence[int], node: int) -> list[int]:
+    return [] if node < 0 else [*_with_ancestors(parents, parents[node]), node]

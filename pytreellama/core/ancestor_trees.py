@@ -19,6 +19,8 @@ from pytreellama.core.pending import (
     check_nodes,
     check_room,
     checked_path,
+    pruned,
+    pruned_parents,
     undecoded,
 )
 from pytreellama.errors import TreeError
@@ -92,6 +94,17 @@ class AncestorTrees(PendingBook[_PendingTree]):
     def commit(self, seq: int, path: Sequence[int]) -> None:
         self._cache.commit(seq, checked_path(path, self.decoded(seq).parents))
         del self._pending[seq]
+
+    def prune(self, seq: int, keep: Sequence[int]) -> Int32:
+        tree = self.decoded(seq)
+        stays, numbers = pruned(keep, tree.parents)
+        self._cache.prune(seq, stays)
+        parents = pruned_parents(tree.parents, stays, numbers)
+        if len(parents):
+            self._pending[seq] = _PendingTree(tree.n_past, parents, len(parents))
+        else:
+            del self._pending[seq]
+        return numbers
 
     def discard(self, seq: int) -> None:
         self.undo(seq)

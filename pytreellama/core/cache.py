@@ -94,6 +94,10 @@ class Cache:
         """Make a path of pending nodes text, and free all others."""
         native_tree.commit(self._native.handle, seq, path)
 
+    def prune(self, seq: int, keep: NDArray[np.bool_]) -> None:
+        """Free the pending nodes that are not kept; the parent of one that is kept is kept."""
+        native_tree.prune(self._native.handle, seq, keep)
+
     def discard(self, seq: int) -> None:
         """Free all pending nodes of a sequence."""
         native_tree.discard(self._native.handle, seq)

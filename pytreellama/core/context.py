@@ -399,6 +399,31 @@ class Context(Outputs):
         with self.exclusive():
             self._trees.commit(seq, path)
 
+    def prune(self, seq: int, keep: Sequence[int]) -> Int32:
+        """Free all pending nodes except some and their ancestors.
+
+        What stays can be grown and committed as before, so a search may go on for as long as the
+        cache and 1,024 pending nodes hold what it still needs.
+
+        Args:
+            keep: nodes that stay, with all their ancestors; empty discards the tree.
+
+        Returns:
+            The new number of each node, int32, shape (n_nodes,); -1 for nodes that are gone.
+            Nodes that stay keep their order.
+
+        Raises:
+            TreeError: not a pending node, or a model that cannot branch.
+            MemoryStateError: the sequence has no pending nodes.
+
+        Example:
+            >>> context.decode_tree(seq, TokenTree.from_parents([5, 6, 7], [-1, -1, 0]))
+            >>> context.prune(seq, [2])
+            array([ 0, -1,  1], dtype=int32)
+        """
+        with self.exclusive():
+            return self._trees.prune(seq, keep)
+
     def discard(self, seq: int) -> None:
         """Free all pending nodes of a sequence; without any it does nothing."""
         with self.exclusive():

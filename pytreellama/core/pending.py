@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from pytreellama.core.batch import Batch
 from pytreellama.core.cache import Cache
 from pytreellama.core.native_context import NativeContext
-from pytreellama.errors import MemoryStateError, TreeError
+from pytreellama.errors import MemoryStateError, TreeError, shown
 
 Int32 = NDArray[np.int32]
+Bool = NDArray[np.bool_]
 
 
 class Pending(Protocol):
@@ -104,6 +105,37 @@ def checked_path(path: Sequence[int], parents: Int32) -> list[int]:
             )
         expected = node
     return nodes
+
+
+def pruned(keep: Sequence[int], parents: Int32) -> tuple[Bool, Int32]:
+    """Which nodes stay where some are kept, and the number that each node has then.
+
+    Args:
+        keep: nodes that stay, as do their ancestors.
+
+    Returns:
+        Flags, bool, and new numbers, int32, -1 for nodes that go; both of shape (n_nodes,).
+
+    Raises:
+        TreeError: a node that there is not.
+    """
+    stays = np.zeros(len(parents), dtype=np.bool_)
+    for node in map(int, keep):
+        if not 0 <= node < len(parents):
+            raise TreeError(
+                f"invalid keep={shown(list(keep))}: expected nodes of the pending tree, from 0 to "
+                f"{len(parents) - 1}"
+            )
+        while node >= 0 and not stays[node]:
+            stays[node] = True
+            node = int(parents[node])
+    return stays, np.where(stays, np.cumsum(stays) - 1, -1).astype(np.int32)
+
+
+def pruned_parents(parents: Int32, stays: Bool, numbers: Int32) -> Int32:
+    """The parents of the nodes that stay, by their new numbers."""
+    left = parents[stays]
+    return np.where(left < 0, left, numbers[left]).astype(np.int32)
 
 
 def undecoded(seq: int) -> MemoryStateError:

@@ -21,6 +21,8 @@ from pytreellama.core.pending import (
     check_nodes,
     check_room,
     checked_path,
+    pruned,
+    pruned_parents,
     undecoded,
 )
 from pytreellama.errors import TreeError
@@ -143,6 +145,31 @@ class SequenceTrees(PendingBook[_PendingTree]):
             self._cache.rm(seq, end, -1)
         self._release(seq, tree)
 
+    def prune(self, seq: int, keep: Sequence[int]) -> Int32:
+        tree = self.decoded(seq)
+        stays, numbers = pruned(keep, tree.parents)
+        if not stays.any():
+            self.discard(seq)
+            return numbers
+        parents = pruned_parents(tree.parents, stays, numbers)
+        ids = tree.ids[stays]
+        ends = {int(ids[leaf]): leaf for leaf in leaves(parents).tolist()}
+        depth = depths(parents)
+        for seq_id in [seq, *tree.borrowed]:
+            if seq_id in ends:
+                self._cache.rm(seq_id, tree.n_past + int(depth[ends[seq_id]]) + 1, -1)
+            elif seq_id == seq:
+                self._cache.rm(seq, tree.n_past, -1)
+                ends[seq] = -1
+            else:
+                self._cache.rm(seq_id)
+        dropped = [seq_id for seq_id in tree.borrowed if seq_id not in ends]
+        self._give_back(dropped)
+        borrowed = [seq_id for seq_id in tree.borrowed if seq_id in ends]
+        ids = _ids_through(parents, ends)
+        self._pending[seq] = _PendingTree(tree.n_past, ends, parents, ids, borrowed)
+        return numbers
+
     def discard(self, seq: int) -> None:
         self.undo(seq)
         tree = self._pending.get(seq)
@@ -245,6 +272,17 @@ class SequenceTrees(PendingBook[_PendingTree]):
             if seq_id not in growth.taken and end > 0:
                 source = int(tree.ids[anchor]) if anchor >= 0 else seq
                 self._cache.cp(source, seq_id, 0, end)
+
+
+def _ids_through(parents: Int32, ends: dict[int, int]) -> Int32:
+    """For each node the id of a leaf under it."""
+    ids = np.empty(len(parents), dtype=np.int32)
+    for seq_id, leaf in ends.items():
+        node = leaf
+        while node >= 0:
+            ids[node] = seq_id
+            node = int(parents[node])
+    return ids
 
 
 def _is_run(parents: Int32, n_old: int) -> bool:

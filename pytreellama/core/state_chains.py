@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pytreellama.core.batch import Batch
 from pytreellama.core.cache import Cache
 from pytreellama.core.native_context import NativeContext
-from pytreellama.core.pending import PendingBook, check_nodes, check_room, checked_path
-from pytreellama.errors import TreeError
+from pytreellama.core.pending import PendingBook, check_nodes, check_room, checked_path, pruned
+from pytreellama.errors import TreeError, shown
 
 Int32 = NDArray[np.int32]
 
@@ -82,6 +82,18 @@ class StateChains(PendingBook[_Chain]):
             positions = np.arange(chain.n_past, chain.n_past + len(nodes))
             batch.add(chain.tokens[: len(nodes)], positions, seq)
             self._decode(batch)
+
+    def prune(self, seq: int, keep: Sequence[int]) -> Int32:
+        chain = self.decoded(seq)
+        stays, numbers = pruned(keep, np.arange(-1, len(chain.tokens) - 1, dtype=np.int32))
+        if stays.any() and not stays.all():
+            raise TreeError(
+                f"invalid keep={shown(list(keep))}: this model keeps a recurrent state, so all of "
+                "its chain can be kept or nothing; commit a part, or discard it"
+            )
+        if not stays.any():
+            self.discard(seq)
+        return numbers
 
     def discard(self, seq: int) -> None:
         if seq in self._pending:

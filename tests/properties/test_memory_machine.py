@@ -290,6 +290,26 @@ class CacheMachine(RuleBasedStateMachine):
                 TreeError,
             )
 
+    @precondition(lambda self: self.model.pending and self.model.branches)
+    @rule(data=st.data())
+    def prune(self, data: st.DataObject) -> None:
+        seq = data.draw(st.sampled_from(sorted(self.model.pending)), "sequence")
+        nodes = st.integers(0, len(self.model.pending[seq]) - 1)
+        keep = data.draw(st.lists(nodes, max_size=4), "kept")
+        assert self.context.prune(seq, keep).tolist() == self.model.prune(seq, keep)
+
+    @rule(seq=seqs, keep=st.lists(st.integers(-1, 12), min_size=1, max_size=4))
+    def prune_to_any_nodes(self, seq: int, keep: list[int]) -> None:
+        if seq not in self.model.pending:
+            with pytest.raises(MemoryStateError):
+                self.context.prune(seq, keep)
+        elif self.model.branches:
+            self.both(
+                lambda: self.context.prune(seq, keep),
+                lambda: self.model.prune(seq, keep),
+                TreeError,
+            )
+
     @rule(seq=seqs)
     def discard(self, seq: int) -> None:
         self.context.discard(seq)

@@ -6,6 +6,7 @@
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
 
+#include <algorithm>
 #include <vector>
 
 llama_kv_cache * treellama_find_cache(const llama_context * ctx, bool swa) {
@@ -208,6 +209,40 @@ int32_t treellama_commit(llama_context * ctx, llama_seq_id seq_id, const int32_t
 
 int32_t treellama_tree_commit(llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path) {
     return treellama_commit(ctx, seq_id, path, n_path, false);
+}
+
+// whoever is kept has a parent that is
+static bool can_prune(const llama_kv_tree & tree, const std::vector<bool> & keep) {
+    bool res = keep.size() == tree.n_nodes();
+
+    for (size_t i = 0; res && i < keep.size(); ++i) {
+        res = !keep[i] || tree.parents[i] < 0 || keep[tree.parents[i]];
+    }
+
+    return res;
+}
+
+int32_t treellama_tree_prune(llama_context * ctx, llama_seq_id seq_id, const bool * keep, int32_t n_nodes) {
+    return treellama_catch(TREELLAMA_EXCEPTION, [&] {
+        auto * trees = find_trees(ctx);
+        const auto * tree = trees ? trees->get(seq_id) : nullptr;
+
+        const std::vector<bool> kept(keep, keep + n_nodes);
+        if (!tree || !can_prune(*tree, kept)) {
+            return -1;
+        }
+
+        if (std::find(kept.begin(), kept.end(), true) == kept.end()) {
+            return treellama_tree_discard(ctx, seq_id);
+        }
+
+        for (auto * cache : tree_caches(ctx)) {
+            cache->trees.prune(*cache, seq_id, kept);
+        }
+        trees->prune(seq_id, kept);
+
+        return 0;
+    });
 }
 
 int32_t treellama_tree_discard(llama_context * ctx, llama_seq_id seq_id) {

@@ -43,6 +43,11 @@ LLAMA_API int32_t treellama_tree_nodes(
 LLAMA_API int32_t treellama_tree_commit(
         struct llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path);
 
+// free the pending nodes of a sequence that are not kept; -1 if n_nodes is not their number, or the parent of one that is
+// kept is not. Those that stay are numbered anew, in the same order
+LLAMA_API int32_t treellama_tree_prune(
+        struct llama_context * ctx, llama_seq_id seq_id, const bool * keep, int32_t n_nodes);
+
 // free all pending nodes of a sequence
 LLAMA_API int32_t treellama_tree_discard(struct llama_context * ctx, llama_seq_id seq_id);
 

@@ -133,6 +133,24 @@ void llama_kv_cache_trees::undo(llama_kv_cache & kv) {
     }
 }
 
+void llama_kv_cache_trees::prune(llama_kv_cache & kv, llama_seq_id seq_id, const std::vector<bool> & keep) {
+    const auto strm = kv.seq_to_stream[seq_id];
+
+    auto & head = kv.v_heads[strm];
+    auto & at   = cells.at(seq_id);
+
+    size_t n = 0;
+    for (size_t i = 0; i < keep.size(); ++i) {
+        if (keep[i]) {
+            at[n++] = at[i];
+        } else {
+            kv.v_cells[strm].seq_rm(at[i], seq_id);
+            head = std::min(head, at[i]);
+        }
+    }
+    at.resize(n);
+}
+
 // where the cells of a path go, which are in src: to the lowest of the tree's
 static std::vector<uint32_t> destinations(const std::vector<uint32_t> & src, const std::vector<uint32_t> & lowest) {
     std::vector<uint32_t> res(lowest.begin(), lowest.begin() + src.size());

@@ -56,6 +56,9 @@ public:
     // free the cells of all nodes that the batch under way has added, and forget them
     void undo(llama_kv_cache & kv);
 
+    // free the cells of the nodes that are not kept. those behind them move up, see llama_kv_trees::prune()
+    void prune(llama_kv_cache & kv, llama_seq_id seq_id, const std::vector<bool> & keep);
+
     // make a path of nodes committed text and free all other nodes of the sequence. the path's cells move to the lowest
     //   that the tree has occupied, in order, so that the cache is left as sequential decoding would have left it
     // by_graph: copy as on a device, by its backend

@@ -101,6 +101,29 @@ public:
         nodes.clear();
     }
 
+    // forget nodes of a sequence, so that those behind them move up. the parent of a node that is kept is kept
+    void prune(llama_seq_id seq_id, const std::vector<bool> & keep) {
+        auto & tree = trees.at(seq_id);
+
+        std::vector<int32_t> moved(keep.size(), -1);
+
+        uint32_t n = 0;
+        for (uint32_t i = 0; i < keep.size(); ++i) {
+            if (keep[i]) {
+                const int32_t parent = tree.parents[i];
+
+                tree.parents[n] = parent < 0 ? parent : moved[parent];
+                tree.pos    [n] = tree.pos[i];
+
+                moved[i] = n++;
+            }
+        }
+
+        tree.parents.resize(n);
+        tree.pos    .resize(n);
+        tree.n_kept = n;
+    }
+
     void erase(llama_seq_id seq_id) {
         trees.erase(seq_id);
     }

@@ -8,4 +8,6 @@ int32_t treellama_tree_decode_one(struct llama_context * ctx, llama_seq_id seq_i
     const int32_t * parents, const int32_t * depths, int32_t n_nodes);
 int32_t treellama_tree_nodes  (const struct llama_context * ctx, llama_seq_id seq_id, int32_t * parents, llama_pos * pos);
 int32_t treellama_tree_commit (struct llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path);
+int32_t treellama_tree_prune(
+        struct llama_context * ctx, llama_seq_id seq_id, const bool * keep, int32_t n_nodes);
 int32_t treellama_tree_discard(struct llama_context * ctx, llama_seq_id seq_id);
