@@ -32,9 +32,9 @@ with ptl.Context(model, n_ctx=1024) as context:
         beams = [[*beams[p], int(tokens[p, r])] for p, r in zip(parents, ranks, strict=True)]
         scores = totals[parents, ranks]
         numbers = context.prune(seq, [ends[p] for p in parents])  # drop what no beam goes on from
-        parents = [numbers[ends[p]] for p in parents]
-        context.grow_tree(seq, [beam[-1] for beam in beams], parents)
-        n_nodes = max(numbers) + 1
+        above = [int(numbers[ends[p]]) for p in parents]
+        context.grow_tree(seq, [beam[-1] for beam in beams], above)
+        n_nodes = int(numbers.max()) + 1
         ends = list(range(n_nodes, n_nodes + WIDTH))
 
 for beam, score in sorted(zip(beams, scores, strict=True), key=lambda each: -each[1]):

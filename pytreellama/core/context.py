@@ -302,7 +302,9 @@ class Context(Outputs):
             self.decode_trees(batch, [seq])
             return self.logits
 
-    def grow_tree(self, seq: int, tokens: Sequence[int], parents: Sequence[int]) -> Float32:
+    def grow_tree(
+        self, seq: int, tokens: Sequence[int] | Int32, parents: Sequence[int] | Int32
+    ) -> Float32:
         """Add nodes to a pending tree in a further pass.
 
         Args:
