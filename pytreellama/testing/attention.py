@@ -26,7 +26,10 @@ N_BLOCK = 64
 
 MAX_POSITION = 2**31 - 1
 
-_N_HEAD = 5  # numbers that describe a group
+N_CHUNK = 256
+"""Positions that the kernel sums up from nothing."""
+
+_N_HEAD, _N_GROUP, _N_PART = 3, 7, 4  # numbers of the order's head, a group, a part
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +57,67 @@ class CellGroup:
 
 
 def cell_order(groups: Sequence[CellGroup]) -> Int32:
-    """The order of cells as the kernel reads it (``ggml_flash_attn_ext_set_order``), int32 (n,)."""
-    where = 1 + _N_HEAD * len(groups)
-    heads: list[int] = [len(groups)]
-    lists: list[Int32] = []
+    """The order of cells as the kernel reads it (``ggml_flash_attn_ext_set_order``), int32 (n,).
+
+    No group shares cells with others: of each, all are listed.
+    """
+    n_tokens = sum(len(group.queries) for group in groups)
+    where = _N_HEAD + n_tokens + _N_GROUP * len(groups)
+    first_chunk = np.zeros(n_tokens, np.int32)
+    heads: list[int] = [len(groups), 0, sum(len(group.cells) for group in groups)]
+    groups_at: list[int] = []
+    parts_at = where + n_tokens
+    cells_at = parts_at + _N_PART * len(groups)
+    parts: list[int] = []
     for group in groups:
         n_queries, n_cells = len(group.queries), len(group.cells)
         in_block = np.bincount(group.positions // N_BLOCK).max(initial=0)
-        heads += [n_queries, where, n_cells, where + n_queries, int(in_block)]
-        lists += [group.queries, group.cells, group.positions]
-        where += n_queries + 2 * n_cells
-    return np.concatenate([np.array(heads, dtype=np.int32), *lists]).astype(np.int32)
+        chunks = [int(position) // N_CHUNK for position in group.positions]
+        first, last = (chunks[0], chunks[-1]) if chunks else (0, -1)
+        first_chunk[group.queries] = first
+        groups_at += [n_queries, where, 1, parts_at + len(parts), first, last - first + 1]
+        groups_at += [int(in_block)]
+        parts += [0, n_queries, cells_at, n_cells]
+        where += n_queries
+        cells_at += n_cells
+    lists = [[group.queries for group in groups], [np.array(parts, np.int32)]]
+    lists += [[group.cells for group in groups], [group.positions for group in groups]]
+    numbers = [
+        np.array(heads),
+        first_chunk,
+        np.array(groups_at),
+        *(a for one in lists for a in one),
+    ]
+    return np.concatenate(numbers).astype(np.int32)
+
+
+def shared_order(
+    groups: Int32, positions: Int32, seen: NDArray[np.bool_], n_numbers: int | None = None
+) -> Int32:
+    """The order that a graph gets where groups of queries share cells, int32 (n,).
+
+    Args:
+        groups: of each query, int32, shape (n_queries,); each group has one.
+        positions: of each cell, int32, shape (n_cells,).
+        seen: which group sees which cell, shape (n_groups, n_cells).
+        n_numbers: room for it; by default as much as a graph has.
+    """
+    n_groups, n_cells = seen.shape
+    room = lib.treellama_cell_order_size(n_groups, len(groups), n_cells)
+    order = np.zeros(room if n_numbers is None else n_numbers, np.int32)
+    status = lib.treellama_cell_order(
+        n_groups,
+        len(groups),
+        ffi.from_buffer("int32_t[]", np.ascontiguousarray(groups, np.int32)),
+        n_cells,
+        ffi.from_buffer("int32_t[]", np.ascontiguousarray(positions, np.int32)),
+        ffi.from_buffer("bool[]", np.ascontiguousarray(seen, np.bool_)),
+        len(order),
+        ffi.from_buffer("int32_t[]", order),
+    )
+    if status != 0:
+        raise DecodeError(f"the order could not be made: {last_error()}")
+    return order
 
 
 def attention(
@@ -83,6 +136,7 @@ def attention(
     n_threads: int = 1,
     use_reference: bool = False,
     plain: bool = False,
+    order: Int32 | None = None,
 ) -> Float32:
     """Softmax(q kᵀ scale + mask) v for each head, by llama.cpp's CPU backend.
 
@@ -99,6 +153,7 @@ def attention(
         softcap: scores become softcap·tanh(score/softcap); 0 for none.
         use_reference: ggml's reference code, whatever the groups.
         plain: the kernel's order of sums in plain loops, one row at a time. Needs groups.
+        order: what the kernel is told, instead of the groups one by one; see ``shared_order``.
 
     Returns:
         float32, shape (n_queries, n_heads, n_embd_v).
@@ -109,7 +164,8 @@ def attention(
     """
     q, k, v, mask = (np.ascontiguousarray(array, dtype=np.float32) for array in (q, k, v, mask))
     _check(q, k, v, mask, groups, sinks)
-    order = None if groups is None else cell_order(groups)
+    if order is None and groups is not None:
+        order = cell_order(groups)
     params = ffi.new("struct treellama_attention_params *")
     params.n_tokens, params.n_head, params.n_embd_k = q.shape
     params.n_kv, params.n_head_kv, params.n_embd_v = v.shape

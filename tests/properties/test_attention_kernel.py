@@ -357,5 +357,13 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_the_order_tells_each_groups_tokens_cells_and_positions() -> None:
     first = CellGroup(np.array([1], np.int32), np.array([4, 2], np.int32), np.array([63, 64]))
     second = CellGroup(np.array([0], np.int32), np.array([7], np.int32), np.array([9]))
-    heads = [2, 1, 11, 2, 12, 1, 1, 16, 1, 17, 1]
-    assert cell_order([first, second]).tolist() == [*heads, 1, 4, 2, 63, 64, 0, 7, 9]
+    assert cell_order([first, second]).tolist() == [
+        *(2, 0, 3, 0, 0),  # groups, teams, cells; first chunks of both tokens
+        *(1, 19, 1, 21, 0, 1, 1),
+        *(1, 20, 1, 25, 0, 1, 1),
+        *(1, 0),  # tokens
+        *(0, 1, 29, 2),  # parts
+        *(0, 1, 31, 1),
+        *(4, 2, 7),  # cells
+        *(63, 64, 9),
+    ]

@@ -1,5 +1,6 @@
 #include "llama-kq-order.h"
 
+#include "llama-kq-plan.h"
 #include "llama-kv-cache.h"
 #include "llama-kv-cache-iswa.h"
 
@@ -8,14 +9,16 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <map>
 #include <numeric>
+#include <unordered_map>
 #include <vector>
 
 // the groups of tokens that attend together: sequences that share a token, directly or through others, share a list
 struct kq_order_groups {
     uint32_t n_groups = 0;
 
-    std::vector<uint32_t>                  of_token; // [n_tokens]
+    std::vector<int32_t>                   of_token; // [n_tokens]
     std::vector<llama_kv_cells::seq_set_t> seqs;     // [n_groups]
 
     kq_order_groups(const llama_ubatch & ubatch, uint32_t i0, uint32_t n_tokens) : of_token(n_tokens) {
@@ -53,38 +56,57 @@ struct kq_order_groups {
     }
 };
 
-// the cells of some sequences among the first n_kv, by rising position
-static std::vector<uint32_t> cells_by_position(
-        const llama_kv_cells & cells, const llama_kv_cells::seq_set_t & seqs, uint32_t n_kv) {
-    std::vector<uint32_t> res;
+// the cells among the first n_kv that any group sees, by the groups that do
+static std::vector<llama_kq_cells> lists_of_cells(const llama_kv_cells & cells, const kq_order_groups & groups, uint32_t n_kv) {
+    using seq_set = llama_kv_cells::seq_set_t;
 
-    bool is_sorted = true;
+    std::vector<llama_kq_cells> res;
+
+    std::map<std::vector<int32_t>, size_t> list_of_groups;
+    std::unordered_map<seq_set, size_t>    list_of_seqs;
+
+    const auto list_of = [&](const seq_set & seqs) {
+        const auto known = list_of_seqs.find(seqs);
+        if (known != list_of_seqs.end()) {
+            return known->second;
+        }
+
+        std::vector<int32_t> those;
+        for (uint32_t g = 0; g < groups.n_groups; ++g) {
+            if ((groups.seqs[g] & seqs).any()) {
+                those.push_back(g);
+            }
+        }
+
+        const auto found = list_of_groups.emplace(those, res.size());
+        if (found.second) {
+            res.emplace_back();
+            res.back().groups = those;
+        }
+        return list_of_seqs[seqs] = found.first->second;
+    };
+
+    seq_set all;
+    for (const auto & seqs : groups.seqs) {
+        all |= seqs;
+    }
+
+    seq_set last;
+    size_t  list = 0;
+
     for (uint32_t j = 0; j < n_kv; ++j) {
+        const seq_set seqs = cells.seq_get_all(j) & all;
+
         // a state that was damaged can hold negative positions, which are in no text
-        if (!cells.is_empty(j) && cells.pos_get(j) >= 0 && (cells.seq_get_all(j) & seqs).any()) {
-            is_sorted = is_sorted && (res.empty() || cells.pos_get(res.back()) <= cells.pos_get(j));
-            res.push_back(j);
+        if (seqs.none() || cells.is_empty(j) || cells.pos_get(j) < 0) {
+            continue;
         }
-    }
-
-    // text that was written in one go is sorted already
-    if (!is_sorted) {
-        std::stable_sort(res.begin(), res.end(), [&](uint32_t a, uint32_t b) {
-            return cells.pos_get(a) < cells.pos_get(b);
-        });
-    }
-
-    return res;
-}
-
-// the most cells of 64 positions: siblings share theirs
-static int32_t n_in_block(const int32_t * pos, int32_t n) {
-    int32_t res = 0;
-    for (int32_t b = 0, e = 0; b < n; b = e) {
-        while (e < n && pos[e]/64 == pos[b]/64) {
-            ++e;
+        if (seqs != last) {
+            last = seqs;
+            list = list_of(seqs);
         }
-        res = std::max(res, e - b);
+        res[list].cells.push_back(j);
+        res[list].pos  .push_back(cells.pos_get(j));
     }
     return res;
 }
@@ -138,7 +160,7 @@ uint32_t llm_graph_input_kq_order::size(const llama_ubatch & ubatch) const {
     const uint32_t n_tps    = ubatch.n_tokens/n_strm;
     const uint32_t n_groups = n_strm > 1 ? 1 : kq_order_groups(ubatch, 0, n_tps).n_groups;
 
-    return 1 + 5*n_groups + n_tps + 2*n_groups*mctx->get_n_kv();
+    return llama_kq_plan::size_max(n_groups, n_tps, mctx->get_n_kv());
 }
 
 void llm_graph_input_kq_order::write_row(int32_t * row, const llama_ubatch & ubatch, uint32_t i0, uint32_t n_tokens) const {
@@ -146,33 +168,8 @@ void llm_graph_input_kq_order::write_row(int32_t * row, const llama_ubatch & uba
 
     const auto & cells = mctx->kv->get_cells(ubatch.seq_id[i0][0]);
 
-    int32_t n = 1 + 5*groups.n_groups;
-
-    row[0] = groups.n_groups;
-
-    for (uint32_t g = 0; g < groups.n_groups; ++g) {
-        int32_t * head = row + 1 + 5*g;
-
-        head[1] = n;
-        for (uint32_t i = 0; i < n_tokens; ++i) {
-            if (groups.of_token[i] == g) {
-                row[n++] = i;
-            }
-        }
-        head[0] = n - head[1];
-
-        const auto idxs = cells_by_position(cells, groups.seqs[g], mctx->get_n_kv());
-
-        head[2] = idxs.size();
-        head[3] = n;
-        for (const uint32_t j : idxs) {
-            row[n++] = j;
-        }
-        for (const uint32_t j : idxs) {
-            row[n++] = cells.pos_get(j);
-        }
-        head[4] = n_in_block(row + head[3] + head[2], head[2]);
-    }
+    llama_kq_plan plan(groups.n_groups, groups.of_token, lists_of_cells(cells, groups, mctx->get_n_kv()));
+    plan.write(row, order->ne[0]);
 }
 
 void llm_graph_input_kq_order::set_input(const llama_ubatch * ubatch) {

@@ -4,10 +4,12 @@
 #include "treellama-impl.h"
 
 #include "ggml.h"
+#include "ordered/order.h"
 
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 // the exponential function is the CPU backend's own, where it is a library that is linked
@@ -172,6 +174,18 @@ float slope(int32_t head, int32_t n_head, float max_bias) {
     return (uint32_t) head < n_log2 ? powf(m0, head + 1) : powf(m1, 2*(head - n_log2) + 1);
 }
 
+// cells and positions of all parts of a group, which all of its tokens see
+std::vector<std::pair<int32_t, int32_t>> cells_of_group(const int32_t * order, const int32_t * head) {
+    std::vector<std::pair<int32_t, int32_t>> res;
+    for (int32_t i = 0; i < head[2]; ++i) {
+        const int32_t * part = order + head[3] + i*FATTN_ORDER_PART;
+        for (int32_t j = part[2]; j < part[2] + part[3]; ++j) {
+            res.emplace_back(order[j], order[j + order[2]]);
+        }
+    }
+    return res;
+}
+
 } // namespace
 
 int32_t treellama_attention_plain(const treellama_attention_params * p, const float * q, const float * k, const float * v,
@@ -185,8 +199,8 @@ int32_t treellama_attention_plain(const treellama_attention_params * p, const fl
         const auto vs = stored(p->type_v, v, (int64_t) p->n_kv*p->n_head_kv, p->n_embd_v);
 
         for (int32_t g = 0; g < order[0]; ++g) {
-            const int32_t * head  = order + 1 + 5*g;
-            const int32_t * cells = order + head[3];
+            const int32_t * head  = order + FATTN_ORDER_HEAD + p->n_tokens + FATTN_ORDER_GROUP*g;
+            const auto      cells = cells_of_group(order, head);
 
             for (int32_t i = 0; i < head[0]*p->n_head; ++i) {
                 const int32_t token = order[head[1] + i/p->n_head];
@@ -194,11 +208,11 @@ int32_t treellama_attention_plain(const treellama_attention_params * p, const fl
                 const int32_t h_kv  = h/(p->n_head/p->n_head_kv);
 
                 std::vector<seen_cell> seen;
-                for (int32_t c = 0; c < head[2]; ++c) {
-                    const float m = ggml_fp16_to_fp32(ggml_fp32_to_fp16(mask[(int64_t) token*p->n_kv + cells[c]]));
+                for (const auto & [cell, pos] : cells) {
+                    const float m = ggml_fp16_to_fp32(ggml_fp32_to_fp16(mask[(int64_t) token*p->n_kv + cell]));
                     if (m > -INFINITY) {
-                        const int64_t row = (int64_t) cells[c]*p->n_head_kv + h_kv;
-                        seen.push_back({ &ks[row*p->n_embd_k], &vs[row*p->n_embd_v], m, cells[head[2] + c] });
+                        const int64_t row = (int64_t) cell*p->n_head_kv + h_kv;
+                        seen.push_back({ &ks[row*p->n_embd_k], &vs[row*p->n_embd_v], m, pos });
                     }
                 }
 

@@ -8,5 +8,6 @@
 #include "treellama-cells.h"
 #include "treellama-kept.h"
 #include "treellama-matmul.h"
+#include "treellama-order.h"
 #include "treellama-probe.h"
 #include "treellama-std-regex.h"

@@ -14,7 +14,7 @@
 #if defined(FATTN_ORDERED)
 
 // run f(group, unit, chunk, next chunk) for all that threads share among them; a chunk < 0 means all of them, a next one
-//   that there is none of the same unit
+//   that there is none of the same unit. chunks count from the group's first
 template <typename F>
 static void for_each_item(const ggml_compute_params * params, const fattn_op & op, const fattn_cut & cut, F && f) {
     if (params->ith == 0) {
@@ -26,18 +26,26 @@ static void for_each_item(const ggml_compute_params * params, const fattn_op & o
     int64_t i    = params->ith;
     int64_t base = 0;
 
-    for_each_group(op, [&](const fattn_group & group) {
+    cut.for_each(op, [&](const fattn_group & group) {
         const int64_t n_chunks = cut.by_chunk ? group.n_chunks : 1;
-        const int64_t n_items  = cut.n_units(op, group)*n_chunks;
+        const int64_t n_units  = cut.n_units(op, group);
+        const int64_t n_items  = n_units*n_chunks;
+
+        // many rows: a chunk is still in the cache for the next tile
+        const bool tiles_first = cut.by_team && group.n_tiles > 1;
 
         while (i < base + n_items) {
             // taken before this one is done, so that it can be fetched meanwhile
             const int64_t i_next = ggml_threadpool_chunk_add(params->threadpool, 1);
 
-            const int64_t unit = (i - base)/n_chunks;
-            const int64_t next = i_next - base - unit*n_chunks;
+            if (tiles_first) {
+                f(group, (i - base)%n_units, (i - base)/n_units, -1);
+            } else {
+                const int64_t unit = (i - base)/n_chunks;
+                const int64_t next = i_next - base - unit*n_chunks;
 
-            f(group, unit, cut.by_chunk ? (i - base)%n_chunks : -1, cut.by_chunk && next < n_chunks ? next : -1);
+                f(group, unit, cut.by_chunk ? (i - base)%n_chunks : -1, cut.by_chunk && next < n_chunks ? next : -1);
+            }
             i = i_next;
         }
         base += n_items;
@@ -69,6 +77,60 @@ size_t ggml_fattn_ordered_work_size(const ggml_tensor * dst, int n_threads) {
     return n_threads*GGML_PAD(op.scratch, SCRATCH_ALIGN) + (op.partials <= PARTIALS_MAX ? op.partials : 0) + SCRATCH_ALIGN;
 }
 
+// from one chunk that has cells to the next: there can be wide gaps between positions
+static void add_all(fattn_tile & tile) {
+    const fattn_group & group = tile.group;
+
+    const int64_t end = group.chunk_first + group.n_chunks;
+
+    for (int64_t c = group.next_chunk(group.chunk_first); c < end;) {
+        const int64_t next = group.next_chunk(c + 1);
+
+        tile.chunk_next = next < end ? group.cells_from(next) : fattn_cells();
+        tile.add_chunk(c);
+        tile.join();
+        c = next;
+    }
+    tile.write();
+}
+
+// the results of a row for one chunk
+static float * partial_of(const fattn_tile & tile, const fattn_head & h, int64_t r, int64_t chunk, float * partials) {
+    const fattn_op & op = tile.op;
+
+    const int64_t slot = chunk - op.order_row(tile.group.i3)[FATTN_ORDER_HEAD + tile.token(r)];
+
+    return partials + (tile.row_id(h, r)*op.n_slots + slot)*(2 + op.DV);
+}
+
+static void keep(const fattn_tile & tile, int64_t chunk, float * partials) {
+    tile.for_each_head([&](const fattn_head & h) {
+        for (int64_t r = 0; r < tile.n_rows; ++r) {
+            float * partial = partial_of(tile, h, r, chunk, partials);
+
+            partial[0] = h.cur.M[r];
+            partial[1] = h.cur.S[r];
+            memcpy(partial + 2, h.cur.O + r*tile.op.DV, tile.op.DV*sizeof(float));
+        }
+    });
+}
+
+// the results of all chunks of one head, in order
+static void join_all(fattn_tile & tile, float * partials) {
+    const fattn_group & group = tile.group;
+    const fattn_head    h     = tile.head(0);
+
+    const int64_t end = group.chunk_first + group.n_chunks;
+
+    for (int64_t c = group.next_chunk(group.chunk_first); c < end; c = group.next_chunk(c + 1)) {
+        for (int64_t r = 0; r < tile.n_rows; ++r) {
+            const float * partial = partial_of(tile, h, r, c, partials);
+
+            join_row(tile.op.DV, h.total.M[r], h.total.S[r], h.total.O + r*tile.op.DV, partial[0], partial[1], partial + 2);
+        }
+    }
+}
+
 void ggml_compute_forward_flash_attn_ext_ordered(const ggml_compute_params * params, ggml_tensor * dst) {
     const fattn_op op(dst);
 
@@ -77,39 +139,20 @@ void ggml_compute_forward_flash_attn_ext_ordered(const ggml_compute_params * par
 
     const fattn_cut cut(op, params->nth);
 
-    const int64_t n_partial = 2 + op.DV;
-
     for_each_item(params, op, cut, [&](const fattn_group & group, int64_t unit, int64_t chunk, int64_t chunk_next) {
-        fattn_tile tile(op, group, unit, cut.n_band, scratch);
+        fattn_tile tile(op, group, unit, cut.band(op, group), scratch);
         tile.load_queries();
 
         if (chunk < 0) {
-            // from one chunk that has cells to the next: there can be wide gaps between positions
-            for (int64_t i = 0; i < group.n_cells;) {
-                const int64_t c = group.pos[i]/N_CHUNK - group.chunk_first;
-
-                i = group.chunk_begin(c + 1);
-
-                tile.chunk_next = i < group.n_cells ? i : -1;
-                tile.add_chunk(c);
-                tile.join();
-            }
-            tile.write();
+            add_all(tile);
             return;
         }
 
-        tile.chunk_next = chunk_next < 0 ? -1 : group.chunk_begin(chunk_next);
-        tile.add_chunk(chunk);
-
-        tile.for_each_head([&](const fattn_head & h) {
-            for (int64_t r = 0; r < tile.n_rows; ++r) {
-                float * partial = partials + (tile.row_id(h, r)*op.n_slots + chunk)*n_partial;
-
-                partial[0] = h.cur.M[r];
-                partial[1] = h.cur.S[r];
-                memcpy(partial + 2, h.cur.O + r*op.DV, op.DV*sizeof(float));
-            }
-        });
+        if (chunk_next >= 0) {
+            tile.chunk_next = group.cells_from(group.chunk_first + chunk_next);
+        }
+        tile.add_chunk(group.chunk_first + chunk);
+        keep(tile, group.chunk_first + chunk, partials);
     });
 
     if (!cut.by_chunk) {
@@ -121,15 +164,7 @@ void ggml_compute_forward_flash_attn_ext_ordered(const ggml_compute_params * par
     for_each_item(params, op, fattn_cut(), [&](const fattn_group & group, int64_t unit, int64_t, int64_t) {
         fattn_tile tile(op, group, unit, 1, scratch);
 
-        const fattn_head h = tile.head(0);
-
-        for (int64_t r = 0; r < tile.n_rows; ++r) {
-            for (int64_t c = 0; c < group.n_chunks; ++c) {
-                const float * partial = partials + (tile.row_id(h, r)*op.n_slots + c)*n_partial;
-
-                join_row(op.DV, h.total.M[r], h.total.S[r], h.total.O + r*op.DV, partial[0], partial[1], partial + 2);
-            }
-        }
+        join_all(tile, partials);
         tile.write();
     });
 }

@@ -1,6 +1,8 @@
 #pragma once
 
-// one attention op: its tensors, the groups of tokens that share cells, and how the work is cut
+// one attention op: its tensors, and in which order it sums
+
+#include "order.h"
 
 #include "ggml-cpu-impl.h"
 #include "ggml-impl.h"
@@ -25,8 +27,8 @@
 //   - chunks begin with nothing, and are joined in order, also where one thread computes all of them
 // a masked cell has the weight 0.0f, which changes no sum. where it would, since the cell holds an infinity or NaN, a chunk
 //   is summed again without what its rows do not see
-static constexpr int64_t N_BLOCK = 64;
-static constexpr int64_t N_CHUNK = 256;
+static constexpr int64_t N_BLOCK = FATTN_ORDER_BLOCK;
+static constexpr int64_t N_CHUNK = FATTN_ORDER_CHUNK;
 static constexpr int     N_LANES = 16;
 
 // scratch: rows (queries times heads) of a tile, cells that are converted at a time
@@ -91,6 +93,15 @@ struct fattn_op {
         scratch  = sizeof(float)*(N_ROWS*DK + N_SUB*DK + 8*DK + N_SUB*DV + 2*N_ROWS*DV + 5*N_ROWS + 2*n_scores + 2*n_scores/N_SUB) + SCRATCH_ALIGN;
     }
 
+    const int32_t * order_row(int64_t i3) const {
+        return (const int32_t *) ((const char *) order->data + i3*order->nb[1]);
+    }
+
+    // of a token's results among all
+    int64_t row_id(int64_t token, int64_t head, int64_t i3) const {
+        return (i3*q->ne[1] + token)*n_heads + head;
+    }
+
     // of ALiBi
     float slope(uint32_t head) const {
         if (max_bias <= 0.0f) {
@@ -105,75 +116,5 @@ struct fattn_op {
         return head < n_head_log2 ? powf(m0, head + 1) : powf(m1, 2*(head - n_head_log2) + 1);
     }
 };
-
-// the tokens of one sequence, and its cells; or of more that share tokens
-struct fattn_group {
-    int64_t i3;
-    int64_t i_row; // of its first row among those of all groups
-
-    int64_t n_tokens;
-    int64_t n_cells;
-
-    const int32_t * tokens;
-    const int32_t * cells;
-    const int32_t * pos;
-
-    int64_t n_rows_tile;
-    int64_t n_tiles;     // of one head of K and V
-    int64_t n_chunks;
-
-    int64_t chunk_first;
-
-    fattn_group(const fattn_op & op, int64_t i3, int64_t g, int64_t i_row) : i3(i3), i_row(i_row) {
-        const int32_t * row  = (const int32_t *) ((const char *) op.order->data + i3*op.order->nb[1]);
-        const int32_t * head = row + 1 + 5*g;
-
-        n_tokens = head[0];
-        tokens   = row + head[1];
-        n_cells  = head[2];
-        cells    = row + head[3];
-        pos      = cells + n_cells;
-
-        const int64_t n_block = GGML_PAD(std::max<int64_t>(head[4], 1), N_SUB);
-        GGML_ASSERT(n_block <= op.n_scores);
-
-        n_rows_tile = std::max<int64_t>(1, std::min(N_ROWS, op.n_scores/n_block));
-        n_tiles     = (n_tokens*op.n_per_kv + n_rows_tile - 1)/n_rows_tile;
-        chunk_first = n_cells > 0 ? pos[0]/N_CHUNK : 0;
-        n_chunks    = n_cells > 0 ? pos[n_cells - 1]/N_CHUNK - chunk_first + 1 : 0;
-    }
-
-    // behind the block of a cell, or of the cells up to end. most positions are there, once each
-    int64_t block_end(int64_t begin, int64_t end) const {
-        const int64_t limit = (pos[begin]/N_BLOCK + 1)*N_BLOCK;
-        const int64_t guess = std::min(end, begin + limit - pos[begin]);
-
-        if (pos[guess - 1] < limit && (guess == end || pos[guess] >= limit)) {
-            return guess;
-        }
-        return std::lower_bound(pos + begin, pos + end, limit) - pos;
-    }
-
-    // the first cell at or after a chunk
-    int64_t chunk_begin(int64_t chunk) const {
-        return std::lower_bound(pos, pos + n_cells, (chunk_first + chunk)*N_CHUNK) - pos;
-    }
-};
-
-// call f for each group
-template <typename F>
-static void for_each_group(const fattn_op & op, F && f) {
-    int64_t i_row = 0;
-
-    for (int64_t i3 = 0; i3 < op.n_streams; ++i3) {
-        const int32_t n_groups = *(const int32_t *) ((const char *) op.order->data + i3*op.order->nb[1]);
-
-        for (int32_t g = 0; g < n_groups; ++g) {
-            const fattn_group group(op, i3, g, i_row);
-            f(group);
-            i_row += group.n_tokens*op.n_heads;
-        }
-    }
-}
 
 #endif // FATTN_ORDERED

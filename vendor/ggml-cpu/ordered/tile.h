@@ -5,8 +5,8 @@
 #include "block.h"
 #include "fetch.h"
 #include "gemm.h"
+#include "group.h"
 #include "mask.h"
-#include "op.h"
 #include "outputs.h"
 #include "pack.h"
 #include "rows.h"
@@ -20,6 +20,14 @@
 
 #if defined(FATTN_ORDERED)
 
+// some of a tile's rows, all that see a part, and their tokens
+struct fattn_rows {
+    int64_t r0;
+    int64_t n;
+    int64_t t0; // among the group's
+    int64_t n_t;
+};
+
 // rows [row0, row0 + n_rows) of heads [head0, head0 + n_band) of K and V, row = token*n_per_kv + head. K and V of all heads
 //   of a cell are neighbours in memory: they are read together
 struct fattn_tile {
@@ -30,10 +38,8 @@ struct fattn_tile {
     const int64_t n_band;
     const int64_t row0;
     const int64_t n_rows;
-    const int64_t t0;   // first token
-    const int64_t n_t;  // tokens
 
-    int64_t chunk_next = -1; // first cell of the chunk that this thread does next
+    fattn_cells chunk_next; // of the chunk that this thread does next
 
     bool is_strict = false; // leave hidden cells out, instead of giving them no weight
 
@@ -42,9 +48,7 @@ struct fattn_tile {
         head0(i_unit/group.n_tiles*n_band),
         n_band(std::min(n_band, op.n_heads_kv - head0)),
         row0((i_unit%group.n_tiles)*group.n_rows_tile),
-        n_rows(std::min(group.n_rows_tile, group.n_tokens*op.n_per_kv - row0)),
-        t0(row0/op.n_per_kv),
-        n_t((row0 + n_rows - 1)/op.n_per_kv - t0 + 1) {
+        n_rows(std::min(group.n_rows_tile, group.n_tokens*op.n_per_kv - row0)) {
 
         Q       = (float *) GGML_PAD((uintptr_t) scratch, SCRATCH_ALIGN);
         KT      = Q       + N_ROWS*op.DK;
@@ -81,10 +85,7 @@ struct fattn_tile {
     int64_t token (int64_t r) const { return group.tokens[(row0 + r)/op.n_per_kv]; }
     int64_t q_head(const fattn_head & h, int64_t r) const { return h.i*op.n_per_kv + (row0 + r)%op.n_per_kv; }
 
-    // the row among all rows of the op
-    int64_t row_id(const fattn_head & h, int64_t r) const {
-        return group.i_row + h.i*group.n_tokens*op.n_per_kv + row0 + r;
-    }
+    int64_t row_id(const fattn_head & h, int64_t r) const { return op.row_id(token(r), q_head(h, r), group.i3); }
 
     // what is needed to add chunks, not to join them
     void load_queries() {
@@ -99,16 +100,13 @@ struct fattn_tile {
 
     // the cells of one chunk of positions, summed up from nothing into cur
     void add_chunk(int64_t chunk) {
-        const int64_t begin = group.chunk_begin(chunk);
-        const int64_t end   = group.chunk_begin(chunk + 1);
-
         is_strict = false;
-        sum_chunk(begin, end, 0, n_band);
+        sum_chunk(chunk, 0, n_band);
 
         for (int64_t h = 0; h < n_band; ++h) {
             if (!vec_is_finite(n_rows*op.DV, head(h).cur.O)) {
                 is_strict = true;
-                sum_chunk(begin, end, h, h + 1);
+                sum_chunk(chunk, h, h + 1);
             }
         }
     }
@@ -134,8 +132,8 @@ private:
     float * KT;   // [DK][N_SUB]
     float * rows; // [8][DK]
     float * V;    // [N_SUB][DV]
-    float * P;    // [sub][n_rows][N_SUB]
-    float * mask; // [sub][n_t][N_SUB]
+    float * P;    // [sub][row][N_SUB]
+    float * mask; // [sub][token][N_SUB]
 
     float   * slopes;
     int32_t * seen;    // [sub] any cell is seen by any row
@@ -144,22 +142,54 @@ private:
     fattn_sums cur;
     fattn_sums total;
 
-    void sum_chunk(int64_t begin, int64_t end, int64_t h0, int64_t h1) {
+    fattn_rows at; // the rows that are worked on
+
+    // the rows of this tile that see a part
+    fattn_rows rows_of(const fattn_part & part) const {
+        const int64_t begin = std::max(row0, part.t0*op.n_per_kv);
+        const int64_t end   = std::min(row0 + n_rows, (part.t0 + part.n_t)*op.n_per_kv);
+        const int64_t t0    = begin/op.n_per_kv;
+
+        return { begin - row0, end - begin, t0, (end - 1)/op.n_per_kv - t0 + 1 };
+    }
+
+    void sum_chunk(int64_t chunk, int64_t h0, int64_t h1) {
         for (int64_t h = h0; h < h1; ++h) {
             head(h).cur.clear(n_rows, op.DV);
         }
 
-        while (begin < end) {
-            const int64_t e = group.block_end(begin, end);
+        const int64_t t0 = row0/op.n_per_kv;
+        const int64_t t1 = (row0 + n_rows - 1)/op.n_per_kv + 1;
 
-            const bool    is_last = e == end;
-            const int64_t next    = is_last ? chunk_next : e;
-            const int64_t left    = (is_last ? group.n_cells : end) - next;
-            const int64_t n_next  = next < 0 ? 0 : std::min(left, std::min(e - begin, N_BLOCK));
+        for (auto here = group.find_part(0, chunk, t0, t1); here.i < group.n_parts;) {
+            const auto then = group.find_part(here.i + 1, chunk, t0, t1);
 
-            add_block({ begin, e, next, n_next }, h0, h1);
+            at = rows_of(here.part);
+            sum_part(here, then.i < group.n_parts ? then.part.cells_from(then.begin) : chunk_next, h0, h1);
+            here = then;
+        }
+    }
+
+    void sum_part(const fattn_chunk_part & here, const fattn_cells & then, int64_t h0, int64_t h1) {
+        const fattn_part & part = here.part;
+
+        for (int64_t begin = here.begin; begin < here.end;) {
+            const int64_t e = part.block_end(begin, here.end);
+            const int64_t n = e - begin;
+
+            fattn_cells next = e < here.end ? fattn_cells { part.cells + e, here.end - e } : then;
+            next.n = std::min(next.n, std::min(n, N_BLOCK));
+
+            add_block({ part.cells + begin, part.pos + begin, n, next }, h0, h1);
             begin = e;
         }
+    }
+
+    // head h's rows that are worked on
+    fattn_head head_at(int64_t h) const {
+        const fattn_head all = head(h);
+
+        return { all.i, all.Q + at.r0*op.DK, all.slopes + at.r0, all.cur.from(at.r0, op.DV), all.total.from(at.r0, op.DV) };
     }
 
     void add_block(const fattn_block & block, int64_t h0, int64_t h1) {
@@ -169,7 +199,7 @@ private:
         });
 
         for (int64_t h = h0; any && h < h1; ++h) {
-            add_block(head(h), block);
+            add_block(head_at(h), block);
         }
     }
 
@@ -178,7 +208,7 @@ private:
             score(h, block, sub);
         });
 
-        for (int64_t r = 0; r < n_rows; ++r) {
+        for (int64_t r = 0; r < at.n; ++r) {
             weigh(h, block, r);
         }
 
@@ -200,37 +230,32 @@ private:
         });
     }
 
-    float * scores_of(const fattn_sub & sub) const { return P + sub.i*n_rows*N_SUB; }
+    float * scores_of(const fattn_sub & sub) const { return P + sub.i*at.n*N_SUB; }
 
     const float * mask_of(const fattn_sub & sub, int64_t r) const {
-        return mask + (sub.i*n_t + (row0 + r)/op.n_per_kv - t0)*N_SUB;
+        return mask + (sub.i*at.n_t + (row0 + at.r0 + r)/op.n_per_kv - at.t0)*N_SUB;
     }
 
     // rows of K or V that take the place of those of a sub
     fattn_fetch fetch(const fattn_head & h, const ggml_tensor * t, const fattn_block & block, const fattn_sub & sub) const {
-        const int64_t i = sub.begin - block.begin;
-
-        if (i >= block.n_next) {
+        if (sub.begin >= block.next.n) {
             return {};
         }
-        return { cell_data(t, 0, h.i, group.i3), t->nb[1], ggml_row_size(t->type, t->ne[0]), group.cells + block.next + i,
-            std::min(N_SUB, block.n_next - i) };
+        return { cell_data(t, 0, h.i, group.i3), t->nb[1], ggml_row_size(t->type, t->ne[0]), block.next.cells + sub.begin,
+            std::min(N_SUB, block.next.n - sub.begin) };
     }
 
     // masks; false if all cells are hidden from all rows
     bool look(const fattn_sub & sub) {
-        const int32_t * cells = group.cells + sub.begin;
-        const int32_t * pos   = group.pos   + sub.begin;
+        const bool is_run = counts_up(sub.cells, sub.n);
 
-        const bool is_run = counts_up(cells, sub.n);
-
-        aligned[sub.i] = pos[0] % N_LANES == 0 && counts_up(pos, sub.n);
+        aligned[sub.i] = sub.pos[0] % N_LANES == 0 && counts_up(sub.pos, sub.n);
 
         bool any = false;
-        for (int64_t t = 0; t < n_t; ++t) {
-            const char * mp = (const char *) op.mask->data + group.tokens[t0 + t]*op.mask->nb[1] +
+        for (int64_t t = 0; t < at.n_t; ++t) {
+            const char * mp = (const char *) op.mask->data + group.tokens[at.t0 + t]*op.mask->nb[1] +
                 (group.i3%op.mask->ne[3])*op.mask->nb[3];
-            any |= gather_mask((const ggml_fp16_t *) mp, cells, sub.n, sub.n_pad, is_run, mask + (sub.i*n_t + t)*N_SUB);
+            any |= gather_mask((const ggml_fp16_t *) mp, sub.cells, sub.n, sub.n_pad, is_run, mask + (sub.i*at.n_t + t)*N_SUB);
         }
         seen[sub.i] = any;
 
@@ -257,13 +282,13 @@ private:
     void score_packed(const fattn_head & h, const fattn_sub & sub, const fattn_fetch & next) {
         float * p = scores_of(sub);
 
-        pack_k(op, h.i, group.i3, group.cells + sub.begin, sub.n, sub.n_pad, rows, KT, next);
-        memset(p, 0, n_rows*sub.n_pad*sizeof(float));
-        gemm(p, h.Q, KT, n_rows, op.DK, sub.n_pad);
+        pack_k(op, h.i, group.i3, sub.cells, sub.n, sub.n_pad, rows, KT, next);
+        memset(p, 0, at.n*sub.n_pad*sizeof(float));
+        gemm(p, h.Q, KT, at.n, op.DK, sub.n_pad);
     }
 
     void finish(const fattn_head & h, const fattn_sub & sub) {
-        for (int64_t r = 0; r < n_rows; ++r) {
+        for (int64_t r = 0; r < at.n; ++r) {
             finish_scores(op, sub.n_pad, scores_of(sub) + r*sub.n_pad, mask_of(sub, r), h.slopes[r]);
         }
     }
@@ -278,14 +303,14 @@ private:
             // elements take half of the room for floats, or less
             const wide_keys keys { (uint16_t *) KT, KT + N_SUB*op.DK/2, op.DK/(16*K::PER) };
 
-            transpose_keys<K>(op, h.i, group.i3, group.cells + sub.begin, sub.n, sub.n_pad, (const char *) rows, keys);
-            ::score_wide<K>(h.Q, op.DK, keys, n_rows, scores_of(sub), sub.n_pad, next);
+            transpose_keys<K>(op, h.i, group.i3, sub.cells, sub.n, sub.n_pad, (const char *) rows, keys);
+            ::score_wide<K>(h.Q, op.DK, keys, at.n, scores_of(sub), sub.n_pad, next);
         });
     }
 #endif
 
     void hide(const fattn_sub & sub) {
-        for (int64_t r = 0; r < n_rows; ++r) {
+        for (int64_t r = 0; r < at.n; ++r) {
             for (int64_t j = 0; j < sub.n; ++j) {
                 if (mask_of(sub, r)[j] == -INFINITY) {
                     scores_of(sub)[r*sub.n_pad + j] = -INFINITY;
@@ -333,7 +358,7 @@ private:
             if (aligned[sub.i]) {
                 weigh_aligned(lanes, p, sub.n_pad, M);
             } else {
-                weigh_scattered(lanes, p, sub.n, sub.n_pad, group.pos + sub.begin, M);
+                weigh_scattered(lanes, p, sub.n, sub.n_pad, sub.pos, M);
             }
         });
 
@@ -341,30 +366,29 @@ private:
     }
 
     void output(const fattn_head & h, const fattn_block & block, const fattn_sub & sub) {
-        const int32_t   * cells = group.cells + sub.begin;
         const float     * p     = scores_of(sub);
         const fattn_fetch next  = fetch(h, op.k, block, sub);
 
 #if defined(FATTN_WIDE)
         if (is_wide(op.v->type, op.DV)) {
-            const wide_values values { cell_data(op.v, 0, h.i, group.i3), op.v->nb[1], cells, sub.n, sub.n_pad };
+            const wide_values values { cell_data(op.v, 0, h.i, group.i3), op.v->nb[1], sub.cells, sub.n, sub.n_pad };
 
             with_wide(op.v->type, [&](auto type) {
-                output_wide<decltype(type)>(h.cur.O, op.DV, p, n_rows, values, next);
+                output_wide<decltype(type)>(h.cur.O, op.DV, p, at.n, values, next);
             });
             return;
         }
 #endif
-        pack_v(op, h.i, group.i3, cells, sub.n, sub.n_pad, V, next);
-        gemm(h.cur.O, p, V, n_rows, sub.n_pad, op.DV);
+        pack_v(op, h.i, group.i3, sub.cells, sub.n, sub.n_pad, V, next);
+        gemm(h.cur.O, p, V, at.n, sub.n_pad, op.DV);
     }
 
     // without cells that have no weight, whatever they hold
     void output_strict(const fattn_head & h, const fattn_sub & sub) {
-        for (int64_t r = 0; r < n_rows; ++r) {
+        for (int64_t r = 0; r < at.n; ++r) {
             const float * p = scores_of(sub) + r*sub.n_pad;
 
-            pack_v(op, h.i, group.i3, group.cells + sub.begin, sub.n, sub.n_pad, V, {});
+            pack_v(op, h.i, group.i3, sub.cells, sub.n, sub.n_pad, V, {});
             for (int64_t j = 0; j < sub.n; ++j) {
                 if (p[j] == 0.0f) {
                     memset(V + j*op.DV, 0, op.DV*sizeof(float));
