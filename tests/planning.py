@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from pytreellama.plan import KNOTS, Acceptance, CostCurve, Guesses, TextCost
+from pytreellama.draft import Acceptance
+from pytreellama.plan import KNOTS, CostCurve, Guesses, TextCost
 from pytreellama.tree import TokenTree
 from strategies import token_trees
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from pytreellama.draft.acceptance import Acceptance
 from pytreellama.draft.medusa import heads_that_fit
 from pytreellama.draft.protocol import (
     EMPTY_TREE,
@@ -17,12 +18,11 @@ from pytreellama.draft.protocol import (
     checked_tokens,
 )
 from pytreellama.draft.several import SeveralDrafters, SeveralFactories
-from pytreellama.plan.acceptance import Acceptance
-from pytreellama.plan.guesses import Guesses, grown
 from pytreellama.plan.vigilance import Vigilance
 from pytreellama.plan.worth import Worth
 from pytreellama.tree import TokenTree
 from pytreellama.tree.grown import NOTHING, Grown
+from pytreellama.tree.guesses import Guesses, grown
 
 if TYPE_CHECKING:
     from pytreellama.core.model import Model

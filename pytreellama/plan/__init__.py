@@ -1,21 +1,19 @@
-"""Planning: what a pass costs, how likely guesses are, and which of them are worth it.
+"""Planning: what a pass costs, and which guesses are worth it.
 
 No native code is imported here: a planner is a function of trees, a curve and estimates.
 """
 
-from pytreellama.plan.acceptance import Acceptance
 from pytreellama.plan.choice import Choice, choose
 from pytreellama.plan.cost import KNOTS, N_SIZES_KNOWN, CostCurve, PassCost
-from pytreellama.plan.guesses import Guesses
 from pytreellama.plan.planner import Plan, Planner
 from pytreellama.plan.text_cost import AttentionShare, TextCost
 from pytreellama.plan.vigilance import Vigilance
 from pytreellama.plan.worth import Worth
+from pytreellama.tree.guesses import Guesses
 
 __all__ = [
     "KNOTS",
     "N_SIZES_KNOWN",
-    "Acceptance",
     "AttentionShare",
     "Choice",
     "CostCurve",
