@@ -21,22 +21,20 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+from policies import Drafted, DraftingCost, Fixed, Foresight, Planned, Policy, lone_root
 from questions import add_questions_option, load_questions
 from recording import LiveModel, Recording, Target
 from report import Figure, note, publish, shown
 
-from pytreellama.draft import DRAFTERS, Auto, AutoDrafter
-from pytreellama.plan import CostCurve, Guesses, PassCost, Planner, Worth
+from pytreellama.draft import DRAFTERS, AutoDrafter
+from pytreellama.plan import CostCurve, PassCost
 from pytreellama.tree import TokenTree
 
 SIZES = (0, 1, 2, 4, 8, 16, 32)
-N_DRAFT = 64
-MIN_P = 0.005
 N_ROWS_KEPT = 2000
 N_TOKENS_JUDGED = 256  # what less of a kind comes to is chance
 ALL = "all"
@@ -50,136 +48,6 @@ MACHINES: dict[str, tuple[float, dict[int, float]]] = {
     "gpu": (5.0, {1: 1, 64: 1.02, 128: 2.0}),
     "phone": (30.0, {1: 1, 2: 1.9, 4: 3.7, 64: 57.7}),
 }
-
-
-@dataclass(frozen=True)
-class DraftingCost:
-    """Seconds that looking for guesses takes: for each drafter asked, and each node found."""
-
-    ask_s: float
-    node_s: float
-
-    def seconds(self, n_asked: int, n_nodes: int) -> float:
-        return self.ask_s * n_asked + self.node_s * n_nodes
-
-
-class SimulatedWorth(Worth):
-    """Believes that an ask takes what the simulation says, not what the clock does."""
-
-    def __init__(self, n_drafters: int, ask_s: float) -> None:
-        super().__init__(n_drafters)
-        self._ask_s = ask_s
-
-    def learn_cost(self, drafter: int, seconds: float) -> None:
-        super().learn_cost(drafter, self._ask_s)
-
-
-@dataclass(frozen=True)
-class Drafted:
-    """What one step verifies.
-
-    Attributes:
-        tree: node 0 is the last token of the text.
-        seconds: that drafting took.
-        guesses: what it was chosen from, if drafters were asked.
-        seen: whose rows drafters learn from, if they learn from more than is verified.
-    """
-
-    tree: TokenTree
-    seconds: float = 0.0
-    guesses: Guesses | None = None
-    seen: TokenTree | None = None
-
-
-class Policy(Protocol):
-    """Decides what is verified."""
-
-    auto: Auto
-
-    def drafted(self, drafter: AutoDrafter, root: int, n_read: int, ahead: list[int]) -> Drafted:
-        """What to verify behind so much text; `ahead` is how the text will go on."""
-        ...
-
-    def learn(self, done: PassCost) -> None:
-        """Hear what the pass took."""
-        ...
-
-
-def lone_root(root: int) -> TokenTree:
-    return TokenTree([root], [-1], [1.0])
-
-
-def auto_of(drafters: Sequence[str], cost: DraftingCost) -> Auto:
-    auto = Auto(*(DRAFTERS[name]() for name in drafters))
-    auto.worth = SimulatedWorth(len(drafters), cost.ask_s)
-    return auto
-
-
-class Planned:
-    """What an engine does that plans its trees, by a clock of its own."""
-
-    def __init__(self, drafters: Sequence[str], curve: CostCurve, cost: DraftingCost) -> None:
-        self.auto = auto_of(drafters, cost)
-        self.planner = Planner(CostCurve.from_dict(curve.to_dict()))
-        self._cost = cost
-        self._drafting_s = 0.0
-
-    def drafted(self, drafter: AutoDrafter, root: int, n_read: int, ahead: list[int]) -> Drafted:
-        if not drafter.vigilance.looks():
-            drafter.rest()
-            return Drafted(lone_root(root))
-        drafter.wake()
-        drafter.vigilance.rest(self._drafting_s)
-        guesses = drafter.guess(N_DRAFT, self.planner.least_p([n_read]))
-        spent_s = self._cost.seconds(len(drafter.asked), len(guesses))
-        (plan,) = self.planner.plan([guesses], [n_read], spent_s, rooms=[N_DRAFT])
-        drafter.judge(partial(self.planner.gain_s, plan.guesses, n_read=n_read))
-        self._drafting_s += spent_s
-        drafter.vigilance.learn(plan.saved_s, self._drafting_s)
-        return Drafted(plan.tree(root), spent_s, guesses)
-
-    def learn(self, done: PassCost) -> None:
-        self.planner.learn(done)
-        self.auto.worth.pass_time(done.seconds)
-
-
-class Fixed:
-    """So many of the likeliest guesses at every step."""
-
-    def __init__(self, drafters: Sequence[str], n_nodes: int, cost: DraftingCost) -> None:
-        self.auto = auto_of(drafters, cost)
-        self._n_nodes = n_nodes
-        self._cost = cost
-
-    def drafted(self, drafter: AutoDrafter, root: int, n_read: int, ahead: list[int]) -> Drafted:
-        if not self._n_nodes:
-            return Drafted(lone_root(root))
-        guesses = drafter.guess(self._n_nodes, MIN_P)
-        nodes = guesses.by_p()[: self._n_nodes]
-        seconds = self._cost.seconds(len(drafter.asked), len(guesses))
-        return Drafted(guesses.tree(nodes, root), seconds, guesses)
-
-    def learn(self, done: PassCost) -> None:
-        """A fixed tree learns nothing from what it costs."""
-
-
-class Foresight:
-    """Those guesses alone that come true, as many as pay; its drafters learn from all guesses."""
-
-    def __init__(self, drafters: Sequence[str], curve: CostCurve, cost: DraftingCost) -> None:
-        self.auto = auto_of(drafters, cost)
-        self._curve = curve
-
-    def drafted(self, drafter: AutoDrafter, root: int, n_read: int, ahead: list[int]) -> Drafted:
-        guesses = drafter.guess(N_DRAFT, MIN_P)
-        true = guesses.path(ahead[:-1])
-        costs = self._curve.pass_s(1 + len(true), n_read)
-        best = max(range(1 + len(true)), key=lambda n: (1 + n) / costs[1 + n])
-        seen = guesses.tree(range(len(guesses)), root)
-        return Drafted(guesses.tree(true[:best], root), 0.0, guesses, seen)
-
-    def learn(self, done: PassCost) -> None:
-        """It knows all that there is."""
 
 
 # -- replays
@@ -224,7 +92,7 @@ def replayed(target: Target, policy: Policy, curve: CostCurve) -> Tallies:
     """Write all answers again; what drafters learn of one they know in the next."""
     tallies: Tallies = defaultdict(Tally)
     for index, answer in enumerate(target.recording.answers):
-        drafter = policy.auto()
+        drafter = policy.begin()
         drafter.observe(answer.prompt)
         tally = Tally()
         while tally.n_tokens < len(answer.text):
@@ -245,7 +113,7 @@ def step(
     n_read = len(answer.prompt) + n_written - 1
     root = answer.text[n_written - 1] if n_written else answer.prompt[-1]
     is_last = n_written == target.recording.n_tokens - 1
-    drafted = Drafted(lone_root(root)) if is_last else policy.drafted(drafter, root, n_read, ahead)
+    drafted = Drafted(lone_root(root)) if is_last else policy.drafted(root, n_read, ahead)
     n_accepted = accepted(drafted.tree, ahead)
     if drafted.guesses is not None:
         tree, tokens, logits = target.rows(index, n_written, drafted.seen or drafted.tree)
@@ -346,7 +214,7 @@ def outcome(target: Target, curve: CostCurve, options: argparse.Namespace) -> Ou
     return Outcome(
         replayed(target, Planned(options.drafters, curve, cost), curve),
         {n: replayed(target, Fixed(options.drafters, n, cost), curve) for n in options.sizes},
-        replayed(target, Foresight(options.drafters, curve, cost), curve),
+        replayed(target, Foresight(options.drafters, curve), curve),
     )
 
 

@@ -1,4 +1,4 @@
-"""What tests of planning share: guesses of random trees, and costs of passes."""
+"""What tests of planning share: guesses of random trees, scripted drafters, costs of passes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from pytreellama.plan import KNOTS, Acceptance, CostCurve, Guesses, TextCost
+from pytreellama.draft import Acceptance
+from pytreellama.plan import KNOTS, CostCurve, Guesses, TextCost
 from pytreellama.tree import TokenTree
+from pytreellama.tree.grown import NOTHING, Grown
 from strategies import token_trees
+
+ASK_S, COMBINE_S, RESUME_S = 2.0**-13, 2.0**-15, 2.0**-9  # exact in sums
 
 
 def estimated(guesses: Guesses, acceptance: Acceptance | None = None) -> Guesses:
@@ -45,3 +49,69 @@ def cost_curves(draw: st.DrawFn) -> CostCurve:
         last = knot
     parts = (draw(st.sampled_from([0.0, 1e-7, 1e-4])) for _ in range(4))
     return CostCurve(knot_s, TextCost(*parts))
+
+
+# -- drafters that follow a script
+
+
+def chain(tokens: Sequence[int], p: float) -> Grown:
+    """One path, each of whose tokens is as likely."""
+    n = len(tokens)
+    return Grown(list(tokens), list(range(-1, n - 1)), [p ** (i + 1) for i in range(n)])
+
+
+class Clock:
+    """Seconds that only work moves on."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Scripted:
+    """Drafters that always propose the same, and write down what is asked of them."""
+
+    n_top = 3
+
+    def __init__(
+        self,
+        clock: Clock,
+        drafts: Sequence[Grown],
+        ask_s: float = ASK_S,
+        resume_s: float = RESUME_S,
+        fault: tuple[str, type[BaseException]] | None = None,
+    ) -> None:
+        self.n_drafters = len(drafts)
+        self.log: list[tuple[object, ...]] = []
+        self._clock, self._drafts, self._fault = clock, drafts, fault
+        self._ask_s, self._resume_s = ask_s, resume_s
+        self._acceptance = Acceptance(len(drafts))
+
+    def _called(self, *what: object) -> None:
+        self.log.append(what)
+        if self._fault is not None and self._fault[0] == what[0]:
+            raise self._fault[1]("as asked")
+
+    def pause(self, drafts_next: bool) -> None:
+        self._called("pause", drafts_next)
+
+    def resume(self) -> None:
+        self._clock.now_s += self._resume_s
+        self._called("resume")
+
+    def ask(self, drafter: int, n_nodes: int, min_p: float) -> Grown:
+        self._clock.now_s += self._ask_s
+        self._called("ask", drafter)
+        return Grown(*(part[:n_nodes] for part in self._drafts[drafter]))
+
+    def combine(self, drafts: Sequence[Grown]) -> Guesses:
+        self._clock.now_s += COMBINE_S
+        self._called("combine", len([one for one in drafts if one is not NOTHING]))
+        guesses = Guesses.of_grown(drafts)
+        self._acceptance.estimate(guesses)
+        return guesses
+
+    def expect(self, guesses: Guesses) -> None:
+        self._called("expect", len(guesses))

@@ -65,7 +65,7 @@ class Planning:
         calibration: of all guesses whose turn came, taken or not.
         pass_s: what the planner holds that passes over 0, 1, 2... nodes cost, without text before
             them and behind ``n_text`` tokens, in seconds.
-        drafters: what it holds of each drafter; see ``Worth.to_dicts``.
+        drafters: what it holds of each drafter; see ``DrafterBudget.to_dicts``.
     """
 
     calibration: Calibration = field(default_factory=Calibration)

@@ -203,7 +203,7 @@ class _Summary:
     Attributes:
         pass_s: nodes of a pass -> seconds.
         curve: for JSON; empty if there was none.
-        drafters: what is known of each; see ``Worth.to_dicts``.
+        drafters: what is known of each; see ``DrafterBudget.to_dicts``.
     """
 
     pass_s: dict[int, float]

@@ -88,10 +88,14 @@ def open_engine(
 def known_of_drafters(engine: Engine) -> dict[str, dict[str, Any]]:
     """What asking each drafter of planned trees costs and saves; empty if none are planned."""
     from pytreellama.draft import Auto
+    from pytreellama.plan import DrafterBudget
 
-    if not isinstance(engine.drafter, Auto):
+    auto = engine.drafter
+    if not isinstance(auto, Auto):
         return {}
-    return dict(zip(engine.drafter().names, engine.drafter.worth.to_dicts(), strict=True))
+    # where nothing can be drafted, nothing was asked
+    budget = engine.drafter_budget or DrafterBudget(auto.n_drafters)
+    return dict(zip(auto().names, budget.to_dicts(), strict=True))
 
 
 def check_drafter(name: str) -> None:

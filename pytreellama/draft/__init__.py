@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from pytreellama.draft.acceptance import Acceptance
 from pytreellama.draft.auto import Auto, AutoDrafter
 from pytreellama.draft.corpus import Corpus, vocab_fingerprint
 from pytreellama.draft.medusa import Medusa, MedusaDrafter, MedusaOptions
@@ -31,6 +32,7 @@ from pytreellama.errors import DraftError
 __all__ = [
     "DRAFTERS",
     "EMPTY_TREE",
+    "Acceptance",
     "Auto",
     "AutoDrafter",
     "Corpus",

@@ -1,11 +1,11 @@
-"""The drafter "auto": several drafters, believed as far as they came true, for a planner."""
+"""The drafter "auto": several drafters, with estimates of acceptance, for a planned step."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pytreellama.draft.acceptance import Acceptance
 from pytreellama.draft.medusa import heads_that_fit
 from pytreellama.draft.protocol import (
     EMPTY_TREE,
@@ -17,67 +17,53 @@ from pytreellama.draft.protocol import (
     checked_tokens,
 )
 from pytreellama.draft.several import SeveralDrafters, SeveralFactories
-from pytreellama.plan.acceptance import Acceptance
-from pytreellama.plan.guesses import Guesses, grown
-from pytreellama.plan.vigilance import Vigilance
-from pytreellama.plan.worth import Worth
 from pytreellama.tree import TokenTree
-from pytreellama.tree.grown import NOTHING, Grown
+from pytreellama.tree.grown import Grown
+from pytreellama.tree.guesses import Guesses, grown
 
 if TYPE_CHECKING:
     from pytreellama.core.model import Model
 
 
 class AutoDrafter(SeveralDrafters):
-    """Asks the drafters that are worth it, and estimates what their guesses are worth together.
+    """Drafters of one text that are asked one by one, with common estimates of acceptance.
 
-    An engine plans its trees from `guess`; `propose` gives the likeliest guesses without a plan.
+    An engine's ``plan.DraftPolicy`` decides when each of them is asked, and what of their drafts is
+    verified; `propose` gives the likeliest nodes without a plan.
 
     Args:
         drafters: at least one, this text's own.
-        acceptance, worth: what is known of drafters of these kinds; shared by all texts.
+        acceptance: what is known of drafters of these kinds; shared by all texts.
 
     Attributes:
         names: of the drafters, in the order in which guesses number them.
-        asked: the drafters that were asked for the last guesses.
-        vigilance: whether this text is worth drafting for at present.
     """
 
-    __slots__ = (
-        "_acceptance",
-        "_guesses",
-        "_rests",
-        "_trees",
-        "_unheard",
-        "asked",
-        "names",
-        "vigilance",
-        "worth",
-    )
+    __slots__ = ("_acceptance", "_drafts_next", "_guesses", "_is_paused", "_unheard", "names")
 
     name = "auto"
 
-    def __init__(
-        self,
-        drafters: Sequence[Drafter],
-        acceptance: Acceptance | None = None,
-        worth: Worth | None = None,
-    ) -> None:
+    def __init__(self, drafters: Sequence[Drafter], acceptance: Acceptance | None = None) -> None:
         super().__init__(drafters)
         self.names = tuple(drafter.name for drafter in drafters)
         self._acceptance = acceptance or Acceptance(len(drafters))
-        self.worth = worth or Worth(len(drafters))
-        self.vigilance = Vigilance()
-        self.asked: list[int] = []
-        self._trees: list[Grown] = []
+        self._forget()
+
+    def _forget(self) -> None:
         self._guesses: Guesses | None = None
-        self._rests = False
+        self._is_paused = False
+        self._drafts_next = True
         self._unheard: list[int] = []
 
+    @property
+    def n_drafters(self) -> int:
+        """How many there are."""
+        return len(self._drafters)
+
     def observe(self, tokens: Tokens) -> None:
-        """Hear committed text, shape (n,), and learn what the last guesses were worth."""
+        """Hear committed text, shape (n,), and learn which of the expected guesses it accepts."""
         ids = checked_tokens(tokens)
-        if self._rests:
+        if self._is_paused:
             self._unheard += ids
             return
         if self._guesses is not None:
@@ -86,66 +72,51 @@ class AutoDrafter(SeveralDrafters):
         for drafter in self._drafters:
             drafter.observe(ids)
 
-    def rest(self) -> None:
-        """From here on no guess is asked for: drafters hear what is written only when one is."""
-        self._rests = True
-        self.asked = []
+    def pause(self, drafts_next: bool = False) -> None:
+        """Keep what is observed until `resume`: the drafters need not follow the text meanwhile.
 
-    def wake(self) -> None:
-        """Let the drafters hear what was written while they rested."""
-        self._rests = False
+        drafts_next: they are going to be asked at the next step.
+        """
+        self._is_paused = True
+        self._drafts_next = drafts_next
+
+    def resume(self) -> None:
+        """Let the drafters hear what was committed during a pause."""
+        self._is_paused = False
         if self._unheard:
             unheard, self._unheard = self._unheard, []
             self.observe(unheard)
 
     @property
     def wants_hidden(self) -> bool:
-        """Whether one of its drafters does, for the next guess."""
-        is_awake = not self._rests or self.vigilance.looks_next
+        """Whether one of its drafters does, for the next draft."""
+        is_awake = not self._is_paused or self._drafts_next
         return is_awake and super().wants_hidden
 
-    def guess(self, n_nodes: int, min_p: float) -> Guesses:
-        """What those drafters guess that are worth asking, in at most `n_nodes` nodes each.
+    def ask(self, drafter: int, n_nodes: int, min_p: float) -> Grown:
+        """The draft of one drafter, of at most `n_nodes` nodes.
 
-        Guesses less likely than `min_p` are not searched for. Raises DraftError if `n_nodes` < 0.
+        Nodes less likely than `min_p` are not searched for. Raises DraftError if `n_nodes` < 0, or
+        the draft has no probabilities.
         """
-        self.wake()
-        n_asked = len(self._drafters) if checked_n_nodes(n_nodes) else 0
-        self.asked = [i for i in range(n_asked) if self.worth.asks(i)]
-        self._trees = [NOTHING] * len(self._drafters)
-        for i in self.asked:
-            self._trees[i] = self._ask(i, n_nodes, min_p)
-        self._guesses = self._estimated(Guesses.of_grown(self._trees, self.names))
-        return self._guesses
+        return _grown(self._drafters[drafter], checked_n_nodes(n_nodes), min_p)
 
-    def _ask(self, i: int, n_nodes: int, min_p: float) -> Grown:
-        started_s = time.perf_counter()
-        tree = _grown(self._drafters[i], n_nodes, min_p)
-        self.worth.learn_cost(i, time.perf_counter() - started_s)
-        return tree
+    def combine(self, drafts: Sequence[Grown]) -> Guesses:
+        """The union of drafts, one of each drafter, with estimates of their acceptance."""
+        return self._estimated(Guesses.of_grown(drafts, self.names))
+
+    def expect(self, guesses: Guesses) -> None:
+        """Learn from what is observed next which of these guesses were accepted."""
+        self._guesses = guesses
 
     def _estimated(self, guesses: Guesses) -> Guesses:
         self._acceptance.estimate(guesses)
         return guesses
 
-    def without(self, drafter: int) -> Guesses:
-        """The last guesses, as they would be if one drafter had not been asked."""
-        trees = [NOTHING if i == drafter else tree for i, tree in enumerate(self._trees)]
-        return self._estimated(Guesses.of_grown(trees, self.names))
-
-    def judge(self, gain_s: Callable[[Guesses], float]) -> None:
-        """Now and then, see what asking a drafter for the last guesses has brought.
-
-        gain_s: seconds that are gained by the last guesses over having fewer.
-        """
-        for i in self.asked:
-            if self.worth.is_judged(i):
-                self.worth.learn_gain(i, gain_s(self.without(i)))
-
     def propose(self, n_nodes: int) -> TokenTree:
         """The likeliest guesses of all drafters; see Drafter. Raises DraftError if < 0."""
         checked_n_nodes(n_nodes)
-        self.wake()
+        self.resume()
         trees = [drafter.propose(n_nodes) for drafter in self._drafters]
         guesses = self._estimated(Guesses.of(trees, self.names))
         return guesses.tree(guesses.by_p()[:n_nodes]) if len(guesses) else EMPTY_TREE
@@ -153,11 +124,7 @@ class AutoDrafter(SeveralDrafters):
     def reset(self) -> None:
         """Forget the text; what is known of the drafters stays."""
         super().reset()
-        self._guesses = None
-        self._trees = []
-        self._rests = False
-        self._unheard = []
-        self.vigilance = Vigilance()
+        self._forget()
 
 
 class Auto(SeveralFactories):
@@ -175,11 +142,12 @@ class Auto(SeveralFactories):
     def __init__(self, *factories: DrafterFactory, medusa: bool = False) -> None:
         super().__init__(factories, "plan with")
         self._looks_for_heads = medusa
-        self._know_nothing()
+        self.acceptance = Acceptance(self.n_drafters)
 
-    def _know_nothing(self) -> None:
-        self.acceptance = Acceptance(len(self._factories))
-        self.worth = Worth(len(self._factories))
+    @property
+    def n_drafters(self) -> int:
+        """How many drafters each text has."""
+        return len(self._factories)
 
     def prepare(self, model: Model) -> None:
         """See NeedsTarget."""
@@ -188,11 +156,11 @@ class Auto(SeveralFactories):
         if heads is not None:
             self._looks_for_heads = False
             self._factories = (*self._factories, heads)
-            self._know_nothing()
+            self.acceptance = Acceptance(self.n_drafters)
 
     def __call__(self) -> AutoDrafter:
         """Return a fresh drafter of fresh drafters."""
-        return AutoDrafter(self._new_drafters(), self.acceptance, self.worth)
+        return AutoDrafter(self._new_drafters(), self.acceptance)
 
 
 def _grown(drafter: Drafter, n_nodes: int, min_p: float) -> Grown:

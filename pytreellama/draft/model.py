@@ -12,9 +12,9 @@ from pytreellama.draft.growth import Grow, Growth, grow_tree
 from pytreellama.draft.protocol import EMPTY_TREE, Tokens, checked_n_nodes, checked_tokens
 from pytreellama.draft.same_vocab import check_same_vocab
 from pytreellama.errors import DraftError, PyTreeLlamaError
-from pytreellama.plan.guesses import grown
 from pytreellama.tree import TokenTree
 from pytreellama.tree.grown import Grown
+from pytreellama.tree.guesses import grown
 
 if TYPE_CHECKING:
     from pytreellama.core.model import Model as GgufModel

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Sequence_
-from functools import partial
 from typing import Protocol, TypeVar
 
 from pytreellama.core.context import Context
@@ -17,7 +16,14 @@ from pytreellama.engine.known_costs import load_curve, save_curve
 from pytreellama.engine.sequence import Sequence
 from pytreellama.engine.text_seen import TextSeen
 from pytreellama.errors import DraftError, PyTreeLlamaError
-from pytreellama.plan import CostCurve, Guesses, PassCost, Plan, Planner, Worth
+from pytreellama.plan import (
+    CostCurve,
+    DrafterBudget,
+    DraftPolicy,
+    PassCost,
+    PlannedRequest,
+    Planner,
+)
 from pytreellama.tree import TokenTree
 
 _log = logging.getLogger(__name__)
@@ -81,99 +87,80 @@ class FixedDrafting:
 
 
 class PlannedDrafting:
-    """Trees chosen for all sequences together, from guesses and costs; see ``Planner``.
+    """Trees that a ``DraftPolicy`` chooses for all sequences together.
 
     Every sequence's drafter is an ``AutoDrafter``.
 
     Args:
         context: the target.
-        worth: of the drafters that all sequences have.
+        n_drafters: of each sequence's ``AutoDrafter``.
+
+    Attributes:
+        budget: what asking each drafter costs and saves.
     """
 
-    def __init__(self, context: Context, worth: Worth) -> None:
+    def __init__(self, context: Context, n_drafters: int) -> None:
         self._context = context
-        self._worth = worth
-        self.planner: Planner | None = None
+        self._policy: DraftPolicy | None = None
         self._is_measured = False
         self._text = TextSeen(context)
-        self._seen: dict[Sequence, int] = {}
+        self.budget = DrafterBudget(n_drafters)
+
+    @property
+    def planner(self) -> Planner | None:
+        """What chooses the trees, once it is known what passes cost."""
+        return None if self._policy is None else self._policy.planner
 
     def prepare(self) -> None:
         """See Drafting: what passes cost is read from disk, or measured."""
-        if self.planner is not None:
+        if self._policy is not None:
             return
         curve = load_curve(self._context) or _measured(self._context)
         self._is_measured = curve is not None
-        self.planner = Planner(curve or _hopeless_curve(), self._context.n_nodes_max)
+        planner = Planner(curve or _hopeless_curve(), self._context.n_nodes_max)
+        self._policy = DraftPolicy(planner, self.budget)
 
     def trees(self, ready: Sequence_[Sequence], rooms: Sequence_[int]) -> list[TokenTree]:
         """See Drafting."""
-        self._seen = {sequence: self._text.cells(sequence.n_past) for sequence in ready}
-        looking = [
-            (sequence, room)
-            for sequence, room in zip(ready, rooms, strict=True)
-            if room > 0 and _auto(sequence).vigilance.looks()
-        ]
-        resting = set(ready) - {sequence for sequence, _ in looking}
-        for sequence in resting:
-            _rest(sequence)
-        plans = self._plans(looking, ready) if looking else {}
-        return [self._tree(sequence, plans.get(sequence)) for sequence in ready]
+        requests = [self._request(sequence) for sequence in ready]
+        trees = self._known_policy().step(requests, rooms, n_shared_cells(ready))
+        for sequence, request, tree in zip(ready, requests, trees, strict=True):
+            self._take(sequence, request, tree)
+        return trees
 
-    def _plans(
-        self, looking: Sequence_[tuple[Sequence, int]], ready: Sequence_[Sequence]
-    ) -> dict[Sequence, Plan]:
-        planner = self._known_planner()
-        seen = [self._seen[sequence] for sequence, _ in looking]
-        beside = set(ready).difference(sequence for sequence, _ in looking)
-        seen_by_all = [*seen, *(self._seen[sequence] for sequence in beside)]
-        min_p = planner.least_p(seen_by_all)
-        for sequence, _ in looking:
-            _wake(sequence)
-        started_s = time.perf_counter()
-        guesses = [_guesses(sequence, room, min_p) for sequence, room in looking]
-        spent_s = time.perf_counter() - started_s
-        rooms = [room for _, room in looking]
-        plans = planner.plan(guesses, seen_by_all, spent_s, rooms, n_shared_cells(ready))
-        planned_s = (time.perf_counter() - started_s - spent_s) / len(looking)
-        for (sequence, _), plan, n_seen in zip(looking, plans, seen, strict=True):
-            sequence.stats.plan_s += planned_s
-            drafter = _auto(sequence)
-            drafter.judge(partial(planner.gain_s, plan.guesses, n_read=n_seen))
-            drafting_s = sequence.stats.draft_s + sequence.stats.plan_s
-            drafter.vigilance.learn(plan.saved_s, drafting_s)
-        return {sequence: plan for (sequence, _), plan in zip(looking, plans, strict=True)}
+    def _request(self, sequence: Sequence) -> PlannedRequest:
+        """What the policy keeps of a sequence, as the text stands now."""
+        request = sequence.planned
+        if request is None:
+            assert isinstance(sequence.drafter, AutoDrafter)
+            request = sequence.planned = PlannedRequest(sequence.drafter)
+        request.root = sequence.last_token
+        request.n_cells = self._text.cells(sequence.n_past)
+        return request
 
-    def _tree(self, sequence: Sequence, plan: Plan | None) -> TokenTree:
-        sequence.plan = plan
-        root = sequence.last_token
-        if plan is None or not plan.nodes or sequence.is_finished:
-            return EMPTY_TREE.with_root(root)
-
-        def made() -> TokenTree:
-            tree = plan.tree(root)
-            _check_tree(tree, len(plan.nodes) + 1, self._context.n_vocab, sequence)
-            return tree
-
-        return _asked(sequence, made) or EMPTY_TREE.with_root(root)
+    def _take(self, sequence: Sequence, request: PlannedRequest, tree: TokenTree) -> None:
+        sequence.plan = request.plan
+        sequence.n_top = request.n_top
+        sequence.stats.draft_s += request.draft_s
+        sequence.stats.plan_s += request.plan_s
+        if request.error is not None:
+            sequence.fail(request.error)
+        elif len(tree) > 1:
+            _asked(sequence, lambda: _check_tokens(tree, self._context.n_vocab, sequence))
 
     def learn(self, drafted: Sequence_[Sequence], n_nodes: Sequence_[int], seconds: float) -> None:
         """See Drafting."""
-        seen = [self._seen[sequence] for sequence in drafted]
-        n_attended = sum(n * cells for n, cells in zip(n_nodes, seen, strict=True))
-        n_read = sum(seen) - n_shared_cells(drafted)
-        done = PassCost(sum(n_nodes), n_read, seconds, n_attended, len(seen))
-        self._known_planner().learn(done)
-        self._worth.pass_time(seconds)
+        requests = [sequence.planned for sequence in drafted if sequence.planned is not None]
+        self._known_policy().learn(requests, n_nodes, seconds, n_shared_cells(drafted))
 
     def close(self) -> None:
         """See Drafting: what passes cost is kept for the next engine."""
         if self.planner is not None and self._is_measured:
             save_curve(self._context, self.planner.curve)
 
-    def _known_planner(self) -> Planner:
-        assert self.planner is not None
-        return self.planner
+    def _known_policy(self) -> DraftPolicy:
+        assert self._policy is not None
+        return self._policy
 
 
 def n_shared_cells(sequences: Sequence_[Sequence]) -> int:
@@ -195,29 +182,6 @@ def _measured(context: Context) -> CostCurve | None:
 def _hopeless_curve() -> CostCurve:
     """Every node costs as much as a pass, so no guess ever pays."""
     return CostCurve.fit([PassCost(1, 0, 1.0)])
-
-
-def _rest(sequence: Sequence) -> None:
-    _auto(sequence).rest()
-    sequence.n_top = 0
-
-
-def _wake(sequence: Sequence) -> None:
-    """What it takes to catch up with the text is not what this look costs."""
-    drafter = _auto(sequence)
-    _asked(sequence, drafter.wake)
-    sequence.n_top = drafter.n_top
-    drafter.vigilance.rest(sequence.stats.draft_s + sequence.stats.plan_s)
-
-
-def _guesses(sequence: Sequence, room: int, min_p: float) -> Guesses:
-    drafter = _auto(sequence)
-    return _asked(sequence, lambda: drafter.guess(room, min_p)) or Guesses.of([])
-
-
-def _auto(sequence: Sequence) -> AutoDrafter:
-    assert isinstance(sequence.drafter, AutoDrafter)
-    return sequence.drafter
 
 
 def _asked(sequence: Sequence, act: Callable[[], _T]) -> _T | None:
@@ -243,6 +207,10 @@ def _check_tree(tree: TokenTree, n_nodes: int, n_vocab: int, sequence: Sequence)
             f"the drafter {sequence.drafter.name!r} proposed {len(tree)} nodes, but was asked "
             f"for at most {n_nodes}"
         )
+    _check_tokens(tree, n_vocab, sequence)
+
+
+def _check_tokens(tree: TokenTree, n_vocab: int, sequence: Sequence) -> None:
     if len(tree) and int(tree.tokens.max()) >= n_vocab:
         raise DraftError(
             f"the drafter {sequence.drafter.name!r} proposed token {int(tree.tokens.max())}, "

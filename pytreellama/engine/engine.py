@@ -47,7 +47,7 @@ from pytreellama.engine.sequence import Sequence as Running
 from pytreellama.engine.tree_pass import RULES, Rule
 from pytreellama.engine.waits import is_engine_thread
 from pytreellama.errors import ContextError, RequestError, shown
-from pytreellama.plan import Planner
+from pytreellama.plan import DrafterBudget, Planner
 
 _log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Engine(Closing):
         drafts = self._new_drafter is not NoDrafter and self.context.can_roll_back
         self._planned: PlannedDrafting | None = None
         if drafts and n_draft != 0 and isinstance(self._new_drafter, Auto):
-            self._planned = PlannedDrafting(self.context, self._new_drafter.worth)
+            self._planned = PlannedDrafting(self.context, self._new_drafter.n_drafters)
         if n_draft is None:
             n_draft = _N_FIXED if self._planned is None else _N_PLANNED
         self.n_draft = n_draft if drafts else 0
@@ -171,6 +171,11 @@ class Engine(Closing):
     def planner(self) -> Planner | None:
         """What chooses the trees, once a request has run; None where they are not planned."""
         return None if self._planned is None else self._planned.planner
+
+    @property
+    def drafter_budget(self) -> DrafterBudget | None:
+        """What asking each drafter of planned trees costs and saves; None without such trees."""
+        return None if self._planned is None else self._planned.budget
 
     @property
     def load(self) -> Load:

@@ -17,7 +17,7 @@ from pytreellama.engine.completion import Chunk, Completion, FinishReason, Stats
 from pytreellama.engine.request import Request
 from pytreellama.engine.stop_strings import StopStrings
 from pytreellama.errors import CallbackError, RequestError
-from pytreellama.plan import Plan
+from pytreellama.plan import Plan, PlannedRequest
 
 
 class Sequence:
@@ -33,6 +33,7 @@ class Sequence:
         is_forked: it goes on with another's text, which its sampler knows already.
         error: what ended it, if it could not be served.
         plan: why its last tree is as it is, where trees are planned.
+        planned: what the draft policy keeps of it, there.
     """
 
     def __init__(self, request: Request, vocab: Vocab, drafter: Drafter, index: int = 0) -> None:
@@ -53,6 +54,7 @@ class Sequence:
         self.finish_reason: FinishReason | None = None
         self.error: Exception | None = None
         self.plan: Plan | None = None
+        self.planned: PlannedRequest | None = None
         self.is_started = False
         self.is_forked = False
         self._logprobs: list[TokenLogp] = []

@@ -1,30 +1,32 @@
-"""Planning: what a pass costs, how likely guesses are, and which of them are worth it.
+"""Planning: what a pass costs, and which guesses are worth it.
 
-No native code is imported here: a planner is a function of trees, a curve and estimates.
+No native code is imported here: a policy is a function of drafts, a curve and a clock.
 """
 
-from pytreellama.plan.acceptance import Acceptance
+from pytreellama.plan.budget import DrafterBudget
 from pytreellama.plan.choice import Choice, choose
 from pytreellama.plan.cost import KNOTS, N_SIZES_KNOWN, CostCurve, PassCost
-from pytreellama.plan.guesses import Guesses
+from pytreellama.plan.gate import DraftGate
 from pytreellama.plan.planner import Plan, Planner
+from pytreellama.plan.policy import DraftPolicy, PlannedRequest, RequestDrafters
 from pytreellama.plan.text_cost import AttentionShare, TextCost
-from pytreellama.plan.vigilance import Vigilance
-from pytreellama.plan.worth import Worth
+from pytreellama.tree.guesses import Guesses
 
 __all__ = [
     "KNOTS",
     "N_SIZES_KNOWN",
-    "Acceptance",
     "AttentionShare",
     "Choice",
     "CostCurve",
+    "DraftGate",
+    "DraftPolicy",
+    "DrafterBudget",
     "Guesses",
     "PassCost",
     "Plan",
+    "PlannedRequest",
     "Planner",
+    "RequestDrafters",
     "TextCost",
-    "Vigilance",
-    "Worth",
     "choose",
 ]

@@ -9,9 +9,9 @@ from typing import Any
 
 from pytreellama.plan.choice import Choice, choose
 from pytreellama.plan.cost import KNOTS, CostCurve, PassCost
-from pytreellama.plan.guesses import Guesses
 from pytreellama.plan.probes import Probes
 from pytreellama.tree import TokenTree
+from pytreellama.tree.guesses import Guesses
 
 # The best of many estimates is one that was too high: what is chosen comes true less often than
 # what is not. Of tokens that guesses promise, this much is believed.

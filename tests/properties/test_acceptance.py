@@ -10,9 +10,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from planning import drafted_trees, estimated
-from pytreellama.draft import EMPTY_TREE
+from pytreellama.draft import EMPTY_TREE, Acceptance
 from pytreellama.errors import DraftError
-from pytreellama.plan import Acceptance, Guesses
+from pytreellama.plan import Guesses
 from pytreellama.tree import TokenTree
 from strategies import path_to
 

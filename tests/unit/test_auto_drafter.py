@@ -1,4 +1,4 @@
-"""The drafter that a planner asks: what rests and wakes hears the same text."""
+"""The drafter that a policy asks: what pauses and resumes hears the same text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from pytreellama import TokenTree
 from pytreellama.draft import EMPTY_TREE, Auto, AutoDrafter, NGram, Suffix
 from pytreellama.errors import DraftError
+from pytreellama.tree.guesses import Guesses
 
 TEXT = [5, 6, 7, 8, 9] * 4
 
@@ -16,27 +17,32 @@ def fresh() -> AutoDrafter:
     return Auto(Suffix(), NGram())()
 
 
+def asked(drafter: AutoDrafter, n_nodes: int, min_p: float) -> Guesses:
+    """What all its drafters guess."""
+    return drafter.combine([drafter.ask(i, n_nodes, min_p) for i in range(drafter.n_drafters)])
+
+
 def guessed(drafter: AutoDrafter) -> list[tuple[int, int, float]]:
-    guesses = drafter.guess(16, 0.05)
+    drafter.resume()
+    guesses = asked(drafter, 16, 0.05)
     return list(zip(guesses.union.tokens, guesses.union.parents, guesses.p, strict=True))
 
 
-def test_what_was_written_in_a_rest_is_heard_before_the_next_guess() -> None:
-    rested, awake = fresh(), fresh()
-    for drafter in (rested, awake):
+def test_what_was_committed_in_a_pause_is_heard_before_the_next_guess() -> None:
+    paused, awake = fresh(), fresh()
+    for drafter in (paused, awake):
         drafter.observe(TEXT)
-    rested.rest()
+    paused.pause()
     for token in (7, 8, 5, 6):
-        rested.observe([token])
+        paused.observe([token])
         awake.observe([token])
-    assert rested.asked == []
-    assert guessed(rested) == guessed(awake)
+    assert guessed(paused) == guessed(awake)
 
 
-def test_proposing_in_a_rest_hears_it_too() -> None:
+def test_proposing_in_a_pause_hears_it_too() -> None:
     drafter = fresh()
     drafter.observe(TEXT[:-1])
-    drafter.rest()
+    drafter.pause()
     drafter.observe(TEXT[-1:])
     assert drafter.propose(2).tokens.tolist() == [5, 6]
 
@@ -44,10 +50,10 @@ def test_proposing_in_a_rest_hears_it_too() -> None:
 def test_a_reset_forgets_what_was_not_heard() -> None:
     drafter = fresh()
     drafter.observe(TEXT)
-    drafter.rest()
+    drafter.pause()
     drafter.observe([5, 6])
     drafter.reset()
-    assert len(drafter.guess(8, 0.0)) == 0
+    assert guessed(drafter) == []
 
 
 class Reader:
@@ -72,33 +78,28 @@ class Reader:
         self.heard.clear()
 
 
-def test_hidden_states_are_wanted_in_a_rest_just_before_the_next_look() -> None:
+def test_hidden_states_are_wanted_in_a_pause_just_before_the_next_draft() -> None:
     drafter = Auto(Suffix(), Reader)()
     assert drafter.wants_hidden
-    for _ in range(20):
-        drafter.vigilance.learn(-1.0, 0.0)
-    assert drafter.vigilance.is_resting
-    for _ in range(8):
-        wanted = []
-        while not drafter.vigilance.looks():
-            drafter.rest()
-            wanted.append(drafter.wants_hidden)
-        assert wanted == [False] * (len(wanted) - 1) + [True]
-        drafter.wake()
+    for drafts_next in (False, False, True, False):
+        drafter.pause(drafts_next)
+        assert drafter.wants_hidden is drafts_next
+    drafter.resume()
+    assert drafter.wants_hidden
 
 
 def test_drafters_that_read_no_states_want_none() -> None:
     assert not fresh().wants_hidden
 
 
-def test_a_state_that_came_in_a_rest_is_told_before_its_token() -> None:
+def test_a_state_that_came_in_a_pause_is_told_before_its_token() -> None:
     reader = Reader()
     drafter = AutoDrafter([reader])
-    drafter.rest()
+    drafter.pause()
     drafter.observe([5])
     drafter.observe_hidden(np.ones((1, 2), np.float32))
     drafter.observe([6])
-    drafter.wake()
+    drafter.resume()
     assert reader.heard == [[[1.0, 1.0]], [5, 6]]
 
 
@@ -111,6 +112,18 @@ def test_guesses_below_the_given_p_are_not_searched_for() -> None:
         assert len(eager.p) > len(drafter.propose(32)) >= len(wary.p)
         assert all(p >= 0.3 for p in wary.p)
         assert np.isclose(sum(eager.p[:1]), drafter.propose(32).p[:1].sum())
+
+
+@pytest.mark.parametrize("expects", [False, True])
+def test_only_expected_guesses_are_learned_from(expects: bool) -> None:
+    drafter = fresh()
+    drafter.observe(TEXT)
+    drafts = [drafter.ask(i, 4, 0.05) for i in range(drafter.n_drafters)]
+    guesses = drafter.combine(drafts)
+    if expects:
+        drafter.expect(guesses)
+    drafter.observe([99])  # refuses them all
+    assert (drafter.combine(drafts).p < guesses.p) is expects
 
 
 class Certain:
@@ -128,7 +141,7 @@ def test_a_drafter_without_probabilities_cannot_be_planned_with() -> None:
     drafter = Auto(Certain)()
     drafter.observe(TEXT)
     with pytest.raises(DraftError, match="'certain' proposed 1 nodes without probabilities"):
-        drafter.guess(4, 0.0)
+        drafter.ask(0, 4, 0.0)
 
 
 def test_there_must_be_a_drafter() -> None:

@@ -20,8 +20,8 @@ from pytreellama.page.document import CONTENT_TYPES, asset, script_json, static_
 from pytreellama.page.steps import step_dict
 from pytreellama.plan import Plan
 from pytreellama.plan.choice import Choice
-from pytreellama.plan.guesses import Guesses
 from pytreellama.tree import TokenTree
+from pytreellama.tree.guesses import Guesses
 
 PIECES = [b" is", b" Paris", b",", b" the", b"\n", b"\xf0\x9f", b"</script>"]
 NASTY = "</script><script>alert(1)</script><!-- ]]> & \u2028 \ud800 \\ \"'"

@@ -27,7 +27,7 @@ def simulate() -> Iterator[ModuleType]:
         import simulate
 
         yield simulate
-    for name in ("simulate", "recording", "questions", "report"):
+    for name in ("simulate", "policies", "recording", "questions", "report"):
         sys.modules.pop(name, None)
 
 
@@ -115,7 +115,7 @@ def test_plans_lie_between_plain_steps_and_foresight(
     cost, machine = simulate.DraftingCost(0.0001, 0.0), curve(price)
     plain = simulate.replayed(target, simulate.Fixed(DRAFTERS, 0, cost), machine)
     planned = simulate.replayed(target, simulate.Planned(DRAFTERS, machine, cost), machine)
-    foresight = simulate.replayed(target, simulate.Foresight(DRAFTERS, machine, cost), machine)
+    foresight = simulate.replayed(target, simulate.Foresight(DRAFTERS, machine), machine)
     for kind in ("repeating", "new", "all"):
         assert planned[kind].n_tokens == foresight[kind].n_tokens == plain[kind].n_tokens
         assert planned[kind].speed / plain[kind].speed > 0.97

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytreellama.plan import Worth
+from pytreellama.plan import DrafterBudget
 
 PASS_S = 0.01
 N_TRIALS = 3
@@ -34,20 +34,22 @@ class Asked:
         return sum(begin <= step < end for step in self.steps)
 
 
-def simulate(worth: Worth, n_steps: int, cost: Seconds, gain: Seconds, drafter: int = 0) -> Asked:
+def simulate(
+    budget: DrafterBudget, n_steps: int, cost: Seconds, gain: Seconds, drafter: int = 0
+) -> Asked:
     """Steps of an engine whose other drafters are silent."""
     asked = Asked([], 0.0, 0.0)
     for step in range(n_steps):
         step_s = PASS_S
-        if worth.asks(drafter):
+        if budget.allows(drafter):
             ask_s = cost(step)
-            worth.learn_cost(drafter, ask_s)
-            if worth.is_judged(drafter):
-                worth.learn_gain(drafter, gain(step))
+            budget.learn_cost(drafter, ask_s)
+            if budget.is_judged(drafter):
+                budget.learn_gain(drafter, gain(step))
             asked.steps.append(step)
             asked.seconds += ask_s
             step_s += ask_s
-        worth.pass_time(PASS_S)
+        budget.earn(PASS_S)
         asked.all_s += step_s
     return asked
 
@@ -59,7 +61,7 @@ def always(seconds: float) -> Seconds:
 @pytest.mark.parametrize("share", [0.01, 0.5, 20.0])
 def test_one_that_pays_is_asked_at_every_step(share: float) -> None:
     cost_s = share * PASS_S
-    asked = simulate(Worth(1), 500, always(cost_s), always(1.5 * cost_s))
+    asked = simulate(DrafterBudget(1), 500, always(cost_s), always(1.5 * cost_s))
     assert asked.steps == list(range(500))
 
 
@@ -67,7 +69,7 @@ def test_one_that_pays_is_asked_at_every_step(share: float) -> None:
 @pytest.mark.parametrize("gained", [-1.0, 0.0, 0.9])
 def test_one_that_does_not_pay_takes_a_small_share_of_the_time(share: float, gained: float) -> None:
     cost_s, n_steps = share * PASS_S, 10_000
-    asked = simulate(Worth(1), n_steps, always(cost_s), always(gained * cost_s))
+    asked = simulate(DrafterBudget(1), n_steps, always(cost_s), always(gained * cost_s))
     assert asked.between(0, N_TRIALS) == N_TRIALS
     n_allowed = N_TRIALS + 1 + SHARE * n_steps * PASS_S / cost_s
     assert len(asked.steps) <= n_allowed, "it is asked too often"
@@ -75,9 +77,9 @@ def test_one_that_does_not_pay_takes_a_small_share_of_the_time(share: float, gai
 
 
 def test_costly_ones_are_asked_seldom() -> None:
-    worth = Worth(3)
+    budget = DrafterBudget(3)
     asked = [
-        simulate(worth, 5000, always(cost_s), always(0.0), drafter)
+        simulate(budget, 5000, always(cost_s), always(0.0), drafter)
         for drafter, cost_s in enumerate((0.001, 0.01, 0.1))
     ]
     n_asked = [len(one.steps) for one in asked]
@@ -87,7 +89,7 @@ def test_costly_ones_are_asked_seldom() -> None:
 def test_one_whose_text_has_changed_comes_back() -> None:
     cost_s, changes = 0.1 * PASS_S, 4000
     asked = simulate(
-        Worth(1), 8000, always(cost_s), lambda step: 3 * cost_s if step >= changes else 0.0
+        DrafterBudget(1), 8000, always(cost_s), lambda step: 3 * cost_s if step >= changes else 0.0
     )
     assert asked.between(changes - 1000, changes) < 300
     assert asked.between(changes + 1000, 8000) == 3000
@@ -95,7 +97,7 @@ def test_one_whose_text_has_changed_comes_back() -> None:
 
 def test_one_that_brings_nothing_any_more_is_let_go() -> None:
     cost_s = 0.1 * PASS_S
-    asked = simulate(Worth(1), 4000, always(cost_s), lambda step: 3 * cost_s * (step < 500))
+    asked = simulate(DrafterBudget(1), 4000, always(cost_s), lambda step: 3 * cost_s * (step < 500))
     assert asked.between(0, 500) == 500
     assert asked.between(2000, 4000) < 600
 
@@ -103,34 +105,37 @@ def test_one_that_brings_nothing_any_more_is_let_go() -> None:
 def test_a_hiccup_does_not_discredit_one_that_pays() -> None:
     cost_s = 0.1 * PASS_S
     asked = simulate(
-        Worth(1), 1000, lambda step: cost_s * (1000 if step == 400 else 1), always(1.5 * cost_s)
+        DrafterBudget(1),
+        1000,
+        lambda step: cost_s * (1000 if step == 400 else 1),
+        always(1.5 * cost_s),
     )
     assert len(asked.steps) == 1000
 
 
 def test_outliers_of_cost_are_not_what_an_ask_costs() -> None:
     rng, cost_s = random.Random(1), 0.1 * PASS_S
-    worth = Worth(1)
+    budget = DrafterBudget(1)
     asked = simulate(
-        worth, 20_000, lambda _: cost_s * (20 if rng.random() < 0.1 else 1), always(0.0)
+        budget, 20_000, lambda _: cost_s * (20 if rng.random() < 0.1 else 1), always(0.0)
     )
-    assert worth.to_dicts()[0]["cost_s"] == pytest.approx(cost_s, rel=0.6)
+    assert budget.to_dicts()[0]["cost_s"] == pytest.approx(cost_s, rel=0.6)
     assert asked.share < 3 * SHARE
 
 
 def test_drafters_are_known_each_for_itself() -> None:
-    worth, other = Worth(2), Worth(1)
-    simulate(worth, 100, always(PASS_S), always(0.0), drafter=0)
-    simulate(worth, 100, always(PASS_S), always(2 * PASS_S), drafter=1)
+    budget, other = DrafterBudget(2), DrafterBudget(1)
+    simulate(budget, 100, always(PASS_S), always(0.0), drafter=0)
+    simulate(budget, 100, always(PASS_S), always(2 * PASS_S), drafter=1)
     simulate(other, 100, always(PASS_S), always(2 * PASS_S))
-    assert [told["pays"] for told in worth.to_dicts()] == [False, True]
-    assert worth.to_dicts()[1] == other.to_dicts()[0]
+    assert [told["pays"] for told in budget.to_dicts()] == [False, True]
+    assert budget.to_dicts()[1] == other.to_dicts()[0]
 
 
 def test_what_is_known_is_told_in_seconds() -> None:
-    worth = Worth(1)
-    simulate(worth, 50, always(0.002), always(0.005))
-    (told,) = json.loads(json.dumps(worth.to_dicts()))
+    budget = DrafterBudget(1)
+    simulate(budget, 50, always(0.002), always(0.005))
+    (told,) = json.loads(json.dumps(budget.to_dicts()))
     assert told == {
         "cost_s": pytest.approx(0.002),
         "gain_s": pytest.approx(0.005),

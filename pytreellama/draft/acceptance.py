@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from pytreellama.errors import DraftError
-from pytreellama.plan.guesses import Guesses, View
+from pytreellama.tree.guesses import Guesses, View
 
 _P_MIN = 0.002  # a drafter that calls something certain is not believed beyond 1 - this
 _STRETCH_MAX = 3.0  # an opinion that is surer than this teaches no faster

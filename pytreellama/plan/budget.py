@@ -1,15 +1,15 @@
-"""Worth: whether a drafter is asked at all, by what it brought of late and what asking costs."""
+"""DrafterBudget: whether a drafter is asked, by what it saved of late and what asking costs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 _RATE = 0.05  # of learning, once some asks are known
-_OUTLIER = 3.0  # an ask that took so many times what it takes is counted as so many
+_OUTLIER = 3.0  # an ask that took so many times the mean, or more, counts for as many
 _EXPLORED_SHARE = 0.02  # of all time, for asking each drafter that did not pay of late
 _N_TRIALS = 3  # asks that each drafter is granted, whatever they cost
 _JUDGED_ONE_IN = 16
-_COST = 1.3  # what is guessed has to be mixed, chosen from and learned from, too
+_COST = 1.3  # candidates have to be mixed, chosen from and learned from, too
 
 
 @dataclass(slots=True)
@@ -27,12 +27,12 @@ class _Record:
         return self.n_judged < _N_TRIALS or self.gain_s > _COST * self.cost_s
 
 
-class Worth:
+class DrafterBudget:
     """Keeps, for each drafter, what an ask costs and how many seconds it saves.
 
     A drafter that pays is asked at every step. One that does not is asked out of a small share of
-    the time, so that it can show that the text has changed; a costly one accordingly seldom. What
-    an ask saves is judged at every ask then, and at one in some while the drafter pays.
+    the time, so that it can show that the text has changed; an expensive one accordingly seldom.
+    What an ask saves is judged at every ask then, and at one in some while the drafter pays.
 
     Args:
         n_drafters: how many there are.
@@ -41,13 +41,13 @@ class Worth:
     def __init__(self, n_drafters: int) -> None:
         self._records = [_Record() for _ in range(n_drafters)]
 
-    def asks(self, drafter: int) -> bool:
-        """True if this drafter is worth asking now."""
+    def allows(self, drafter: int) -> bool:
+        """True if asking this drafter is within its budget now."""
         record = self._records[drafter]
         return record.pays or record.credit_s >= record.cost_s
 
     def is_judged(self, drafter: int) -> bool:
-        """True if what the ask just made saves should be told to ``learn_gain``."""
+        """True if ``learn_gain`` should be given what the ask just made saves."""
         record = self._records[drafter]
         if record.n_judged < _N_TRIALS or record.n_asked % _JUDGED_ONE_IN == 0:
             return True
@@ -55,7 +55,7 @@ class Worth:
         return not record.pays and record.credit_s < record.cost_s
 
     def learn_cost(self, drafter: int, seconds: float) -> None:
-        """Hear what an ask took."""
+        """Learn what an ask took."""
         record = self._records[drafter]
         if not record.pays:
             record.credit_s = max(record.credit_s - record.cost_s, 0.0)
@@ -67,17 +67,17 @@ class Worth:
         record.n_asked += 1
 
     def learn_gain(self, drafter: int, seconds: float) -> None:
-        """Hear how many seconds an ask saves, as far as is foreseen."""
+        """Learn how many seconds an ask is expected to save."""
         record = self._records[drafter]
         rate = max(_RATE, 1.0 / (record.n_judged + 1))
         record.gain_s += rate * (seconds - record.gain_s)
         record.n_judged += 1
 
-    def pass_time(self, seconds: float) -> None:
-        """Hear that so much time went by: drafters that rest earn their next ask by it."""
+    def earn(self, pass_s: float) -> None:
+        """Grant a share of a pass's seconds to each drafter that does not pay."""
         for record in self._records:
             if not record.pays:
-                earned_s = record.credit_s + _EXPLORED_SHARE * seconds
+                earned_s = record.credit_s + _EXPLORED_SHARE * pass_s
                 record.credit_s = min(earned_s, record.cost_s)
 
     def to_dicts(self) -> list[dict[str, float | int | bool]]:
