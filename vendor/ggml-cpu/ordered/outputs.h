@@ -22,27 +22,31 @@ static void output_part(float * O, int64_t DV, int64_t channel, const float * P,
         const fattn_fetch & fetch) {
     const int64_t part = fetch.part(values.n);
 
-    __m512 acc[RM][RN];
+    GGML_F32_VEC acc[RM][RN];
     FATTN_UNROLL
     for (int i = 0; i < RM; ++i) {
         FATTN_UNROLL
         for (int r = 0; r < RN; ++r) {
-            acc[i][r] = _mm512_loadu_ps(O + i*DV + channel + WIDE*r);
+            acc[i][r] = GGML_F32_VEC_LOAD(O + i*DV + channel + WIDE*r);
         }
     }
 
     for (int64_t j = 0; j < values.n; ++j) {
         fetch.rows(j*part, (j + 1)*part);
 
-        __m512 v[RN];
-        T::template load<RN>(values.data + values.cells[j]*values.nb, channel, v);
+        const char * row = values.data + values.cells[j]*values.nb;
 
+        GGML_F32_VEC v[RN];
+        FATTN_UNROLL
+        for (int r = 0; r < RN; ++r) {
+            v[r] = T::template load<RN>(row, channel, r);
+        }
         FATTN_UNROLL
         for (int i = 0; i < RM; ++i) {
-            const __m512 p = _mm512_set1_ps(P[i*values.n_pad + j]);
+            const GGML_F32_VEC p = GGML_F32_VEC_SET1(P[i*values.n_pad + j]);
             FATTN_UNROLL
             for (int r = 0; r < RN; ++r) {
-                acc[i][r] = _mm512_fmadd_ps(v[r], p, acc[i][r]);
+                acc[i][r] = GGML_F32_VEC_FMA(acc[i][r], v[r], p);
             }
         }
     }
@@ -51,10 +55,10 @@ static void output_part(float * O, int64_t DV, int64_t channel, const float * P,
     for (int64_t j = values.n; j < values.n_pad; ++j) {
         FATTN_UNROLL
         for (int i = 0; i < RM; ++i) {
-            const __m512 p = _mm512_set1_ps(P[i*values.n_pad + j]);
+            const GGML_F32_VEC p = GGML_F32_VEC_SET1(P[i*values.n_pad + j]);
             FATTN_UNROLL
             for (int r = 0; r < RN; ++r) {
-                acc[i][r] = _mm512_fmadd_ps(_mm512_setzero_ps(), p, acc[i][r]);
+                acc[i][r] = GGML_F32_VEC_FMA(acc[i][r], GGML_F32_VEC_SET1(0.0f), p);
             }
         }
     }
@@ -63,7 +67,7 @@ static void output_part(float * O, int64_t DV, int64_t channel, const float * P,
     for (int i = 0; i < RM; ++i) {
         FATTN_UNROLL
         for (int r = 0; r < RN; ++r) {
-            _mm512_storeu_ps(O + i*DV + channel + WIDE*r, acc[i][r]);
+            GGML_F32_VEC_STORE(O + i*DV + channel + WIDE*r, acc[i][r]);
         }
     }
 }

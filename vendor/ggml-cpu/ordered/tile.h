@@ -241,7 +241,7 @@ private:
         const fattn_fetch next = fetch(h, op.v, block, sub);
 
 #if defined(FATTN_WIDE)
-        if (is_wide(op.k->type, op.DK)) {
+        if (is_wide(op.k->type, op.DK) && is_few(op.k->type, n_rows)) {
             score_wide(h, sub, next);
         } else
 #endif
@@ -276,7 +276,7 @@ private:
             using K = decltype(type);
 
             // elements take half of the room for floats, or less
-            const wide_keys keys { (uint16_t *) KT, KT + N_SUB*op.DK/2, op.DK/(16*K::PER) };
+            const wide_keys keys { (uint16_t *) KT, KT + N_SUB*op.DK/2, op.DK/(N_ELEMENTS*K::PER) };
 
             transpose_keys<K>(op, h.i, group.i3, group.cells + sub.begin, sub.n, sub.n_pad, (const char *) rows, keys);
             ::score_wide<K>(h.Q, op.DK, keys, n_rows, scores_of(sub), sub.n_pad, next);
@@ -346,7 +346,7 @@ private:
         const fattn_fetch next  = fetch(h, op.k, block, sub);
 
 #if defined(FATTN_WIDE)
-        if (is_wide(op.v->type, op.DV)) {
+        if (is_wide(op.v->type, op.DV) && is_few(op.v->type, n_rows)) {
             const wide_values values { cell_data(op.v, 0, h.i, group.i3), op.v->nb[1], cells, sub.n, sub.n_pad };
 
             with_wide(op.v->type, [&](auto type) {
