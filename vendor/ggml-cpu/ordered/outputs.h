@@ -3,22 +3,14 @@
 // outputs of rows from cells whose V is widened in registers
 
 #include "fetch.h"
+#include "recode.h"
 #include "widen.h"
 
 #if defined(FATTN_WIDE)
 
-// V of some cells of one head
-struct wide_values {
-    const char    * data; // of cell 0
-    size_t          nb;
-    const int32_t * cells;
-    int64_t         n;
-    int64_t         n_pad; // cells behind n are zeros
-};
-
 // RM rows and RN vectors of channels: gemm()'s chain of FMAs
 template <typename T, int RM, int RN>
-static void output_part(float * O, int64_t DV, int64_t channel, const float * P, const wide_values & values,
+static void output_part(float * O, int64_t DV, int64_t channel, const float * P, const fattn_rows & values,
         const fattn_fetch & fetch) {
     const int64_t part = fetch.part(values.n);
 
@@ -34,7 +26,7 @@ static void output_part(float * O, int64_t DV, int64_t channel, const float * P,
     for (int64_t j = 0; j < values.n; ++j) {
         fetch.rows(j*part, (j + 1)*part);
 
-        const char * row = values.data + values.cells[j]*values.nb;
+        const char * row = values.row(j);
 
         GGML_F32_VEC v[RN];
         FATTN_UNROLL
@@ -74,7 +66,7 @@ static void output_part(float * O, int64_t DV, int64_t channel, const float * P,
 
 // all rows and channels
 template <typename T>
-static void output_wide(float * O, int64_t DV, const float * P, int64_t n_rows, const wide_values & values,
+static void output_wide(float * O, int64_t DV, const float * P, int64_t n_rows, const fattn_rows & values,
         const fattn_fetch & fetch) {
     for_each_part<T::N_ROWS>(n_rows, DV/WIDE, [&](auto RM, auto RN, int64_t r, int64_t vector) {
         output_part<T, RM, RN>(O + r*DV, DV, vector*WIDE, P + r*values.n_pad, values,

@@ -4,6 +4,7 @@
 
 #include "fetch.h"
 #include "op.h"
+#include "recode.h"
 #include "widen.h"
 
 #include "ggml-cpu.h"
@@ -47,14 +48,14 @@ static const char * cell_data(const ggml_tensor * t, int64_t cell, int64_t head,
 }
 
 #if defined(FATTN_WIDE)
-// K of N_CELLS cells, zeros behind n
+// K of N_CELLS cells
 template <typename K>
 struct wide_group {
     const char * src[N_CELLS];
 
-    wide_group(const fattn_op & op, int64_t head, int64_t i3, const int32_t * cells, int64_t n, const char * zeros) {
+    wide_group(const fattn_rows & rows, int64_t j0, const char * zeros) {
         for (int64_t j = 0; j < N_CELLS; ++j) {
-            src[j] = j < n ? cell_data(op.k, cells[j], head, i3) : zeros;
+            src[j] = j0 + j < rows.n ? rows.row(j0 + j) : zeros;
         }
     }
 
@@ -75,18 +76,18 @@ struct wide_group {
 };
 
 template <typename K>
-static void pack_wide_k(const fattn_op & op, int64_t head, int64_t i3, const int32_t * cells, int64_t n, int64_t n_pad,
-        const char * zeros, float * dst, const fattn_fetch & fetch) {
-    const int64_t part = fetch.part(n_pad/N_CELLS);
+static void pack_wide_k(const fattn_rows & rows, int64_t DK, const char * zeros, float * dst, const fattn_fetch & fetch) {
+    const int64_t n_pad = rows.n_pad;
+    const int64_t part  = fetch.part(n_pad/N_CELLS);
 
     for (int64_t j0 = 0; j0 < n_pad; j0 += N_CELLS) {
         fetch.rows(j0/N_CELLS*part, (j0/N_CELLS + 1)*part);
 
-        const wide_group<K> group(op, head, i3, cells + j0, n - j0, zeros);
+        const wide_group<K> group(rows, j0, zeros);
 
         float * to = dst + j0;
 
-        for (int64_t i = 0; i < op.DK/(N_ELEMENTS*K::PER); ++i) {
+        for (int64_t i = 0; i < DK/(N_ELEMENTS*K::PER); ++i) {
             alignas(64) uint16_t elements[N_ELEMENTS*N_CELLS];
             alignas(64) float    scales[N_CELLS] = {};
 
@@ -115,67 +116,67 @@ static void widen_row(const char * src, float * dst, int64_t n) {
 }
 #endif
 
-// K of n cells as [DK][n_pad], zeros behind them
-static void pack_k(const fattn_op & op, int64_t head, int64_t i3, const int32_t * cells, int64_t n, int64_t n_pad,
-        float * rows, float * dst, const fattn_fetch & fetch) {
+// K as [DK][n_pad]
+static void pack_k(const fattn_rows & rows, int64_t DK, float * buffer, float * dst, const fattn_fetch & fetch) {
+    const int64_t n_pad = rows.n_pad;
+
 #if defined(FATTN_WIDE)
-    if (is_wide(op.k->type, op.DK)) {
-        memset(rows, 0, ggml_row_size(op.k->type, op.DK));
-        with_wide(op.k->type, [&](auto type) {
-            pack_wide_k<decltype(type)>(op, head, i3, cells, n, n_pad, (const char *) rows, dst, fetch);
+    if (is_wide(rows.type, DK)) {
+        memset(buffer, 0, ggml_row_size(rows.type, DK));
+        with_wide(rows.type, [&](auto type) {
+            pack_wide_k<decltype(type)>(rows, DK, (const char *) buffer, dst, fetch);
         });
         return;
     }
 #endif
-    const int64_t DK   = op.DK;
     const int64_t part = fetch.part(n_pad/8);
 
     for (int64_t j0 = 0; j0 < n_pad; j0 += 8) {
-        const int64_t nj = std::max<int64_t>(0, std::min<int64_t>(8, n - j0));
+        const int64_t nj = std::max<int64_t>(0, std::min<int64_t>(8, rows.n - j0));
 
         fetch.rows(j0/8*part, (j0/8 + 1)*part);
 
         for (int64_t j = 0; j < nj; ++j) {
-            row_to_f32(op.k->type, cell_data(op.k, cells[j0 + j], head, i3), rows + j*DK, DK);
+            row_to_f32(rows.type, rows.row(j0 + j), buffer + j*DK, DK);
         }
-        memset(rows + nj*DK, 0, (8 - nj)*DK*sizeof(float));
+        memset(buffer + nj*DK, 0, (8 - nj)*DK*sizeof(float));
 
         int64_t d = 0;
 #if defined(__AVX__)
         for (; d + 8 <= DK; d += 8) {
-            transpose_f32_8x8(rows + d, DK, dst + d*n_pad + j0, n_pad);
+            transpose_f32_8x8(buffer + d, DK, dst + d*n_pad + j0, n_pad);
         }
 #endif
         for (; d < DK; ++d) {
             for (int64_t j = 0; j < 8; ++j) {
-                dst[d*n_pad + j0 + j] = rows[j*DK + d];
+                dst[d*n_pad + j0 + j] = buffer[j*DK + d];
             }
         }
     }
 }
 
-// V of n cells as [n_pad][DV], zeros behind them
-static void pack_v(const fattn_op & op, int64_t head, int64_t i3, const int32_t * cells, int64_t n, int64_t n_pad,
-        float * dst, const fattn_fetch & fetch) {
-    const int64_t part = fetch.part(n);
+// V as [n_pad][DV]
+static void pack_v(const fattn_rows & rows, int64_t DV, float * dst, const fattn_fetch & fetch) {
+    const int64_t part = fetch.part(rows.n);
+
+    const auto for_each_row = [&](auto && f) {
+        for (int64_t j = 0; j < rows.n; ++j) {
+            fetch.rows(j*part, (j + 1)*part);
+            f(rows.row(j), dst + j*DV);
+        }
+    };
+
+    memset(dst + rows.n*DV, 0, (rows.n_pad - rows.n)*DV*sizeof(float));
 
 #if defined(FATTN_WIDE)
-    if (is_wide(op.v->type, op.DV) && op.DV % (2*WIDE) == 0) {
-        with_wide(op.v->type, [&](auto type) {
-            for (int64_t j = 0; j < n; ++j) {
-                fetch.rows(j*part, (j + 1)*part);
-                widen_row<decltype(type)>(cell_data(op.v, cells[j], head, i3), dst + j*op.DV, op.DV);
-            }
+    if (is_wide(rows.type, DV) && DV % (2*WIDE) == 0) {
+        with_wide(rows.type, [&](auto type) {
+            for_each_row([&](const char * src, float * to) { widen_row<decltype(type)>(src, to, DV); });
         });
-        memset(dst + n*op.DV, 0, (n_pad - n)*op.DV*sizeof(float));
         return;
     }
 #endif
-    for (int64_t j = 0; j < n; ++j) {
-        fetch.rows(j*part, (j + 1)*part);
-        row_to_f32(op.v->type, cell_data(op.v, cells[j], head, i3), dst + j*op.DV, op.DV);
-    }
-    memset(dst + n*op.DV, 0, (n_pad - n)*op.DV*sizeof(float));
+    for_each_row([&](const char * src, float * to) { row_to_f32(rows.type, src, to, DV); });
 }
 
 #endif // FATTN_ORDERED

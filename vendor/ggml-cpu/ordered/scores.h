@@ -18,12 +18,10 @@ struct wide_keys {
     static int64_t offset(int64_t r, int64_t n) { return r*WIDE/N_CELLS*n + r*WIDE%N_CELLS; }
 };
 
-// n_pad cells, those behind n as zeros
 template <typename K>
-static void transpose_keys(const fattn_op & op, int64_t head, int64_t i3, const int32_t * cells, int64_t n, int64_t n_pad,
-        const char * zeros, const wide_keys & keys) {
-    for (int64_t j0 = 0; j0 < n_pad; j0 += N_CELLS) {
-        const wide_group<K> group(op, head, i3, cells + j0, n - j0, zeros);
+static void transpose_keys(const fattn_rows & rows, const char * zeros, const wide_keys & keys) {
+    for (int64_t j0 = 0; j0 < rows.n_pad; j0 += N_CELLS) {
+        const wide_group<K> group(rows, j0, zeros);
 
         for (int64_t i = 0; i < keys.n_pieces; ++i) {
             const int64_t piece = j0/N_CELLS*keys.n_pieces + i;

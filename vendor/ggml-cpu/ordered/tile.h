@@ -9,6 +9,7 @@
 #include "op.h"
 #include "outputs.h"
 #include "pack.h"
+#include "recode.h"
 #include "rows.h"
 #include "scores.h"
 #include "sums.h"
@@ -61,6 +62,7 @@ struct fattn_tile {
         slopes  = mask    + op.n_scores;
         seen    = (int32_t *) (slopes + N_ROWS);
         aligned = seen    + op.n_scores/N_SUB;
+        codes   = aligned + op.n_scores/N_SUB;
 
         total.clear(this->n_band*n_rows, op.DV);
     }
@@ -134,6 +136,7 @@ private:
     float * KT;   // [DK][N_SUB]
     float * rows; // [8][DK]
     float * V;    // [N_SUB][DV]
+    void  * codes; // [N_SUB] rows of Q8_0
     float * P;    // [sub][n_rows][N_SUB]
     float * mask; // [sub][n_t][N_SUB]
 
@@ -237,16 +240,24 @@ private:
         return any;
     }
 
+    // K or V of a sub, in a type that kernels know
+    fattn_rows rows_of(const fattn_head & h, const ggml_tensor * t, const fattn_sub & sub) const {
+        const fattn_rows stored { t->type, cell_data(t, 0, h.i, group.i3), t->nb[1], group.cells + sub.begin, sub.n, sub.n_pad };
+
+        return recode(stored, t->ne[0], codes);
+    }
+
     void score(const fattn_head & h, const fattn_block & block, const fattn_sub & sub) {
         const fattn_fetch next = fetch(h, op.v, block, sub);
+        const fattn_rows  keys = rows_of(h, op.k, sub);
 
 #if defined(FATTN_WIDE)
-        if (is_wide(op.k->type, op.DK) && is_few(op.k->type, n_rows)) {
-            score_wide(h, sub, next);
+        if (is_wide(keys.type, op.DK) && is_few(keys.type, n_rows)) {
+            score_wide(h, sub, keys, next);
         } else
 #endif
         {
-            score_packed(h, sub, next);
+            score_packed(h, sub, keys, next);
         }
         finish(h, sub);
         if (is_strict) {
@@ -254,10 +265,10 @@ private:
         }
     }
 
-    void score_packed(const fattn_head & h, const fattn_sub & sub, const fattn_fetch & next) {
+    void score_packed(const fattn_head & h, const fattn_sub & sub, const fattn_rows & keys, const fattn_fetch & next) {
         float * p = scores_of(sub);
 
-        pack_k(op, h.i, group.i3, group.cells + sub.begin, sub.n, sub.n_pad, rows, KT, next);
+        pack_k(keys, op.DK, rows, KT, next);
         memset(p, 0, n_rows*sub.n_pad*sizeof(float));
         gemm(p, h.Q, KT, n_rows, op.DK, sub.n_pad);
     }
@@ -269,17 +280,17 @@ private:
     }
 
 #if defined(FATTN_WIDE)
-    void score_wide(const fattn_head & h, const fattn_sub & sub, const fattn_fetch & next) {
-        memset(rows, 0, ggml_row_size(op.k->type, op.DK));
+    void score_wide(const fattn_head & h, const fattn_sub & sub, const fattn_rows & keys, const fattn_fetch & next) {
+        memset(rows, 0, ggml_row_size(keys.type, op.DK));
 
-        with_wide(op.k->type, [&](auto type) {
+        with_wide(keys.type, [&](auto type) {
             using K = decltype(type);
 
             // elements take half of the room for floats, or less
-            const wide_keys keys { (uint16_t *) KT, KT + N_SUB*op.DK/2, op.DK/(N_ELEMENTS*K::PER) };
+            const wide_keys wide { (uint16_t *) KT, KT + N_SUB*op.DK/2, op.DK/(N_ELEMENTS*K::PER) };
 
-            transpose_keys<K>(op, h.i, group.i3, group.cells + sub.begin, sub.n, sub.n_pad, (const char *) rows, keys);
-            ::score_wide<K>(h.Q, op.DK, keys, n_rows, scores_of(sub), sub.n_pad, next);
+            transpose_keys<K>(keys, (const char *) rows, wide);
+            ::score_wide<K>(h.Q, op.DK, wide, n_rows, scores_of(sub), sub.n_pad, next);
         });
     }
 #endif
@@ -341,30 +352,30 @@ private:
     }
 
     void output(const fattn_head & h, const fattn_block & block, const fattn_sub & sub) {
-        const int32_t   * cells = group.cells + sub.begin;
-        const float     * p     = scores_of(sub);
-        const fattn_fetch next  = fetch(h, op.k, block, sub);
+        const float     * p      = scores_of(sub);
+        const fattn_fetch next   = fetch(h, op.k, block, sub);
+        const fattn_rows  values = rows_of(h, op.v, sub);
 
 #if defined(FATTN_WIDE)
-        if (is_wide(op.v->type, op.DV) && is_few(op.v->type, n_rows)) {
-            const wide_values values { cell_data(op.v, 0, h.i, group.i3), op.v->nb[1], cells, sub.n, sub.n_pad };
-
-            with_wide(op.v->type, [&](auto type) {
+        if (is_wide(values.type, op.DV) && is_few(values.type, n_rows)) {
+            with_wide(values.type, [&](auto type) {
                 output_wide<decltype(type)>(h.cur.O, op.DV, p, n_rows, values, next);
             });
             return;
         }
 #endif
-        pack_v(op, h.i, group.i3, cells, sub.n, sub.n_pad, V, next);
+        pack_v(values, op.DV, V, next);
         gemm(h.cur.O, p, V, n_rows, sub.n_pad, op.DV);
     }
 
     // without cells that have no weight, whatever they hold
     void output_strict(const fattn_head & h, const fattn_sub & sub) {
+        const fattn_rows values = rows_of(h, op.v, sub);
+
         for (int64_t r = 0; r < n_rows; ++r) {
             const float * p = scores_of(sub) + r*sub.n_pad;
 
-            pack_v(op, h.i, group.i3, group.cells + sub.begin, sub.n, sub.n_pad, V, {});
+            pack_v(values, op.DV, V, {});
             for (int64_t j = 0; j < sub.n; ++j) {
                 if (p[j] == 0.0f) {
                     memset(V + j*op.DV, 0, op.DV*sizeof(float));
