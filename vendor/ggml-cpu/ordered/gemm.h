@@ -6,6 +6,9 @@
 
 #if defined(FATTN_ORDERED)
 
+// rows that are taken together, with GEMM_RN vectors of columns: there are registers for more than simd_gemm() takes
+static constexpr int GEMM_ROWS = 6;
+
 template <int RM>
 static inline void gemm_rows(float * C, const float * A, const float * B, int K, int N) {
     static constexpr int KN = GGML_F32_EPR;
@@ -35,10 +38,10 @@ static inline void gemm_last_rows(float * C, const float * A, const float * B, i
 
 static void gemm(float * C, const float * A, const float * B, int M, int K, int N) {
     int64_t i = 0;
-    for (; i + GEMM_RM <= M; i += GEMM_RM) {
-        gemm_rows<GEMM_RM>(C + i*N, A + i*K, B, K, N);
+    for (; i + GEMM_ROWS <= M; i += GEMM_ROWS) {
+        gemm_rows<GEMM_ROWS>(C + i*N, A + i*K, B, K, N);
     }
-    gemm_last_rows<GEMM_RM - 1>(C + i*N, A + i*K, B, M - i, K, N);
+    gemm_last_rows<GEMM_ROWS - 1>(C + i*N, A + i*K, B, M - i, K, N);
 }
 
 #endif // FATTN_ORDERED

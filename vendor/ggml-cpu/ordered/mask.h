@@ -11,11 +11,11 @@
 #if defined(FATTN_ORDERED)
 
 static bool counts_up(const int32_t * x, int64_t n) {
-    bool res = true;
-    for (int64_t j = 1; j < n; ++j) {
-        res &= x[j] == x[0] + j;
+    int32_t differs = 0;
+    for (int32_t j = 1; j < (int32_t) n; ++j) {
+        differs |= x[j] ^ (x[0] + j);
     }
-    return res;
+    return differs == 0;
 }
 
 #if defined(__AVX512F__)

@@ -90,7 +90,8 @@ struct fattn_op {
 
         n_slots  = n_kv/N_CHUNK + 2;
         partials = sizeof(float)*q->ne[1]*n_heads*n_streams*n_slots*(2 + DV);
-        scratch  = sizeof(float)*(N_ROWS*DK + N_SUB*DK + 8*DK + N_SUB*DV + 2*N_ROWS*DV + 5*N_ROWS + 2*n_scores + 2*n_scores/N_SUB) + SCRATCH_ALIGN;
+        scratch  = N_SUB*ggml_row_size(GGML_TYPE_Q8_0, GGML_PAD(std::max(DK, DV), 32)) +
+            sizeof(float)*(N_ROWS*DK + N_SUB*DK + 8*DK + N_SUB*DV + 2*N_ROWS*DV + 5*N_ROWS + 2*n_scores + 2*n_scores/N_SUB) + SCRATCH_ALIGN;
     }
 
     const int32_t * order_row(int64_t i3) const {

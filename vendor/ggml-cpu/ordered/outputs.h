@@ -3,46 +3,42 @@
 // outputs of rows from cells whose V is widened in registers
 
 #include "fetch.h"
+#include "recode.h"
 #include "widen.h"
 
 #if defined(FATTN_WIDE)
 
-// V of some cells of one head
-struct wide_values {
-    const char    * data; // of cell 0
-    size_t          nb;
-    const int32_t * cells;
-    int64_t         n;
-    int64_t         n_pad; // cells behind n are zeros
-};
-
 // RM rows and RN vectors of channels: gemm()'s chain of FMAs
 template <typename T, int RM, int RN>
-static void output_part(float * O, int64_t DV, int64_t channel, const float * P, const wide_values & values,
+static void output_part(float * O, int64_t DV, int64_t channel, const float * P, const fattn_rows & values,
         const fattn_fetch & fetch) {
     const int64_t part = fetch.part(values.n);
 
-    __m512 acc[RM][RN];
+    GGML_F32_VEC acc[RM][RN];
     FATTN_UNROLL
     for (int i = 0; i < RM; ++i) {
         FATTN_UNROLL
         for (int r = 0; r < RN; ++r) {
-            acc[i][r] = _mm512_loadu_ps(O + i*DV + channel + WIDE*r);
+            acc[i][r] = GGML_F32_VEC_LOAD(O + i*DV + channel + WIDE*r);
         }
     }
 
     for (int64_t j = 0; j < values.n; ++j) {
         fetch.rows(j*part, (j + 1)*part);
 
-        __m512 v[RN];
-        T::template load<RN>(values.data + values.cells[j]*values.nb, channel, v);
+        const char * row = values.row(j);
 
+        GGML_F32_VEC v[RN];
+        FATTN_UNROLL
+        for (int r = 0; r < RN; ++r) {
+            v[r] = T::template load<RN>(row, channel, r);
+        }
         FATTN_UNROLL
         for (int i = 0; i < RM; ++i) {
-            const __m512 p = _mm512_set1_ps(P[i*values.n_pad + j]);
+            const GGML_F32_VEC p = GGML_F32_VEC_SET1(P[i*values.n_pad + j]);
             FATTN_UNROLL
             for (int r = 0; r < RN; ++r) {
-                acc[i][r] = _mm512_fmadd_ps(v[r], p, acc[i][r]);
+                acc[i][r] = GGML_F32_VEC_FMA(acc[i][r], v[r], p);
             }
         }
     }
@@ -51,10 +47,10 @@ static void output_part(float * O, int64_t DV, int64_t channel, const float * P,
     for (int64_t j = values.n; j < values.n_pad; ++j) {
         FATTN_UNROLL
         for (int i = 0; i < RM; ++i) {
-            const __m512 p = _mm512_set1_ps(P[i*values.n_pad + j]);
+            const GGML_F32_VEC p = GGML_F32_VEC_SET1(P[i*values.n_pad + j]);
             FATTN_UNROLL
             for (int r = 0; r < RN; ++r) {
-                acc[i][r] = _mm512_fmadd_ps(_mm512_setzero_ps(), p, acc[i][r]);
+                acc[i][r] = GGML_F32_VEC_FMA(acc[i][r], GGML_F32_VEC_SET1(0.0f), p);
             }
         }
     }
@@ -63,14 +59,14 @@ static void output_part(float * O, int64_t DV, int64_t channel, const float * P,
     for (int i = 0; i < RM; ++i) {
         FATTN_UNROLL
         for (int r = 0; r < RN; ++r) {
-            _mm512_storeu_ps(O + i*DV + channel + WIDE*r, acc[i][r]);
+            GGML_F32_VEC_STORE(O + i*DV + channel + WIDE*r, acc[i][r]);
         }
     }
 }
 
 // all rows and channels
 template <typename T>
-static void output_wide(float * O, int64_t DV, const float * P, int64_t n_rows, const wide_values & values,
+static void output_wide(float * O, int64_t DV, const float * P, int64_t n_rows, const fattn_rows & values,
         const fattn_fetch & fetch) {
     for_each_part<T::N_ROWS>(n_rows, DV/WIDE, [&](auto RM, auto RN, int64_t r, int64_t vector) {
         output_part<T, RM, RN>(O + r*DV, DV, vector*WIDE, P + r*values.n_pad, values,

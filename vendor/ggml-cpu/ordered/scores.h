@@ -10,87 +10,73 @@
 
 // K of some cells, transposed
 struct wide_keys {
-    uint16_t * elements; // [group of cells][piece][16][WIDE]
-    float    * scales;   // [group of cells][piece][WIDE]
+    uint16_t * elements; // [group of cells][piece][N_ELEMENTS][N_CELLS]
+    float    * scales;   // [group of cells][piece][N_CELLS]
     int64_t    n_pieces;
+
+    // vector r of those that begin at the first one of a group, or at any if a group is one
+    static int64_t offset(int64_t r, int64_t n) { return r*WIDE/N_CELLS*n + r*WIDE%N_CELLS; }
 };
 
-// n_pad cells, those behind n as zeros
 template <typename K>
-static void transpose_keys(const fattn_op & op, int64_t head, int64_t i3, const int32_t * cells, int64_t n, int64_t n_pad,
-        const char * zeros, const wide_keys & keys) {
-    for (int64_t j0 = 0; j0 < n_pad; j0 += WIDE) {
-        const char * src[WIDE];
-        for (int64_t j = 0; j < WIDE; ++j) {
-            src[j] = j0 + j < n ? cell_data(op.k, cells[j0 + j], head, i3) : zeros;
-        }
+static void transpose_keys(const fattn_rows & rows, const char * zeros, const wide_keys & keys) {
+    for (int64_t j0 = 0; j0 < rows.n_pad; j0 += N_CELLS) {
+        const wide_group<K> group(rows, j0, zeros);
+
         for (int64_t i = 0; i < keys.n_pieces; ++i) {
-            const int64_t piece = j0/WIDE*keys.n_pieces + i;
+            const int64_t piece = j0/N_CELLS*keys.n_pieces + i;
 
-            transpose_16x16(src, i*K::PIECE + K::CODES, keys.elements + piece*16*WIDE);
-
-            if constexpr (K::SCALED) {
-                ggml_fp16_t scales[WIDE];
-                for (int64_t j = 0; j < WIDE; ++j) {
-                    scales[j] = *(const ggml_fp16_t *) (src[j] + i*K::PIECE);
-                }
-                _mm512_storeu_ps(keys.scales + piece*WIDE, widen_f16(scales));
-            }
+            group.transpose(i, keys.elements + piece*N_ELEMENTS*N_CELLS, keys.scales + piece*N_CELLS);
         }
     }
 }
 
-// RM rows and RN groups of cells: gemm()'s chain of FMAs.
+// RM rows and RN vectors of cells: gemm()'s chain of FMAs.
 template <typename K, int RM, int RN>
-static void score_part(const float * Q, int64_t DK, const wide_keys & keys, int64_t group, float * P, int64_t n_pad,
+static void score_part(const float * Q, int64_t DK, const wide_keys & keys, int64_t vector, float * P, int64_t n_pad,
         const fattn_fetch & fetch) {
-    const int64_t    n_pieces = keys.n_pieces;
-    const uint16_t * elements = keys.elements + group*n_pieces*16*WIDE;
-    const float    * scales   = keys.scales   + group*n_pieces*WIDE;
+    const int64_t part = fetch.part(2*keys.n_pieces);
 
-    const int64_t part = fetch.part(2*n_pieces);
-
-    __m512 acc[RM][RN];
+    GGML_F32_VEC acc[RM][RN];
     FATTN_UNROLL
     for (int i = 0; i < RM; ++i) {
         FATTN_UNROLL
         for (int r = 0; r < RN; ++r) {
-            acc[i][r] = _mm512_setzero_ps();
+            acc[i][r] = GGML_F32_VEC_SET1(0.0f);
         }
     }
 
+    const uint16_t * elements = keys.elements + vector*WIDE*keys.n_pieces*N_ELEMENTS;
+    const float    * scales   = keys.scales   + vector*WIDE*keys.n_pieces;
+
     const float * q = Q;
 
-    for (int64_t half = 0; half < 2*n_pieces; ++half) {
-        const uint16_t * e = elements + half/2*16*WIDE + half%2*WIDE;
-
+    for (int64_t half = 0; half < 2*keys.n_pieces; ++half) {
         fetch.rows(half*part, (half + 1)*part);
 
-        __m512 scale[RN];
+        const uint16_t * e = elements + (half/2*N_ELEMENTS + half%2)*N_CELLS;
+
+        GGML_F32_VEC scale[RN];
         FATTN_UNROLL
         for (int r = 0; r < RN; ++r) {
-            scale[r] = K::SCALED ? _mm512_loadu_ps(scales + (r*n_pieces + half/2)*WIDE) : _mm512_setzero_ps();
+            scale[r] = K::SCALED ? GGML_F32_VEC_LOAD(scales + half/2*N_CELLS + keys.offset(r, keys.n_pieces*N_CELLS)) :
+                GGML_F32_VEC_SET1(0.0f);
         }
 
-        for (int64_t c = 0; c < 8; ++c, e += 2*WIDE) {
-            __m256i x[RN];
-            FATTN_UNROLL
-            for (int r = 0; r < RN; ++r) {
-                x[r] = _mm256_loadu_si256((const __m256i *) (e + r*n_pieces*16*WIDE));
-            }
+        for (int64_t c = 0; c < 8; ++c, e += 2*N_CELLS) {
             FATTN_UNROLL
             for (int p = 0; p < K::PER; ++p, ++q) {
-                __m512 k[RN];
+                GGML_F32_VEC k[RN];
                 FATTN_UNROLL
                 for (int r = 0; r < RN; ++r) {
-                    k[r] = K::widen(x[r], p, scale[r]);
+                    k[r] = K::widen(e + keys.offset(r, keys.n_pieces*N_ELEMENTS*N_CELLS), p, scale[r]);
                 }
                 FATTN_UNROLL
                 for (int i = 0; i < RM; ++i) {
-                    const __m512 qi = _mm512_set1_ps(q[i*DK]);
+                    const GGML_F32_VEC qi = GGML_F32_VEC_SET1(q[i*DK]);
                     FATTN_UNROLL
                     for (int r = 0; r < RN; ++r) {
-                        acc[i][r] = _mm512_fmadd_ps(k[r], qi, acc[i][r]);
+                        acc[i][r] = GGML_F32_VEC_FMA(acc[i][r], k[r], qi);
                     }
                 }
             }
@@ -101,7 +87,7 @@ static void score_part(const float * Q, int64_t DK, const wide_keys & keys, int6
     for (int i = 0; i < RM; ++i) {
         FATTN_UNROLL
         for (int r = 0; r < RN; ++r) {
-            _mm512_storeu_ps(P + i*n_pad + (group + r)*WIDE, acc[i][r]);
+            GGML_F32_VEC_STORE(P + i*n_pad + (vector + r)*WIDE, acc[i][r]);
         }
     }
 }
@@ -110,8 +96,8 @@ static void score_part(const float * Q, int64_t DK, const wide_keys & keys, int6
 template <typename K>
 static void score_wide(const float * Q, int64_t DK, const wide_keys & keys, int64_t n_rows, float * P, int64_t n_pad,
         const fattn_fetch & fetch) {
-    for_each_part<K::N_ROWS>(n_rows, n_pad/WIDE, [&](auto RM, auto RN, int64_t r, int64_t group) {
-        score_part<K, RM, RN>(Q + r*DK, DK, keys, group, P + r*n_pad, n_pad, r == 0 && group == 0 ? fetch : fattn_fetch());
+    for_each_part<K::N_ROWS>(n_rows, n_pad/WIDE, [&](auto RM, auto RN, int64_t r, int64_t vector) {
+        score_part<K, RM, RN>(Q + r*DK, DK, keys, vector, P + r*n_pad, n_pad, r == 0 && vector == 0 ? fetch : fattn_fetch());
     });
 }
 

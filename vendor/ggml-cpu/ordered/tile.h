@@ -9,6 +9,7 @@
 #include "mask.h"
 #include "outputs.h"
 #include "pack.h"
+#include "recode.h"
 #include "rows.h"
 #include "scores.h"
 #include "sums.h"
@@ -21,7 +22,7 @@
 #if defined(FATTN_ORDERED)
 
 // some of a tile's rows, all that see a part, and their tokens
-struct fattn_rows {
+struct fattn_row_range {
     int64_t r0;
     int64_t n;
     int64_t t0; // among the group's
@@ -65,6 +66,7 @@ struct fattn_tile {
         slopes  = mask    + op.n_scores;
         seen    = (int32_t *) (slopes + N_ROWS);
         aligned = seen    + op.n_scores/N_SUB;
+        codes   = aligned + op.n_scores/N_SUB;
 
         total.clear(this->n_band*n_rows, op.DV);
     }
@@ -132,6 +134,7 @@ private:
     float * KT;   // [DK][N_SUB]
     float * rows; // [8][DK]
     float * V;    // [N_SUB][DV]
+    void  * codes; // [N_SUB] rows of Q8_0
     float * P;    // [sub][row][N_SUB]
     float * mask; // [sub][token][N_SUB]
 
@@ -142,10 +145,10 @@ private:
     fattn_sums cur;
     fattn_sums total;
 
-    fattn_rows at; // the rows that are worked on
+    fattn_row_range at; // the rows that are worked on
 
     // the rows of this tile that see a part
-    fattn_rows rows_of(const fattn_part & part) const {
+    fattn_row_range rows_of(const fattn_part & part) const {
         const int64_t begin = std::max(row0, part.t0*op.n_per_kv);
         const int64_t end   = std::min(row0 + n_rows, (part.t0 + part.n_t)*op.n_per_kv);
         const int64_t t0    = begin/op.n_per_kv;
@@ -262,16 +265,24 @@ private:
         return any;
     }
 
+    // K or V of a sub, in a type that kernels know
+    fattn_rows rows_of(const fattn_head & h, const ggml_tensor * t, const fattn_sub & sub) const {
+        const fattn_rows stored { t->type, cell_data(t, 0, h.i, group.i3), t->nb[1], sub.cells, sub.n, sub.n_pad };
+
+        return recode(stored, t->ne[0], codes);
+    }
+
     void score(const fattn_head & h, const fattn_block & block, const fattn_sub & sub) {
         const fattn_fetch next = fetch(h, op.v, block, sub);
+        const fattn_rows  keys = rows_of(h, op.k, sub);
 
 #if defined(FATTN_WIDE)
-        if (is_wide(op.k->type, op.DK)) {
-            score_wide(h, sub, next);
+        if (is_wide(keys.type, op.DK) && is_few(keys.type, at.n)) {
+            score_wide(h, sub, keys, next);
         } else
 #endif
         {
-            score_packed(h, sub, next);
+            score_packed(h, sub, keys, next);
         }
         finish(h, sub);
         if (is_strict) {
@@ -279,10 +290,10 @@ private:
         }
     }
 
-    void score_packed(const fattn_head & h, const fattn_sub & sub, const fattn_fetch & next) {
+    void score_packed(const fattn_head & h, const fattn_sub & sub, const fattn_rows & keys, const fattn_fetch & next) {
         float * p = scores_of(sub);
 
-        pack_k(op, h.i, group.i3, sub.cells, sub.n, sub.n_pad, rows, KT, next);
+        pack_k(keys, op.DK, rows, KT, next);
         memset(p, 0, at.n*sub.n_pad*sizeof(float));
         gemm(p, h.Q, KT, at.n, op.DK, sub.n_pad);
     }
@@ -294,17 +305,17 @@ private:
     }
 
 #if defined(FATTN_WIDE)
-    void score_wide(const fattn_head & h, const fattn_sub & sub, const fattn_fetch & next) {
-        memset(rows, 0, ggml_row_size(op.k->type, op.DK));
+    void score_wide(const fattn_head & h, const fattn_sub & sub, const fattn_rows & keys, const fattn_fetch & next) {
+        memset(rows, 0, ggml_row_size(keys.type, op.DK));
 
-        with_wide(op.k->type, [&](auto type) {
+        with_wide(keys.type, [&](auto type) {
             using K = decltype(type);
 
             // elements take half of the room for floats, or less
-            const wide_keys keys { (uint16_t *) KT, KT + N_SUB*op.DK/2, op.DK/(16*K::PER) };
+            const wide_keys wide { (uint16_t *) KT, KT + N_SUB*op.DK/2, op.DK/(N_ELEMENTS*K::PER) };
 
-            transpose_keys<K>(op, h.i, group.i3, sub.cells, sub.n, sub.n_pad, (const char *) rows, keys);
-            ::score_wide<K>(h.Q, op.DK, keys, at.n, scores_of(sub), sub.n_pad, next);
+            transpose_keys<K>(keys, (const char *) rows, wide);
+            ::score_wide<K>(h.Q, op.DK, wide, at.n, scores_of(sub), sub.n_pad, next);
         });
     }
 #endif
@@ -366,29 +377,30 @@ private:
     }
 
     void output(const fattn_head & h, const fattn_block & block, const fattn_sub & sub) {
-        const float     * p     = scores_of(sub);
-        const fattn_fetch next  = fetch(h, op.k, block, sub);
+        const float     * p      = scores_of(sub);
+        const fattn_fetch next   = fetch(h, op.k, block, sub);
+        const fattn_rows  values = rows_of(h, op.v, sub);
 
 #if defined(FATTN_WIDE)
-        if (is_wide(op.v->type, op.DV)) {
-            const wide_values values { cell_data(op.v, 0, h.i, group.i3), op.v->nb[1], sub.cells, sub.n, sub.n_pad };
-
-            with_wide(op.v->type, [&](auto type) {
+        if (is_wide(values.type, op.DV) && is_few(values.type, at.n)) {
+            with_wide(values.type, [&](auto type) {
                 output_wide<decltype(type)>(h.cur.O, op.DV, p, at.n, values, next);
             });
             return;
         }
 #endif
-        pack_v(op, h.i, group.i3, sub.cells, sub.n, sub.n_pad, V, next);
+        pack_v(values, op.DV, V, next);
         gemm(h.cur.O, p, V, at.n, sub.n_pad, op.DV);
     }
 
     // without cells that have no weight, whatever they hold
     void output_strict(const fattn_head & h, const fattn_sub & sub) {
+        const fattn_rows values = rows_of(h, op.v, sub);
+
         for (int64_t r = 0; r < at.n; ++r) {
             const float * p = scores_of(sub) + r*sub.n_pad;
 
-            pack_v(op, h.i, group.i3, sub.cells, sub.n, sub.n_pad, V, {});
+            pack_v(values, op.DV, V, {});
             for (int64_t j = 0; j < sub.n; ++j) {
                 if (p[j] == 0.0f) {
                     memset(V + j*op.DV, 0, op.DV*sizeof(float));
