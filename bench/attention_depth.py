@@ -5,25 +5,31 @@
 
 ``--beside`` names a folder with another build of the package (``pytreellama/`` in it), such as one
 from before a change. The builds are asked in turns, so that a noisy machine is noisy for both. The
-least of some passes is shown: what else runs on a machine only adds.
+least of some passes is shown: what else runs on a machine only adds. The limit is the bytes of
+weights and of cells that a pass reads, by the bandwidth that as many threads of NumPy have.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from report import Figure, note, publish
 
 DEPTHS = (64, 2048, 7000)
 NODES = (1, 2, 4, 8, 16)
 CACHE_TYPES = ("f16", "q8_0")
 N_SPARE = 64  # cells for the tree
+BESIDE_GOALS = {(7000, 8, "f16"): 0.55, (7000, 16, "f16"): 0.62}  # of the kernel before
+BANDWIDTH_BYTES = 2**28  # what each thread reads; more than any cache
 
 
 def main() -> None:
@@ -44,11 +50,28 @@ def main() -> None:
     rows = []
     for row in measure(options):
         rows.append(row)
-        head = f"{row['cache']:>5} depth {row['depth']:>6}, {row['nodes']:>3} nodes:"
         times = ", ".join(f"{ms:.2f} ms ({who})" for who, ms in row["ms"].items())
-        print(head, times, file=sys.stderr if options.json else sys.stdout, flush=True)
-    if options.json:
-        print(json.dumps(rows))
+        note(f"{head(row)}: {times}")
+        row["shown"] = f"{times}; limit {row['limit_ms']:.2f} ms"
+    table = [(head(row), row if options.json else row["shown"]) for row in rows]
+    publish("passes by depth", table, list(figures(rows)), options.json)
+
+
+def head(row: dict[str, Any]) -> str:
+    """Which pass it is."""
+    return f"{row['cache']} cache, depth {row['depth']}, {row['nodes']} nodes"
+
+
+def figures(rows: list[dict[str, Any]]) -> Iterator[Figure]:
+    """Plain passes against the memory's limit; trees against the other build."""
+    for row in rows:
+        if row["nodes"] == 1 and row["depth"] >= max(DEPTHS):
+            limits = row["ms"]["this"] / row["limit_ms"]
+            yield Figure.at_most(f"{head(row)}, in units of the memory's limit", limits, 1.6)
+        goal = BESIDE_GOALS.get((row["depth"], row["nodes"], row["cache"]))
+        if goal is not None and "beside" in row["ms"]:
+            share = row["ms"]["this"] / row["ms"]["beside"]
+            yield Figure.at_most(f"{head(row)}, this / beside", share, goal)
 
 
 def measure(options: argparse.Namespace) -> Any:
@@ -61,7 +84,8 @@ def measure(options: argparse.Namespace) -> Any:
             for _ in range(options.repeats):
                 for name, worker in workers.items():
                     ms[name] = min(ms.get(name, 1e9), ask(worker, depth, nodes))
-            yield {"cache": kind, "depth": depth, "nodes": nodes, "ms": ms}
+            limit_ms = ask(workers["this"], depth, 0)
+            yield {"cache": kind, "depth": depth, "nodes": nodes, "ms": ms, "limit_ms": limit_ms}
         for worker in workers.values():
             worker.stdin.close()
             worker.wait()
@@ -85,10 +109,11 @@ def ask(worker: Any, depth: int, nodes: int) -> float:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Answer requests, a line each (depth, nodes), with milliseconds."""
+    """Answer requests, a line each (depth, nodes), with milliseconds; 0 nodes is the limit."""
     import numpy as np
 
     from pytreellama import Context, Model, TokenTree
+    from pytreellama.core.context_memory import kv_cache_bytes
 
     kind = options.cache_types[0]
     rng = np.random.default_rng(1)
@@ -99,6 +124,13 @@ def serve(options: argparse.Namespace) -> None:
         seq = context.new_sequence()
         for line in sys.stdin:
             depth, nodes = map(int, line.split())
+            if nodes == 0:
+                n_bytes = (
+                    model.size
+                    + depth * kv_cache_bytes(model, context.params) / context.params.n_ctx
+                )
+                print(1e3 * n_bytes / bandwidth(context.n_threads), flush=True)
+                continue
             have = context.n_past(seq)
             if have > depth:
                 context.memory.rm(seq, depth)
@@ -114,6 +146,20 @@ def serve(options: argparse.Namespace) -> None:
                 best = min(best, time.perf_counter() - start_s)
                 context.discard(seq)
             print(1e3 * best, flush=True)
+
+
+def bandwidth(n_threads: int) -> float:
+    """Bytes that threads together read in a second, the best of five."""
+    import numpy as np
+
+    arrays = [np.ones(BANDWIDTH_BYTES // 4, np.float32) for _ in range(n_threads)]
+    best_s = 1e9
+    with ThreadPoolExecutor(n_threads) as pool:
+        for _ in range(5):
+            start_s = time.perf_counter()
+            list(pool.map(np.max, arrays))
+            best_s = min(best_s, time.perf_counter() - start_s)
+    return n_threads * BANDWIDTH_BYTES / best_s
 
 
 if __name__ == "__main__":

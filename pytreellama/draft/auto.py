@@ -131,8 +131,8 @@ class Auto(SeveralFactories):
     """Makes drafters for planned trees: `Engine(model, drafter=Auto(Suffix(), Model("small")))`.
 
     An engine whose drafter this is plans each step's trees from what passes cost on this machine
-    and what guesses turned out to be worth: no tree, a chain and a wide tree are one decision. What
-    is learned of the drafters is kept from text to text.
+    and what guesses turned out to be worth: no tree, a chain and a wide tree are one decision. How
+    often guesses are accepted is kept here from text to text, what drafters cost in the engine.
 
     Args:
         factories: of the drafters; at least one.

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from pytreellama.plan.oddities import ODD, Oddities
 from pytreellama.plan.text_cost import (
     ATTEND_DEVIATION,
     READ_DEVIATION,
@@ -27,8 +28,9 @@ KNOTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 
 N_SIZES_KNOWN = 3
 """Sizes that must have been measured; with fewer, a curve is a guess at what a node costs."""
 
-_LEAST_S, _MOST_S = 1e-9, 1e6  # what a pass can take, as far as files are believed
-_MAX_SURPRISE = 0.25  # a pass that took e^this times what was foreseen, or more, teaches no more
+_LEAST_S, _MOST_S = 1e-6, 1e4  # what a pass can take, as far as files are believed
+_MOST_CELL = 1 / 8  # of a pass of one node, so much for a cell of text is damage
+_N_FEW = 3.0  # passes by which a size is known by itself
 _NOISE = 0.01  # variance of the logarithm of what one pass takes
 _DRIFT_RATE = 0.2
 _TEXT_WALK = 5e-6  # what text costs hardly changes
@@ -39,6 +41,7 @@ _MOST_TEXT, _MOST_MEASURED_TEXT = 0.25, 0.9  # of a pass behind the least text
 _RATE = 0.03
 _UNSURE = 0.15**2  # of the logarithm of a tree's cost in plain passes: a dear tree, or a cheap one
 _N_TREE = 8
+_MOST_NODES = 2**20
 _ANY = AttentionShare()
 _TEXT_PARTS = ("read_s", "attend_s", "read_deviation", "attend_deviation")
 _REFRESH = 16  # learned passes after which the table of costs is made anew
@@ -107,6 +110,7 @@ class CostCurve:
             (READ_DEVIATION**2, ATTEND_DEVIATION**2),
         )
         self._drift = 0.0
+        self._oddities = Oddities()
         self._sizes = set(sizes)
         self._n_learned = 0
         self._table = self._made_table()
@@ -159,8 +163,10 @@ class CostCurve:
             raise ValueError("a cost is larger than any number of seconds") from error
         if not all(_LEAST_S <= s <= _MOST_S for s in knot_s):
             raise ValueError(f"a pass takes from {_LEAST_S} to {_MOST_S} seconds")
-        if not all(0.0 <= s <= _MOST_S for s in parts):
-            raise ValueError(f"a cell of text takes up to {_MOST_S} seconds")
+        if not all(0.0 <= s <= _MOST_CELL * knot_s[0] for s in parts):
+            raise ValueError("a cell of text takes a small part of a pass")
+        if not all(0 < n <= _MOST_NODES for n in sizes):
+            raise ValueError(f"a pass has from 1 to {_MOST_NODES} nodes")
         return cls(knot_s, TextCost(*parts), sizes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -232,6 +238,8 @@ class CostCurve:
 
     def is_unsure(self, n_read: int) -> bool:
         """True if trees behind so much text may be much dearer or cheaper than is believed."""
+        if self._oddities.has_some:
+            return True
         _, one = self._weights(1, n_read, n_read)
         _, tree = self._weights(_N_TREE, n_read, _N_TREE * n_read)
         apart = [b - a for a, b in zip(one, tree, strict=True)]
@@ -255,9 +263,10 @@ class CostCurve:
         n_attended = n_nodes * done.n_read if done.n_attended is None else done.n_attended
         pass_s, weights = self._weights(n_nodes, done.n_read, n_attended)
         surprise = math.log(done.seconds) - math.log(pass_s) - self._drift
-        is_odd = abs(surprise) > _MAX_SURPRISE
-        surprise = min(max(surprise, -_MAX_SURPRISE), _MAX_SURPRISE)
         bare_share = self._as_learned_s(n_nodes) / pass_s
+        self._put_right(n_nodes, surprise, bare_share)
+        is_odd = abs(surprise) > ODD
+        surprise = min(max(surprise, -ODD), ODD)
         # what a size costs by itself is not known so well that text could be held to account
         noise = _NOISE + (_BARE_DEVIATION * bare_share) ** 2
         self._text.age()
@@ -279,6 +288,18 @@ class CostCurve:
         pass_s += self._read_s * n_read + self._attend_s * n_attended
         read_unit_s, attend_unit_s = self._units_s
         return pass_s, (read_unit_s * n_read / pass_s, attend_unit_s * n_attended / pass_s)
+
+    def _put_right(self, n_nodes: int, surprise: float, bare_share: float) -> None:
+        """Move a size that was never right at once, and larger ones that were hardly seen."""
+        knot = bisect_left(KNOTS, n_nodes)
+        step = bare_share * self._oddities.learn(knot, surprise)
+        if step == 0.0:
+            return
+        self._log_s[knot] += step
+        for larger in range(knot + 1, len(KNOTS) if knot > 0 else 0):
+            self._log_s[larger] += step * min(1.0, _N_FEW / self._n_seen[larger])
+        self._table = self._made_table()
+        self._least_s.clear()
 
     def _learn_size(self, n_nodes: int, step: float) -> None:
         above = bisect_left(KNOTS, n_nodes)

@@ -91,12 +91,14 @@ class _Draft:
     """What the drafters of one request came up with.
 
     Attributes:
-        by_drafter: the draft of each drafter that was asked.
+        asked: the drafters that were asked.
+        by_drafter: the draft of each, empty where it was not asked.
         spent_s: seconds that the drafters took.
     """
 
     guesses: Guesses
-    by_drafter: dict[int, Grown] = field(default_factory=dict)
+    asked: Sequence[int] = ()
+    by_drafter: Sequence[Grown] = ()
     spent_s: float = 0.0
 
 
@@ -222,22 +224,23 @@ class DraftPolicy:
         request.draft_s += self._clock() - started_s
 
     def _draft(self, request: PlannedRequest, room: int, min_p: float) -> _Draft:
-        draft = _Draft(Guesses.of([]))
         if request.error is not None:
-            return draft
+            return _Draft(Guesses.of([]))
         drafters = request.drafters
         started_s = self._clock()
+        asked = [i for i in range(drafters.n_drafters) if self.budget.allows(i)]
+        by_drafter = [NOTHING] * drafters.n_drafters
         try:
-            for i in range(drafters.n_drafters):
-                if self.budget.allows(i):
-                    draft.by_drafter[i] = self._ask(drafters, i, room, min_p)
-            draft.guesses = _combined(drafters, draft.by_drafter)
-            drafters.expect(draft.guesses)
+            for i in asked:
+                by_drafter[i] = self._ask(drafters, i, room, min_p)
+            guesses = drafters.combine(by_drafter)
+            drafters.expect(guesses)
         except BaseException as error:  # it is this request's own
             request.error = error
-        draft.spent_s = self._clock() - started_s
-        request.draft_s += draft.spent_s
-        return draft
+            guesses = Guesses.of([])
+        spent_s = self._clock() - started_s
+        request.draft_s += spent_s
+        return _Draft(guesses, asked, by_drafter, spent_s)
 
     def _ask(self, drafters: RequestDrafters, i: int, room: int, min_p: float) -> Grown:
         started_s = self._clock()
@@ -249,10 +252,11 @@ class DraftPolicy:
         """Now and then, learn what asking a drafter is expected to save at this step."""
         if request.error is not None:
             return
-        for i in draft.by_drafter:
+        for i in draft.asked:
             if self.budget.is_judged(i):
-                others = {j: tree for j, tree in draft.by_drafter.items() if j != i}
-                less = _combined(request.drafters, others)
+                others = list(draft.by_drafter)
+                others[i] = NOTHING
+                less = request.drafters.combine(others)
                 gain_s = self.planner.gain_s(draft.guesses, less, request.n_cells)
                 self.budget.learn_gain(i, gain_s)
 
@@ -268,7 +272,3 @@ class DraftPolicy:
             return _NOTHING_DRAFTED.with_root(request.root)
         finally:
             request.draft_s += self._clock() - started_s
-
-
-def _combined(drafters: RequestDrafters, drafts: dict[int, Grown]) -> Guesses:
-    return drafters.combine([drafts.get(i, NOTHING) for i in range(drafters.n_drafters)])

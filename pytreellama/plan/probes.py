@@ -50,7 +50,7 @@ class Probes:
         if self._n_trees >= _period(is_unsure):
             return (0,) * len(best)
         larger = tuple(min(2 * size, n) for size, n in zip(best, n_guesses, strict=True))
-        if self._n_no_larger < _EVERY or larger == tuple(best):
+        if self._n_no_larger < _period(is_unsure) or larger == tuple(best):
             return None
         self._n_no_larger = 0
         return larger

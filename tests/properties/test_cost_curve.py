@@ -184,6 +184,13 @@ def test_what_was_damaged_is_refused_or_is_a_curve(data: object) -> None:
         {"attend_s": -1.0},
         {"read_deviation": None},
         {"sizes": None},
+        {"sizes": [-3, -2, -1]},
+        {"sizes": [2**70, 2, 3]},
+        {"knot_s": [1e-8] * len(KNOTS)},
+        {"knot_s": [1e5] * len(KNOTS)},
+        {"read_s": 1e6},
+        {"attend_s": 1.0},
+        {"attend_deviation": 1e6},
     ],
     ids=str,
 )

@@ -35,16 +35,20 @@ SURE, HOPELESS = chain([1, 2, 3, 4], 0.95), chain([5, 6], 0.004)
 class TimedPlanner(Planner):
     """Takes its time, and keeps what it was told of passes."""
 
+    plan_s = PLAN_S
+
     def __init__(self, clock: Clock, curve: CostCurve) -> None:
         super().__init__(curve)
         self._clock = clock
         self.seen: list[list[int]] = []
+        self.spent_s: list[float] = []
         self.done: list[PassCost] = []
 
-    def plan(self, guesses, seen, *rest):  # type: ignore[no-untyped-def]
-        self._clock.now_s += PLAN_S
+    def plan(self, guesses, seen, spent_s, *rest):  # type: ignore[no-untyped-def]
+        self._clock.now_s += self.plan_s
         self.seen.append(list(seen))
-        return super().plan(guesses, seen, *rest)
+        self.spent_s.append(spent_s)
+        return super().plan(guesses, seen, spent_s, *rest)
 
     def learn(self, done: PassCost) -> None:
         self.done.append(done)
@@ -101,10 +105,22 @@ def test_nothing_is_verified_where_nodes_cost_too_much() -> None:
 def test_without_room_no_drafter_is_asked_and_the_gate_stays_as_it_is(room: int) -> None:
     bench = Bench()
     request = bench.request()
+    bench.step(request)
+    log_of(request).clear()
     for _ in range(20):
         assert path_of(*bench.step(request, rooms=[room])) == [ROOT]
     assert log_of(request) == [("pause", True)] * 20
     assert (request.plan, request.n_top) == (None, 0)
+
+
+def test_steps_without_room_do_not_count_as_backoff() -> None:
+    bench = Bench(price=1.0, n_drafters=1)
+    request = bench.request(HOPELESS)
+    while not request.gate.is_backing_off:
+        bench.step(request)
+    for _ in range(20):
+        bench.step(request, rooms=[0])
+        assert not request.gate.opens_next
 
 
 drafts = st.integers(0, 6).flatmap(
@@ -194,6 +210,15 @@ def test_a_drafter_that_brings_nothing_is_soon_asked_out_of_a_small_share_of_the
     assert 10 < asks.count(1) <= 4 + 0.02 * 500 * PASS_S / ask_s
 
 
+def test_a_drafter_that_pays_is_judged_at_a_few_steps() -> None:
+    bench = Bench(n_drafters=1)
+    request = bench.request(SURE)
+    for _ in range(320):
+        bench.step(request)
+    n_judged = [what for what in log_of(request) if what[0] == "combine"].count(("combine", 0))
+    assert 320 / 32 < n_judged < 320 / 8
+
+
 def test_a_request_whose_drafts_do_not_pay_backs_off() -> None:
     bench = Bench(price=1.0, n_drafters=1)
     request = bench.request(HOPELESS)
@@ -242,6 +267,7 @@ def test_the_clock_says_what_asking_drafting_and_planning_take() -> None:
     for request in requests:
         assert request.draft_s == RESUME_S + 2 * ASK_S + COMBINE_S
         assert request.plan_s == PLAN_S / 2
+    assert bench.planner.spent_s == [2 * (2 * ASK_S + COMBINE_S)], "without catching up"
     bench.step(*requests, rooms=[0, 0])
     assert [(request.draft_s, request.plan_s) for request in requests] == [(0.0, 0.0)] * 2
 
@@ -253,6 +279,16 @@ def test_drafting_counts_against_the_gate_and_catching_up_does_not(ask_s: float)
     for _ in range(10):
         bench.step(request)
     assert request.gate.is_backing_off is (ask_s > PASS_S)
+
+
+@pytest.mark.parametrize("plan_s", [PLAN_S, 8 * PASS_S])
+def test_planning_counts_against_the_gate(plan_s: float) -> None:
+    bench = Bench(n_drafters=1)
+    bench.planner.plan_s = plan_s
+    request = bench.request(chain([1], 0.6))
+    for _ in range(10):
+        bench.step(request)
+    assert request.gate.is_backing_off is (plan_s > PASS_S)
 
 
 @given(
@@ -306,6 +342,13 @@ def test_a_drafter_that_fails_ends_its_own_request_alone(where: str) -> None:
     plain, expected = beside.step(beside.request(), beside.request(), rooms=[0, 64])
     assert len(plain) == 1
     assert good_tree == expected
+
+
+def test_a_drafter_that_cannot_catch_up_is_not_asked() -> None:
+    bench = Bench()
+    request = bench.request(fault=("resume", ValueError))
+    bench.step(request)
+    assert log_of(request) == [("resume",)]
 
 
 def test_an_error_is_told_once() -> None:

@@ -85,3 +85,38 @@ def test_a_planner_that_holds_trees_to_be_hopeless_finds_out(depth: int) -> None
     p = guesses.p
     best = max(range(5), key=lambda n: (1 + 0.85 * sum(p[:n])) / real(1 + n))
     assert sizes[-100:].count(best) > 90
+
+
+@pytest.mark.parametrize("factor", [3.0, 10.0, 100.0])
+def test_a_calibration_that_was_held_up_at_trees_is_found_out(factor: float) -> None:
+    """Sizes are known as text is not: they move by 1 % a pass, and one pass in 512 is a probe."""
+    real = [0.004 * (1 + 0.1 * knot) for knot in KNOTS]
+    wrong = [real[0], *(factor * s for s in real[1:])]
+    sizes = sizes_chosen(CostCurve(wrong, NO_TEXT), 0.9, n_steps=2500)
+    assert all(size >= 3 for size in sizes[-500:-400]), "trees pay"
+
+
+@pytest.mark.parametrize("factor", [1.5, 10.0])
+def test_a_calibration_that_was_held_up_at_plain_steps_is_found_out(factor: float) -> None:
+    """Then trees look free, and plain steps are never seen."""
+    real = [0.004 * (1 + 0.3 * (knot - 1)) for knot in KNOTS]
+    wrong = [max(s, factor * real[0]) for s in real]
+    sizes = sizes_chosen(CostCurve(wrong, NO_TEXT), 0.2, n_steps=4000, price=0.3)
+    assert sum(size == 0 for size in sizes[-500:]) > 480
+
+
+NO_TEXT = TextCost(0.0, 0.0, 0.0, 0.0)
+
+
+def sizes_chosen(curve: CostCurve, odds: float, n_steps: int, price: float = 0.1) -> list[int]:
+    """Guesses that are verified at each step, on a machine whose nodes have a price."""
+    planner, sizes = Planner(curve), []
+    for _ in range(n_steps):
+        guesses = chain_guesses(list(range(8)), [odds] * 8)
+        guesses.p = [odds ** (i + 1) for i in range(8)]
+        (plan,) = planner.plan(
+            [guesses], [0], rooms=[sum(p >= planner.least_p([0]) for p in guesses.p)]
+        )
+        sizes.append(len(plan.nodes))
+        planner.learn(PassCost(1 + sizes[-1], 0, 0.004 * (1 + price * sizes[-1])))
+    return sizes

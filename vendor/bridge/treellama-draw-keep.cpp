@@ -187,9 +187,10 @@ size_t treellama_reach(treellama_kept & kept, double target, float temperature) 
     uint64_t * begin = kept.keys.data();
     uint64_t * end   = begin + kept.keys.size();
 
-    // as in quicksort, but only the side in which the target is reached is looked into
+    // as in quicksort, but only the side in which the target is reached is looked into. Some orders of a row, such as a sorted one,
+    // are cut badly again and again: after looks that cuts at random would not need, what is left is sorted
     double before = 0.0;
-    while (end - begin > 32) {
+    for (ptrdiff_t n_looks = 8*(end - begin); n_looks > 0 && end - begin > 32; n_looks -= end - begin) {
         const uint64_t a = *begin, b = begin[(end - begin)/2], c = end[-1];
         const uint64_t pivot = std::max(std::min(a, b), std::min(std::max(a, b), c)); // not the least: both sides have some
 
