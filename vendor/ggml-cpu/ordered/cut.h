@@ -43,7 +43,7 @@ struct fattn_cut {
             is_one_tile &= group.n_tiles <= 1;
         });
 
-        const int64_t n_wanted = n_threads > 1 ? N_ITEMS_THREAD*n_threads : 1;
+        n_wanted = n_threads > 1 ? N_ITEMS_THREAD*n_threads : 1;
 
         if (is_one_tile || by_team) {
             is_banded   = true;
@@ -74,7 +74,14 @@ struct fattn_cut {
         return group.n_tiles*bands(op, band(op, group));
     }
 
+    // whether a unit is one item although chunks are done apart: nothing comes before, so that results of single chunks
+    //   need not be kept, and there is work for all threads
+    bool is_whole(const fattn_op & op, const fattn_group & group) const {
+        return !by_chunk || (by_team && group.n_chunks > 1 && n_units(op, group) >= n_wanted && group.is_first(op));
+    }
+
 private:
+    int64_t n_wanted    = 1;
     bool    is_banded   = false;
     int64_t n_bands_min = 1;
 

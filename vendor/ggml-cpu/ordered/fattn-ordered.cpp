@@ -27,12 +27,13 @@ static void for_each_item(const ggml_compute_params * params, const fattn_op & o
     int64_t base = 0;
 
     cut.for_each(op, [&](const fattn_group & group) {
-        const int64_t n_chunks = cut.by_chunk ? group.n_chunks : 1;
+        const bool    is_whole = cut.is_whole(op, group);
+        const int64_t n_chunks = is_whole ? 1 : group.n_chunks;
         const int64_t n_units  = cut.n_units(op, group);
         const int64_t n_items  = n_units*n_chunks;
 
         // many rows: a chunk is still in the cache for the next tile
-        const bool tiles_first = cut.by_team && group.n_tiles > 1;
+        const bool tiles_first = !is_whole && cut.by_team && group.n_tiles > 1;
 
         while (i < base + n_items) {
             // taken before this one is done, so that it can be fetched meanwhile
@@ -44,7 +45,7 @@ static void for_each_item(const ggml_compute_params * params, const fattn_op & o
                 const int64_t unit = (i - base)/n_chunks;
                 const int64_t next = i_next - base - unit*n_chunks;
 
-                f(group, unit, cut.by_chunk ? (i - base)%n_chunks : -1, cut.by_chunk && next < n_chunks ? next : -1);
+                f(group, unit, is_whole ? -1 : (i - base)%n_chunks, !is_whole && next < n_chunks ? next : -1);
             }
             i = i_next;
         }
@@ -91,7 +92,6 @@ static void add_all(fattn_tile & tile) {
         tile.join();
         c = next;
     }
-    tile.write();
 }
 
 // the results of a row for one chunk
@@ -103,14 +103,39 @@ static float * partial_of(const fattn_tile & tile, const fattn_head & h, int64_t
     return partials + (tile.row_id(h, r)*op.n_slots + slot)*(2 + op.DV);
 }
 
-static void keep(const fattn_tile & tile, int64_t chunk, float * partials) {
+static void keep(const fattn_tile & tile, int64_t chunk, float * partials, fattn_sums fattn_head::* sums = &fattn_head::cur) {
     tile.for_each_head([&](const fattn_head & h) {
         for (int64_t r = 0; r < tile.n_rows; ++r) {
+            const fattn_sums & from = h.*sums;
+
             float * partial = partial_of(tile, h, r, chunk, partials);
 
-            partial[0] = h.cur.M[r];
-            partial[1] = h.cur.S[r];
-            memcpy(partial + 2, h.cur.O + r*tile.op.DV, tile.op.DV*sizeof(float));
+            partial[0] = from.M[r];
+            partial[1] = from.S[r];
+            memcpy(partial + 2, from.O + r*tile.op.DV, tile.op.DV*sizeof(float));
+        }
+    });
+}
+
+// a chunk without weights whose sum is none says that a later one holds the sums of both
+static bool is_in_later(const float * partial) {
+    return partial[0] == -INFINITY && partial[1] != 0.0f;
+}
+
+// all chunks of a group, joined, stand in the last
+static void keep_joined(const fattn_tile & tile, float * partials) {
+    const int64_t last = tile.group.chunk_first + tile.group.n_chunks - 1;
+
+    keep(tile, last, partials, &fattn_head::total);
+
+    tile.for_each_head([&](const fattn_head & h) {
+        for (int64_t r = 0; r < tile.n_rows; ++r) {
+            for (int64_t c = tile.group.chunk_first; c < last; ++c) {
+                float * partial = partial_of(tile, h, r, c, partials);
+
+                partial[0] = -INFINITY;
+                partial[1] = 1.0f;
+            }
         }
     });
 }
@@ -122,12 +147,28 @@ static void join_all(fattn_tile & tile, float * partials) {
 
     const int64_t end = group.chunk_first + group.n_chunks;
 
+    bool is_joined = false; // the next chunk has those before it in its sums
+
     for (int64_t c = group.next_chunk(group.chunk_first); c < end; c = group.next_chunk(c + 1)) {
+        // of one row as of all
+        if (is_in_later(partial_of(tile, h, 0, c, partials))) {
+            is_joined = true;
+            continue;
+        }
         for (int64_t r = 0; r < tile.n_rows; ++r) {
             const float * partial = partial_of(tile, h, r, c, partials);
 
-            join_row(tile.op.DV, h.total.M[r], h.total.S[r], h.total.O + r*tile.op.DV, partial[0], partial[1], partial + 2);
+            float * O = h.total.O + r*tile.op.DV;
+
+            if (is_joined) {
+                h.total.M[r] = partial[0];
+                h.total.S[r] = partial[1];
+                memcpy(O, partial + 2, tile.op.DV*sizeof(float));
+            } else {
+                join_row(tile.op.DV, h.total.M[r], h.total.S[r], O, partial[0], partial[1], partial + 2);
+            }
         }
+        is_joined = false;
     }
 }
 
@@ -145,6 +186,11 @@ void ggml_compute_forward_flash_attn_ext_ordered(const ggml_compute_params * par
 
         if (chunk < 0) {
             add_all(tile);
+            if (cut.by_chunk) {
+                keep_joined(tile, partials);
+            } else {
+                tile.write();
+            }
             return;
         }
 

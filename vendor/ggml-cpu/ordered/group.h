@@ -87,6 +87,13 @@ struct fattn_group {
         return { p[0], p[1], p[3], cells, cells + row[2] };
     }
 
+    // no token sees cells before these
+    bool is_first(const fattn_op & op) const {
+        const int32_t * first = op.order_row(i3) + FATTN_ORDER_HEAD;
+
+        return std::all_of(tokens, tokens + n_tokens, [&](int32_t i) { return first[i] == chunk_first; });
+    }
+
     // the first chunk that has cells, at or after one
     int64_t next_chunk(int64_t chunk) const {
         int64_t res = chunk_first + n_chunks;
