@@ -12,6 +12,19 @@
 #define FATTN_INLINE inline __attribute__((always_inline))
 #endif
 
+// a line of memory on its way into the first cache, or into the second one
+// always inline: gcc 12 takes a function that only prefetches for one without effect
+template <bool is_first>
+static FATTN_INLINE void fetch_line(const void * p) {
+#if defined(_MSC_VER) && (defined(__x86_64__) || defined(_M_X64))
+    _mm_prefetch((const char *) p, is_first ? _MM_HINT_T0 : _MM_HINT_T1);
+#elif !defined(_MSC_VER)
+    __builtin_prefetch(p, 0, is_first ? 3 : 2);
+#else
+    GGML_UNUSED(p);
+#endif
+}
+
 // a block of all heads is more than the first cache holds, and its cells stand where no processor looks by itself
 struct fattn_fetch {
     const char    * data  = nullptr; // of cell 0
@@ -20,17 +33,12 @@ struct fattn_fetch {
     const int32_t * cells = nullptr;
     int64_t         n     = 0;
 
-    // always inline: gcc 12 takes a function that only prefetches for one without effect
     FATTN_INLINE void row(int64_t j) const {
         const uintptr_t begin = (uintptr_t) (data + cells[j]*nb);
 
         // a line that begins before the row comes with what is there, most often the head before
         for (uintptr_t p = GGML_PAD(begin, 64); p < begin + size; p += 64) {
-#if defined(_MSC_VER) && (defined(__x86_64__) || defined(_M_X64))
-            _mm_prefetch((const char *) p, _MM_HINT_T1);
-#elif !defined(_MSC_VER)
-            __builtin_prefetch((const void *) p, 0, 2);
-#endif
+            fetch_line<false>((const void *) p);
         }
     }
 

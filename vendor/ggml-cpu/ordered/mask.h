@@ -3,6 +3,8 @@
 // which cells a token sees: its mask, as floats
 
 #include "op.h"
+#include "rows.h"
+#include "vectors.h"
 
 #include "ggml-cpu.h"
 
@@ -18,25 +20,24 @@ static bool counts_up(const int32_t * x, int64_t n) {
     return differs == 0;
 }
 
-#if defined(__AVX512F__)
-// of cells that stand in a row; n is a multiple of 16
+#if defined(FATTN_WIDE)
+// of cells that stand in a row; n is a multiple of N_LANES
 static bool mask_of_run(const ggml_fp16_t * mp, int64_t n, float * dst) {
-    const __m512 hidden = _mm512_set1_ps(-INFINITY);
+    GGML_F32_VEC top = GGML_F32_VEC_SET1(-INFINITY);
 
-    __mmask16 any = 0;
-    for (int64_t j = 0; j < n; j += 16) {
-        const __m512 m = _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256((const __m256i *) (mp + j)));
+    for (int64_t j = 0; j < n; j += WIDE) {
+        const GGML_F32_VEC m = widen_f16(mp + j);
 
-        any |= _mm512_cmp_ps_mask(m, hidden, _CMP_GT_OQ);
-        _mm512_storeu_ps(dst + j, m);
+        top = FATTN_VEC_MAX(m, top);
+        GGML_F32_VEC_STORE(dst + j, m);
     }
-    return any != 0;
+    return vec_top(top) > -INFINITY;
 }
 #endif
 
 // the mask of one token for n cells; false if it sees none of them
 static bool gather_mask(const ggml_fp16_t * mp, const int32_t * cells, int64_t n, int64_t n_pad, bool is_run, float * dst) {
-#if defined(__AVX512F__)
+#if defined(FATTN_WIDE)
     if (is_run && n == n_pad) {
         return mask_of_run(mp + cells[0], n, dst);
     }

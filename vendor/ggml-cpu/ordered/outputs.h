@@ -1,10 +1,14 @@
 #pragma once
 
-// outputs of rows from cells whose V is widened in registers
+// outputs of rows from cells
 
 #include "fetch.h"
+#include "gemm.h"
+#include "pack.h"
 #include "recode.h"
 #include "widen.h"
+
+#if defined(FATTN_ORDERED)
 
 #if defined(FATTN_WIDE)
 
@@ -75,3 +79,20 @@ static void output_wide(float * O, int64_t DV, const float * P, int64_t n_rows, 
 }
 
 #endif // FATTN_WIDE
+
+// O += weights times values. V has room for the values as floats
+static void output_rows(float * O, int64_t DV, const float * P, int64_t n_rows, const fattn_rows & values, float * V,
+        const fattn_fetch & fetch) {
+#if defined(FATTN_WIDE)
+    if (is_wide(values.type, DV) && is_few(values.type, n_rows)) {
+        with_wide(values.type, [&](auto type) {
+            output_wide<decltype(type)>(O, DV, P, n_rows, values, fetch);
+        });
+        return;
+    }
+#endif
+    pack_v(values, DV, V, fetch);
+    gemm(O, P, V, n_rows, values.n_pad, DV);
+}
+
+#endif // FATTN_ORDERED

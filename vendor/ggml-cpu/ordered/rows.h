@@ -86,6 +86,23 @@ static float lanes_top(const float * lanes) {
 #endif
 }
 
+#if defined(__AVX512F__)
+static inline float vec_top(__m512 x) {
+    return _mm512_reduce_max_ps(x);
+}
+#elif defined(__AVX__)
+static inline float vec_top(__m256 x) {
+    const __m128 x4 = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 x2 = _mm_max_ps(x4, _mm_movehl_ps(x4, x4));
+
+    return _mm_cvtss_f32(_mm_max_ss(x2, _mm_movehdup_ps(x2)));
+}
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+static inline float vec_top(float32x4_t x) {
+    return vmaxnmvq_f32(x);
+}
+#endif
+
 static float lanes_sum(const float * lanes) {
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
     const __m512 x  = _mm512_loadu_ps(lanes);

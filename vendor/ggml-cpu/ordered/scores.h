@@ -1,10 +1,13 @@
 #pragma once
 
-// scores of rows for cells whose K is widened in registers
+// scores of rows for cells
 
 #include "fetch.h"
+#include "gemm.h"
 #include "pack.h"
 #include "widen.h"
+
+#if defined(FATTN_ORDERED)
 
 #if defined(FATTN_WIDE)
 
@@ -102,3 +105,29 @@ static void score_wide(const float * Q, int64_t DK, const wide_keys & keys, int6
 }
 
 #endif // FATTN_WIDE
+
+// rows of Q times keys, as [n_rows][n_pad]. KT has room for the keys as floats, buffer for 8 of them
+static void score_rows(const fattn_rows & keys, const float * Q, int64_t DK, int64_t n_rows, float * buffer, float * KT,
+        float * P, const fattn_fetch & fetch) {
+#if defined(FATTN_WIDE)
+    if (is_wide(keys.type, DK) && is_few(keys.type, n_rows)) {
+        memset(buffer, 0, ggml_row_size(keys.type, DK));
+
+        with_wide(keys.type, [&](auto type) {
+            using K = decltype(type);
+
+            // elements take half of the room for floats, or less
+            const wide_keys wide { (uint16_t *) KT, KT + N_SUB*DK/2, DK/(N_ELEMENTS*K::PER) };
+
+            transpose_keys<K>(keys, (const char *) buffer, wide);
+            score_wide<K>(Q, DK, wide, n_rows, P, keys.n_pad, fetch);
+        });
+        return;
+    }
+#endif
+    pack_k(keys, DK, buffer, KT, fetch);
+    memset(P, 0, n_rows*keys.n_pad*sizeof(float));
+    gemm(P, Q, KT, n_rows, DK, keys.n_pad);
+}
+
+#endif // FATTN_ORDERED

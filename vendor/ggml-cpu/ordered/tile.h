@@ -212,7 +212,11 @@ private:
         });
 
         for (int64_t r = 0; r < at.n; ++r) {
-            weigh(h, block, r);
+            if (is_at_once(block)) {
+                weigh_at_once(h, block, r);
+            } else {
+                weigh(h, block, r);
+            }
         }
 
         for_each_seen(block, [&](const fattn_sub & sub) {
@@ -252,12 +256,18 @@ private:
     bool look(const fattn_sub & sub) {
         const bool is_run = counts_up(sub.cells, sub.n);
 
+        // rows of masks are far from each other: fetch what is most often looked at next
+        const int64_t ahead = sub.cells[0] + 2*N_SUB <= op.n_kv ? N_SUB : 0;
+
         aligned[sub.i] = sub.pos[0] % N_LANES == 0 && counts_up(sub.pos, sub.n);
 
         bool any = false;
         for (int64_t t = 0; t < at.n_t; ++t) {
             const char * mp = (const char *) op.mask->data + group.tokens[at.t0 + t]*op.mask->nb[1] +
                 (group.i3%op.mask->ne[3])*op.mask->nb[3];
+            for (int64_t i = 0; i < N_SUB; i += 32) {
+                fetch_line<true>((const ggml_fp16_t *) mp + sub.cells[0] + ahead + i);
+            }
             any |= gather_mask((const ggml_fp16_t *) mp, sub.cells, sub.n, sub.n_pad, is_run, mask + (sub.i*at.n_t + t)*N_SUB);
         }
         seen[sub.i] = any;
@@ -276,26 +286,14 @@ private:
         const fattn_fetch next = fetch(h, op.v, block, sub);
         const fattn_rows  keys = rows_of(h, op.k, sub);
 
-#if defined(FATTN_WIDE)
-        if (is_wide(keys.type, op.DK) && is_few(keys.type, at.n)) {
-            score_wide(h, sub, keys, next);
-        } else
-#endif
-        {
-            score_packed(h, sub, keys, next);
+        score_rows(keys, h.Q, op.DK, at.n, rows, KT, scores_of(sub), next);
+
+        if (!is_at_once(block)) {
+            finish(h, sub);
         }
-        finish(h, sub);
         if (is_strict) {
             hide(sub);
         }
-    }
-
-    void score_packed(const fattn_head & h, const fattn_sub & sub, const fattn_rows & keys, const fattn_fetch & next) {
-        float * p = scores_of(sub);
-
-        pack_k(keys, op.DK, rows, KT, next);
-        memset(p, 0, at.n*sub.n_pad*sizeof(float));
-        gemm(p, h.Q, KT, at.n, op.DK, sub.n_pad);
     }
 
     void finish(const fattn_head & h, const fattn_sub & sub) {
@@ -303,22 +301,6 @@ private:
             finish_scores(op, sub.n_pad, scores_of(sub) + r*sub.n_pad, mask_of(sub, r), h.slopes[r]);
         }
     }
-
-#if defined(FATTN_WIDE)
-    void score_wide(const fattn_head & h, const fattn_sub & sub, const fattn_rows & keys, const fattn_fetch & next) {
-        memset(rows, 0, ggml_row_size(keys.type, op.DK));
-
-        with_wide(keys.type, [&](auto type) {
-            using K = decltype(type);
-
-            // elements take half of the room for floats, or less
-            const wide_keys wide { (uint16_t *) KT, KT + N_SUB*op.DK/2, op.DK/(N_ELEMENTS*K::PER) };
-
-            transpose_keys<K>(keys, (const char *) rows, wide);
-            ::score_wide<K>(h.Q, op.DK, wide, at.n, scores_of(sub), sub.n_pad, next);
-        });
-    }
-#endif
 
     void hide(const fattn_sub & sub) {
         for (int64_t r = 0; r < at.n; ++r) {
@@ -328,6 +310,39 @@ private:
                 }
             }
         }
+    }
+
+    // whether a row's scores of a block stay in registers until they are weights
+    bool is_at_once(const fattn_block & block) const {
+        return WEIGHS_AT_ONCE && block.n <= N_SUB && aligned[0] && !is_strict && op.softcap == 0.0f;
+    }
+
+    void weigh_at_once(const fattn_head & h, const fattn_block & block, int64_t r) {
+        alignas(64) float lanes[N_LANES];
+
+        for_each_sub(block, [&](const fattn_sub & sub) {
+            ::weigh_at_once(op, scores_of(sub) + r*sub.n_pad, sub.n_pad, mask_of(sub, r), h.slopes[r], lanes, [&](float M) {
+                return M == -INFINITY ? M : raise_maximum(h, r, M);
+            });
+        });
+        h.cur.S[r] += lanes_sum(lanes);
+    }
+
+    // the maximum to weigh by from now on
+    float raise_maximum(const fattn_head & h, int64_t r, float M) const {
+        const float Mold = h.cur.M[r];
+
+        if (!(M > Mold)) {
+            return Mold;
+        }
+
+        const float ms = expf(Mold - M);
+
+        ggml_vec_scale_f32(op.DV, h.cur.O + r*op.DV, ms);
+        h.cur.S[r] *= ms;
+        h.cur.M[r]  = M;
+
+        return M;
     }
 
     // a row's scores of a block into weights, relative to the largest score so far
@@ -348,17 +363,7 @@ private:
             return;
         }
 
-        const float Mold = h.cur.M[r];
-
-        if (M > Mold) {
-            const float ms = expf(Mold - M);
-
-            ggml_vec_scale_f32(op.DV, h.cur.O + r*op.DV, ms);
-            h.cur.S[r] *= ms;
-            h.cur.M[r]  = M;
-        } else {
-            M = Mold;
-        }
+        M = raise_maximum(h, r, M);
 
         std::fill(lanes, lanes + N_LANES, 0.0f);
 
@@ -377,20 +382,9 @@ private:
     }
 
     void output(const fattn_head & h, const fattn_block & block, const fattn_sub & sub) {
-        const float     * p      = scores_of(sub);
-        const fattn_fetch next   = fetch(h, op.k, block, sub);
-        const fattn_rows  values = rows_of(h, op.v, sub);
+        const fattn_fetch next = fetch(h, op.k, block, sub);
 
-#if defined(FATTN_WIDE)
-        if (is_wide(values.type, op.DV) && is_few(values.type, at.n)) {
-            with_wide(values.type, [&](auto type) {
-                output_wide<decltype(type)>(h.cur.O, op.DV, p, at.n, values, next);
-            });
-            return;
-        }
-#endif
-        pack_v(values, op.DV, V, next);
-        gemm(h.cur.O, p, V, at.n, sub.n_pad, op.DV);
+        output_rows(h.cur.O, op.DV, scores_of(sub), at.n, rows_of(h, op.v, sub), V, next);
     }
 
     // without cells that have no weight, whatever they hold
