@@ -31,8 +31,8 @@ static constexpr int64_t N_BLOCK = FATTN_ORDER_BLOCK;
 static constexpr int64_t N_CHUNK = FATTN_ORDER_CHUNK;
 static constexpr int     N_LANES = 16;
 
-// scratch: rows (queries times heads) of a tile, cells that are converted at a time
-static constexpr int64_t N_ROWS = 64;
+// scratch: rows (queries times heads) of a tile, cells that are converted at a time. kernels take 4 or 6 rows together
+static constexpr int64_t N_ROWS = 60;
 static constexpr int64_t N_SUB  = 64;
 
 static constexpr size_t SCRATCH_ALIGN = 64;
