@@ -12,6 +12,7 @@ llama_model * treellama_model_load(const char * path, const llama_model_params *
                 llama_model_load_from_file(path, *params), llama_model_free);
         if (model) {
             treellama_check_loaded(*model);
+            treellama_drop_copied(*model);
         }
         return model.release();
     });
