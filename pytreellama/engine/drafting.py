@@ -15,6 +15,7 @@ from pytreellama.draft.auto import AutoDrafter
 from pytreellama.engine.calibration import measured_curve
 from pytreellama.engine.known_costs import load_curve, save_curve
 from pytreellama.engine.sequence import Sequence
+from pytreellama.engine.shared_cells import SharedCells
 from pytreellama.engine.text_seen import TextSeen
 from pytreellama.errors import DraftError, PyTreeLlamaError
 from pytreellama.plan import CostCurve, Guesses, PassCost, Plan, Planner, Worth
@@ -97,6 +98,7 @@ class PlannedDrafting:
         self._is_measured = False
         self._text = TextSeen(context)
         self._seen: dict[Sequence, int] = {}
+        self._shared = SharedCells()
 
     def prepare(self) -> None:
         """See Drafting: what passes cost is read from disk, or measured."""
@@ -134,7 +136,8 @@ class PlannedDrafting:
         guesses = [_guesses(sequence, room, min_p) for sequence, room in looking]
         spent_s = time.perf_counter() - started_s
         rooms = [room for _, room in looking]
-        plans = planner.plan(guesses, seen_by_all, spent_s, rooms, n_shared_cells(ready))
+        n_shared = self._n_shared_cells(ready)
+        plans = planner.plan(guesses, seen_by_all, spent_s, rooms, n_shared)
         planned_s = (time.perf_counter() - started_s - spent_s) / len(looking)
         for (sequence, _), plan, n_seen in zip(looking, plans, seen, strict=True):
             sequence.stats.plan_s += planned_s
@@ -161,7 +164,7 @@ class PlannedDrafting:
         """See Drafting."""
         seen = [self._seen[sequence] for sequence in drafted]
         n_attended = sum(n * cells for n, cells in zip(n_nodes, seen, strict=True))
-        n_read = sum(seen) - n_shared_cells(drafted)
+        n_read = sum(seen) - self._n_shared_cells(drafted)
         done = PassCost(sum(n_nodes), n_read, seconds, n_attended, len(seen))
         self._known_planner().learn(done)
         self._worth.pass_time(seconds)
@@ -171,17 +174,16 @@ class PlannedDrafting:
         if self.planner is not None and self._is_measured:
             save_curve(self._context, self.planner.curve)
 
+    def _n_shared_cells(self, sequences: Sequence_[Sequence]) -> int:
+        """Of the cells that these see, those that a pass reads once for several."""
+        n_seen = sum(self._seen[sequence] for sequence in sequences)
+        n_past = sum(sequence.n_past for sequence in sequences)
+        # behind a window a cell counts for some of the layers
+        return round(self._shared.count(sequences) * n_seen / max(n_past, 1))
+
     def _known_planner(self) -> Planner:
         assert self.planner is not None
         return self.planner
-
-
-def n_shared_cells(sequences: Sequence_[Sequence]) -> int:
-    """Of the cells that these see, those that a pass reads once for several: none, at present.
-
-    Attention reads what sequences share for each of them.
-    """
-    return 0
 
 
 def _measured(context: Context) -> CostCurve | None:
