@@ -14,6 +14,7 @@ from pytreellama.draft.auto import AutoDrafter
 from pytreellama.engine.calibration import measured_curve
 from pytreellama.engine.known_costs import load_curve, save_curve
 from pytreellama.engine.sequence import Sequence
+from pytreellama.engine.shared_cells import SharedCells
 from pytreellama.engine.text_seen import TextSeen
 from pytreellama.errors import DraftError, PyTreeLlamaError
 from pytreellama.plan import (
@@ -104,6 +105,7 @@ class PlannedDrafting:
         self._policy: DraftPolicy | None = None
         self._is_measured = False
         self._text = TextSeen(context)
+        self._shared = SharedCells()
         self.budget = DrafterBudget(n_drafters)
 
     @property
@@ -123,7 +125,8 @@ class PlannedDrafting:
     def trees(self, ready: Sequence_[Sequence], rooms: Sequence_[int]) -> list[TokenTree]:
         """See Drafting."""
         requests = [self._request(sequence) for sequence in ready]
-        trees = self._known_policy().step(requests, rooms, n_shared_cells(ready))
+        n_shared = self._n_shared_cells(requests, ready)
+        trees = self._known_policy().step(requests, rooms, n_shared)
         for sequence, request, tree in zip(ready, requests, trees, strict=True):
             self._take(sequence, request, tree)
         return trees
@@ -151,24 +154,26 @@ class PlannedDrafting:
     def learn(self, drafted: Sequence_[Sequence], n_nodes: Sequence_[int], seconds: float) -> None:
         """See Drafting."""
         requests = [sequence.planned for sequence in drafted if sequence.planned is not None]
-        self._known_policy().learn(requests, n_nodes, seconds, n_shared_cells(drafted))
+        n_shared = self._n_shared_cells(requests, drafted)
+        self._known_policy().learn(requests, n_nodes, seconds, n_shared)
 
     def close(self) -> None:
         """See Drafting: what passes cost is kept for the next engine."""
         if self.planner is not None and self._is_measured:
             save_curve(self._context, self.planner.curve)
 
+    def _n_shared_cells(
+        self, requests: Sequence_[PlannedRequest], sequences: Sequence_[Sequence]
+    ) -> int:
+        """Of the cells that these see, those that a pass reads once for several."""
+        n_seen = sum(request.n_cells for request in requests)
+        n_past = sum(sequence.n_past for sequence in sequences)
+        # behind a window a cell counts for some of the layers
+        return round(self._shared.count(sequences) * n_seen / max(n_past, 1))
+
     def _known_policy(self) -> DraftPolicy:
         assert self._policy is not None
         return self._policy
-
-
-def n_shared_cells(sequences: Sequence_[Sequence]) -> int:
-    """Of the cells that these see, those that a pass reads once for several: none, at present.
-
-    Attention reads what sequences share for each of them.
-    """
-    return 0
 
 
 def _measured(context: Context) -> CostCurve | None:

@@ -166,7 +166,6 @@ private:
 
         for (auto here = group.find_part(0, chunk, t0, t1); here.i < group.n_parts;) {
             const auto then = group.find_part(here.i + 1, chunk, t0, t1);
-
             at = rows_of(here.part);
             sum_part(here, then.i < group.n_parts ? then.part.cells_from(then.begin) : chunk_next, h0, h1);
             here = then;
@@ -179,7 +178,6 @@ private:
         for (int64_t begin = here.begin; begin < here.end;) {
             const int64_t e = part.block_end(begin, here.end);
             const int64_t n = e - begin;
-
             fattn_cells next = e < here.end ? fattn_cells { part.cells + e, here.end - e } : then;
             next.n = std::min(next.n, std::min(n, N_BLOCK));
 
