@@ -20,6 +20,7 @@ llama_context * treellama_context_init(llama_model * model, const llama_context_
     return treellama_guard((llama_context *) nullptr, [&] {
         llama_context * ctx = llama_init_from_model(model, *params);
         treellama_share_trees(ctx);
+        treellama_use_huge_pages(ctx);
         return ctx;
     });
 }

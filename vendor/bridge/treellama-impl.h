@@ -40,6 +40,9 @@ llama_kv_cache * treellama_find_cache(const llama_context * ctx, bool swa);
 // let both caches of a model with sliding windows have the same trees; ctx may be NULL
 void treellama_share_trees(llama_context * ctx);
 
+// let the caches of a new context stand in huge pages; ctx may be NULL
+void treellama_use_huge_pages(llama_context * ctx);
+
 // false, and a line in the log, if a sequence of the batch has pending nodes
 bool treellama_is_text(const llama_context * ctx, const llama_batch & batch);
 

@@ -40,6 +40,12 @@ void treellama_share_trees(llama_context * ctx) {
     }
 }
 
+void treellama_use_huge_pages(llama_context * ctx) {
+    for (const auto * cache : ctx ? tree_caches(ctx) : std::vector<llama_kv_cache *>()) {
+        llama_kv_cache_trees::use_huge_pages(*cache);
+    }
+}
+
 bool treellama_tree_supported(const llama_context * ctx) {
     return find_trees(ctx) != nullptr;
 }

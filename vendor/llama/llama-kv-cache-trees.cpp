@@ -1,6 +1,7 @@
 #include "llama-kv-cache-trees.h"
 
 #include "llama-context.h"
+#include "llama-huge-pages.h"
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
 #include "llama-kv-cache-iswa.h"
@@ -35,6 +36,12 @@ bool llama_kv_cache_trees::is_host(const llama_kv_cache & kv) {
     return std::all_of(kv.ctxs_bufs.begin(), kv.ctxs_bufs.end(), [](const auto & ctx_buf) {
         return ggml_backend_buffer_is_host(ctx_buf.second.get());
     });
+}
+
+void llama_kv_cache_trees::use_huge_pages(const llama_kv_cache & kv) {
+    for (const auto & [_, buffer] : kv.ctxs_bufs) {
+        llama_use_huge_pages(buffer.get());
+    }
 }
 
 void llama_kv_cache_trees::clear() {

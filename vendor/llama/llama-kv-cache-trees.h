@@ -30,6 +30,9 @@ public:
     // whether the CPU can look at K and V
     static bool is_host(const llama_kv_cache & kv);
 
+    // once, before anything is in it
+    static void use_huge_pages(const llama_kv_cache & kv);
+
     //
     // called by the cache
     //

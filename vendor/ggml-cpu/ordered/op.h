@@ -85,13 +85,16 @@ struct fattn_op {
         n_per_kv   = n_heads/n_heads_kv;
         n_streams  = q->ne[3];
 
-        // a block holds siblings beyond its positions: with very many of them, fewer rows fit
-        n_scores = std::max<int64_t>(N_ROWS*256, GGML_PAD(n_kv, N_SUB) + N_SUB);
+        // a block holds siblings beyond its positions: with more of them than positions, fewer rows fit
+        n_scores = std::max<int64_t>(N_ROWS*2*N_BLOCK, GGML_PAD(n_kv, N_SUB) + N_SUB);
 
         n_slots  = n_kv/N_CHUNK + 2;
         partials = sizeof(float)*q->ne[1]*n_heads*n_streams*n_slots*(2 + DV);
-        scratch  = N_SUB*ggml_row_size(GGML_TYPE_Q8_0, GGML_PAD(std::max(DK, DV), 32)) +
-            sizeof(float)*(N_ROWS*DK + N_SUB*DK + 8*DK + N_SUB*DV + 2*N_ROWS*DV + 5*N_ROWS + 2*n_scores + 2*n_scores/N_SUB) + SCRATCH_ALIGN;
+        // K and V are never packed at the same time
+        const int64_t D = std::max(DK, DV);
+
+        scratch = N_SUB*ggml_row_size(GGML_TYPE_Q8_0, GGML_PAD(D, 32)) + SCRATCH_ALIGN +
+            sizeof(float)*(N_ROWS*DK + N_SUB*D + 8*DK + 2*N_ROWS*DV + 5*N_ROWS + 2*n_scores + 2*n_scores/N_SUB);
     }
 
     const int32_t * order_row(int64_t i3) const {

@@ -53,9 +53,9 @@ struct fattn_tile {
 
         Q       = (float *) GGML_PAD((uintptr_t) scratch, SCRATCH_ALIGN);
         KT      = Q       + N_ROWS*op.DK;
-        rows    = KT      + N_SUB*op.DK;
-        V       = rows    + 8*op.DK;
-        cur.O   = V       + N_SUB*op.DV;
+        rows    = KT      + N_SUB*std::max(op.DK, op.DV);
+        V       = KT;
+        cur.O   = rows    + 8*op.DK;
         total.O = cur.O   + N_ROWS*op.DV;
         cur.M   = total.O + N_ROWS*op.DV;
         cur.S   = cur.M   + N_ROWS;
@@ -133,7 +133,7 @@ private:
     float * Q;
     float * KT;   // [DK][N_SUB]
     float * rows; // [8][DK]
-    float * V;    // [N_SUB][DV]
+    float * V;    // [N_SUB][DV], in the place of KT
     void  * codes; // [N_SUB] rows of Q8_0
     float * P;    // [sub][row][N_SUB]
     float * mask; // [sub][token][N_SUB]
