@@ -15,12 +15,16 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+namespace {
+
 struct range {
     uintptr_t begin;
     uintptr_t end;
 
     bool operator<(const range & other) const { return begin < other.begin; }
 };
+
+}
 
 // only of a mapped file: what else is dropped would be lost. File pages come again if someone looks
 static void drop_pages(const range & r) {
