@@ -75,12 +75,23 @@ struct fattn_cut {
     }
 
     // whether a unit is one item although chunks are done apart: nothing comes before, so that results of single chunks
-    //   need not be kept, and there is work for all threads
+    //   need not be kept, nothing of another team between, and there is work for all threads
     bool is_whole(const fattn_op & op, const fattn_group & group) const {
-        return !by_chunk || (by_team && group.n_chunks > 1 && n_units(op, group) >= n_wanted && group.is_first(op));
+        return !by_chunk || (by_team && group.n_chunks > 1 && n_units(op, group) >= n_wanted && group.is_first(op) &&
+            !has_gap(group));
     }
 
 private:
+    // a chunk in between may be another team's
+    static bool has_gap(const fattn_group & group) {
+        for (int64_t c = group.chunk_first; c < group.chunk_first + group.n_chunks; ++c) {
+            if (group.next_chunk(c) != c) {
+                return true;
+            }
+        }
+        return false;
+    }
+
     int64_t n_wanted    = 1;
     bool    is_banded   = false;
     int64_t n_bands_min = 1;

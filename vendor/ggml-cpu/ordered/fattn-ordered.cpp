@@ -197,6 +197,10 @@ void ggml_compute_forward_flash_attn_ext_ordered(const ggml_compute_params * par
         if (chunk_next >= 0) {
             tile.chunk_next = group.cells_from(group.chunk_first + chunk_next);
         }
+        // what stands there is another team's
+        if (group.next_chunk(group.chunk_first + chunk) != group.chunk_first + chunk) {
+            return;
+        }
         tile.add_chunk(group.chunk_first + chunk);
         keep(tile, group.chunk_first + chunk, partials);
     });
