@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from strategies import path_to
+
 Text = tuple[int, ...]
 SavedCells = list["Cell"]
 
@@ -158,7 +160,7 @@ class CacheModel:
         parents = self._pending_parents(seq)
         if any(not 0 <= node < len(parents) for node in keep):
             raise RefusedError
-        stays = sorted({a for node in keep for a in _with_ancestors(parents, node)})
+        stays = sorted({a for node in keep for a in path_to(parents, node)})
         numbers = [stays.index(node) if node in stays else -1 for node in range(len(parents))]
         for cell in self._nodes(seq):
             assert cell.node is not None
@@ -282,7 +284,3 @@ class CacheModel:
 
 def _copies(cells: SavedCells) -> SavedCells:
     return [replace(cell, sequences=set(cell.sequences)) for cell in cells]
-
-
-def _with_ancestors(parents: Sequence[int], node: int) -> list[int]:
-    return [] if node < 0 else [*_with_ancestors(parents, parents[node]), node]

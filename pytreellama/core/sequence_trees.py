@@ -152,8 +152,9 @@ class SequenceTrees(PendingBook[_PendingTree]):
             self.discard(seq)
             return numbers
         parents = pruned_parents(tree.parents, stays, numbers)
-        ids = tree.ids[stays]
-        ends = {int(ids[leaf]): leaf for leaf in leaves(parents).tolist()}
+        leaf_nodes = leaves(parents)
+        leaf_ids = tree.ids[stays][leaf_nodes]
+        ends = dict(zip(leaf_ids.tolist(), leaf_nodes.tolist(), strict=True))
         depth = depths(parents)
         for seq_id in [seq, *tree.borrowed]:
             if seq_id in ends:
@@ -166,7 +167,8 @@ class SequenceTrees(PendingBook[_PendingTree]):
         dropped = [seq_id for seq_id in tree.borrowed if seq_id not in ends]
         self._give_back(dropped)
         borrowed = [seq_id for seq_id in tree.borrowed if seq_id in ends]
-        ids = _ids_through(parents, ends)
+        flat, offsets = sequence_sets(parents)
+        ids = leaf_ids[flat[offsets[:-1]]]
         self._pending[seq] = _PendingTree(tree.n_past, ends, parents, ids, borrowed)
         return numbers
 
@@ -272,17 +274,6 @@ class SequenceTrees(PendingBook[_PendingTree]):
             if seq_id not in growth.taken and end > 0:
                 source = int(tree.ids[anchor]) if anchor >= 0 else seq
                 self._cache.cp(source, seq_id, 0, end)
-
-
-def _ids_through(parents: Int32, ends: dict[int, int]) -> Int32:
-    """For each node the id of a leaf under it."""
-    ids = np.empty(len(parents), dtype=np.int32)
-    for seq_id, leaf in ends.items():
-        node = leaf
-        while node >= 0:
-            ids[node] = seq_id
-            node = int(parents[node])
-    return ids
 
 
 def _is_run(parents: Int32, n_old: int) -> bool:

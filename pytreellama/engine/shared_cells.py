@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Sequence_
 from itertools import pairwise
-from itertools import pairwise
 
 from pytreellama.engine.kept_texts import n_common
 from pytreellama.engine.sequence import Sequence
