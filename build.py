@@ -33,7 +33,7 @@ from buildlib.cache import Cache, cache_root  # noqa: E402
 from buildlib.compile_commands import write_compile_commands  # noqa: E402
 from buildlib.environment import Environment  # noqa: E402
 from buildlib.errors import BuildError, explain_os_error  # noqa: E402
-from buildlib.modules import STAGED  # noqa: E402
+from buildlib.modules import INSTALLED, STAGED  # noqa: E402
 from buildlib.progress import Progress  # noqa: E402
 from buildlib.recipe import read_recipe  # noqa: E402
 
@@ -235,7 +235,7 @@ def fail_hook(text: str) -> NoReturn:
 def files_of_wheel(entry: Path) -> dict[str, str]:
     folder = entry / "native"
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path): f"{STAGED}/{path.relative_to(folder).as_posix()}" for path in files}
+    return {str(path): f"{INSTALLED}/{path.relative_to(folder).as_posix()}" for path in files}
 
 
 def wheel_tag() -> str:

@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from questions import Question, add_questions_option, load_questions
-from report import Figure, publish, shown
-
+from lib.questions import Question, add_questions_option, load_questions
+from lib.report import Figure, publish, shown
 from pytreellama import Engine, Model
-from pytreellama.core.params import default_n_threads
+from pytreellama.context.params import default_n_threads
 
 DRAFTERS = ("suffix", "ngram", "recycling", "suffix+recycling")
 NODES = (4, 8, 16, 32, 64)

@@ -19,7 +19,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from report import ROOT, Figure, note, publish
+from lib.report import ROOT, Figure, note, publish
 
 _ALIVE = "by itself"
 

@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
-from peer_server import served
-from report import Figure, Spread, note, publish
 
-from pytreellama.core.default_model import default_model_path
+from lib.peers.server import served
+from lib.report import Figure, Spread, note, publish
+from pytreellama.model.default_model import default_model_path
 
 _T = TypeVar("_T")
 

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from report import Figure, note, publish
+from lib.report import Figure, note, publish
 
 DEPTHS = (64, 2048, 7000)
 NODES = (1, 2, 4, 8, 16)
@@ -113,7 +113,7 @@ def serve(options: argparse.Namespace) -> None:
     import numpy as np
 
     from pytreellama import Context, Model, TokenTree
-    from pytreellama.core.context_memory import kv_cache_bytes
+    from pytreellama.context.memory_check import kv_cache_bytes
 
     kind = options.cache_types[0]
     rng = np.random.default_rng(1)

@@ -29,15 +29,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models import Work, add_types_option, large_model, name_of, requantised, work_of
-from report import Figure, Spread, note, publish, tool
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from stock import stock_tool
 
-from pytreellama.core.default_model import default_model_path
-from pytreellama.core.params import default_n_threads
+from lib.models import Work, add_types_option, large_model, name_of, requantised, work_of
+from lib.report import Figure, Spread, note, publish, tool
+from lib.stock import stock_tool
+from pytreellama.context.params import default_n_threads
+from pytreellama.model.default_model import default_model_path
 
 TYPES = (
     *("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"),

@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from report import ROOT, Figure, Spread, note, publish
-
+from lib.report import ROOT, Figure, Spread, note, publish
 from pytreellama import Engine, Model
-from pytreellama.cli.bench_results import AUTO, PLAIN, in_turn
-from pytreellama.core.context import Context
-from pytreellama.core.params import default_n_threads
+from pytreellama.bench.results import AUTO, PLAIN, in_turn
+from pytreellama.context.context import Context
+from pytreellama.context.params import default_n_threads
 from pytreellama.engine import Completion
 from pytreellama.engine.calibration import TimedPasses, measured_curve
 from pytreellama.engine.text_seen import TextSeen

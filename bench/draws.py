@@ -23,17 +23,17 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from models import requantised
-from questions import Question, add_answering_options, first_of_each, load_questions
-from report import Figure, Spread, note, publish
 
-import pytreellama.core.sampler as sampler_module
+import pytreellama.sampling.sampler as sampler_module
+from lib.models import requantised
+from lib.questions import Question, add_answering_options, first_of_each, load_questions
+from lib.report import Figure, Spread, note, publish
 from pytreellama import Engine, Model, SamplingParams
-from pytreellama.cli.bench_results import AUTO, PLAIN, Totals, in_turn
-from pytreellama.core.default_model import default_model_path
-from pytreellama.core.sampling_stages import new_chain, new_row_sampler
+from pytreellama.bench.results import AUTO, PLAIN, Totals, in_turn
+from pytreellama.model.default_model import default_model_path
 from pytreellama.native.logits import float_row
 from pytreellama.native.sampling import argmax_token
+from pytreellama.sampling.stages import new_chain, new_row_sampler
 
 LENGTHS = (49_152, 151_936)
 N_ROWS = 8

@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from report import ROOT, Figure, Spread, note, publish
+
+from lib.report import ROOT, Figure, Spread, note, publish
 
 OWN = {
     "list": 'root ::= ("- " [^\\n]+ "\\n")+\n',

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models import add_types_option, requantised
-from questions import Question, add_questions_option, load_questions
-from report import Figure, note, publish, shown
-
+from lib.models import add_types_option, requantised
+from lib.questions import Question, add_questions_option, load_questions
+from lib.report import Figure, note, publish, shown
 from pytreellama import Engine, Model, draft
-from pytreellama.core.default_model import default_model_path
+from pytreellama.model.default_model import default_model_path
 
 TYPES = ("Q4_1", "Q8_0", "Q4_K_M", "F16")
 DRAFTERS = ("suffix", "recycling", "ngram", "model", "suffix+recycling")

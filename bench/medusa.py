@@ -19,19 +19,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from questions import Question, add_answering_options, first_of_each, load_questions
-from report import Figure, Spread, note, publish, shown
-
+from lib.questions import Question, add_answering_options, first_of_each, load_questions
+from lib.report import Figure, Spread, note, publish, shown
 from pytreellama import Engine, Model
-from pytreellama.cli.bench_prompts import BenchPrompt
-from pytreellama.cli.bench_results import Totals, in_turn
-from pytreellama.cli.bench_runs import prompt_tokens
-from pytreellama.core.default_model import default_model_path
-from pytreellama.core.heads import Heads
+from pytreellama.bench.prompts import BenchPrompt
+from pytreellama.bench.results import Totals, in_turn
+from pytreellama.bench.runs import prompt_tokens
 from pytreellama.draft import Auto, DrafterSpec, Medusa, Merge, Recycling, Suffix
 from pytreellama.draft.medusa import require_heads
 from pytreellama.medusa.evaluation import Hits, Steps, count_hits
 from pytreellama.medusa.recorder import answers
+from pytreellama.model.default_model import default_model_path
+from pytreellama.model.heads import Heads
 
 SIZES = (8, 16, 32)
 SIZE = 16  # of the goals

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from report import Figure, publish
+from lib.report import Figure, publish
 
 DRAFTERS = ("none", "auto")
 MOST_GROWTH_MB = {"none": 5.0, "auto": 20.0}

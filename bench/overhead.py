@@ -21,11 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from questions import Question, add_questions_option, load_questions
-from report import Figure, Spread, note, publish
-
+from lib.questions import Question, add_questions_option, load_questions
+from lib.report import Figure, Spread, note, publish
 from pytreellama import Context, Engine, Model, draft
-from pytreellama.core.native_context import NativeContext
+from pytreellama.context.native_context import NativeContext
 from pytreellama.draft import make_drafter
 from pytreellama.engine.request import Request
 from pytreellama.engine.scheduler import Scheduler

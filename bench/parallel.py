@@ -19,11 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from questions import Question, add_questions_option, load_questions
-from report import Figure, Spread, note, publish, tool
-
+from lib.questions import Question, add_questions_option, load_questions
+from lib.report import Figure, Spread, note, publish, tool
 from pytreellama import Engine, Model
-from pytreellama.core.params import default_n_threads
+from pytreellama.context.params import default_n_threads
 
 
 def main() -> None:

@@ -23,18 +23,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from models import add_types_option, requantised
-from peer_builds import PLAIN
-from peer_python import python_peers
-from peer_scores import OURS, Answers, Row, fastest_of, figures_of, rows_of
-from peer_server import servers
-from peer_tools import tools, with_and_without_flash_attention
-from peer_types import Answer, OpenPeer, Peer, Prompt, Task, short
-from questions import Question, add_answering_options, first_of_each, load_questions
-from report import note, publish
-
+from lib.models import add_types_option, requantised
+from lib.peers.builds import PLAIN
+from lib.peers.python import python_peers
+from lib.peers.scores import OURS, Answers, Row, fastest_of, figures_of, rows_of
+from lib.peers.server import servers
+from lib.peers.tools import tools, with_and_without_flash_attention
+from lib.peers.types import Answer, OpenPeer, Peer, Prompt, Task, short
+from lib.questions import Question, add_answering_options, first_of_each, load_questions
+from lib.report import note, publish
 from pytreellama import Engine, Model, draft
-from pytreellama.core.default_model import default_model_path
+from pytreellama.model.default_model import default_model_path
 
 TYPES = ("Q4_1", "Q8_0", "F16")
 OUR_DRAFTERS = ("none", "auto")

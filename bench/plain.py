@@ -20,10 +20,10 @@ import time
 from pathlib import Path
 
 import psutil
-from report import Figure, Spread, note, publish, tool
 
+from lib.report import Figure, Spread, note, publish, tool
 from pytreellama import Context, Engine, Model, TokenTree
-from pytreellama.core.params import default_n_threads
+from pytreellama.context.params import default_n_threads
 
 N_TOKENS = 128
 N_CTX = 4096

@@ -20,15 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from models import add_types_option, requantised
-from questions import REWRITING, Question, add_answering_options, first_of_each, load_questions
-from report import Figure, Spread, note, publish
-
+from lib.models import add_types_option, requantised
+from lib.questions import REWRITING, Question, add_answering_options, first_of_each, load_questions
+from lib.report import Figure, Spread, note, publish
 from pytreellama import Engine, Model
-from pytreellama.cli.bench_results import AUTO, PLAIN, Totals, in_turn
-from pytreellama.cli.bench_runs import drafter_and_size
-from pytreellama.core.default_model import default_model_path
+from pytreellama.bench.results import AUTO, PLAIN, Totals, in_turn
+from pytreellama.bench.runs import drafter_and_size
 from pytreellama.engine import Completion
+from pytreellama.model.default_model import default_model_path
 
 TYPES = ("Q4_1", "Q8_0", "F16")
 SWEPT = tuple(

@@ -32,16 +32,15 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from chat_client import Answered, ask, body_of, posted
-from models import add_types_option, requantised
-from peer_builds import SERVER, tool_path
-from peer_server import served
-from questions import REWRITING, Question, add_answering_options, first_of_each, load_questions
-from report import Figure, Spread, note, publish
-
+from lib.chat_client import Answered, ask, body_of, posted
+from lib.models import add_types_option, requantised
+from lib.peers.builds import SERVER, tool_path
+from lib.peers.server import served
+from lib.questions import REWRITING, Question, add_answering_options, first_of_each, load_questions
+from lib.report import Figure, Spread, note, publish
 from pytreellama import Engine, Model
-from pytreellama.cli.bench_results import in_turn
-from pytreellama.core.default_model import default_model_path
+from pytreellama.bench.results import in_turn
+from pytreellama.model.default_model import default_model_path
 from pytreellama.serve.app import make_app
 from pytreellama.serve.settings import Settings
 

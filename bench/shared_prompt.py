@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from report import Figure, Spread, note, publish
 
+from lib.report import Figure, Spread, note, publish
 from pytreellama import Batch, Context, Model, TokenTree
-from pytreellama.core.params import default_n_threads
+from pytreellama.context.params import default_n_threads
 
 LEAST_GAIN = {2048: 1.3, 6000: 1.5}  # of a step over one node each, at 16 sequences: what was seen
 

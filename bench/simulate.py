@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from policies import Drafted, DraftingCost, Fixed, Foresight, Planned, Policy, lone_root
-from questions import add_questions_option, load_questions
-from recording import LiveModel, Recording, Target
-from report import Figure, note, publish, shown
 
+from lib.questions import add_questions_option, load_questions
+from lib.recording import LiveModel, Recording, Target
+from lib.report import Figure, note, publish, shown
+from policies import Drafted, DraftingCost, Fixed, Foresight, Planned, Policy, lone_root
 from pytreellama.draft import DRAFTERS, AutoDrafter
 from pytreellama.plan import CostCurve, PassCost
 from pytreellama.tree import TokenTree
@@ -301,7 +301,7 @@ def live_model(options: argparse.Namespace) -> LiveModel | None:
     if options.record is None and options.model is None:
         return None
     from pytreellama import Model
-    from pytreellama.core.default_model import default_model_path
+    from pytreellama.model.default_model import default_model_path
 
     return LiveModel(Model(options.model or default_model_path()))
 

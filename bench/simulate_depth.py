@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from report import Figure, publish
 
+from lib.report import Figure, publish
 from pytreellama.plan import CostCurve, Guesses, PassCost, Planner
 from pytreellama.tree import TokenTree
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from gguf import GGUFReader, GGUFWriter, TokenType
-from report import ROOT, Figure, note, publish
 
-from pytreellama.core.default_model import default_model_path
+from lib.report import ROOT, Figure, note, publish
+from pytreellama.model.default_model import default_model_path
 
 PRE_TOKENIZERS = (
     *("smollm", "gpt-2", "llama-bpe", "qwen2", "qwen35", "tekken", "gpt-4o", "deepseek-v3"),

@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from models import requantised
-from report import Figure, Spread, note, publish, tool
-from stock import stock_tool
 
+from lib.models import requantised
+from lib.report import Figure, Spread, note, publish, tool
+from lib.stock import stock_tool
 from pytreellama import Batch, Context, Model, TokenTree, TreeEncoding
-from pytreellama.core.default_model import default_model_path
-from pytreellama.core.params import default_n_threads
+from pytreellama.context.params import default_n_threads
+from pytreellama.model.default_model import default_model_path
 
 CONTEXTS = (256, 1024, 4096, 8192)
 NODES = (1, 2, 4, 8, 16, 32, 64)

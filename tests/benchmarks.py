@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from pytreellama.cli.bench_planning import Planning
-from pytreellama.cli.bench_prompts import BenchPrompt
-from pytreellama.cli.bench_results import Answer, Results, Totals
-from pytreellama.cli.bench_runs import Measured, Settings
+from pytreellama.bench.planning import Planning
+from pytreellama.bench.prompts import BenchPrompt
+from pytreellama.bench.results import Answer, Results, Totals
+from pytreellama.bench.runs import Measured, Settings
 
 FACTS: dict[str, Any] = {
     "version": "0.1.0",

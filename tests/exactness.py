@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pytreellama import Context
-from pytreellama.core.system import cpu_features, has_invariant_products
+from pytreellama.system import cpu_features, has_invariant_products
 
 EXACT = has_invariant_products(cpu_features())
 """Are this CPU's products, and so all logits with flash attention, the same bits at any width?"""

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama import Model
-from pytreellama.core.heads import Sees
 from pytreellama.medusa.target import Target
 from pytreellama.medusa.weights import FileType, HeadsFile, HeadWeights
+from pytreellama.model.heads import Sees
 
 Float64 = NDArray[np.float64]
 

@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="package", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Children keep what passes cost in a folder of their own, and find the default model."""
-    from pytreellama.core.default_model import ENVIRONMENT_VARIABLE, default_model_path
+    from pytreellama.model.default_model import ENVIRONMENT_VARIABLE, default_model_path
 
     model = default_model_path(quiet=True)
     with pytest.MonkeyPatch.context() as patch:

@@ -17,7 +17,7 @@ pytest.importorskip("fastapi", reason="needs the extra: pip install 'pytreellama
 
 import httpx
 
-from pytreellama.core.default_model import default_model_path
+from pytreellama.model.default_model import default_model_path
 from served import Served, served
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from alone import run_alone, survives
-from pytreellama.core.params import CACHE_TYPES
+from pytreellama.context.params import CACHE_TYPES
 from pytreellama.plan import KNOTS
 from tiny_models import KINDS, tiny_model
 

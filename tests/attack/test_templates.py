@@ -200,7 +200,7 @@ SHORT = [name for name in TEMPLATES if not name.startswith(LONG)] + ["deep tuple
 RENDER = """
 import json, os, resource, sys, tempfile, time
 from pytreellama import Model
-from pytreellama.core.chat import chat_prompt
+from pytreellama.chat.template import chat_prompt
 from pytreellama.errors import PyTreeLlamaError
 from tiny_models import write_tiny_model
 

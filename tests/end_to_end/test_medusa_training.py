@@ -17,7 +17,6 @@ import pytest
 from numpy.typing import NDArray
 
 from pytreellama import Engine, Model
-from pytreellama.core.heads import Heads, model_hash
 from pytreellama.draft import Medusa
 from pytreellama.errors import MedusaError
 from pytreellama.medusa import own_texts, run
@@ -29,6 +28,7 @@ from pytreellama.medusa.run import Progress, Trained
 from pytreellama.medusa.store import Store, Text
 from pytreellama.medusa.target import Target
 from pytreellama.medusa.training import Training, TrainingOptions
+from pytreellama.model.heads import Heads, model_hash
 
 _HOW = "pip install 'pytreellama[train]'"
 gguf = pytest.importorskip("gguf", reason=f"needs gguf: {_HOW}")

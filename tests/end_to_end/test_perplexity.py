@@ -15,7 +15,7 @@ import pytest
 from exactness import needs_exact
 from prompts import load_prompts
 from pytreellama import Batch, Context, Model, quantize
-from pytreellama.core.system import cpu_features
+from pytreellama.system import cpu_features
 
 TESTS = Path(__file__).parents[1]
 N_TOKENS = 400

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field  # noqa: E402
 from exactness import needs_exact  # noqa: E402
 from prompts import load_prompts  # noqa: E402
 from pytreellama import Engine, Model  # noqa: E402
-from pytreellama.core.default_model import default_model_path  # noqa: E402
+from pytreellama.model.default_model import default_model_path  # noqa: E402
 from served import Served, served  # noqa: E402
 
 NAME = "small"

@@ -13,7 +13,7 @@ pytest.importorskip("fastapi", reason="needs the extra: pip install 'pytreellama
 import httpx
 
 from browser import Opened, browser, opened
-from pytreellama.core.default_model import default_model_path
+from pytreellama.model.default_model import default_model_path
 from served import Served, served
 
 if TYPE_CHECKING:

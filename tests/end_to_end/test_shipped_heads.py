@@ -9,9 +9,9 @@ import pytest
 from exactness import needs_exact
 from prompts import load_prompts
 from pytreellama import Engine, Model
-from pytreellama.core.heads import Heads
 from pytreellama.draft import Medusa, make_drafter
 from pytreellama.draft.medusa import require_heads
+from pytreellama.model.heads import Heads
 
 N_TOKENS = 48
 PROMPTS = [prompt["messages"] for prompt in load_prompts()]

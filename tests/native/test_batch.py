@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytreellama import Batch
-from pytreellama.core.batch import SequenceSets
+from pytreellama.context.batch import SequenceSets
 from pytreellama.errors import BatchError
 from pytreellama.native.decode import TEXT
 from pytreellama.native.library import ffi

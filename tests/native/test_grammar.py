@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pytreellama.core.grammar import Grammar
-from pytreellama.core.sampler import Sampler
-from pytreellama.core.sampling import SamplingParams
+from pytreellama.constraints.grammar import Grammar
 from pytreellama.errors import GrammarError
+from pytreellama.sampling.params import SamplingParams
+from pytreellama.sampling.sampler import Sampler
 
 
 @pytest.fixture(scope="session")

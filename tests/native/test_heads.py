@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from pytreellama import Model
-from pytreellama.core.heads import Heads, model_hash
 from pytreellama.errors import MedusaError
 from pytreellama.medusa.weights import HeadWeights
+from pytreellama.model.heads import Heads, model_hash
 from pytreellama.native.logits import float_row, top_k_rows
 from random_heads import expected_logits, random_heads, write_random_heads
 

@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from pytreellama import Engine, Model
-from pytreellama.core.heads import Heads
 from pytreellama.draft import Medusa
 from pytreellama.errors import MedusaError
 from pytreellama.medusa.convert import convert
+from pytreellama.model.heads import Heads
 
 _HOW = "pip install 'pytreellama[train]'"
 pytest.importorskip("gguf", reason=f"needs gguf: {_HOW}")

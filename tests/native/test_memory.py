@@ -20,7 +20,7 @@ import pytest
 import tiny_models
 from gguf_bytes import U32, Gguf, number
 from pytreellama import Context, Model, TokenTree
-from pytreellama.core.params import CACHE_TYPES
+from pytreellama.context.params import CACHE_TYPES
 from pytreellama.errors import MemoryStateError, PyTreeLlamaError
 from pytreellama.testing.cells import read_cells
 from tiny_models import KINDS

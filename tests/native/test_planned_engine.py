@@ -10,7 +10,7 @@ import pytest
 
 from exactness import needs_exact
 from pytreellama import Engine, Model, Step, TokenTree
-from pytreellama.core.context import Context
+from pytreellama.context.context import Context
 from pytreellama.draft import Auto, DrafterSpec, Recycling, Suffix
 from pytreellama.engine import drafting, known_costs
 from pytreellama.engine.calibration import measured_curve

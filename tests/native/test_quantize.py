@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from pytreellama.core.model import Model
-from pytreellama.core.quantize import FILE_TYPES, quantize
 from pytreellama.errors import QuantizeError
+from pytreellama.model.model import Model
+from pytreellama.model.quantize import FILE_TYPES, quantize
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from chi_square import assert_drawn_from
-from pytreellama.core.context import Context
-from pytreellama.core.sampler import Sampler
-from pytreellama.core.sampling import SamplingParams
+from pytreellama.context.context import Context
 from pytreellama.errors import GrammarError, PyTreeLlamaError, SamplerError
+from pytreellama.sampling.params import SamplingParams
+from pytreellama.sampling.sampler import Sampler
 
 N_DRAWS = 20_000
 

@@ -13,12 +13,12 @@ import pytest
 
 from exactness import needs_exact
 from pytreellama import AsyncEngine, Context, Engine, Model, TokenTree, draft
-from pytreellama.core.sampling import SamplingParams
 from pytreellama.draft import NoDrafter, Suffix, make_drafter
 from pytreellama.engine.request import Request
 from pytreellama.engine.scheduler import Scheduler
 from pytreellama.engine.sequence import Sequence
 from pytreellama.errors import ContextError, DraftError, QueueFullError, RequestError
+from pytreellama.sampling.params import SamplingParams
 
 TinyModel = Callable[..., Model]
 EAGER = Suffix(min_p=0.001)
@@ -211,7 +211,7 @@ class TestGivingWay:
         assert desk.is_empty
 
     def test_states_beyond_the_limit_are_not_kept(self) -> None:
-        from pytreellama.engine.saved_states import SavedStates
+        from pytreellama.engine.kv.swap import SavedStates
 
         states = SavedStates(10)
         assert states.put("a", b"123456")

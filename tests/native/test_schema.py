@@ -12,12 +12,12 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from pytreellama.core.context import Context
-from pytreellama.core.sampler import Sampler
-from pytreellama.core.sampling import SamplingParams
-from pytreellama.core.schema import JsonSchemaConstraint
-from pytreellama.core.schema_defaults import FORMATS
+from pytreellama.constraints.schema import JsonSchemaConstraint
+from pytreellama.constraints.schema_defaults import FORMATS
+from pytreellama.context.context import Context
 from pytreellama.errors import GrammarError
+from pytreellama.sampling.params import SamplingParams
+from pytreellama.sampling.sampler import Sampler
 
 PERSON = {
     "type": "object",
@@ -192,7 +192,7 @@ def test_a_schema_that_cannot_be_used_is_an_error_with_the_reason(vocab, schema,
 
 def test_a_vocabulary_is_prepared_once_and_not_kept_alive(tiny_model_path):
     from pytreellama import Model
-    from pytreellama.core.constraint_tokens import tokenizer_of
+    from pytreellama.constraints.tokens import tokenizer_of
 
     model = Model(tiny_model_path("rope"))
     constraint = JsonSchemaConstraint(model.vocab, {"type": "null"})

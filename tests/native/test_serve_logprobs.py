@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'pytreellama[serve]'")
 
 from pytreellama import Model
-from pytreellama.core.vocab import Vocab
 from pytreellama.engine import TokenLogp
+from pytreellama.model.vocab import Vocab
 from pytreellama.serve.answers import TextLogprobs
 from pytreellama.serve.logprobs import TextLogprobWriter
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pytreellama import Engine, Model
 from pytreellama.engine.completion import Stats
 from pytreellama.engine.drafting import PlannedDrafting
-from pytreellama.engine.shared_cells import SharedCells
+from pytreellama.engine.kv.shared_cells import SharedCells
 
 
 @dataclass(eq=False)

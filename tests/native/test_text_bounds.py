@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytreellama import Engine, Model
-from pytreellama.core.vocab import Vocab
 from pytreellama.errors import RequestError, VocabError
+from pytreellama.model.vocab import Vocab
 from tiny_vocabularies import write_bpe, write_model
 
 TinyModel = Callable[..., Model]

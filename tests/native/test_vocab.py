@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytreellama import Model
-from pytreellama.core.chat import encode_chat
-from pytreellama.core.vocab import Detokenizer, Vocab
+from pytreellama.chat.template import encode_chat
 from pytreellama.errors import VocabError
+from pytreellama.model.vocab import Detokenizer, Vocab
 from tiny_models import BOS, EOS, IM_END, IM_START
 
 TinyModel = Callable[..., Model]

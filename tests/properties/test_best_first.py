@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plain_search import Nodes, grow_plainly
-from pytreellama.core.successors import MAX_ORDER, SuccessorTable
+from pytreellama.context.successors import MAX_ORDER, SuccessorTable
 from pytreellama.draft import NGram, NGramOptions, NGramTable, SuffixDrafter, SuffixOptions
 from pytreellama.draft.best_first import grow_best_first
 from pytreellama.tree import TokenTree

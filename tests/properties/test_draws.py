@@ -18,12 +18,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from chi_square import assert_drawn_from
-from pytreellama.core.sampling import SamplingParams
-from pytreellama.core.sampling_stages import new_chain, new_row_sampler, new_stages
 from pytreellama.errors import SamplerError
 from pytreellama.native.draws import RowSampler
 from pytreellama.native.logits import float_row
 from pytreellama.native.sampling import SamplerChain
+from pytreellama.sampling.params import SamplingParams
+from pytreellama.sampling.stages import new_chain, new_row_sampler, new_stages
 from pytreellama.testing.kept import kept_of_chain, kept_of_row
 
 SEED = 7

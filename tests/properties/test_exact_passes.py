@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from exactness import logits_of_plain_steps, needs_exact
 from pytreellama import Batch, Context, Model, quantize
-from pytreellama.core.quantize import FILE_TYPES
+from pytreellama.model.quantize import FILE_TYPES
 from strategies import token_trees
 
 N_VOCAB = 320

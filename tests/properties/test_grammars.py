@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytreellama.core.gbnf import Chars, Factor, Literal, Reference, Rules, parse
-from pytreellama.core.gbnf_rewrite import rewritten
-from pytreellama.core.grammar import Grammar
-from pytreellama.core.vocab import Vocab
+from pytreellama.constraints.gbnf import Chars, Factor, Literal, Reference, Rules, parse
+from pytreellama.constraints.gbnf_rewrite import rewritten
+from pytreellama.constraints.grammar import Grammar
 from pytreellama.errors import GrammarError
+from pytreellama.model.vocab import Vocab
 
 ALPHABET = "abc"
 N_MAX = 4

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytreellama import Model
-from pytreellama.core.vocab import Vocab
 from pytreellama.errors import VocabError
+from pytreellama.model.vocab import Vocab
 from pytreellama.testing.std_regex import encode_by_std_regex
 from tiny_vocabularies import PRE_TOKENIZERS, boundary_merges, write_bpe
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytreellama import Batch, Context, Model, TokenTree, TreeEncoding
-from pytreellama.core.batch import SequenceSets
+from pytreellama.context.batch import SequenceSets
 from pytreellama.errors import TreeError
 from pytreellama.testing.cells import read_cells
 from pytreellama.testing.probe import MaskRecord, Probe, probe_of

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytreellama.core.successors import MAX_ORDER, SuccessorTable
+from pytreellama.context.successors import MAX_ORDER, SuccessorTable
 from pytreellama.draft import Merge, Recycling, Suffix
 from pytreellama.draft.recycling import RecyclingDrafter
 from pytreellama.errors import DraftError

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytreellama import Model
-from pytreellama.core.vocab import Vocab
+from pytreellama.model.vocab import Vocab
 from tiny_vocabularies import write_bpe
 
 KEPT = ("<s>", "<unk>", "<|endoftext|>")  # swallow no white space, unlike the others of phi-3

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pytreellama import Batch
-from pytreellama.core.ancestor_trees import N_NODES_MAX, AncestorTrees
+from pytreellama.context.ancestor_trees import N_NODES_MAX, AncestorTrees
 from pytreellama.errors import MemoryStateError, TreeError
 
 SEQ, N_PAST = 3, 10

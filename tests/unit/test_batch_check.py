@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytreellama import Batch
-from pytreellama.core.batch_check import check_batch
+from pytreellama.context.batch_check import check_batch
 from pytreellama.errors import BatchError
 
 N_VOCAB, N_SEQ_IDS = 100, 4

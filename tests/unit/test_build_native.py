@@ -121,7 +121,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(root / "vendor/CMakeLists.txt", (ROOT / "vendor/CMakeLists.txt").read_text())
     for name, text in OURS.items():
         write(root / "vendor" / name, text)
-    write(root / "pytreellama/testing/declarations/10-hidden.h", "int treellama_hidden(void);\n")
+    write(
+        root / "src/pytreellama/testing/declarations/10-hidden.h", "int treellama_hidden(void);\n"
+    )
     write(root / STAGED / "declarations/10-llama.h", "int llama_answer(void);\n")
     write(root / STAGED / "declarations/20-bridge.h", "int treellama_twice(void);\n")
     write(llama / "CMakeLists.txt", LLAMA_CMAKE)
@@ -297,7 +299,8 @@ class TestInstruments:
         folder = project / "vendor/testing"
         write(folder / "treellama-testing.h", TESTING_H + "int treellama_absent(void);\n")
         write(
-            project / "pytreellama/testing/declarations/20-absent.h", "int treellama_absent(void);"
+            project / "src/pytreellama/testing/declarations/20-absent.h",
+            "int treellama_absent(void);",
         )
         with pytest.raises(BuildError, match="treellama_absent"):
             make(project, shared_cache, testing=True)
@@ -413,7 +416,7 @@ def test_all_that_matters_is_in_the_key(project: Path) -> None:
         "vendor/ggml-cpu/kernels/fast.h": "const int kernels = 3;\n",
         "vendor/llama/trees.cpp": "int trees() { return 1; }\n",
         "vendor/testing/instruments.cpp": TESTING + "\n",
-        "pytreellama/testing/declarations/10-hidden.h": "int treellama_hidden(void); \n",
+        "src/pytreellama/testing/declarations/10-hidden.h": "int treellama_hidden(void); \n",
         f"{STAGED}/declarations/10-llama.h": "int llama_answer(void); \n",
         "vendor/CMakeLists.txt": "\n",
     }.items():

@@ -140,12 +140,14 @@ def test_a_patch_for_another_cpu_is_no_fault(
 
 
 def test_the_copy_has_all_but_what_was_made(machine: Machine, tmp_path: Path) -> None:
-    for name in ("bench/lib/it.py", "pytreellama/native/lib/libllama.so", "build/x", ".venv/y"):
+    for name in ("bench/lib/it.py", "src/pytreellama/native/lib/libllama.so", "build/x", ".venv/y"):
         machine.project.put(name, "")
     with Progress() as progress:
         copy = Necessity(machine.project.root, tmp_path / "run", progress, 1).copy
     assert (copy / "bench/lib/it.py").exists() and (copy / "vendor/patches").exists()
-    assert not any((copy / name).exists() for name in ("pytreellama/native/lib", "build", ".venv"))
+    assert not any(
+        (copy / name).exists() for name in ("src/pytreellama/native/lib", "build", ".venv")
+    )
 
 
 def test_an_unknown_name_is_an_error(machine: Machine, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def fake(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     steps = FakeSteps(tmp_path)
     handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(script, "ROOT", tmp_path)
-    monkeypatch.setattr(script, "PACKAGE", tmp_path / "pytreellama/native")
+    monkeypatch.setattr(script, "PACKAGE", tmp_path / "src/pytreellama/native")
     monkeypatch.setattr(script, "Environment", lambda root: steps)
     monkeypatch.setattr(script, "ensure_native", steps.ensure_native)
     monkeypatch.setattr(script, "become", steps.become)
@@ -236,7 +236,7 @@ def test_an_error_of_ours_is_not_hidden(script: ModuleType, fake: FakeSteps) -> 
 def test_clean_removes_what_was_staged_and_the_cache_on_request(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = tmp_path / "pytreellama/native"
+    package = tmp_path / "src/pytreellama/native"
     cached = tmp_path / "cache/build/work"
     for path in (package / "lib/libllama.so", package / "build_info.json", package / "log.py"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -401,7 +401,7 @@ def test_an_editable_install_stages_beside_the_sources(
     monkeypatch.setattr(script.staging, "stage", lambda entry, package: staged.append(package))
     data: dict[str, Any] = {"force_include": {}}
     hook.initialize("editable", data)
-    assert staged == [ROOT / "pytreellama/native"]
+    assert staged == [ROOT / "src/pytreellama/native"]
     assert data["force_include"] == {}
 
 

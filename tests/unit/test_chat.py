@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytreellama.core.chat import ChatTemplate, chat_prompt, encode_chat, needs_bos
+from pytreellama.chat.template import ChatTemplate, chat_prompt, encode_chat, needs_bos
 from pytreellama.errors import ChatTemplateError
 
 CHATML = (

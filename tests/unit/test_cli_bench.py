@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pytreellama import Engine, Model
+from pytreellama.bench.prompts import BenchPrompt
+from pytreellama.bench.runs import Settings, drafter_and_size, measure, prompt_tokens
 from pytreellama.cli import app
-from pytreellama.cli.bench_prompts import BenchPrompt
-from pytreellama.cli.bench_runs import Settings, drafter_and_size, measure, prompt_tokens
 from pytreellama.cli.output import ProgressBar
 from pytreellama.errors import DraftError, RequestError
 from pytreellama.plan import CostCurve, PassCost

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from pytreellama import Model
 from pytreellama.cli import app
-from pytreellama.core.heads import Heads
+from pytreellama.model.heads import Heads
 from random_heads import write_random_heads
 
 _HOW = "pip install 'pytreellama[train]'"

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from pytreellama.cli import app
 from pytreellama.cli.options import GenerationOptions
 from pytreellama.cli.session import read_prompt
-from pytreellama.core.sampling import SamplingParams
 from pytreellama.draft import DRAFTERS
 from pytreellama.errors import RequestError, SamplerError
+from pytreellama.sampling.params import SamplingParams
 
 NAMED_OTHERWISE = {"grammar": "grammar_file", "dry_sequence_breakers": "dry_sequence_breaker"}
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pytreellama.core import default_model
-from pytreellama.core.default_model import default_model_path
 from pytreellama.errors import ModelLoadError
+from pytreellama.model import default_model
+from pytreellama.model.default_model import default_model_path
 
 CONTENT = b"GGUF" + bytes(range(256)) * 64
 

@@ -40,7 +40,7 @@ def test_the_index_names_every_document() -> None:
 
 def test_every_environment_variable_is_documented() -> None:
     sources = [ROOT / "build.py"]
-    for folder in ("pytreellama", "vendor"):
+    for folder in ("src", "vendor"):
         sources += [p for p in (ROOT / folder).rglob("*") if p.suffix in {".py", ".cpp", ".h"}]
     read = {name for path in sources for name in _READS.findall(path.read_text(encoding="utf-8"))}
     assert len(read) >= 8  # the pattern still finds them

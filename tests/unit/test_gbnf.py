@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytreellama.core.gbnf import (
+from pytreellama.constraints.gbnf import (
     ANY,
     MAX_NESTING,
     Chars,
@@ -15,8 +15,8 @@ from pytreellama.core.gbnf import (
     Token,
     parse,
 )
-from pytreellama.core.gbnf_graph import components, n_levels, reachable, references
-from pytreellama.core.gbnf_limits import MAX_LEVELS, check_size, levels
+from pytreellama.constraints.gbnf_graph import components, n_levels, reachable, references
+from pytreellama.constraints.gbnf_limits import MAX_LEVELS, check_size, levels
 from pytreellama.errors import GrammarError
 
 

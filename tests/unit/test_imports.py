@@ -24,9 +24,9 @@ BROKEN = {
     "draft/none.py": "from pytreellama.native import limits",
     "draft/suffix.py": "from pytreellama.plan import cost",
     "plan/policy.py": "import pytreellama.draft.protocol",
-    "plan/planner.py": "from pytreellama.core import params",
-    "core/cache.py": "from pytreellama.native.library import lib",
-    "native/memory.py": "import pytreellama.core.params",
+    "plan/planner.py": "from pytreellama.context import params",
+    "context/cache.py": "from pytreellama.native.library import lib",
+    "native/memory.py": "import pytreellama.context.params",
     "new_package.py": "",
 }
 
@@ -49,7 +49,7 @@ def test_imports_run_one_way() -> None:
 def test_an_import_that_runs_up_is_found(path: str, tmp_path: Path) -> None:
     package = tmp_path / "pytreellama"
     skip = shutil.ignore_patterns("lib", "_native*", "__pycache__", "assets", "data", "*.gguf")
-    shutil.copytree(ROOT / "pytreellama", package, ignore=skip)
+    shutil.copytree(ROOT / "src/pytreellama", package, ignore=skip)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     with (package / path).open("a") as file:
         file.write(f"\n{BROKEN[path]}\n")

@@ -41,7 +41,7 @@ def test_the_product_imports_none_of_them() -> None:
 
 
 def test_no_source_of_the_product_names_them() -> None:
-    for path in [*(ROOT / "pytreellama").rglob("*.py"), *(ROOT / "vendor/bridge").glob("*")]:
+    for path in [*(ROOT / "src/pytreellama").rglob("*.py"), *(ROOT / "vendor/bridge").glob("*")]:
         if path.is_file() and "testing" not in path.parts:
             assert "pytreellama.testing" not in path.read_text(encoding="utf-8"), path
             assert "_native_testing" not in path.read_text(encoding="utf-8"), path

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytreellama import integrity
-from pytreellama.core import default_model
+from pytreellama.model import default_model
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pytreellama.cli import app
-from pytreellama.core.vocab import Vocab
 from pytreellama.engine import Step
 from pytreellama.engine.completion import TokenLogp
+from pytreellama.model.vocab import Vocab
 from pytreellama.page.document import CONTENT_TYPES, asset, script_json, static_html
 from pytreellama.page.steps import step_dict
 from pytreellama.plan import Plan

@@ -7,8 +7,8 @@ import math
 
 import pytest
 
-from pytreellama.core.sampling import MAX_SEED, SamplingParams
 from pytreellama.errors import SamplerError
+from pytreellama.sampling.params import MAX_SEED, SamplingParams
 
 
 def test_the_defaults_are_plain_greedy_decoding():

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from pytreellama.core.schema_defaults import WHITESPACE, default_options, settle
-from pytreellama.core.schema_tree import SchemaTree
+from pytreellama.constraints.schema_defaults import WHITESPACE, default_options, settle
+from pytreellama.constraints.schema_tree import SchemaTree
 
 NAMED = {"type": "object", "properties": {"a": {"type": "string"}}}
 OTHER = {"type": "object", "properties": {"b": {"type": "string"}}}

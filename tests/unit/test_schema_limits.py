@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pytreellama.core import schema_limits
-from pytreellama.core.schema_limits import check_data, check_length, check_tree
-from pytreellama.core.schema_tree import SchemaTree
+from pytreellama.constraints import schema_limits
+from pytreellama.constraints.schema_limits import check_data, check_length, check_tree
+from pytreellama.constraints.schema_tree import SchemaTree
 from pytreellama.errors import GrammarError
 
 

@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+import simulate
+from lib import recording as recordings
 from pytreellama.plan import CostCurve, PassCost
 from pytreellama.tree import TokenTree
 
-BENCH = Path(__file__).parents[2] / "bench"
 PLAIN_S = 0.01
 DRAFTERS = ("suffix", "ngram")  # these need no native build
 CYCLE = [5, 6, 7, 8, 9, 10]
 
 
-@pytest.fixture(scope="module")
-def simulate() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCH))
-        import simulate
-
-        yield simulate
-    for name in ("simulate", "policies", "recording", "questions", "report"):
-        sys.modules.pop(name, None)
-
-
-@pytest.fixture(scope="module")
-def recordings(simulate: ModuleType) -> ModuleType:
-    return sys.modules["recording"]
-
-
 @pytest.fixture
-def target(recordings: ModuleType, tmp_path: Path) -> Any:
+def target(tmp_path: Path) -> Any:
     """Of one answer that repeats itself and one that never does, without any rows."""
     recording = recordings.Recording("none.gguf", 60)
     answers = {"repeating": CYCLE * 10, "new": list(range(100, 160))}
@@ -54,7 +36,7 @@ def curve(price: float) -> CostCurve:
     )
 
 
-def test_a_path_that_lies_on_the_answer_is_a_place_in_it(recordings: ModuleType) -> None:
+def test_a_path_that_lies_on_the_answer_is_a_place_in_it() -> None:
     answer = recordings.Answer("any", [1], [5, 6, 7])
     # below the root two, one right; below that one two; below the wrong one what would be right
     tree = TokenTree([1, 5, 9, 6, 8, 6, 7, 4], [-1, 0, 0, 1, 1, 2, 3, 6])
@@ -71,7 +53,7 @@ def test_a_path_that_lies_on_the_answer_is_a_place_in_it(recordings: ModuleType)
     assert answer.places(3, 2, TokenTree.chain([6, 7]))[1] == (3, 3, ())
 
 
-def test_a_recording_survives_a_file(recordings: ModuleType, tmp_path: Path) -> None:
+def test_a_recording_survives_a_file(tmp_path: Path) -> None:
     recording = recordings.Recording("a.gguf", 7)
     recording.answers = [
         recordings.Answer("one", [1, 2], [3]),
@@ -101,7 +83,7 @@ def test_only_what_is_known_is_shown_and_the_rest_is_counted(target: Any) -> Non
     assert len(nothing) == len(tokens) == 0
 
 
-def test_plain_steps_take_what_they_take(simulate: ModuleType, target: Any) -> None:
+def test_plain_steps_take_what_they_take(target: Any) -> None:
     free = simulate.DraftingCost(0.0, 0.0)
     tally = simulate.replayed(target, simulate.Fixed(DRAFTERS, 0, free), curve(0.1))["all"]
     assert (tally.n_tokens, tally.n_steps, tally.n_drafted) == (120, 120, 0)
@@ -109,9 +91,7 @@ def test_plain_steps_take_what_they_take(simulate: ModuleType, target: Any) -> N
 
 
 @pytest.mark.parametrize("price", [0.0, 0.2, 1.0])
-def test_plans_lie_between_plain_steps_and_foresight(
-    simulate: ModuleType, target: Any, price: float
-) -> None:
+def test_plans_lie_between_plain_steps_and_foresight(target: Any, price: float) -> None:
     cost, machine = simulate.DraftingCost(0.0001, 0.0), curve(price)
     plain = simulate.replayed(target, simulate.Fixed(DRAFTERS, 0, cost), machine)
     planned = simulate.replayed(target, simulate.Planned(DRAFTERS, machine, cost), machine)
@@ -127,7 +107,7 @@ def test_plans_lie_between_plain_steps_and_foresight(
         assert planned["all"].n_drafted == 0
 
 
-def test_drafting_takes_its_time(simulate: ModuleType, target: Any) -> None:
+def test_drafting_takes_its_time(target: Any) -> None:
     cost = simulate.DraftingCost(0.003, 0.0)
     tally = simulate.replayed(target, simulate.Fixed(DRAFTERS, 1, cost), curve(0.0))["new"]
     # the last token needs no guess; drafters are asked for the others, and have none that is right
@@ -135,7 +115,7 @@ def test_drafting_takes_its_time(simulate: ModuleType, target: Any) -> None:
     assert tally.seconds == pytest.approx(60 * PLAIN_S + 59 * 2 * 0.003)
 
 
-def test_a_calibration_error_is_the_distance_from_what_came_true(simulate: ModuleType) -> None:
+def test_a_calibration_error_is_the_distance_from_what_came_true() -> None:
     tally = simulate.Tally()
     assert tally.calibration_error == 0.0
     tally.judged = [(0.95, True)] * 9 + [(0.95, False)] + [(0.25, False)] * 10

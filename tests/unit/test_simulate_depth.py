@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-BENCH = Path(__file__).parents[2] / "bench"
+import simulate_depth
+
 KERNELS = ("waiting", "streaming")
 DEPTHS = (64, 2048, 7000, 16_000)
 STARTS = ("calibrated", "theory", "other kernel")
-
-
-@pytest.fixture(scope="module")
-def simulate_depth() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCH))
-        import simulate_depth
-
-        yield simulate_depth
-    for name in ("simulate_depth", "report"):
-        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_plans_are_as_good_as_the_best_fixed_tree_and_plain_steps(
-    simulate_depth: ModuleType, kernel: str, depth: int, start: str
+    kernel: str, depth: int, start: str
 ) -> None:
     for kind in simulate_depth.KINDS:
         found = simulate_depth.speeds(kernel, depth, kind, start, 250, seed=7)
@@ -40,7 +26,7 @@ def test_plans_are_as_good_as_the_best_fixed_tree_and_plain_steps(
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_machine_costs_what_was_measured(simulate_depth: ModuleType, kernel: str) -> None:
+def test_a_machine_costs_what_was_measured(kernel: str) -> None:
     machine = simulate_depth.MACHINES[kernel]
     for depth, row in simulate_depth.KERNELS[kernel].items():
         for n_nodes, ms in zip(simulate_depth.SIZES, row, strict=True):
@@ -53,9 +39,7 @@ def test_a_machine_costs_what_was_measured(simulate_depth: ModuleType, kernel: s
 
 
 @pytest.mark.parametrize(("kernel", "kind"), list(product(KERNELS, ("new", "repeating"))))
-def test_trees_become_smaller_where_they_are_dearer_in_plain_steps(
-    simulate_depth: ModuleType, kernel: str, kind: str
-) -> None:
+def test_trees_become_smaller_where_they_are_dearer_in_plain_steps(kernel: str, kind: str) -> None:
     best = [
         simulate_depth.speeds(kernel, depth, kind, "calibrated", 20, seed=1).best_size
         for depth in (64, 7000)

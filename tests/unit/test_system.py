@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from pytreellama.core import system
+from pytreellama import system
 
 INFO = "CPU : SSE3 = 1 | AVX2 = 1 | AVX512 = 0 | REPACK = 1 | CUDA : ARCHS = 900 | "
 

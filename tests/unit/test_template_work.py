@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from pytreellama.core.template_sandbox import compiled, rendered
-from pytreellama.core.template_work import allowed, n_left, size, spend, weigh
+from pytreellama.chat.sandbox import compiled, rendered
+from pytreellama.chat.work import allowed, n_left, size, spend, weigh
 from pytreellama.errors import ChatTemplateError, TemplateWorkError
 
 MESSAGES: list[dict[str, Any]] = [

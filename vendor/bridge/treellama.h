@@ -6,7 +6,7 @@
 // a C++ exception becomes TREELLAMA_EXCEPTION (or NULL), and treellama_last_error() tells why.
 // What llama.h does not offer (whole vocabularies in one call, top-k of many rows, trees) is here as well.
 //
-// One header a topic; pytreellama/native/declarations repeats them for cffi.
+// One header a topic; src/pytreellama/native/declarations repeats them for cffi.
 
 #include "treellama-limits.h"
 

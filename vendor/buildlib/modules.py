@@ -9,7 +9,10 @@ from typing import Any
 
 from .errors import BuildError
 
-STAGED = "pytreellama/native"
+INSTALLED = "pytreellama/native"
+"""Where the compiled modules are in an installed package."""
+STAGED = f"src/{INSTALLED}"
+"""Where they are in a checkout, relative to its root."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Module:
 
     @property
     def qualified_name(self) -> str:
-        return f"{STAGED.replace('/', '.')}.{self.name}"
+        return f"{INSTALLED.replace('/', '.')}.{self.name}"
 
     @property
     def preamble(self) -> str:
@@ -44,7 +47,7 @@ class Module:
 NATIVE = Module("_native", f"{STAGED}/declarations", ("llama.h", "treellama.h"))
 TESTING = Module(
     "_native_testing",
-    "pytreellama/testing/declarations",
+    "src/pytreellama/testing/declarations",
     (*NATIVE.headers, "treellama-testing.h"),
     base=NATIVE,
 )

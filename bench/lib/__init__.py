@@ -1,0 +1,1 @@
+"""What benches share: reports, questions, models, stock tools."""

@@ -1,0 +1,1 @@
+"""The other programs that benches measure beside this one."""

@@ -1,0 +1,1 @@
+"""Measurement for ``pytreellama bench`` and ``doctor``: runs, results, reports."""

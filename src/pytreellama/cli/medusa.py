@@ -1,0 +1,353 @@
+"""``pytreellama medusa``: heads for a model: trained, converted, measured."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from pytreellama.cli.options import Debug, GpuLayers, Json, ModelPath, option, unpacked
+from pytreellama.cli.output import (
+    ProgressBar,
+    facts_table,
+    print_json,
+    stderr_console,
+    stdout_console,
+)
+from pytreellama.errors import RequestError
+from pytreellama.units import gibibytes
+
+if TYPE_CHECKING:
+    from pytreellama.medusa.evaluation import Evaluation
+    from pytreellama.medusa.own_texts import TextOptions
+    from pytreellama.medusa.run import Progress, Trained
+    from pytreellama.medusa.training import TrainingOptions
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Medusa heads: train them for any model on this machine, convert them, measure them.",
+)
+
+_TOLD_EVERY_S = 30.0  # where no bar can be shown
+
+Output = Annotated[
+    Path, option("--output", "-o", help="The file of heads to write.", show_default=False)
+]
+Target = Annotated[
+    Path | None,
+    typer.Argument(
+        help="The model's GGUF file; without it, the small model that comes by itself.",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """What training is asked for on the command line."""
+
+    output: Output
+    model: Target = None
+    tokens: Annotated[
+        int, option("--tokens", "-n", help="Tokens that the model writes to learn from.", min=1)
+    ] = 1_000_000
+    epochs: Annotated[
+        int, option("--epochs", help="Times that each place is learned from.", min=1)
+    ] = 4
+    heads: Annotated[int, option("--heads", help="How far ahead they guess.", min=1, max=16)] = 4
+    layers: Annotated[int, option("--layers", help="Blocks of a head.", min=1, max=16)] = 2
+    sees: Annotated[
+        Literal["none", "root", "path"],
+        option(
+            "--sees",
+            help="What a head sees besides the hidden state: nothing (Medusa), the token behind "
+            "it, or all that was guessed before as well (Hydra).",
+        ),
+    ] = "path"
+    shortlist: Annotated[
+        int,
+        option("--shortlist", help="Tokens that heads can guess, the most frequent; 0 for all."),
+    ] = 8192
+    deep_shortlist: Annotated[
+        int,
+        option(
+            "--deep-shortlist",
+            help="Of these, tokens that heads after the first can guess; 0 for all.",
+            min=0,
+        ),
+    ] = 2048
+    batch: Annotated[int, option("--batch", help="Places in a step of training.", min=1)] = 1024
+    learning_rate: Annotated[float, option("--learning-rate", help="At its highest.")] = 3e-3
+    distil: Annotated[
+        float,
+        option(
+            "--distil",
+            help="How much is learned from all that the model foresaw; the rest, from what came.",
+            min=0.0,
+            max=1.0,
+        ),
+    ] = 0.8
+    file_type: Annotated[
+        Literal["f32", "f16", "q8_0", "q5_1", "q4_1"],
+        option("--type", help="Of the weights in the file."),
+    ] = "q4_1"
+    prompts: Annotated[
+        Path | None,
+        option(
+            "--prompts",
+            "-p",
+            help="User's turns to answer, a file as of bench; without it the model asks itself.",
+            show_default=False,
+        ),
+    ] = None
+    answer_tokens: Annotated[
+        int, option("--answer-tokens", help="Most tokens of an answer, and of a turn.", min=2)
+    ] = 192
+    seed: Annotated[int, option("--seed", help="Of all that is drawn.", min=0)] = 1
+    work: Annotated[
+        Path | None,
+        option(
+            "--work",
+            help="Where texts and half-trained heads are kept, so that training goes on where it "
+            "was interrupted; by default in the user's cache.",
+            show_default=False,
+        ),
+    ] = None
+    n_gpu_layers: GpuLayers = -1
+    debug: Debug = False
+
+    def text_options(self) -> TextOptions:
+        """How the model writes. Raises RequestError for prompts that cannot be read."""
+        from pytreellama.bench.prompts import read_prompts
+        from pytreellama.medusa.own_texts import TextOptions
+
+        prompts = [] if self.prompts is None else read_prompts(self.prompts)
+        return TextOptions(
+            seed=self.seed,
+            n_turn=self.answer_tokens,
+            n_answer=self.answer_tokens,
+            prompts=tuple(prompt.text for prompt in prompts),
+        )
+
+    def training_options(self) -> TrainingOptions:
+        """What is trained. Raises MedusaError if out of range."""
+        from pytreellama.medusa.training import TrainingOptions
+
+        return TrainingOptions(
+            n_heads=self.heads,
+            n_layers=self.layers,
+            sees=self.sees,
+            n_shortlist=self.shortlist,
+            n_epochs=self.epochs,
+            n_batch=self.batch,
+            learning_rate=self.learning_rate,
+            distil=self.distil,
+            seed=self.seed,
+        )
+
+
+@app.command("train")
+@unpacked(TrainOptions)
+def train(options: TrainOptions, as_json: Json = False) -> None:
+    """Train heads for a model, on what it writes itself. Needs pytreellama\\[train].
+
+    The model asks itself questions and answers them; what it writes is kept, so that an
+    interrupted training goes on where it was. Leave the machine alone meanwhile.
+    """
+    from pytreellama.cli.session import load_model
+    from pytreellama.medusa import run
+
+    texts, training = options.text_options(), options.training_options()
+    with (
+        load_model(options.model, options.n_gpu_layers) as model,
+        ProgressBar("writing", refreshes_per_s=1.0) as bar,
+    ):
+        trained = run.train(
+            model,
+            options.output,
+            n_tokens=options.tokens,
+            texts=texts,
+            options=training,
+            n_deep=options.deep_shortlist,
+            file_type=options.file_type,
+            folder=options.work,
+            report=_Watch(bar).on_progress,
+        )
+    if as_json:
+        print_json(trained.to_dict())
+    else:
+        _print_trained(trained)
+
+
+class _Watch:
+    """Shows progress: on a terminal a bar, elsewhere a line now and then."""
+
+    def __init__(self, bar: ProgressBar) -> None:
+        self._bar = bar
+        self._console = stderr_console()
+        self._told_s = time.monotonic()
+
+    def on_progress(self, progress: Progress) -> None:
+        share = progress.n_done / progress.n_all
+        self._bar.retitle(_progress_text(progress))
+        self._bar.report(min(share, 0.999))
+        now_s = time.monotonic()
+        if not self._console.is_terminal and now_s - self._told_s > _TOLD_EVERY_S:
+            self._told_s = now_s
+            self._console.print(_progress_text(progress), markup=False, soft_wrap=True)
+
+
+def _progress_text(progress: Progress) -> str:
+    what = "tokens" if progress.phase == "writing" else "steps"
+    loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
+    return (
+        f"{progress.phase}: {progress.n_done:,} of {progress.n_all:,} {what}{loss}, "
+        f"about {_minutes(progress.left_s)} left"
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _print_trained(trained: Trained) -> None:
+    facts: dict[str, object] = {
+        "heads": trained.path,
+        "tokens": f"{trained.n_tokens:,}",
+        "time": f"{_minutes(trained.writing_s)} writing, {_minutes(trained.training_s)} training",
+        "most memory": gibibytes(trained.peak_bytes) if trained.peak_bytes else "not told",
+        "right, by head": _shares(trained.accuracy.top1),
+        "among the first five": _shares(trained.accuracy.top5),
+        "tokens a step": f"{trained.accuracy.tokens_per_step:.2f} with chains",
+    }
+    stdout_console().print(facts_table("trained", facts))
+
+
+def _shares(shares: tuple[float, ...]) -> str:
+    return ", ".join(f"{share:.3f}" for share in shares)
+
+
+@dataclass(frozen=True, slots=True)
+class EvalOptions:
+    """What an evaluation is asked for on the command line."""
+
+    heads: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A file of heads; without it, those beside the model or of the package.",
+            show_default=False,
+        ),
+    ] = None
+    model: ModelPath = None
+    prompts: Annotated[
+        Path | None,
+        option(
+            "--prompts",
+            "-p",
+            help="A file of prompts, as of bench; without it, those of the package.",
+            show_default=False,
+        ),
+    ] = None
+    limit: Annotated[
+        int | None,
+        option("--limit", help="Most prompts of each category.", min=1, show_default=False),
+    ] = None
+    tokens: Annotated[int, option("--tokens", "-n", help="Most tokens of an answer.", min=2)] = 128
+    nodes: Annotated[
+        list[int] | None,
+        option(
+            "--nodes",
+            help="Guesses in a tree; may be repeated. By default 8, 16 and 32.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None
+    n_gpu_layers: GpuLayers = -1
+    debug: Debug = False
+
+
+@app.command("eval")
+@unpacked(EvalOptions)
+def evaluate(options: EvalOptions, as_json: Json = False) -> None:
+    """Measure heads: how often each is right, and tokens a step with trees of several sizes."""
+    from pytreellama.bench.prompts import limited, own_prompts, read_prompts
+    from pytreellama.bench.runs import prompt_tokens
+    from pytreellama.cli.session import load_model
+    from pytreellama.draft.medusa import require_heads
+    from pytreellama.medusa.evaluation import evaluate as measured
+    from pytreellama.model.heads import Heads
+
+    asked = own_prompts() if options.prompts is None else read_prompts(options.prompts)
+    prompts = limited([prompt.as_chat() for prompt in asked], options.limit)
+    with (
+        load_model(options.model, options.n_gpu_layers) as model,
+        Heads(options.heads or require_heads(model), model) as heads,
+        ProgressBar("measuring", refreshes_per_s=1.0) as bar,
+    ):
+        evaluation = measured(
+            model,
+            heads,
+            [prompt_tokens(model, prompt) for prompt in prompts],
+            sizes=tuple(options.nodes or (8, 16, 32)),
+            n_tokens=options.tokens,
+            report=bar.report,
+        )
+        facts = {"heads": str(heads.path), "sees": heads.sees, "n_rows": heads.n_rows}
+    if as_json:
+        print_json(facts | evaluation.to_dict())
+    else:
+        _print_evaluation(facts, evaluation)
+
+
+def _print_evaluation(facts: dict[str, Any], evaluation: Evaluation) -> None:
+    hits = evaluation.hits.to_dict()
+    facts |= {
+        "right, by head": _shares(tuple(hits["top1"])),
+        "among the first five": _shares(tuple(hits["top5"])),
+    }
+    facts |= {
+        f"tokens a step, {n} guesses": f"{steps.tokens_per_step:.2f}"
+        for n, steps in evaluation.steps.items()
+    }
+    stdout_console().print(facts_table("heads", facts))
+
+
+@app.command("convert")
+def convert(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="medusa_lm_head.pt or a safetensors file of the Medusa project, or its folder."
+        ),
+    ],
+    output: Output,
+    model: ModelPath = None,
+    file_type: Annotated[
+        Literal["f32", "f16", "q8_0", "q5_1", "q4_1"],
+        option("--type", help="Of the weights in the file."),
+    ] = "f16",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make a file of heads from a checkpoint of the Medusa project."""
+    from pytreellama.cli.session import load_model
+    from pytreellama.medusa.convert import convert as converted
+
+    if not output.parent.is_dir():
+        raise RequestError(f"--output {output}: there is no directory {output.parent}")
+    with load_model(model) as target:
+        heads = converted(checkpoint, target)
+    heads.write(output, file_type)
+    facts: dict[str, Any] = {
+        "path": str(output),
+        "n_heads": len(heads.heads),
+        "n_layers": len(heads.heads[0].weights),
+        "model": heads.model_name,
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        stdout_console().print(facts_table("converted", facts))

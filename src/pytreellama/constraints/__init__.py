@@ -1,0 +1,1 @@
+"""Constraints on the next token: GBNF grammars and JSON schemas, by llguidance."""

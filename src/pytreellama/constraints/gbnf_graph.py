@@ -1,0 +1,85 @@
+"""Which rules of a grammar lead to which. Nothing here recurses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from pytreellama.constraints.gbnf import Reference, Rules
+
+
+def references(rules: Rules, name: str) -> Iterator[str]:
+    """The rules that a rule refers to, in order, repeated as they are."""
+    for alternative in rules[name]:
+        for factor in alternative:
+            if isinstance(factor.symbol, Reference):
+                yield factor.symbol.name
+
+
+def reachable(rules: Rules, root: str) -> Rules:
+    """The rules that texts of ``root`` may need."""
+    found = {root: rules[root]}
+    todo = [root]
+    while todo:
+        for name in references(rules, todo.pop()):
+            if name not in found:
+                found[name] = rules[name]
+                todo.append(name)
+    return found
+
+
+def n_levels(rules: Rules, root: str) -> int:
+    """How deep a search goes that enters each rule once, where it is first referred to."""
+    seen = {root}
+    path = [references(rules, root)]
+    deepest = 1
+    while path:
+        name = next(path[-1], None)
+        if name is None:
+            path.pop()
+        elif name not in seen:
+            seen.add(name)
+            path.append(references(rules, name))
+            deepest = max(deepest, len(path))
+    return deepest
+
+
+def components(names: Iterable[str], edges: Callable[[str], Iterable[str]]) -> list[list[str]]:
+    """Rules that reach each other, and single ones that reach themselves (Tarjan, 1972)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    pending: dict[str, None] = {}
+    found: list[list[str]] = []
+    for start in names:
+        if start in order:
+            continue
+        path = [(start, iter(list(edges(start))))]
+        order[start] = low[start] = len(order)
+        pending[start] = None
+        while path:
+            name, targets = path[-1]
+            target = next(targets, None)
+            if target is None:
+                path.pop()
+                if path:
+                    low[path[-1][0]] = min(low[path[-1][0]], low[name])
+                if low[name] == order[name]:
+                    members = _taken(pending, name)
+                    if len(members) > 1 or name in edges(name):
+                        found.append(members)
+            elif target not in order:
+                order[target] = low[target] = len(order)
+                pending[target] = None
+                path.append((target, iter(list(edges(target)))))
+            elif target in pending:
+                low[name] = min(low[name], order[target])
+    return found
+
+
+def _taken(pending: dict[str, None], until: str) -> list[str]:
+    """The last of the pending rules up to one, which are pending no longer."""
+    members = []
+    while True:
+        name, _ = pending.popitem()
+        members.append(name)
+        if name == until:
+            return members

@@ -1,0 +1,91 @@
+"""JSON schemas as constraints on the next token."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pytreellama.constraints.calls import on_one_line
+from pytreellama.constraints.constraint import Constraint
+from pytreellama.constraints.schema_defaults import default_options, settle
+from pytreellama.constraints.schema_limits import MAX_SCHEMAS, check_data, check_length, check_tree
+from pytreellama.constraints.schema_tree import SchemaTree
+from pytreellama.errors import GrammarError
+from pytreellama.model.vocab import Vocab
+
+
+class JsonSchemaConstraint(Constraint):
+    """What may come next in a text that must satisfy a JSON schema. Not for several threads.
+
+    Args:
+        vocab: the vocabulary of the model that writes the text.
+        schema: a mapping, or JSON text. Objects whose ``properties`` are named are closed unless
+            their ``additionalProperties`` says otherwise. llguidance's ``x-guidance`` key sets its
+            options (white space, for one).
+
+    Raises:
+        GrammarError: not JSON, not a schema, unsatisfiable, too complex, or using keywords that
+            are not supported.
+    """
+
+    __slots__ = ()
+
+    what = "JSON schema"
+
+    def __init__(self, vocab: Vocab, schema: Mapping[str, Any] | str) -> None:
+        tree = _schema_tree(schema)
+        n_levels = check_tree(tree)
+        settle(tree)
+        super().__init__(vocab, _grammar_of(tree), n_levels=n_levels)
+
+    def _told(self, error: str) -> str:
+        return _in_our_words(super()._told(error))
+
+
+def _schema_tree(schema: Mapping[str, Any] | str) -> SchemaTree:
+    """A schema of one's own, which nothing else refers to."""
+    try:
+        text = schema if isinstance(schema, str) else json.dumps(dict(schema), allow_nan=False)
+        check_length(text)
+        parsed = json.loads(text, parse_constant=_refuse_constant)
+    except GrammarError:
+        raise
+    except (ValueError, TypeError, RecursionError) as error:
+        raise GrammarError(f"the JSON schema is not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise GrammarError(f"the JSON schema must be an object, not {type(parsed).__name__}")
+    check_data(parsed)
+    return SchemaTree(parsed, MAX_SCHEMAS + 1)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _grammar_of(tree: SchemaTree) -> str:
+    from llguidance import LLMatcher
+
+    try:
+        return LLMatcher.grammar_from_json_schema(json.dumps(tree.root), default_options(tree.root))
+    except ValueError as error:
+        raise GrammarError(f"JSON schema: {_in_our_words(on_one_line(str(error)))}") from error
+
+
+def _in_our_words(reason: str) -> str:
+    """llguidance's advice on options that are not ours is replaced."""
+    for theirs, ours in _IN_OUR_WORDS:
+        if theirs in reason:
+            return ours
+    return re.sub(
+        r"Unimplemented keys: \[(.*)\]",
+        r"these keywords are not supported: \1; remove them",
+        reason,
+    )
+
+
+_IN_OUR_WORDS = (
+    ("coerce_one_of", "the branches of a oneOf may overlap; use anyOf"),
+    ("Default retriever", "references to other documents are not supported; put them into $defs"),
+)

@@ -1,0 +1,1 @@
+"""The llama.cpp context: batches, the KV cache, token trees and outputs."""

@@ -1,0 +1,106 @@
+"""Chains for recurrent and hybrid models, which cannot branch.
+
+Their memory is a state that each token changes for good. So the state is kept aside before a
+chain, and put back when less than the whole is accepted; the accepted part is then decoded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytreellama.context.batch import Batch
+from pytreellama.context.cache import Cache
+from pytreellama.context.native_context import NativeContext
+from pytreellama.context.pending import PendingBook, check_nodes, check_room, checked_path, pruned
+from pytreellama.errors import TreeError, shown
+
+Int32 = NDArray[np.int32]
+
+
+@dataclass(slots=True)
+class _Chain:
+    """The pending tokens of a sequence, and the state before them (None: there was no text)."""
+
+    n_past: int
+    before: bytes | None
+    tokens: Int32
+    is_placed: bool = True
+
+
+class StateChains(PendingBook[_Chain]):
+    """The ``TreeEncoder`` of models with a recurrent state, whatever encoding was asked for.
+
+    Args:
+        decode: runs a batch of committed tokens.
+    """
+
+    def __init__(
+        self, native: NativeContext, cache: Cache, decode: Callable[[Batch], None]
+    ) -> None:
+        super().__init__(native, cache)
+        self._decode = decode
+
+    @property
+    def n_spare_leaves(self) -> int:
+        return 0
+
+    def place(self, batch: Batch, seq: int, tokens: Int32, parents: Int32) -> slice:
+        pending = self._pending.get(seq)
+        check_nodes(tokens, parents, n_old=0 if pending is None else len(pending.tokens))
+        if pending is not None or (parents != np.arange(-1, len(parents) - 1)).any():
+            raise TreeError(
+                "this model keeps a recurrent state and cannot branch; give it a chain, in one pass"
+            )
+        check_room(batch, self._native.n_batch, len(tokens))
+        n_past = self.n_past(seq)
+        before = self._cache.state(seq) if n_past > 0 else None
+        where = batch.add(tokens, np.arange(n_past, n_past + len(tokens)), seq, logits=True)
+        self._pending[seq] = _Chain(n_past, before, tokens)
+        return where
+
+    def confirm(self, seq: int) -> None:
+        self._pending[seq].is_placed = False
+
+    def undo(self, seq: int) -> None:
+        chain = self._pending.get(seq)
+        if chain is not None and chain.is_placed:
+            self._restore(seq)
+
+    def commit(self, seq: int, path: Sequence[int]) -> None:
+        chain = self.decoded(seq)
+        nodes = checked_path(path, np.arange(-1, len(chain.tokens) - 1, dtype=np.int32))
+        if len(nodes) == len(chain.tokens):
+            del self._pending[seq]
+            return
+        self._restore(seq)
+        if nodes:
+            batch = Batch(len(nodes))
+            positions = np.arange(chain.n_past, chain.n_past + len(nodes))
+            batch.add(chain.tokens[: len(nodes)], positions, seq)
+            self._decode(batch)
+
+    def prune(self, seq: int, keep: Sequence[int]) -> Int32:
+        chain = self.decoded(seq)
+        stays, numbers = pruned(keep, np.arange(-1, len(chain.tokens) - 1, dtype=np.int32))
+        if stays.any() and not stays.all():
+            raise TreeError(
+                f"invalid keep={shown(list(keep))}: this model keeps a recurrent state, so all of "
+                "its chain can be kept or nothing; commit a part, or discard it"
+            )
+        if not stays.any():
+            self.discard(seq)
+        return numbers
+
+    def discard(self, seq: int) -> None:
+        if seq in self._pending:
+            self._restore(seq)
+
+    def _restore(self, seq: int) -> None:
+        chain = self._pending.pop(seq)
+        self._cache.empty(seq)
+        if chain.before is not None:
+            self._cache.set_state(seq, chain.before)

@@ -1,0 +1,169 @@
+"""The drafter "auto": several drafters, with estimates of acceptance, for a planned step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pytreellama.draft.acceptance import Acceptance
+from pytreellama.draft.medusa import heads_that_fit
+from pytreellama.draft.protocol import (
+    EMPTY_TREE,
+    Drafter,
+    DrafterFactory,
+    Selective,
+    Tokens,
+    checked_n_nodes,
+    checked_tokens,
+)
+from pytreellama.draft.several import SeveralDrafters, SeveralFactories
+from pytreellama.tree import TokenTree
+from pytreellama.tree.grown import Grown
+from pytreellama.tree.guesses import Guesses, grown
+
+if TYPE_CHECKING:
+    from pytreellama.model.model import Model
+
+
+class AutoDrafter(SeveralDrafters):
+    """Drafters of one text that are asked one by one, with common estimates of acceptance.
+
+    An engine's ``plan.DraftPolicy`` decides when each of them is asked, and what of their drafts is
+    verified; `propose` gives the likeliest nodes without a plan.
+
+    Args:
+        drafters: at least one, this text's own.
+        acceptance: what is known of drafters of these kinds; shared by all texts.
+
+    Attributes:
+        names: of the drafters, in the order in which guesses number them.
+    """
+
+    __slots__ = ("_acceptance", "_drafts_next", "_guesses", "_is_paused", "_unheard", "names")
+
+    name = "auto"
+
+    def __init__(self, drafters: Sequence[Drafter], acceptance: Acceptance | None = None) -> None:
+        super().__init__(drafters)
+        self.names = tuple(drafter.name for drafter in drafters)
+        self._acceptance = acceptance or Acceptance(len(drafters))
+        self._forget()
+
+    def _forget(self) -> None:
+        self._guesses: Guesses | None = None
+        self._is_paused = False
+        self._drafts_next = True
+        self._unheard: list[int] = []
+
+    @property
+    def n_drafters(self) -> int:
+        """How many there are."""
+        return len(self._drafters)
+
+    def observe(self, tokens: Tokens) -> None:
+        """Hear committed text, shape (n,), and learn which of the expected guesses it accepts."""
+        ids = checked_tokens(tokens)
+        if self._is_paused:
+            self._unheard += ids
+            return
+        if self._guesses is not None:
+            self._acceptance.learn(self._guesses, ids)
+            self._guesses = None
+        for drafter in self._drafters:
+            drafter.observe(ids)
+
+    def pause(self, drafts_next: bool = False) -> None:
+        """Keep what is observed until `resume`: the drafters need not follow the text meanwhile.
+
+        drafts_next: they are going to be asked at the next step.
+        """
+        self._is_paused = True
+        self._drafts_next = drafts_next
+
+    def resume(self) -> None:
+        """Let the drafters hear what was committed during a pause."""
+        self._is_paused = False
+        if self._unheard:
+            unheard, self._unheard = self._unheard, []
+            self.observe(unheard)
+
+    @property
+    def wants_hidden(self) -> bool:
+        """Whether one of its drafters does, for the next draft."""
+        is_awake = not self._is_paused or self._drafts_next
+        return is_awake and super().wants_hidden
+
+    def ask(self, drafter: int, n_nodes: int, min_p: float) -> Grown:
+        """The draft of one drafter, of at most `n_nodes` nodes.
+
+        Nodes less likely than `min_p` are not searched for. Raises DraftError if `n_nodes` < 0, or
+        the draft has no probabilities.
+        """
+        return _grown(self._drafters[drafter], checked_n_nodes(n_nodes), min_p)
+
+    def combine(self, drafts: Sequence[Grown]) -> Guesses:
+        """The union of drafts, one of each drafter, with estimates of their acceptance."""
+        return self._estimated(Guesses.of_grown(drafts, self.names))
+
+    def expect(self, guesses: Guesses) -> None:
+        """Learn from what is observed next which of these guesses were accepted."""
+        self._guesses = guesses
+
+    def _estimated(self, guesses: Guesses) -> Guesses:
+        self._acceptance.estimate(guesses)
+        return guesses
+
+    def propose(self, n_nodes: int) -> TokenTree:
+        """The likeliest guesses of all drafters; see Drafter. Raises DraftError if < 0."""
+        checked_n_nodes(n_nodes)
+        self.resume()
+        trees = [drafter.propose(n_nodes) for drafter in self._drafters]
+        guesses = self._estimated(Guesses.of(trees, self.names))
+        return guesses.tree(guesses.by_p()[:n_nodes]) if len(guesses) else EMPTY_TREE
+
+    def reset(self) -> None:
+        """Forget the text; what is known of the drafters stays."""
+        super().reset()
+        self._forget()
+
+
+class Auto(SeveralFactories):
+    """Makes drafters for planned trees: `Engine(model, drafter=Auto(Suffix(), Model("small")))`.
+
+    An engine whose drafter this is plans each step's trees from what passes cost on this machine
+    and what guesses turned out to be worth: no tree, a chain and a wide tree are one decision. How
+    often guesses are accepted is kept here from text to text, what drafters cost in the engine.
+
+    Args:
+        factories: of the drafters; at least one.
+        medusa: add Medusa heads, if there are some that fit the target.
+    """
+
+    def __init__(self, *factories: DrafterFactory, medusa: bool = False) -> None:
+        super().__init__(factories, "plan with")
+        self._looks_for_heads = medusa
+        self.acceptance = Acceptance(self.n_drafters)
+
+    @property
+    def n_drafters(self) -> int:
+        """How many drafters each text has."""
+        return len(self._factories)
+
+    def prepare(self, model: Model) -> None:
+        """See NeedsTarget."""
+        super().prepare(model)
+        heads = heads_that_fit(model) if self._looks_for_heads else None
+        if heads is not None:
+            self._looks_for_heads = False
+            self._factories = (*self._factories, heads)
+            self.acceptance = Acceptance(self.n_drafters)
+
+    def __call__(self) -> AutoDrafter:
+        """Return a fresh drafter of fresh drafters."""
+        return AutoDrafter(self._new_drafters(), self.acceptance)
+
+
+def _grown(drafter: Drafter, n_nodes: int, min_p: float) -> Grown:
+    if isinstance(drafter, Selective):
+        return drafter.grow_likely(n_nodes, min_p)
+    return grown(drafter.propose(n_nodes), f"the drafter {drafter.name!r}")

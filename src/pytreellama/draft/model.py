@@ -1,0 +1,199 @@
+"""The model drafter: a smaller model of the same vocabulary writes ahead, in trees."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pytreellama.closing import Closing
+from pytreellama.draft.calibration import Calibration, limit_siblings
+from pytreellama.draft.growth import Grow, Growth, grow_tree
+from pytreellama.draft.protocol import EMPTY_TREE, Tokens, checked_n_nodes, checked_tokens
+from pytreellama.draft.same_vocab import check_same_vocab
+from pytreellama.errors import DraftError, PyTreeLlamaError
+from pytreellama.tree import TokenTree
+from pytreellama.tree.grown import Grown
+from pytreellama.tree.guesses import grown
+
+if TYPE_CHECKING:
+    from pytreellama.draft.draft_cache import DraftCache, DraftText
+    from pytreellama.model.model import Model as GgufModel
+
+_N_CTX = 8192
+
+
+class Model(Closing):
+    """Makes drafters that guess with a smaller model: `Engine(model, drafter=Model("small.gguf"))`.
+
+    The draft model must have the target's vocabulary; the target itself, requantised smaller, has
+    (`pytreellama.quantize`). All drafters of one factory share one context of the draft model, a
+    sequence id each, and what is learned of how far to trust it. Close the factory when its
+    engines are done; it serves one thread at a time.
+
+    Args:
+        source: a GGUF file, or an open `pytreellama.Model`, which then stays yours to close.
+        grow: "best" follows up the likeliest guesses first, wherever they stand; "chain" the
+            likeliest token each time; a tuple such as (4, 2, 2, 1) gives the children of a node on
+            each level. Models that cannot branch (recurrent ones) always grow a chain.
+        top: of "best": children of a node; at least 1.
+        width: of "best": most guesses that one pass of the draft model follows up; at least 1.
+        n_levels: of "best" and "chain": levels of a tree, each a pass of the draft model; >= 1.
+        min_p: nodes whose path probability is lower are not proposed; in [0, 1].
+        calibrate: learn how often what the draft model calls 0.6 comes true, rank by rank, and
+            say that instead.
+        n_ctx: tokens that the draft model's cache holds, all texts and guesses together; by
+            default 8192. A text that finds no room is continued without guesses.
+        n_seq_max: texts that are drafted for at once; further ones get no guesses.
+        n_threads: threads of a pass; None means the cores of this machine.
+        options: further fields of `ContextParams` by name.
+
+    Raises:
+        DraftError: options out of range.
+        ModelLoadError, ContextError: the draft model cannot be loaded, or sizes do not fit.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | GgufModel,
+        *,
+        grow: Grow = "best",
+        top: int = 4,
+        width: int = 4,
+        n_levels: int = 6,
+        min_p: float = 0.05,
+        calibrate: bool = True,
+        n_ctx: int | None = None,
+        n_seq_max: int = 32,
+        n_threads: int | None = None,
+        **options: Any,
+    ) -> None:
+        growth = Growth.of(grow, top=top, width=width, n_levels=n_levels, min_p=min_p)
+        # Drafters work without a native build; this one needs it when it is made.
+        from pytreellama.draft.draft_cache import DraftCache
+
+        sizes = {"n_ctx": _N_CTX if n_ctx is None else n_ctx, "n_seq_max": n_seq_max}
+        self._cache = DraftCache(source, n_threads=n_threads, **sizes, **options)
+        self._growth = growth if self._cache.can_branch else growth.as_chain()
+        self._calibration = Calibration(growth.n_top) if calibrate else None
+
+    def prepare(self, model: GgufModel) -> None:
+        """Get to know the target; an engine does this before anything runs.
+
+        Raises:
+            DraftError: its vocabulary is another, or this factory is closed.
+        """
+        self._cache.require_open()
+        check_same_vocab(model.vocab, self._cache.model.vocab)
+        self._cache.n_vocab_target = model.vocab.n_tokens
+
+    def __call__(self) -> ModelDrafter:
+        """Return a fresh drafter; raises DraftError once the factory is closed."""
+        self._cache.require_open()
+        return ModelDrafter(self._cache, self._growth, self._calibration)
+
+    def close(self) -> None:
+        """Free the draft model's context, and the model unless it was given open."""
+        self._cache.close()
+
+    def __repr__(self) -> str:
+        return f"<pytreellama.draft.Model on {self._cache.model.path.name}>"
+
+
+class ModelDrafter:
+    """Proposes what a draft model holds likely; see `Model`, which makes it.
+
+    The text is read, and guesses are grown, when a proposal is asked for. What is in the draft
+    model's cache then stays: of a text that went on along a guess, only what is new is read.
+
+    Args:
+        cache: the draft model's.
+        growth: how far and wide trees grow.
+        calibration: shared by all texts. Each takes it as it is when the text begins, and learns
+            on from there undisturbed by the others; None to believe the draft model.
+    """
+
+    __slots__ = ("_cache", "_calibration", "_can_read", "_growth", "_in_cache", "_shared", "_text")
+
+    name = "model"
+
+    def __init__(self, cache: DraftCache, growth: Growth, calibration: Calibration | None) -> None:
+        self._cache = cache
+        self._growth = growth
+        self._shared = calibration
+        self._in_cache: DraftText | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the text, and give its sequence id back."""
+        self._text: list[int] = []
+        self._can_read = True
+        self._calibration = None if self._shared is None else self._shared.copy()
+        self._in_cache = None
+        with self._cache.lock:
+            self._cache.free_abandoned()
+
+    def observe(self, tokens: Tokens) -> None:
+        """Hear committed text, shape (n,); raises DraftError, keeping nothing, if not token ids."""
+        ids = checked_tokens(tokens)
+        # What a longer vocabulary of the target has alone, no draft can be read after.
+        self._can_read &= not ids or max(ids) < self._cache.n_vocab
+        self._text += ids
+
+    def propose(self, n_nodes: int) -> TokenTree:
+        """Guess what follows, in at most `n_nodes` nodes; see Drafter.
+
+        Raises:
+            DraftError: `n_nodes` < 0, the factory is closed, or the draft model failed; the text is
+                then read anew when the next guess is asked for.
+        """
+        return self._proposed(n_nodes, self._growth.min_p)
+
+    def grow_likely(self, n_nodes: int, min_p: float) -> Grown:
+        """See Selective; raises DraftError as `propose`."""
+        return grown(self._proposed(n_nodes, min_p), "the draft model")
+
+    def _proposed(self, n_nodes: int, min_p: float) -> TokenTree:
+        checked_n_nodes(n_nodes)
+        self._cache.require_open()
+        n_left = self._cache.n_text_max - len(self._text)
+        if not self._text or not self._can_read or n_left < 0:
+            self._in_cache = None
+            return EMPTY_TREE
+        if n_nodes == 0:
+            return EMPTY_TREE
+        # guesses on the last level are not read, so they need no position
+        growth = replace(self._growth.limited(n_left + 1), min_p=min_p)
+        try:
+            with self._cache.lock:
+                text = self._caught_up()
+                if text is None:
+                    return EMPTY_TREE
+                return grow_tree(text, growth, n_nodes, self._belief)
+        except PyTreeLlamaError as error:
+            self._in_cache = None
+            raise DraftError(
+                f"the draft model {self._cache.model.path.name} failed: {error}"
+            ) from error
+
+    def _caught_up(self) -> DraftText | None:
+        """The text in the draft model's cache, all of it; None if there is no room."""
+        if self._in_cache is None:
+            self._in_cache = self._cache.new_text(self._growth.n_top)
+        if self._in_cache is None:
+            return None
+        self._learn(self._in_cache)
+        return self._in_cache if self._in_cache.follow(self._text) else None
+
+    def _learn(self, text: DraftText) -> None:
+        if self._calibration is None or self._shared is None:
+            return
+        for (tokens, p), came in text.outcomes(self._text):
+            for rank, (token, p_token) in enumerate(zip(tokens, p, strict=True)):
+                self._calibration.learn(p_token, token == came, rank)
+                self._shared.learn(p_token, token == came, rank)
+
+    def _belief(self, p: list[float]) -> list[float]:
+        if self._calibration is not None:
+            p = [self._calibration.calibrated(p_one, rank) for rank, p_one in enumerate(p)]
+        return limit_siblings(p)

@@ -1,0 +1,166 @@
+"""What every drafter is: something that hears the committed text and guesses what follows."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytreellama.errors import DraftError
+from pytreellama.tree import TokenTree
+from pytreellama.tree.grown import Grown
+
+if TYPE_CHECKING:
+    from pytreellama.context.context import Context
+    from pytreellama.model.model import Model
+
+Int32Array: TypeAlias = NDArray[np.int32]
+Float32Array: TypeAlias = NDArray[np.float32]
+Tokens: TypeAlias = Sequence[int] | NDArray[np.int32]
+
+_MAX_TOKEN = int(np.iinfo(np.int32).max)
+
+
+@runtime_checkable
+class Drafter(Protocol):
+    """Guesses the continuation of one running sequence.
+
+    A drafter belongs to exactly one sequence and keeps that sequence's state; an engine that
+    runs eight sequences holds eight drafters. It is driven by one thread at a time.
+    """
+
+    @property
+    def name(self) -> str:
+        """The registry's name for this kind of drafter, as statistics show it."""
+        ...
+
+    def observe(self, tokens: Tokens) -> None:
+        """Hear committed text: the prompt first, then each accepted run, in order, once.
+
+        `tokens` has shape (n,), n >= 0. Drafted tokens that were refused are never observed.
+        """
+        ...
+
+    def propose(self, n_nodes: int) -> TokenTree:
+        """Guess what follows the observed text: a tree of at most `n_nodes` nodes.
+
+        The roots are candidates for the very next token. `tree.p` (float32, shape (n,)) is, for
+        each node, the estimated probability that its whole path will be accepted, so it never
+        rises from parent to child. No guess is an empty tree. Proposing changes nothing: asked
+        twice, a drafter answers the same.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Forget everything: the next `observe` starts a new text."""
+        ...
+
+
+@runtime_checkable
+class PassObserver(Protocol):
+    """A drafter that learns from what the target foresaw, at nodes that were refused as well."""
+
+    @property
+    def n_top(self) -> int:
+        """How many of a row's likeliest tokens it wants to know, 1 or more."""
+        ...
+
+    def observe_pass(self, tree: TokenTree, tokens: Int32Array, logits: Float32Array) -> None:
+        """See the rows of one pass, before `observe` tells which path was accepted.
+
+        Node 0 of `tree` is the text's last token, its descendants are what was drafted. Row i has
+        the likeliest successors of node i, falling: `tokens` int32 and `logits` float32, both of
+        shape (n_nodes, k), k >= `n_top`.
+        """
+        ...
+
+
+@runtime_checkable
+class HiddenObserver(Protocol):
+    """A drafter that guesses from the target's hidden states."""
+
+    @property
+    def wants_hidden(self) -> bool:
+        """Whether the states of the next pass are of use."""
+        ...
+
+    def observe_hidden(self, states: Float32Array) -> None:
+        """See the states from which the accepted tokens were drawn, before `observe` tells them.
+
+        `states` is float32, shape (n, n_embd), behind the output norm, one for each token.
+        """
+        ...
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """A drafter that can be told how unlikely a guess is not worth its search."""
+
+    def grow_likely(self, n_nodes: int, min_p: float) -> Grown:
+        """As `propose`, without the nodes whose path probability is below `min_p`, in [0, 1].
+
+        It replaces the drafter's own limit: a lower one gives more nodes than `propose`.
+        """
+        ...
+
+
+DrafterFactory: TypeAlias = Callable[[], Drafter]
+"""Makes a fresh drafter for one sequence."""
+
+
+@runtime_checkable
+class NeedsTarget(Protocol):
+    """A factory whose drafters depend on the target, as those that guess with a second model."""
+
+    def prepare(self, model: Model) -> None:
+        """Get to know the target; an engine calls this once, before it asks for a drafter.
+
+        Raises DraftError if this target cannot be drafted for.
+        """
+        ...
+
+
+@runtime_checkable
+class NeedsContext(Protocol):
+    """A factory whose drafters work beside the target's passes, as those that see hidden states."""
+
+    def attach(self, context: Context) -> None:
+        """Get to know the target's context; an engine calls this once, before its first pass."""
+        ...
+
+
+def checked_tokens(tokens: Tokens) -> list[int]:
+    """`tokens` as plain ints; raises DraftError unless they are a flat run of token ids."""
+    if isinstance(tokens, np.ndarray):
+        if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+            raise DraftError(
+                f"observe() got an array of shape {tokens.shape} and dtype {tokens.dtype}; "
+                "give token ids as integers of shape (n,)"
+            )
+        ids: list[int] = tokens.tolist()
+    else:
+        try:
+            ids = list(map(operator.index, tokens))
+        except TypeError as error:
+            raise DraftError(f"observe() takes token ids, all integers: {error}") from error
+    if ids and not (min(ids) >= 0 and max(ids) <= _MAX_TOKEN):
+        raise DraftError(
+            f"observe() got token ids from {min(ids)} to {max(ids)}; "
+            f"a token id lies between 0 and {_MAX_TOKEN}"
+        )
+    return ids
+
+
+def checked_n_nodes(n_nodes: int) -> int:
+    """`n_nodes` itself; raises DraftError when it is negative."""
+    if n_nodes < 0:
+        raise DraftError(f"propose() was asked for {n_nodes} nodes; ask for 0 or more")
+    return n_nodes
+
+
+# It has probabilities, none of them, so that it can be merged with a tree that has some.
+EMPTY_TREE = TokenTree([], [], p=[])
+"""What a drafter without a guess proposes."""

@@ -1,0 +1,88 @@
+"""Several drafters as one: what a merge and a plan of them have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pytreellama.draft.protocol import (
+    Drafter,
+    DrafterFactory,
+    Float32Array,
+    HiddenObserver,
+    Int32Array,
+    NeedsContext,
+    NeedsTarget,
+    PassObserver,
+)
+from pytreellama.errors import DraftError
+from pytreellama.tree import TokenTree
+
+if TYPE_CHECKING:
+    from pytreellama.context.context import Context
+    from pytreellama.model.model import Model
+
+
+class SeveralDrafters:
+    """Drafters of one text, of which some look at passes or at hidden states."""
+
+    __slots__ = ("_drafters", "_observers", "_readers")
+
+    def __init__(self, drafters: Sequence[Drafter]) -> None:
+        self._drafters = list(drafters)
+        self._observers = [drafter for drafter in drafters if isinstance(drafter, PassObserver)]
+        self._readers = [drafter for drafter in drafters if isinstance(drafter, HiddenObserver)]
+
+    @property
+    def n_top(self) -> int:
+        """What the most curious of its drafters wants, 0 if none looks at passes."""
+        return max((observer.n_top for observer in self._observers), default=0)
+
+    def observe_pass(self, tree: TokenTree, tokens: Int32Array, logits: Float32Array) -> None:
+        """See PassObserver."""
+        for observer in self._observers:
+            observer.observe_pass(tree, tokens, logits)
+
+    @property
+    def wants_hidden(self) -> bool:
+        """Whether one of its drafters does."""
+        return any(reader.wants_hidden for reader in self._readers)
+
+    def observe_hidden(self, states: Float32Array) -> None:
+        """See HiddenObserver."""
+        for reader in self._readers:
+            reader.observe_hidden(states)
+
+    def reset(self) -> None:
+        """Forget the text."""
+        for drafter in self._drafters:
+            drafter.reset()
+
+
+class SeveralFactories:
+    """Factories of drafters that work together on each text.
+
+    Args:
+        purpose: what they are for, as an error says it, such as "merge".
+    """
+
+    def __init__(self, factories: Sequence[DrafterFactory], purpose: str) -> None:
+        if not factories:
+            raise DraftError(f"there is nothing to {purpose}; give at least one drafter")
+        self._factories = tuple(factories)
+
+    def prepare(self, model: Model) -> None:
+        """See NeedsTarget."""
+        for factory in self._factories:
+            if isinstance(factory, NeedsTarget):
+                factory.prepare(model)
+
+    def attach(self, context: Context) -> None:
+        """See NeedsContext."""
+        for factory in self._factories:
+            if isinstance(factory, NeedsContext):
+                factory.attach(context)
+
+    def _new_drafters(self) -> list[Drafter]:
+        """Fresh ones for one text."""
+        return [factory() for factory in self._factories]

@@ -1,0 +1,181 @@
+"""AsyncEngine: the same engine for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from typing import Any, cast, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytreellama.draft import DrafterSpec
+from pytreellama.engine.completion import Chunk, Completion
+from pytreellama.engine.engine import Engine
+from pytreellama.engine.evaluation import Evaluation, Pooling, Score
+from pytreellama.engine.generation import Generation
+from pytreellama.engine.prompts import Continuation, Prompt, as_list, is_many
+from pytreellama.model.model import Model
+
+Float32 = NDArray[np.float32]
+
+
+class AsyncEngine:
+    """Generates for any number of tasks; its own thread does the work.
+
+    A task that is cancelled while it waits cancels its request. Where the queue is full, tasks wait
+    for room without holding up the event loop.
+
+    Args:
+        model, drafter, options: as `Engine`; or give a model's engine as ``engine``.
+    """
+
+    def __init__(
+        self,
+        model: Model | None = None,
+        drafter: DrafterSpec = "auto",
+        *,
+        engine: Engine | None = None,
+        **options: Any,
+    ) -> None:
+        if (model is None) == (engine is None):
+            raise TypeError("give either a model and options, or engine=")
+        self.engine = engine or Engine(cast("Model", model), drafter, **options)
+
+    async def close(self) -> None:
+        """Cancel what runs, and free the context; the model stays open."""
+        self.engine.require_can_wait()
+        await asyncio.to_thread(self.engine.close)
+
+    async def __aenter__(self) -> AsyncEngine:
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        await self.close()
+
+    @overload  # a str is a Sequence[str] too, but one prompt
+    async def generate(self, prompt: Prompt, **options: Any) -> Completion: ...
+    @overload
+    async def generate(self, prompt: Sequence[Prompt], **options: Any) -> list[Completion]: ...
+    async def generate(
+        self, prompt: Prompt | Sequence[Prompt], **options: Any
+    ) -> Completion | list[Completion]:
+        """As `Engine.generate`."""
+        if not is_many(prompt):
+            return await self._generate_one(cast("Prompt", prompt), options)
+        prompts = cast("Sequence[Prompt]", prompt)
+        tasks = [asyncio.ensure_future(self._generate_one(one, options)) for one in prompts]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def stream(self, prompt: Prompt, **options: Any) -> AsyncIterator[Chunk]:
+        """As `Engine.stream`; one that is left early is cancelled when it is closed."""
+        generation = await self.submit(prompt, **options)
+        try:
+            async for chunk in chunks(generation):
+                yield chunk
+        finally:
+            generation.cancel()
+
+    async def score(
+        self, prompt: Prompt, continuations: Sequence[Continuation], *, wait: bool = True
+    ) -> list[Score]:
+        """As `Engine.score`; raises QueueFullError instead of waiting for room, if asked."""
+        scoring = await asyncio.to_thread(self.engine.scoring, prompt, continuations)
+        await self._evaluate(scoring, wait)
+        return scoring.scores
+
+    async def embed(
+        self, texts: Sequence[Prompt], pooling: Pooling | None = None, *, wait: bool = True
+    ) -> Float32:
+        """As `Engine.embed`; raises QueueFullError instead of waiting for room, if asked."""
+        embeddings = [
+            await asyncio.to_thread(self.engine.embedding, text, pooling)
+            for text in as_list(texts, "texts")
+        ]
+        for one in embeddings:
+            await self._evaluate(one, wait)
+        return np.array([one.state for one in embeddings])
+
+    async def _evaluate(self, evaluation: Evaluation, wait: bool) -> None:
+        generation = await self._submitted(self.engine.submit_evaluation, evaluation, wait=wait)
+        await self.finish(generation)
+
+    async def submit(self, prompt: Prompt, **options: Any) -> Generation:
+        """As `Engine.submit`; by default waits for room in the queue."""
+        return await self._submitted(self.engine.submit, prompt, **options)
+
+    async def _submitted(
+        self, submit: Callable[..., Generation], *args: Any, **options: Any
+    ) -> Generation:
+        self.engine.require_can_wait()  # the thread that submits is another one
+        submitting = asyncio.to_thread(submit, *args, **options)
+        future = asyncio.ensure_future(submitting)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(_cancel_submitted)
+            raise
+
+    async def _generate_one(self, prompt: Prompt, options: dict[str, Any]) -> Completion:
+        return await self.finish(await self.submit(prompt, **options))
+
+    async def finish(self, generation: Generation) -> Completion:
+        """Wait for the whole; a task that is cancelled meanwhile cancels the generation."""
+        try:
+            async for _ in chunks(generation):
+                pass
+        finally:
+            generation.cancel()
+        return generation.result()
+
+
+async def chunks(generation: Generation, pause_s: float = 0.0) -> AsyncIterator[Chunk]:
+    """The chunks as they come; the last has ``finish_reason``.
+
+    Args:
+        pause_s: after each chunk but the last, what comes within so many seconds comes as one:
+            every wake-up of this loop takes time from passes on the same cores.
+    """
+    loop = asyncio.get_running_loop()
+    changed, ended = asyncio.Event(), asyncio.Event()
+    is_told = threading.Event()  # once is enough until the news are read
+
+    def tell() -> None:
+        if generation.is_done:
+            call_in(loop, ended.set)
+        if generation.is_done or not is_told.is_set():
+            is_told.set()
+            call_in(loop, changed.set)
+
+    generation.listen(tell)
+    is_done = False
+    while not is_done:
+        await changed.wait()
+        changed.clear()
+        is_told.clear()
+        is_done = generation.is_done  # asked first: what is there now comes out below
+        if pause_s == 0.0:
+            while (chunk := generation.take()) is not None:
+                yield chunk
+        elif news := list(iter(generation.take, None)):
+            yield Chunk.joined(news)
+            if not is_done:
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(ended.wait(), pause_s)
+
+
+def call_in(loop: asyncio.AbstractEventLoop, act: Callable[[], object]) -> None:
+    """Do something in a loop from another thread, unless the loop is closed, or just closes."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(act)
+
+
+def _cancel_submitted(future: asyncio.Future[Generation]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        future.result().cancel()

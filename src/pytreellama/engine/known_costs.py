@@ -1,0 +1,99 @@
+"""Costs that were measured before, kept on disk by model, build, device and number of threads."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from pytreellama.context.context import Context
+from pytreellama.files import read_json, replaced_file
+from pytreellama.plan import CostCurve
+from pytreellama.system import build_info, devices
+
+_FORMAT = 2  # 1 knew no depth
+_log = logging.getLogger(__name__)
+
+_N_KEPT = 200
+_MAX_BYTES = 2**16
+
+
+def load_curve(context: Context) -> CostCurve | None:
+    """The curve that an earlier engine left for the same circumstances, if any can be read.
+
+    What does not hold a curve, or one of too few sizes, is removed: it is measured again.
+    """
+    _drop_older(context)
+    path = _path(context)
+    if not path.exists():
+        return None
+    try:
+        curve = CostCurve.from_dict(read_json(path, max_bytes=_MAX_BYTES)["curve"])
+        if curve.is_known:
+            return curve
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    with contextlib.suppress(OSError):
+        path.unlink()
+    return None
+
+
+def save_curve(context: Context, curve: CostCurve) -> None:
+    """Leave a curve for the next engine, if it knows enough sizes.
+
+    Where nothing can be written, nothing is kept.
+    """
+    if not curve.is_known:
+        return
+    path = _path(context)
+    data = {"of": circumstances(context), "curve": curve.to_dict()}
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_file(path) as file:
+            file.write(json.dumps(data, indent=1).encode())
+        _forget_oldest(path.parent)
+
+
+def _drop_older(context: Context) -> None:
+    """Remove what a release left that described costs otherwise: it is measured again."""
+    for number in range(1, _FORMAT):
+        path = _path(context, number)
+        if path.exists():
+            _log.info("costs of passes in an older format are dropped and measured again: %s", path)
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _forget_oldest(folder: Path) -> None:
+    known = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in known[_N_KEPT:]:
+        path.unlink(missing_ok=True)
+
+
+def _path(context: Context, number: int = _FORMAT) -> Path:
+    what = json.dumps(circumstances(context) | {"format": number}, sort_keys=True)
+    return _folder() / f"{hashlib.sha256(what.encode()).hexdigest()[:24]}.json"
+
+
+def _folder() -> Path:
+    return platformdirs.user_cache_path("pytreellama", appauthor=False) / "costs"
+
+
+def circumstances(context: Context) -> dict[str, Any]:
+    """What a pass's cost depends on: model file, build, device, threads, cache; for JSON."""
+    model, params = context.model, context.params
+    file = model.file
+    return {
+        "format": _FORMAT,
+        "model": [str(file.real_path), file.n_bytes, file.mtime_ns],
+        "build": build_info()["key"],
+        "devices": [[device.name, device.description] for device in devices()],
+        "n_threads": context.n_threads,
+        "cache": [params.type_k, params.type_v, params.flash_attention, params.offload_kv],
+        "trees": context.tree_encoding.name,
+    }

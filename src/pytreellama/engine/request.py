@@ -1,0 +1,125 @@
+"""Request: what a user asks for, and who is told how it goes."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pytreellama.context.params import is_integer
+from pytreellama.engine.completion import Step
+from pytreellama.errors import RequestError, shown
+from pytreellama.sampling.params import SamplingParams
+
+OnStep = Callable[[Step], None]
+OnPrefill = Callable[[float], None]
+
+MAX_LOGPROBS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for, checked against nothing yet but itself.
+
+    Attributes:
+        prompt: token ids, at least one.
+        max_tokens: most tokens to write.
+        stop: strings that end the text.
+        stop_tokens: ids that end the text, besides the model's own end tokens.
+        ignore_eos: write on past the model's end tokens.
+        logprobs: how many of the likeliest tokens to tell of at each token written, 0 for the
+            token alone; None tells nothing.
+        context_shift: go on when the context is full, without the older half of what is not kept.
+        n_keep: tokens at the beginning that a shift keeps; None is the prompt, or half of the
+            context if that is less.
+        sampling: how tokens are drawn.
+        on_step: told of every verified tree.
+        on_prefill: told of the share of the prompt that is in the cache.
+    """
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    stop_tokens: frozenset[int] = frozenset()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    context_shift: bool = False
+    n_keep: int | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    on_step: OnStep | None = None
+    on_prefill: OnPrefill | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise RequestError("the prompt has no tokens; give at least one")
+        _require_integer("max_tokens", self.max_tokens)
+        if self.max_tokens < 1:
+            raise RequestError(
+                f"max_tokens = {shown(self.max_tokens)} was asked for; give a whole number from 1"
+            )
+        for name in ("logprobs", "n_keep"):
+            if getattr(self, name) is not None:
+                _require_integer(name, getattr(self, name))
+        if not all(isinstance(stop, str) for stop in self.stop):
+            raise RequestError(f"stop = {shown(self.stop)} was asked for; give a string or strings")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise RequestError(
+                f"logprobs = {shown(self.logprobs)} was asked for; give None or 0 to {MAX_LOGPROBS}"
+            )
+        _require_callback("on_step", self.on_step)
+        _require_callback("on_prefill", self.on_prefill)
+        if self.n_keep is not None and self.n_keep < 0:
+            raise RequestError(
+                f"n_keep = {shown(self.n_keep)} was asked for; give None, or 0 or more"
+            )
+
+
+_OPTIONS = tuple(
+    name for name in Request.__dataclass_fields__ if name not in ("prompt", "sampling")
+)
+
+
+def sampling_params(
+    options: Mapping[str, Any], base: SamplingParams | None = None
+) -> SamplingParams:
+    """Sampling parameters from options by name.
+
+    Args:
+        options: fields of ``SamplingParams``.
+        base: where the other fields come from; by default their defaults.
+
+    Raises:
+        RequestError: an option that there is not.
+        SamplerError, GrammarError: a value out of range.
+    """
+    known = SamplingParams.__dataclass_fields__
+    for name in options:
+        if name in _OPTIONS:
+            raise RequestError(
+                f"a fork cannot change {name}, which is its parent's; it can change "
+                f"{', '.join(known)}"
+            )
+        if name not in known:
+            close = difflib.get_close_matches(name, [*known, *_OPTIONS], n=1)
+            meant = f"did you mean {close[0]}? " if close else ""
+            raise RequestError(
+                f"unknown option {name}; {meant}options are {', '.join([*_OPTIONS, *known])}"
+            )
+    return replace(base or SamplingParams(), **options)
+
+
+def _require_integer(name: str, value: object) -> None:
+    if not is_integer(value):
+        raise RequestError(f"invalid {name}={shown(value)}: expected a whole number")
+
+
+def _require_callback(name: str, callback: object) -> None:
+    if callback is not None and not callable(callback):
+        raise RequestError(f"invalid {name} of type {type(callback).__name__}: give a function")
+    if inspect.iscoroutinefunction(callback):
+        raise RequestError(
+            f"invalid {name}: it is a coroutine function, and the engine's thread cannot await; "
+            "give a plain function"
+        )

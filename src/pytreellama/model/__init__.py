@@ -1,0 +1,1 @@
+"""Models: GGUF files in memory, their vocabulary, Medusa heads and quantisation."""

@@ -1,0 +1,1 @@
+"""Sampling: parameters, the native stages, and the sampler that keeps state."""

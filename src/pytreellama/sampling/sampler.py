@@ -1,0 +1,189 @@
+"""Sampler: draws the next token from a row of logits, and remembers what that depends on."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pytreellama.closing import Closing
+from pytreellama.constraints.constraint import Constraint
+from pytreellama.constraints.grammar import Grammar
+from pytreellama.constraints.schema import JsonSchemaConstraint
+from pytreellama.errors import GrammarError, SamplerError
+from pytreellama.model.vocab import Vocab
+from pytreellama.native.logits import float_row
+from pytreellama.native.sampling import argmax_token
+from pytreellama.native.vocab import suppressed_tokens
+from pytreellama.sampling.params import MAX_SEED, SamplingParams
+from pytreellama.sampling.stages import new_stages
+
+
+class LogitsSource(Protocol):
+    """Whatever holds rows of logits: a ``Context``."""
+
+    def logits_pointer(self, row: int) -> Any:
+        """cdata ``float *`` to the n_tokens logits of one row."""
+        ...
+
+
+class Sampler(Closing):
+    """Draws tokens as ``SamplingParams`` ask for. One sampler follows one text.
+
+    A sampler belongs to one thread at a time. The same seed, parameters and logits give the same
+    tokens. A grammar or schema is applied as llama.cpp does: a token is drawn without it first,
+    and only if it is refused are all others checked and the draw repeated.
+
+    Args:
+        vocab: the vocabulary of the model whose logits are drawn from.
+        params: what to draw; None is greedy.
+
+    Raises:
+        SamplerError: a ``logit_bias`` token that the vocabulary does not have.
+        GrammarError: a grammar or schema that cannot be used.
+    """
+
+    def __init__(self, vocab: Vocab, params: SamplingParams | None = None) -> None:
+        self.vocab = vocab
+        self._model = vocab.owner.share()  # a sampler may outlive it
+        self.params = params if params is not None else SamplingParams()
+        seed = self.params.seed
+        self.seed = seed if seed is not None else secrets.randbelow(MAX_SEED + 1)
+        """The seed in use: the one asked for, or the one drawn."""
+        biases = _biases(vocab, self.params)
+        self.is_argmax = self.params.is_greedy and not biases
+        """Is every choice the argmax of the plain row? (Some models name tokens never to write.)"""
+        self._constraint: Constraint | None = None
+        if self.params.grammar is not None:
+            self._constraint = Grammar(vocab, self.params.grammar)
+        elif self.params.json_schema is not None:
+            self._constraint = JsonSchemaConstraint(vocab, self.params.json_schema)
+        self._chain = new_stages(vocab, self.params, biases, self.seed)
+
+    def sample(self, context: LogitsSource, row: int) -> int:
+        """Draw a token from a row of the last decode, and take it as the next of the text.
+
+        Args:
+            context: where the logits are.
+            row: the row's number among the outputs of the last decode.
+
+        Raises:
+            SamplerError: the sampler is closed, or no token is left to choose from.
+            GrammarError: no token can continue the text under the grammar or schema.
+        """
+        return self._choose(context.logits_pointer(row))
+
+    def sample_row(self, logits: NDArray[np.float32]) -> int:
+        """Draw a token from float32 logits of shape (n_tokens,). Otherwise as ``sample``."""
+        row = np.ascontiguousarray(logits, dtype=np.float32)
+        if row.shape != (self.vocab.n_tokens,):
+            raise SamplerError(
+                f"a row of logits must have the shape ({self.vocab.n_tokens},), not {row.shape}"
+            )
+        return self._choose(float_row(row))
+
+    def accept(self, token: int) -> None:
+        """Take ``token`` as the next of the text, as if it had been drawn.
+
+        Raises:
+            SamplerError: not a token of the vocabulary.
+            GrammarError: the grammar or schema does not allow it here; nothing has changed.
+        """
+        self._chain.require_open()
+        token = int(self._checked([token])[0])
+        if self._constraint is not None:
+            self._constraint.accept(token)
+        self._chain.accept(token)
+
+    def accept_prompt(self, tokens: Sequence[int] | NDArray[np.int32]) -> None:
+        """Tell penalties and DRY what stands before the text; grammars do not see it.
+
+        Args:
+            tokens: ids in the order of the prompt; only the last ``params.n_history`` matter.
+        """
+        self._chain.require_open()
+        n_history = self.params.n_history
+        if n_history == 0 or len(tokens) == 0:
+            return
+        self._chain.accept_all(self._checked(tokens[-n_history:]))
+
+    def reset(self) -> None:
+        """Forget text, prompt and draws: the sampler is as it was made, with the same seed."""
+        self._chain.reset()
+        if self._constraint is not None:
+            self._constraint.reset()
+
+    def clone(self) -> Sampler:
+        """An independent sampler in the same state: it would draw the same tokens from here on."""
+        chain = self._chain.clone()
+        other: Sampler = object.__new__(type(self))
+        other.vocab, other.params, other.seed = self.vocab, self.params, self.seed
+        other._model = self._model.share()
+        other.is_argmax, other._chain = self.is_argmax, chain
+        other._constraint = self._constraint and self._constraint.clone()
+        return other
+
+    def close(self) -> None:
+        """Free the native samplers now; a second call does nothing."""
+        self._chain.close()
+        self._model.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._chain.closed
+
+    def _choose(self, row: Any) -> int:
+        self._chain.require_open()
+        if self.is_argmax:
+            return self._argmax(row)
+        token = self._drawn(self._chain.draw(row))
+        if self._constraint is not None:
+            if not self._constraint.allows(token):
+                token = self._drawn(self._chain.draw(row, self._constraint.mask()))
+            self._constraint.accept(token)
+        self._chain.accept(token)
+        return token
+
+    def _argmax(self, row: Any) -> int:
+        token = argmax_token(row, self.vocab.n_tokens)
+        if token is None:
+            raise SamplerError(
+                "no token to choose from: every logit of the row is NaN or -infinity"
+            )
+        return token
+
+    def _drawn(self, token: int | None) -> int:
+        if token is not None:
+            return token
+        if self._constraint is not None:
+            raise GrammarError(
+                f"no token can continue the text under the {self._constraint.what}: the ones it "
+                "allows are banned by logit_bias, impossible for the model, or not in the "
+                "vocabulary"
+            )
+        raise SamplerError("no token to choose from: all are banned or have a logit of -infinity")
+
+    def _checked(self, tokens: Sequence[int] | NDArray[np.int32]) -> NDArray[np.int32]:
+        wide = np.asarray(tokens, dtype=np.int64)
+        wrong = (wide < 0) | (wide >= self.vocab.n_tokens)
+        if wrong.any():
+            raise SamplerError(
+                f"token {int(wide[wrong][0])} is not in the vocabulary; "
+                f"ids are from 0 to {self.vocab.n_tokens - 1}"
+            )
+        return np.ascontiguousarray(wide, dtype=np.int32)
+
+
+def _biases(vocab: Vocab, params: SamplingParams) -> dict[int, float]:
+    """The caller's biases, and bans for the tokens that the model file says never to write."""
+    biases = dict(params.logit_bias)
+    unknown = [token for token in biases if token >= vocab.n_tokens]
+    if unknown:
+        raise SamplerError(
+            f"logit_bias names token {unknown[0]}; this vocabulary ends at {vocab.n_tokens - 1}"
+        )
+    biases.update((token, -np.inf) for token in suppressed_tokens(vocab.owner))
+    return biases

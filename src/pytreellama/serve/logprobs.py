@@ -1,0 +1,96 @@
+"""Log-probabilities of written tokens, in the newer form of chats and the older one of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytreellama.engine import TokenLogp
+from pytreellama.model.vocab import Detokenizer, Vocab
+from pytreellama.serve.answers import ChatLogprobs, TextLogprobs, TokenLogprob, TopLogprob
+
+_LEAST = -9999.0  # what OpenAI gives for next to nothing; JSON has no infinity
+
+
+def chat_logprobs(vocab: Vocab, logps: Sequence[TokenLogp]) -> ChatLogprobs:
+    """In the form of `/v1/chat/completions`."""
+    return ChatLogprobs(content=[_token(vocab, one) for one in logps])
+
+
+class TextLogprobWriter:
+    """The form of `/v1/completions` for one text, which may come in pieces.
+
+    Args:
+        vocab: of the text's tokens.
+    """
+
+    def __init__(self, vocab: Vocab) -> None:
+        self._vocab = vocab
+        self._detokenizer = Detokenizer(vocab)
+        self._n_read = 0
+        self._n_sent = 0
+        self._waiting: list[tuple[int, TokenLogp]] = []
+
+    def take(self, text: str, logps: Sequence[TokenLogp], *, is_last: bool) -> TextLogprobs:
+        """The tokens that begin in the text up to here, and at its end all that are left.
+
+        A token's offset counts the characters before it. One inside of a character has that
+        character's, and one that only completes a stop string has the text's end.
+
+        Args:
+            text: the next piece.
+            logps: of the next tokens; a part of their text may come later.
+        """
+        self._n_sent += len(text)
+        for one in logps:
+            self._waiting.append((self._n_read, one))
+            self._n_read += len(self._detokenizer.add((one.token,)))
+        n_ready = len(self._waiting)
+        if not is_last:
+            n_ready = sum(offset < self._n_sent for offset, _ in self._waiting)
+        ready, self._waiting = self._waiting[:n_ready], self._waiting[n_ready:]
+        has_top = any(one.top for _, one in ready)
+        return TextLogprobs(
+            tokens=[_name(self._vocab, one.token) for _, one in ready],
+            token_logprobs=[_finite(one.logp) for _, one in ready],
+            top_logprobs=[_top(self._vocab, one) for _, one in ready] if has_top else None,
+            text_offset=[min(offset, self._n_sent) for offset, _ in ready],
+        )
+
+
+def _top(vocab: Vocab, one: TokenLogp) -> dict[str, float]:
+    """The likeliest tokens, and the one that came, each under a name of its own."""
+    named: dict[str, float] = {}
+    is_among = any(token == one.token for token, _ in one.top)
+    for token, logp in one.top if is_among else (*one.top, (one.token, one.logp)):
+        name = _name(vocab, token)
+        # some vocabularies have a byte twice: as itself and as <0x41>
+        named[f"token_id:{token}" if name in named else name] = _finite(logp)
+    return named
+
+
+def _name(vocab: Vocab, token: int) -> str:
+    """A token's text, or as OpenAI writes it the bytes of a part of a character."""
+    piece = vocab.piece(token, special=True)
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
+
+
+def _token(vocab: Vocab, one: TokenLogp) -> TokenLogprob:
+    own = _top_logprob(vocab, one.token, one.logp)
+    return TokenLogprob(
+        token=own.token,
+        logprob=own.logprob,
+        bytes=own.bytes,
+        top_logprobs=[_top_logprob(vocab, token, logp) for token, logp in one.top],
+    )
+
+
+def _top_logprob(vocab: Vocab, token: int, logp: float) -> TopLogprob:
+    piece = vocab.piece(token, special=True)
+    return TopLogprob(token=vocab.piece_text(token), logprob=_finite(logp), bytes=list(piece))
+
+
+def _finite(logp: float) -> float:
+    return max(logp, _LEAST)

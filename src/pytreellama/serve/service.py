@@ -1,0 +1,162 @@
+"""Service: what all routes share, and how an answer leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fastapi import Request
+from pydantic import BaseModel
+from sse_starlette import EventSourceResponse
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from pytreellama.engine import AsyncEngine
+from pytreellama.serve.answers import new_id, now
+from pytreellama.serve.callers import unless_gone
+from pytreellama.serve.chat_prompts import ChatPrompts
+from pytreellama.serve.faults import Fault, fault_of
+from pytreellama.serve.metrics import Metrics
+from pytreellama.serve.settings import LEAVING_S, Settings
+from pytreellama.serve.text_limit import TextLimit
+from pytreellama.serve.workers import Workers
+from pytreellama.serve.writing import Answer, Desk
+from pytreellama.system import build_info
+
+_PING_S = 15
+
+
+@dataclass(slots=True)
+class Service:
+    """An engine, and all that stands between it and clients.
+
+    Attributes:
+        fingerprint: of the build, as ``system_fingerprint``.
+    """
+
+    engine: AsyncEngine
+    settings: Settings
+    metrics: Metrics = field(init=False)
+    desk: Desk = field(init=False)
+    workers: Workers = field(default_factory=Workers)
+    text_limit: TextLimit = field(init=False)
+    chat_prompts: ChatPrompts = field(init=False)
+    created: int = field(default_factory=now)
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.engine.engine)
+        self.desk = Desk(self.engine, self.settings, self.metrics)
+        self.text_limit = TextLimit(self.engine.engine)
+        self.chat_prompts = ChatPrompts(self.engine.engine.model, self.text_limit)
+        self.fingerprint = f"pytreellama-{str(build_info()['key'])[:12]}"
+
+    def require_model(self, name: str | None) -> None:
+        """Raise Fault for a model that is not the one that is served; None is that one."""
+        if name not in (None, self.settings.model_name):
+            raise Fault(
+                404,
+                f"the model {name!r} is not served here; there is {self.settings.model_name!r}",
+                param="model",
+                code="model_not_found",
+            )
+
+    def end_all(self) -> None:
+        """End every request where it stands."""
+        self.workers.close()
+        self.desk.end_all()
+
+    def head(self, kind: str) -> dict[str, Any]:
+        """What an answer to a request for text begins with."""
+        return {
+            "id": new_id(kind),
+            "created": now(),
+            "model": self.settings.model_name,
+            "system_fingerprint": self.fingerprint,
+        }
+
+    def max_tokens(self, asked: int | None, default: int | None, n_prompt: int) -> int:
+        """Most tokens of an answer: as asked, within what is allowed and the context holds."""
+        room = max(self.text_limit.n_tokens - n_prompt, 1)
+        limits = (asked or default or room, self.settings.max_tokens or room, room)
+        return min(limits)
+
+
+def json_response(answer: BaseModel) -> Response:
+    """An answer as a whole."""
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+class Writer(Protocol):
+    """Puts what the engine writes into the form of an answer."""
+
+    answers: Sequence[Answer]
+
+    async def whole(self) -> BaseModel:
+        """Wait for all of it."""
+        ...
+
+    def events(self) -> AsyncGenerator[dict[str, Any]]:
+        """Its pieces, as they come."""
+        ...
+
+
+async def respond(service: Service, request: Request, writer: Writer, *, streams: bool) -> Response:
+    """What a writer writes, until the client goes away."""
+    if streams:
+        return EventResponse(service, writer.answers, writer.events())
+    try:
+        return json_response(await unless_gone(request, writer.whole()))
+    finally:
+        service.desk.end(writer.answers)
+
+
+class EventResponse(EventSourceResponse):
+    """Answers in pieces, as server-sent events; the last one's data is ``[DONE]``.
+
+    However it ends, as when the client goes away, the answers are ended. A fault in mid-stream is
+    an event of its own.
+
+    Args:
+        events: objects, in order.
+    """
+
+    def __init__(
+        self, service: Service, answers: Sequence[Answer], events: AsyncGenerator[dict[str, Any]]
+    ) -> None:
+        self._service = service
+        self._answers = answers
+        super().__init__(
+            self._data(events),
+            ping=_PING_S,
+            sep="\n",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+            # a little longer than answers have: their ends are sent still
+            shutdown_grace_period=service.settings.shutdown_s + LEAVING_S,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # a generator that was never begun would not do it
+            self._service.desk.end(self._answers)
+
+    async def _data(self, events: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[bytes]:
+        async with aclosing(events):
+            try:
+                async for event in events:
+                    yield _event(json.dumps(event, separators=(",", ":")))
+            except Exception as error:
+                fault = fault_of(error, self._service.desk.retry_after_s)
+                self._service.metrics.count_fault(fault.status_code)
+                yield _event(fault.body.model_dump_json())
+        yield _event("[DONE]")
+
+
+def _event(data: str) -> bytes:
+    return f"data: {data}\n\n".encode()
