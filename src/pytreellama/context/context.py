@@ -69,8 +69,8 @@ class Context(Outputs):
             )
         if not model.can_generate:
             raise ContextError(
-                f"{model.path.name} ({model.architecture}) does not write text from left to right; "
-                "a context runs decoders only"
+                f"{model.path.name} ({model.architecture}) generates no text: {model.refusal}; "
+                "load a decoder model"
             )
         self.params = params or _params_by_name(options)
         require_memory_for(model, self.params)
@@ -126,11 +126,12 @@ class Context(Outputs):
     def is_batch_invariant(self) -> bool:
         """True where a token's logits do not depend on what else is in its pass, to the last bit.
 
-        That is on CPUs with products of such bits, with flash attention; on no GPU yet.
+        On CPUs whose products have such bits, for models whose attention is flash attention over
+        cells in the order of positions; on no GPU yet. ``docs/exactness.md`` lists exceptions.
         """
-        has_flash = self.params.flash_attention is not False
         on_cpu = all(device.kind == "cpu" for device in devices())
-        return has_flash and on_cpu and has_invariant_products(cpu_features())
+        has_products = on_cpu and has_invariant_products(cpu_features())
+        return has_products and self.native.has_invariant_graph
 
     # -- sequences
 
