@@ -15,17 +15,9 @@ llama_kv_cache * treellama_find_cache(const llama_context * ctx, bool swa) {
 
 static_assert(TREELLAMA_N_NODES_MAX == llama_kv_trees::n_nodes_max, "what users are told must be what is checked");
 
-// the caches that hold the nodes of a context's trees: one, or two if the model has sliding windows
+// the caches that hold the nodes of a context's trees
 static std::vector<llama_kv_cache *> tree_caches(const llama_context * ctx) {
-    std::vector<llama_kv_cache *> res;
-
-    for (const bool swa : { false, true }) {
-        if (auto * cache = treellama_find_cache(ctx, swa)) {
-            res.push_back(cache);
-        }
-    }
-
-    return res;
+    return llama_find_kv_caches(ctx->get_memory());
 }
 
 static llama_kv_trees * find_trees(const llama_context * ctx) {
@@ -34,9 +26,10 @@ static llama_kv_trees * find_trees(const llama_context * ctx) {
 }
 
 void treellama_share_trees(llama_context * ctx) {
-    auto * swa = ctx ? treellama_find_cache(ctx, true) : nullptr;
-    if (swa) {
-        swa->trees.trees = treellama_find_cache(ctx, false)->trees.trees;
+    const auto caches = ctx ? tree_caches(ctx) : std::vector<llama_kv_cache *>();
+
+    for (auto * cache : caches) {
+        cache->trees.trees = caches[0]->trees.trees;
     }
 }
 

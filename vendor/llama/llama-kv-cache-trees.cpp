@@ -4,7 +4,10 @@
 #include "llama-huge-pages.h"
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
+#include "llama-kv-cache-dsa-iswa.h"
+#include "llama-kv-cache-dsa.h"
 #include "llama-kv-cache-iswa.h"
+#include "llama-kv-cache-msa.h"
 
 #include <algorithm>
 #include <cmath>
@@ -19,7 +22,44 @@ llama_kv_cache * llama_find_kv_cache(const llama_memory_i * mem, bool swa) {
     if (const auto * iswa = dynamic_cast<const llama_kv_cache_iswa *>(mem)) {
         return swa ? iswa->get_swa() : iswa->get_base();
     }
-    return swa ? nullptr : const_cast<llama_kv_cache *>(dynamic_cast<const llama_kv_cache *>(mem));
+    if (const auto * iswa = dynamic_cast<const llama_kv_cache_dsa_iswa *>(mem)) {
+        return swa ? iswa->get_swa() : iswa->get_dsa()->get_mla();
+    }
+    if (swa) {
+        return nullptr;
+    }
+    if (const auto * dsa = dynamic_cast<const llama_kv_cache_dsa *>(mem)) {
+        return dsa->get_mla();
+    }
+    if (const auto * msa = dynamic_cast<const llama_kv_cache_msa *>(mem)) {
+        return msa->get_base();
+    }
+    return const_cast<llama_kv_cache *>(dynamic_cast<const llama_kv_cache *>(mem));
+}
+
+// the cache of an indexer's keys
+static llama_kv_cache * find_indexer(const llama_memory_i * mem) {
+    if (const auto * iswa = dynamic_cast<const llama_kv_cache_dsa_iswa *>(mem)) {
+        return iswa->get_dsa()->get_lid();
+    }
+    if (const auto * dsa = dynamic_cast<const llama_kv_cache_dsa *>(mem)) {
+        return dsa->get_lid();
+    }
+    if (const auto * msa = dynamic_cast<const llama_kv_cache_msa *>(mem)) {
+        return msa->get_idx();
+    }
+    return nullptr;
+}
+
+std::vector<llama_kv_cache *> llama_find_kv_caches(const llama_memory_i * mem) {
+    std::vector<llama_kv_cache *> res;
+
+    for (auto * cache : { llama_find_kv_cache(mem, false), find_indexer(mem), llama_find_kv_cache(mem, true) }) {
+        if (cache) {
+            res.push_back(cache);
+        }
+    }
+    return res;
 }
 
 bool llama_memory_grows_tree(const llama_memory_i * mem, llama_seq_id seq_id) {
