@@ -5,6 +5,7 @@
 #include "llama-context.h"
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
+#include "llama-memory-recurrent.h"
 
 #include <algorithm>
 #include <vector>
@@ -21,8 +22,7 @@ static std::vector<llama_kv_cache *> tree_caches(const llama_context * ctx) {
 }
 
 static llama_kv_trees * find_trees(const llama_context * ctx) {
-    const auto * cache = treellama_find_cache(ctx, false);
-    return cache && llama_kv_cache_trees::can_hold(*cache) ? cache->trees.trees.get() : nullptr;
+    return llama_find_trees(ctx->get_memory());
 }
 
 void treellama_share_trees(llama_context * ctx) {
@@ -30,6 +30,15 @@ void treellama_share_trees(llama_context * ctx) {
 
     for (auto * cache : caches) {
         cache->trees.trees = caches[0]->trees.trees;
+    }
+
+    auto * recr = ctx ? llama_find_recurrent(ctx->get_memory()) : nullptr;
+    if (recr && !caches.empty()) {
+        recr->state_trees.trees = caches[0]->trees.trees;
+    }
+    // with a stream a sequence, a pass over unequal trees is several
+    if (recr && (caches.empty() || caches[0]->get_n_stream() == 1)) {
+        recr->state_trees.init(*recr, ctx->get_gf_res_reserve()->get_gf(), ctx->n_ubatch());
     }
 }
 
@@ -58,9 +67,33 @@ bool treellama_is_text(const llama_context * ctx, const llama_batch & batch) {
     return true;
 }
 
+// nodes that begin with their parents' states come in one pass, with their parents, and without text
+static bool can_begin_with_states(
+        const llama_context & ctx, const llama_state_trees & states, const llama_batch & batch, const int32_t * parents) {
+    if (batch.n_tokens > (int32_t) ctx.n_ubatch() || batch.n_tokens > (int32_t) states.n_free()) {
+        LLAMA_LOG_ERROR("%d nodes in one pass: a model with a recurrent state takes %d, pending ones included\n",
+                batch.n_tokens, (int) states.n_free());
+        return false;
+    }
+
+    for (int32_t i = 0; i < batch.n_tokens; ++i) {
+        const auto * tree = states.trees->get(batch.seq_id[i][0]);
+        if (parents[i] == TREELLAMA_TEXT || (tree && parents[i] >= 0 && parents[i] < (int32_t) tree->n_kept)) {
+            LLAMA_LOG_ERROR("token %d of the batch must be a node whose parent is in the same pass: this model has a recurrent state\n", i);
+            return false;
+        }
+    }
+
+    return true;
+}
+
 // announce the nodes of a batch; false if one cannot be a node, or a sequence has nodes and text
 static bool add_nodes(llama_context * ctx, llama_kv_trees & trees, const llama_batch & batch, const int32_t * parents) {
-    const auto * cache = treellama_find_cache(ctx, false);
+    const auto * recr = llama_find_recurrent(ctx->get_memory());
+
+    if (recr && !can_begin_with_states(*ctx, recr->state_trees, batch, parents)) {
+        return false;
+    }
 
     trees.begin(batch.n_tokens);
 
@@ -75,7 +108,7 @@ static bool add_nodes(llama_context * ctx, llama_kv_trees & trees, const llama_b
             return false;
         }
 
-        if (!trees.add(i, seq_id, batch.pos[i], parents[i], cache->seq_pos_max(seq_id))) {
+        if (!trees.add(i, seq_id, batch.pos[i], parents[i], llama_memory_seq_pos_max(ctx->get_memory(), seq_id))) {
             LLAMA_LOG_ERROR("token %d of the batch cannot be a node with parent %d at position %d: a parent stands before its "
                     "child and one position before it, and a sequence has %d nodes at most\n",
                     i, parents[i], batch.pos[i], (int) llama_kv_trees::n_nodes_max);
@@ -99,17 +132,22 @@ namespace {
 
 // whatever ends a batch, no half of its nodes stays behind
 struct batch_of_nodes {
-    const std::vector<llama_kv_cache *> caches;
+    llama_context  * ctx;
+    llama_kv_trees * trees;
 
     bool success = false;
 
     ~batch_of_nodes() {
-        for (auto * cache : caches) {
+        for (auto * cache : tree_caches(ctx)) {
             if (!success) {
                 cache->trees.undo(*cache);
             }
         }
-        caches[0]->trees.trees->end(success);
+        auto * recr = llama_find_recurrent(ctx->get_memory());
+        if (recr && !success) {
+            recr->state_trees.undo();
+        }
+        trees->end(success);
     }
 };
 
@@ -123,7 +161,7 @@ int32_t treellama_tree_decode(llama_context * ctx, const llama_batch * batch, co
             return -1;
         }
 
-        batch_of_nodes nodes { tree_caches(ctx) };
+        batch_of_nodes nodes { ctx, trees };
         if (!add_nodes(ctx, *trees, *batch, parents)) {
             return -1;
         }
@@ -200,6 +238,9 @@ int32_t treellama_commit(llama_context * ctx, llama_seq_id seq_id, const int32_t
         for (auto * cache : tree_caches(ctx)) {
             cache->trees.commit(*cache, ctx, seq_id, nodes, by_graph);
         }
+        if (auto * recr = llama_find_recurrent(ctx->get_memory())) {
+            recr->state_trees.commit(*recr, ctx, seq_id, nodes);
+        }
         trees->erase(seq_id);
 
         return 0;
@@ -237,6 +278,9 @@ int32_t treellama_tree_prune(llama_context * ctx, llama_seq_id seq_id, const boo
 
         for (auto * cache : tree_caches(ctx)) {
             cache->trees.prune(*cache, seq_id, kept);
+        }
+        if (auto * recr = llama_find_recurrent(ctx->get_memory())) {
+            recr->state_trees.prune(seq_id, kept);
         }
         trees->prune(seq_id, kept);
 

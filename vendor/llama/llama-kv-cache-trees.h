@@ -3,6 +3,8 @@
 #include "llama-kv-tree.h"
 #include "llama-memory.h"
 
+#include "ggml-backend.h"
+
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -20,6 +22,9 @@ llama_kv_cache * llama_find_kv_cache(const llama_memory_i * mem, bool swa);
 // all KV caches of a memory, the one that has cells for the whole text first. besides it there can be one for layers with
 //   sliding windows, and one for the keys of an indexer
 std::vector<llama_kv_cache *> llama_find_kv_caches(const llama_memory_i * mem);
+
+// the backend that a tensor of a context belongs to
+ggml_backend_t llama_backend_of(ggml_backend_sched_t sched, const ggml_tensor * t);
 
 // the speculative trees in one KV cache: which cells hold their nodes
 class llama_kv_cache_trees {

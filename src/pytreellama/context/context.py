@@ -83,12 +83,12 @@ class Context(Outputs):
         window_drops_cells = model.n_swa > 0 and not self.params.swa_full
         self.tree_encoding = _encoding_for(model, native, tree_encoding)
         by_ancestors = self.tree_encoding is TreeEncoding.ANCESTORS
-        self.can_roll_back = model.can_branch and (by_ancestors or not window_drops_cells)
+        self.can_roll_back = by_ancestors or (model.can_branch and not window_drops_cells)
         room = min(self.n_batch, self.n_ubatch) if window_drops_cells else self.n_batch
         self.n_nodes_max = max(room, self.n_seq_max)
         self._cache = Cache(native)
         self._trees: TreeEncoder
-        if not model.can_branch:
+        if not (model.can_branch or by_ancestors):
             self._trees = StateChains(native, self._cache, self.decode)
         elif by_ancestors:
             self._trees = AncestorTrees(native, self._cache)
