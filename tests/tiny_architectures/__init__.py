@@ -1,0 +1,12 @@
+"""Tiny models of the architecture families that `tiny_models` has no kind of memory for.
+
+A kind is named as llama.cpp names its architecture; what follows a hyphen at the end tells a
+variant: ``-mtp`` has a head that predicts several tokens, ``-swa`` a sliding window.
+"""
+
+from __future__ import annotations
+
+from tiny_architectures import deltanet, mamba2, mla, shortconv
+
+KINDS = deltanet.KINDS | mamba2.KINDS | mla.KINDS | shortconv.KINDS
+"""Every kind, by name."""
