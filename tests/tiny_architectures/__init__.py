@@ -6,7 +6,7 @@ variant: ``-mtp`` has a head that predicts several tokens, ``-swa`` a sliding wi
 
 from __future__ import annotations
 
-from tiny_architectures import deltanet, mamba2, mla, shortconv
+from tiny_architectures import deltanet, mamba2, mla, shortconv, sparse
 
-KINDS = deltanet.KINDS | mamba2.KINDS | mla.KINDS | shortconv.KINDS
+KINDS = deltanet.KINDS | mamba2.KINDS | mla.KINDS | shortconv.KINDS | sparse.KINDS
 """Every kind, by name."""
