@@ -6,7 +6,9 @@ variant: ``-mtp`` has a head that predicts several tokens, ``-swa`` a sliding wi
 
 from __future__ import annotations
 
-from tiny_architectures import deltanet, mamba2, mla, shortconv, sparse
+from tiny_architectures import deltanet, kda, mamba2, mla, shortconv, sparse
 
-KINDS = deltanet.KINDS | mamba2.KINDS | mla.KINDS | shortconv.KINDS | sparse.KINDS
+FAMILIES = (mla, sparse, deltanet, kda, mamba2, shortconv)
+
+KINDS = {name: kind for family in FAMILIES for name, kind in family.KINDS.items()}
 """Every kind, by name."""

@@ -125,7 +125,7 @@ def normed_qk(w: Weights, s: Shape, b: str) -> None:
 # --- attention over latents ---------------------------------------------------------------------
 
 
-def latent_keys(g: GGUFWriter, s: Shape, *, q_rank: int = Q_RANK, **more: Value) -> None:
+def latent_keys(g: GGUFWriter, s: Shape, q_rank: int = Q_RANK, /, **more: Value) -> None:
     """One K/V head for all: a latent of `KV_RANK` channels and a rotated part of `D_ROPE`."""
     if q_rank:
         more["attention__q_lora_rank"] = q_rank
@@ -145,22 +145,33 @@ def latent_keys(g: GGUFWriter, s: Shape, *, q_rank: int = Q_RANK, **more: Value)
     )
 
 
-def latent_attention(w: Weights, s: Shape, b: str, *, q_rank: int = Q_RANK) -> None:
+def latent_attention(
+    w: Weights, s: Shape, b: str, *, q_rank: int = Q_RANK, d_rope: int = D_ROPE
+) -> None:
     """Multi-head latent attention, with the keys' and values' expansion split by head."""
-    n_q = s.n_head * (D_NOPE + D_ROPE)
+    n_q = s.n_head * (D_NOPE + d_rope)
     if q_rank:
         w.matrix(f"{b}.attn_q_a.weight", q_rank, s.n_embd)
         w.norm(f"{b}.attn_q_a_norm.weight", q_rank)
         w.matrix(f"{b}.attn_q_b.weight", n_q, q_rank, gain=QK_GAIN)
     else:
         w.matrix(f"{b}.attn_q.weight", n_q, s.n_embd, gain=QK_GAIN)
-    w.matrix(f"{b}.attn_kv_a_mqa.weight", KV_RANK + D_ROPE, s.n_embd, gain=QK_GAIN)
+    w.matrix(f"{b}.attn_kv_a_mqa.weight", KV_RANK + d_rope, s.n_embd, gain=QK_GAIN)
     w.norm(f"{b}.attn_kv_a_norm.weight", KV_RANK)
     # The product runs over D_NOPE, but a key is a sum over KV_RANK.
     gain = QK_GAIN * (D_NOPE / KV_RANK) ** 0.5
     w.matrix(f"{b}.attn_k_b.weight", s.n_head, KV_RANK, D_NOPE, gain=gain)
     w.matrix(f"{b}.attn_v_b.weight", s.n_head, D_VALUE, KV_RANK)
     w.matrix(f"{b}.attn_output.weight", s.n_embd, s.n_head * D_VALUE, gain=ATTN_OUT_GAIN)
+
+
+def stream_gates(
+    w: Weights, s: Shape, stem: str, *, n_stream: int, n_gate: int, n_scale: int
+) -> None:
+    """Gates between a layer and the residual streams, from all streams, in groups with a scale."""
+    w.matrix(f"{stem}_fn.weight", n_gate, n_stream * s.n_embd)
+    w.bias(f"{stem}_base.weight", n_gate)
+    w.norm(f"{stem}_scale.weight", n_scale)
 
 
 def mtp_ends(w: Weights, s: Shape, b: str) -> None:

@@ -24,6 +24,7 @@ from tiny_architectures.parts import (
     model_keys,
     mtp_ends,
     normed_qk,
+    stream_gates,
 )
 from tiny_models import QK_GAIN, Kind, Shape, Weights, blocks, separate_qkv
 
@@ -107,7 +108,7 @@ def _hy_v4(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
     )
     _router_keys(g, s)
     ends(w, s, stops)
-    _stream_gates(w, s, "output_hc", N_STREAM, 1)
+    stream_gates(w, s, "output_hc", n_stream=N_STREAM, n_gate=N_STREAM, n_scale=1)
     for layer, b in enumerate(blocks(s)):
         _dsa_block(w, s, b, layer)
         w.bias(f"{b}.attn_sinks.weight", s.n_head)
@@ -115,14 +116,7 @@ def _hy_v4(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
         if owns[layer]:
             index(w, s, b)
         for part in ("attn", "ffn"):
-            _stream_gates(w, s, f"{b}.hc_{part}", 2 * N_STREAM, 2)
-
-
-def _stream_gates(w: Weights, s: Shape, stem: str, n_gate: int, n_scale: int) -> None:
-    """Gates on the streams, from all streams: `n_scale` groups with a scale each."""
-    w.matrix(f"{stem}_fn.weight", n_gate, N_STREAM * s.n_embd)
-    w.bias(f"{stem}_base.weight", n_gate)
-    w.norm(f"{stem}_scale.weight", n_scale)
+            stream_gates(w, s, f"{b}.hc_{part}", n_stream=N_STREAM, n_gate=2 * N_STREAM, n_scale=2)
 
 
 def _dots3note(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
