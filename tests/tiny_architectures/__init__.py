@@ -6,9 +6,9 @@ variant: ``-mtp`` has a head that predicts several tokens, ``-swa`` a sliding wi
 
 from __future__ import annotations
 
-from tiny_architectures import deltanet, kda, mamba2, mla, shortconv, sparse
+from tiny_architectures import deltanet, kda, mamba2, mla, qwen4exp, rwkv, shortconv, sparse
 
-FAMILIES = (mla, sparse, deltanet, kda, mamba2, shortconv)
+FAMILIES = (mla, sparse, deltanet, kda, qwen4exp, mamba2, rwkv, shortconv)
 
 KINDS = {name: kind for family in FAMILIES for name, kind in family.KINDS.items()}
 """Every kind, by name."""
