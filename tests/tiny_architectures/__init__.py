@@ -1,0 +1,14 @@
+"""Tiny models of the architecture families that `tiny_models` has no kind of memory for.
+
+A kind is named as llama.cpp names its architecture; what follows a hyphen at the end tells a
+variant: ``-mtp`` has a head that predicts several tokens, ``-swa`` a sliding window.
+"""
+
+from __future__ import annotations
+
+from tiny_architectures import deltanet, kda, mamba2, mla, qwen4exp, rwkv, shortconv, sparse
+
+FAMILIES = (mla, sparse, deltanet, kda, qwen4exp, mamba2, rwkv, shortconv)
+
+KINDS = {name: kind for family in FAMILIES for name, kind in family.KINDS.items()}
+"""Every kind, by name."""
