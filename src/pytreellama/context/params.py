@@ -122,7 +122,7 @@ _MAX_F32 = 3.4028234e38
 
 def is_integer(value: object) -> bool:
     """A whole number, of Python's or NumPy's types; True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
 
 
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:

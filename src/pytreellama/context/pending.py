@@ -46,6 +46,10 @@ class PendingBook(Generic[P]):
     def is_pending(self, seq: int) -> bool:
         return seq in self._pending
 
+    def is_placed(self, seq: int) -> bool:
+        pending = self._pending.get(seq)
+        return pending is not None and pending.is_placed
+
     def n_past(self, seq: int) -> int:
         pending = self._pending.get(seq)
         return self._cache.pos_max(seq) + 1 if pending is None else pending.n_past

@@ -46,6 +46,10 @@ class TreeEncoder(Protocol):
 
     def is_pending(self, seq: int) -> bool: ...
 
+    def is_placed(self, seq: int) -> bool:
+        """True while nodes of a sequence wait in a batch."""
+        ...
+
     def n_past(self, seq: int) -> int:
         """The position after the committed text of a sequence."""
         ...
@@ -75,8 +79,10 @@ class TreeEncoder(Protocol):
 
 def require_no_pending(trees: TreeEncoder, verb: str, seq: int | None = None) -> None:
     """Raise ``MemoryStateError`` if a sequence (or any, by default) has pending nodes."""
+    if seq is not None and not trees.is_pending(seq):  # every plain step asks
+        return
     pending = trees.pending_sequences
-    if pending and (seq is None or seq in pending):
+    if pending:
         which = min(pending) if seq is None else seq
         raise MemoryStateError(
             f"sequence {which} has pending tree nodes; commit or discard them before you {verb} it"
