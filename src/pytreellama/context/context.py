@@ -19,7 +19,7 @@ from pytreellama.context.memory_check import require_memory_for
 from pytreellama.context.native_context import NativeContext
 from pytreellama.context.outputs import Outputs
 from pytreellama.context.params import ContextParams
-from pytreellama.context.passes import Passes
+from pytreellama.context.passes import Passes, checked_token
 from pytreellama.context.sequences import Sequences
 from pytreellama.context.token_ids import check_tokens, token_array
 from pytreellama.context.tree_encoding import TreeEncoding, require_no_pending
@@ -225,8 +225,10 @@ class Context(DeprecatedNames, Closing):
             After all but the last nothing has changed, and after any error no node of this pass
             is pending.
         """
-        with self.exclusive():
-            if isinstance(what, Batch):
+        with self.native.exclusive():
+            if type(what) is int and type(seq) is int:  # first: every plain step comes here
+                self._passes.token(what, seq)
+            elif isinstance(what, Batch):
                 if seq is not None:
                     raise BatchError(
                         f"invalid seq={shown(seq)}: expected None, a batch has its own"
@@ -235,7 +237,7 @@ class Context(DeprecatedNames, Closing):
             elif isinstance(what, TokenTree):
                 self._passes.tree(what, seq)
             else:
-                self._passes.token(what, seq)
+                self._passes.token(*checked_token(what, seq))
         return self.outputs
 
     # -- trees

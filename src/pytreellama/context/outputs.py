@@ -48,17 +48,13 @@ class Outputs:
         self._native = native
         self.n_vocab = n_vocab
         self.every_token = every_token
-        self._n_rows = 0
+        self._n_rows = 0  # Passes sets it before and after each pass
         self._keeps_hidden = False
 
     @property
     def n_rows(self) -> int:
         """Number of rows of logits that the last pass left."""
         return self._n_rows
-
-    def set_rows(self, n_rows: int) -> None:
-        """Tell how many rows there are now: ``Context`` calls this before and after a pass."""
-        self._n_rows = n_rows
 
     @property
     def logits(self) -> Float32:

@@ -34,8 +34,9 @@ class Passes:
     ) -> None:
         self._native = native
         self._trees = trees
+        self._pending = trees.pending_sequences
         self._outputs = outputs
-        self._n_vocab = outputs.n_vocab
+        self._n_vocab, self._n_seq_max = outputs.n_vocab, native.n_seq_max
         self._limits = ContextLimits(native.n_batch, outputs.n_vocab, cache.ranges)
         self._scratch = Batch(native.n_batch)
         self._waiting_in: dict[int, Batch] = {}  # sequence -> the batch that holds its new nodes
@@ -62,30 +63,27 @@ class Passes:
                 progress(end / len(ids))
 
     def _check_text(self, seq: int, last: int) -> None:
-        if not 0 <= seq < self._native.n_seq_max:
+        if not 0 <= seq < self._n_seq_max:
             raise BatchError(
                 f"sequence id {shown(seq)} is out of range; this context has ids from 0 to "
-                f"{self._native.n_seq_max - 1}"
+                f"{self._n_seq_max - 1}"
             )
         if last > POSITION_MAX:
             raise BatchError(f"position {last} is beyond {POSITION_MAX}, the largest there is")
 
-    def token(self, token: int, seq: int | None) -> None:
+    def token(self, token: int, seq: int) -> None:
         """A plain step: the next token of a sequence, without a batch."""
-        if not is_integer(token):
-            raise BatchError(
-                f"invalid what={shown(token)}: expected a Batch, a TokenTree or one token id"
-            )
-        is_known = seq is not None and is_integer(seq) and 0 <= seq < self._native.n_seq_max
-        if seq is None or not is_known or not 0 <= token < self._n_vocab:
+        if not (0 <= token < self._n_vocab and 0 <= seq < self._n_seq_max):
             raise BatchError(
                 f"invalid token={shown(token)}, seq={shown(seq)}: token ids are from 0 to "
-                f"{self._n_vocab - 1}, sequences from 0 to {self._native.n_seq_max - 1}"
+                f"{self._n_vocab - 1}, sequences from 0 to {self._n_seq_max - 1}"
             )
-        require_no_pending(self._trees, "decode more of", seq)
-        self._outputs.set_rows(0)
+        if seq in self._pending:
+            require_no_pending(self._trees, "decode more of", seq)
+        outputs = self._outputs
+        outputs._n_rows = 0
         self._native.decode_one(seq=seq, token=token)
-        self._outputs.set_rows(1)
+        outputs._n_rows = 1
 
     # -- trees
 
@@ -106,9 +104,9 @@ class Passes:
             )
         if int(tree.tokens.max(initial=0)) >= self._n_vocab:
             check_tokens(tree.tokens, self._n_vocab, "tree")
-        self._outputs.set_rows(0)
+        self._outputs._n_rows = 0
         self._trees.decode_alone(seq, tree)
-        self._outputs.set_rows(len(tree))
+        self._outputs._n_rows = len(tree)
 
     def place(self, batch: Batch, seq: int, tree: TokenTree) -> slice:
         """Append a new tree to a batch; returns where its nodes stand."""
@@ -151,9 +149,7 @@ class Passes:
                 )
         try:
             self._require_settled_text(batch)
-            check_batch(
-                batch, self._limits, self._native.n_seq_ids if placed else self._native.n_seq_max
-            )
+            check_batch(batch, self._limits, self._native.n_seq_ids if placed else self._n_seq_max)
             self._run(batch)
         except BaseException:
             for seq in placed:
@@ -166,17 +162,30 @@ class Passes:
 
     def _require_settled_text(self, batch: Batch) -> None:
         """No text may go behind pending nodes of another pass."""
-        others = self._trees.pending_sequences.difference(batch.tree_sequences)
+        others = self._pending - set(batch.tree_sequences)
         if others:
-            for seq in others.intersection(batch.sequences.flat.tolist()):
+            for seq in others & set(batch.sequences.flat.tolist()):
                 require_no_pending(self._trees, "decode more of", seq)
 
     def _run(self, batch: Batch) -> None:
         """A pass over a batch that was checked."""
-        self._outputs.set_rows(0)
+        self._outputs._n_rows = 0
         struct = batch.as_struct()
         if (batch.parents == TEXT).all():
             self._native.decode(struct)
         else:
             self._native.decode_tree(struct, batch.parents)
-        self._outputs.set_rows(batch.n_tokens if self._outputs.every_token else batch.n_outputs)
+        self._outputs._n_rows = batch.n_tokens if self._outputs.every_token else batch.n_outputs
+
+
+def checked_token(token: object, seq: object) -> tuple[int, int]:
+    """A token and its sequence as plain integers; ``BatchError`` for anything else."""
+    if not is_integer(token):
+        raise BatchError(
+            f"invalid what={shown(token)}: expected a Batch, a TokenTree or one token id"
+        )
+    if not is_integer(seq):
+        raise BatchError(
+            f"invalid seq={shown(seq)}: expected the sequence of the token, as in seq=0"
+        )
+    return int(token), int(seq)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -38,10 +38,7 @@ class PendingBook(Generic[P]):
         self._native = native
         self._cache = cache
         self._pending: dict[int, P] = {}
-
-    @property
-    def pending_sequences(self) -> frozenset[int]:
-        return frozenset(self._pending)
+        self.pending_sequences: Set[int] = self._pending.keys()  # a live view
 
     def is_pending(self, seq: int) -> bool:
         return seq in self._pending

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from enum import Enum
 from typing import Protocol
 
@@ -34,10 +34,8 @@ class TreeEncoding(Enum):
 class TreeEncoder(Protocol):
     """Keeps the pending trees of a context. One encoding is one implementation."""
 
-    @property
-    def pending_sequences(self) -> frozenset[int]:
-        """Sequences that have pending nodes."""
-        ...
+    pending_sequences: Set[int]
+    """Sequences that have pending nodes: a live view."""
 
     @property
     def n_spare_leaves(self) -> int:
@@ -79,10 +77,8 @@ class TreeEncoder(Protocol):
 
 def require_no_pending(trees: TreeEncoder, verb: str, seq: int | None = None) -> None:
     """Raise ``MemoryStateError`` if a sequence (or any, by default) has pending nodes."""
-    if seq is not None and not trees.is_pending(seq):  # every plain step asks
-        return
     pending = trees.pending_sequences
-    if pending:
+    if pending and (seq is None or seq in pending):
         which = min(pending) if seq is None else seq
         raise MemoryStateError(
             f"sequence {which} has pending tree nodes; commit or discard them before you {verb} it"
