@@ -8,6 +8,8 @@
 #include "llama-memory-recurrent.h"
 
 #include <algorithm>
+#include <map>
+#include <numeric>
 #include <vector>
 
 llama_kv_cache * treellama_find_cache(const llama_context * ctx, bool swa) {
@@ -67,31 +69,47 @@ bool treellama_is_text(const llama_context * ctx, const llama_batch & batch) {
     return true;
 }
 
-// nodes that begin with their parents' states come in one pass, with their parents, and without text
-static bool can_begin_with_states(
-        const llama_context & ctx, const llama_state_trees & states, const llama_batch & batch, const int32_t * parents) {
+// nodes that begin with their parents' states come in one pass
+static bool can_begin_with_states(const llama_context & ctx, const llama_state_trees & states, const llama_batch & batch) {
     if (batch.n_tokens > (int32_t) ctx.n_ubatch() || batch.n_tokens > (int32_t) states.n_free()) {
         LLAMA_LOG_ERROR("%d nodes in one pass: a model with a recurrent state takes %d, pending ones included\n",
                 batch.n_tokens, (int) states.n_free());
         return false;
     }
 
-    for (int32_t i = 0; i < batch.n_tokens; ++i) {
-        const auto * tree = states.trees->get(batch.seq_id[i][0]);
-        if (parents[i] == TREELLAMA_TEXT || (tree && parents[i] >= 0 && parents[i] < (int32_t) tree->n_kept)) {
-            LLAMA_LOG_ERROR("token %d of the batch must be a node whose parent is in the same pass: this model has a recurrent state\n", i);
-            return false;
+    return true;
+}
+
+// the text among the nodes of a batch, as trees of one path: states cannot go on in one pass and stay in the same
+struct text_of_batch {
+    std::vector<int32_t> parents;
+
+    std::map<llama_seq_id, int32_t> n_tokens; // by sequence
+
+    text_of_batch(const llama_batch & batch, const int32_t * given) : parents(given, given + batch.n_tokens) {
+        for (int32_t i = 0; i < batch.n_tokens; ++i) {
+            if (parents[i] == TREELLAMA_TEXT && batch.n_seq_id[i] == 1) {
+                parents[i] = n_tokens[batch.seq_id[i][0]]++ - 1;
+            }
         }
     }
 
-    return true;
-}
+    bool commit(llama_context * ctx) const {
+        bool res = true;
+        for (const auto & [seq_id, n] : n_tokens) {
+            std::vector<int32_t> path(n);
+            std::iota(path.begin(), path.end(), 0);
+            res = res && treellama_tree_commit(ctx, seq_id, path.data(), n) == 0;
+        }
+        return res;
+    }
+};
 
 // announce the nodes of a batch; false if one cannot be a node, or a sequence has nodes and text
 static bool add_nodes(llama_context * ctx, llama_kv_trees & trees, const llama_batch & batch, const int32_t * parents) {
     const auto * recr = llama_find_recurrent(ctx->get_memory());
 
-    if (recr && !can_begin_with_states(*ctx, recr->state_trees, batch, parents)) {
+    if (recr && !can_begin_with_states(*ctx, recr->state_trees, batch)) {
         return false;
     }
 
@@ -161,15 +179,21 @@ int32_t treellama_tree_decode(llama_context * ctx, const llama_batch * batch, co
             return -1;
         }
 
-        batch_of_nodes nodes { ctx, trees };
-        if (!add_nodes(ctx, *trees, *batch, parents)) {
-            return -1;
+        text_of_batch text(*batch, parents);
+        const bool has_states = llama_find_recurrent(ctx->get_memory());
+
+        int32_t status;
+        {
+            batch_of_nodes nodes { ctx, trees };
+            if (!add_nodes(ctx, *trees, *batch, has_states ? text.parents.data() : parents)) {
+                return -1;
+            }
+
+            status = treellama_decode_checked(ctx, *batch);
+            nodes.success = status == 0;
         }
 
-        const int32_t status = treellama_decode_checked(ctx, *batch);
-        nodes.success = status == 0;
-
-        return status;
+        return status == 0 && has_states && !text.commit(ctx) ? TREELLAMA_EXCEPTION : status;
     });
 }
 

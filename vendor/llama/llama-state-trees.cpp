@@ -5,6 +5,7 @@
 #include "llama-impl.h"
 #include "llama-kv-cache-trees.h"
 #include "llama-kv-cache.h"
+#include "llama-memory-hybrid-idx.h"
 #include "llama-memory-hybrid-iswa.h"
 #include "llama-memory-hybrid.h"
 #include "llama-memory-recurrent.h"
@@ -16,6 +17,9 @@
 #include <unordered_set>
 
 llama_memory_recurrent * llama_find_recurrent(const llama_memory_i * mem) {
+    if (dynamic_cast<const llama_memory_hybrid_idx *>(mem)) {
+        return nullptr;
+    }
     if (const auto * hybrid = dynamic_cast<const llama_memory_hybrid *>(mem)) {
         return hybrid->get_mem_recr();
     }
@@ -185,41 +189,64 @@ class llm_graph_input_state_tree : public llm_graph_input_i {
 public:
     llm_graph_input_state_tree(llama_state_trees & trees, const llama_memory_recurrent & mem, ggml_context * ctx, int64_t n_tokens) :
         trees(trees), mem(mem) {
-        parents = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_tokens);
-        slots   = ggml_new_tensor_1d(ctx, GGML_TYPE_I64, n_tokens);
+        const int64_t n_old = trees.old_nodes().size();
 
-        ggml_set_input(parents);
-        ggml_set_input(slots);
+        parents = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_tokens + n_old);
+        slots   = ggml_new_tensor_1d(ctx, GGML_TYPE_I64, n_tokens);
 
         ggml_set_name(parents, "state_tree_parents");
         ggml_set_name(slots,   "state_tree_slots");
+
+        if (n_old > 0) {
+            old = ggml_new_tensor_1d(ctx, GGML_TYPE_I32, n_old);
+            ggml_set_name(old, "state_tree_old");
+            ggml_set_input(old);
+        }
+
+        ggml_set_input(parents);
+        ggml_set_input(slots);
     }
 
     void set_input(const llama_ubatch * ubatch) override {
         auto * parent = (int32_t *) parents->data;
         auto * slot   = (int64_t *) slots->data;
 
-        std::map<std::pair<llama_seq_id, int32_t>, int32_t> token_of;
-
+        // the nodes of this pass, and behind them those that they may hang on
+        std::vector<std::pair<llama_seq_id, int32_t>> nodes;
         for (uint32_t i = 0; i < ubatch->n_tokens; ++i) {
-            const llama_seq_id seq_id = ubatch->seq_id[i][0];
-            const int32_t      node   = trees.trees->batch_node(*ubatch, i);
+            nodes.push_back({ ubatch->seq_id[i][0], trees.trees->batch_node(*ubatch, i) });
+        }
+        const auto old_nodes = trees.old_nodes();
+        nodes.insert(nodes.end(), old_nodes.begin(), old_nodes.end());
 
-            token_of[{ seq_id, node }] = i;
+        std::map<std::pair<llama_seq_id, int32_t>, int32_t> place;
+        for (size_t i = 0; i < nodes.size(); ++i) {
+            place[nodes[i]] = i;
+        }
 
+        for (size_t i = 0; i < nodes.size(); ++i) {
+            const auto [seq_id, node] = nodes[i];
             const int32_t p = trees.trees->get(seq_id)->parents[node];
 
-            parent[i] = p < 0 ? row_of(seq_id) : token_of.at({ seq_id, p });
-            slot[i]   = trees.slot_of(seq_id, node);
+            parent[i] = p < 0 ? row_of(seq_id) : place.at({ seq_id, p });
+
+            if (i < ubatch->n_tokens) {
+                slot[i] = trees.slot_of(seq_id, node);
+            } else {
+                ((int32_t *) old->data)[i - ubatch->n_tokens] = trees.slot_of(seq_id, node);
+            }
         }
     }
 
     bool can_reuse(const llm_graph_params & params) override {
-        return parents->ne[0] == params.ubatch.n_tokens;
+        const int64_t n_old = trees.old_nodes().size();
+
+        return slots->ne[0] == params.ubatch.n_tokens && (old ? old->ne[0] : 0) == n_old;
     }
 
-    ggml_tensor * parents; // I32 [n_tokens], see ggml-cpu/states/tree.h
-    ggml_tensor * slots;   // I64 [n_tokens]
+    ggml_tensor * parents;       // I32 [n_tokens + n_old], see ggml-cpu/states/tree.h
+    ggml_tensor * slots;         // I64 [n_tokens]
+    ggml_tensor * old = nullptr; // I32 [n_old] slots of nodes that were there before; nullptr if there are none
 
 private:
     int32_t row_of(llama_seq_id seq_id) const {
@@ -315,6 +342,43 @@ void llama_state_trees::add_ops(ggml_cgraph * gf) {
     }
 }
 
+// let an op read the old nodes behind the tokens of the pass. A node's parent may be any of them; what an op makes of them
+// stands behind what the graph looks at
+static void append_old(ggml_context * ctx, ggml_tensor * node, const std::vector<ggml_tensor *> & old) {
+    const auto append = [&](ggml_tensor *& src, ggml_tensor * more, int dim) {
+        src = ggml_concat(ctx, src, more, dim);
+    };
+    // a result of other size; its views keep their place
+    const auto resize = [&](int64_t ne0, int64_t ne1) {
+        node->ne[0] = ne0;
+        node->ne[1] = ne1;
+        node->nb[1] = ne0*sizeof(float);
+        node->nb[2] = node->nb[3] = ne0*ne1*sizeof(float);
+    };
+
+    const int64_t n_old = old[0]->ne[node->op == GGML_OP_SSM_CONV ? 1 : 2];
+
+    switch (node->op) {
+        case GGML_OP_SSM_CONV:
+            append(node->src[0], ggml_cont(ctx, ggml_transpose(ctx, old[0])), 0);
+            break;
+        case GGML_OP_SSM_SCAN:
+            resize(node->ne[0] + n_old*old[0]->ne[0]*old[0]->ne[1], 1);
+            append(node->src[1], old[0], 2);
+            append(node->src[2], ggml_reshape_2d(ctx, old[1], old[1]->ne[0], n_old), 1);
+            append(node->src[4], old[2], 2);
+            append(node->src[5], old[2], 2); // what is read of them is not looked at
+            break;
+        default:
+            resize(node->ne[0], node->ne[1] + n_old);
+            append(node->src[0], old[0], 2); // nor is this
+            for (int i = 0; i < 4; ++i) {
+                append(node->src[1 + i], old[i], 2);
+            }
+            break;
+    }
+}
+
 void llama_state_trees::rewrite(const llama_memory_i * mem, llm_graph_result & res) {
     auto * recr = llama_find_recurrent(mem);
     if (recr && recr->state_trees.adds_nodes()) {
@@ -354,6 +418,15 @@ void llama_state_trees::rewrite(llama_memory_recurrent & mem, llm_graph_result &
         const auto inputs = inputs_of(ctx, node);
         for (size_t i = 0; i < inputs.size(); ++i) {
             writes[node].push_back(ggml_set_rows(ctx, op.kept[i].rows, by_token(ctx, inputs[i], n_tokens), input->slots));
+        }
+        if (input->old) {
+            std::vector<ggml_tensor *> old;
+            for (const auto & value : op.kept) {
+                const int64_t n_old = input->old->ne[0];
+                ggml_tensor * rows  = ggml_get_rows(ctx, value.rows, input->old);
+                old.push_back(node->op == GGML_OP_SSM_CONV ? rows : ggml_reshape_3d(ctx, rows, value.ne[0], value.ne[1], n_old));
+            }
+            append_old(ctx, node, old);
         }
 
         const auto & cache = op.cache;
@@ -412,6 +485,17 @@ void llama_state_trees::clear() {
     trees->clear();
 }
 
+std::vector<std::pair<llama_seq_id, int32_t>> llama_state_trees::old_nodes() const {
+    std::vector<std::pair<llama_seq_id, int32_t>> res;
+
+    for (const auto & [seq_id, _] : slots) {
+        for (uint32_t n = 0; trees->grows(seq_id) && n < trees->get(seq_id)->n_kept; ++n) {
+            res.push_back({ seq_id, n });
+        }
+    }
+    return res;
+}
+
 uint32_t llama_state_trees::slot_of(llama_seq_id seq_id, int32_t node) {
     auto & res = slots[seq_id];
     while (res.size() <= (size_t) node) {
@@ -449,8 +533,14 @@ void llama_state_trees::undo() {
 void llama_state_trees::prune(llama_seq_id seq_id, const std::vector<bool> & keep) {
     auto & at = slots.at(seq_id);
 
-    std::stable_partition(at.begin(), at.end(), [&, i = 0](uint32_t) mutable { return keep[i++]; });
-    release(seq_id, std::count(keep.begin(), keep.end(), true));
+    std::vector<uint32_t> kept;
+    std::vector<uint32_t> gone;
+    for (size_t i = 0; i < keep.size(); ++i) {
+        (keep[i] ? kept : gone).push_back(at[i]);
+    }
+
+    at = kept;
+    free_slots.insert(gone.begin(), gone.end());
 }
 
 //

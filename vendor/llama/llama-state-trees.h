@@ -23,7 +23,7 @@ struct llama_ubatch;
 
 class llama_memory_recurrent;
 
-// the recurrent states of a memory; nullptr if it has none. mem can be nullptr
+// the recurrent states of a memory; nullptr if it has none, or an indexer besides. mem can be nullptr
 llama_memory_recurrent * llama_find_recurrent(const llama_memory_i * mem);
 
 // the speculative trees of a memory, in its KV cache or in its recurrent states; nullptr where nodes would not know their past
@@ -119,6 +119,9 @@ private:
     void rewrite(llama_memory_recurrent & mem, llm_graph_result & res);
 
     uint32_t slot_of(llama_seq_id seq_id, int32_t node);
+
+    // the nodes that were there before, of the sequences that the batch under way adds nodes to
+    std::vector<std::pair<llama_seq_id, int32_t>> old_nodes() const;
 
     // the nodes of a sequence from n_kept on
     void release(llama_seq_id seq_id, size_t n_kept);

@@ -87,7 +87,8 @@ class Context(DeprecatedNames, Closing):
         self.tree_encoding = choose_encoding(model, native, tree_encoding)
         by_ancestors = self.tree_encoding is TreeEncoding.ANCESTORS
         self.can_roll_back = by_ancestors or (model.can_branch and not window_drops_cells)
-        room = min(self.n_batch, self.n_ubatch) if window_drops_cells else self.n_batch
+        in_one_part = window_drops_cells or not model.can_branch
+        room = min(self.n_batch, self.n_ubatch) if in_one_part else self.n_batch
         self.n_nodes_max = max(room, self.n_seq_max)
         self._cache = Cache(native)
         self._trees = make_encoder(

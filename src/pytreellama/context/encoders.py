@@ -47,7 +47,7 @@ def make_encoder(
         decode: runs a batch of text, which recurrent models need at commit.
     """
     if encoding is TreeEncoding.ANCESTORS and native.has_trees:
-        return AncestorTrees(native, cache)
+        return AncestorTrees(native, cache, None if model.can_branch else native.n_ubatch)
     if not model.can_branch:
         return StateChains(native, cache, decode)
     return SequenceTrees(native, cache, window_drops_cells)
