@@ -331,8 +331,8 @@ class Kind:
     """An architecture and how it is used.
 
     `tied`: its heads split `n_embd` between them. `memory` is "kv", "recurrent", "hybrid" or, of
-    models that write no text, "none". `n_layer` is a default, and does not count the `n_mtp`
-    blocks at the end of the file that predict several tokens.
+    models that generate no text, "none". `n_layer` and `n_vocab` are defaults; the `n_mtp` blocks
+    at the end of the file, which predict several tokens, are not counted.
     """
 
     arch: str
@@ -343,6 +343,7 @@ class Kind:
     n_ff: int = 128
     n_layer: int = 2
     n_mtp: int = 0
+    n_vocab: int = 320
 
 
 _KINDS = {
@@ -436,7 +437,7 @@ def write_tiny_model(
     n_embd: int = 64,
     n_head: int | None = None,
     n_head_kv: int | None = None,
-    n_vocab: int = 320,
+    n_vocab: int | None = None,
     n_ctx_train: int = 512,
     n_swa: int = 8,
     dtype: str = "f32",
@@ -455,6 +456,7 @@ def write_tiny_model(
     """
     found = _find_kind(kind)
     n_layer = found.n_layer if n_layer is None else n_layer
+    n_vocab = found.n_vocab if n_vocab is None else n_vocab
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if n_vocab < N_VOCAB_MIN:
