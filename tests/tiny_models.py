@@ -16,8 +16,10 @@ from pathlib import Path
 from string import ascii_lowercase
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 from gguf.quants import quantize
+
+import q4_k
 
 BOS, EOS, IM_START, IM_END = 1, 2, 259, 260
 """Ids of <s>, </s>, <|im_start|> and <|im_end|>; generation ends at </s> and at <|im_end|>."""
@@ -41,6 +43,7 @@ DTYPES = {
     "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
     "q4_0": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
+    "q4_k": (GGMLQuantizationType.Q4_K, LlamaFileType.MOSTLY_Q4_K_S),
 }
 
 HEAD_DIM = 32  # one block of q8_0 and q4_0: quantised K and V caches demand a multiple of it
@@ -87,10 +90,12 @@ class Weights:
 
     def packed(self, name: str, values: np.ndarray) -> None:
         """Add a tensor in the model's type, or F32 if its rows do not divide into blocks."""
-        blocked = self._type not in (GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
-        if self._type == GGMLQuantizationType.F32 or (blocked and values.shape[-1] % 32):
+        n_block = GGML_QUANT_SIZES[self._type][0]
+        if self._type == GGMLQuantizationType.F32 or values.shape[-1] % n_block:
             return self.plain(name, values)
-        self._writer.add_tensor(name, quantize(values, self._type), raw_dtype=self._type)
+        is_q4_k = self._type == GGMLQuantizationType.Q4_K
+        packed = q4_k.pack(values) if is_q4_k else quantize(values, self._type)
+        self._writer.add_tensor(name, packed, raw_dtype=self._type)
 
     def matrix(self, name: str, *shape: int, gain: float = 1.0) -> None:
         """Add a product's weights, (..., n_out, n_in), that map unit variance to gain ** 2."""
@@ -331,8 +336,8 @@ class Kind:
     """An architecture and how it is used.
 
     `tied`: its heads split `n_embd` between them. `memory` is "kv", "recurrent", "hybrid" or, of
-    models that write no text, "none". `n_layer` is a default, and does not count the `n_mtp`
-    blocks at the end of the file that predict several tokens.
+    models that generate no text, "none". `n_layer` and `n_vocab` are defaults; the `n_mtp` blocks
+    at the end of the file, which predict several tokens, are not counted.
     """
 
     arch: str
@@ -343,6 +348,7 @@ class Kind:
     n_ff: int = 128
     n_layer: int = 2
     n_mtp: int = 0
+    n_vocab: int = 320
 
 
 _KINDS = {
@@ -436,7 +442,8 @@ def write_tiny_model(
     n_embd: int = 64,
     n_head: int | None = None,
     n_head_kv: int | None = None,
-    n_vocab: int = 320,
+    n_ff: int | None = None,
+    n_vocab: int | None = None,
     n_ctx_train: int = 512,
     n_swa: int = 8,
     dtype: str = "f32",
@@ -446,22 +453,25 @@ def write_tiny_model(
 ) -> Path:
     """Write a model of a kind and return its path; equal arguments give equal bytes.
 
-    The kinds are those of `KINDS` and of `tiny_architectures.KINDS`.
-    Heads have 32 channels unless the architecture divides `n_embd` by `n_head`. `n_swa` is the
-    sliding window of "swa", whose even layers have it. `dtype` is one of `DTYPES`. Unless
-    `stops`, the rows of control tokens in the output matrix are zero, so that greedy text does
-    not end by chance. `add_eos` is the file's `add_eos_token`. Raises ValueError on sizes that the
-    architecture cannot have.
+    The kinds are those of `KINDS` and of `tiny_architectures.KINDS`. Heads have 32 channels unless
+    the architecture divides `n_embd` by `n_head`. `n_ff` is the width of the feed-forward part, or
+    of one expert. `n_swa` is the sliding window of "swa", whose even layers have it. `dtype` is one
+    of `DTYPES`; rows of "q4_k" want 256 values, so choose `n_embd`, `n_ff` and `n_head * 32` to be
+    256. Unless `stops`, the rows of control tokens in the output matrix are zero, so that greedy
+    text does not end by chance. `add_eos` is the file's `add_eos_token`. Raises ValueError on sizes
+    that the architecture cannot have.
     """
     found = _find_kind(kind)
     n_layer = found.n_layer if n_layer is None else n_layer
+    n_ff = found.n_ff if n_ff is None else n_ff
+    n_vocab = found.n_vocab if n_vocab is None else n_vocab
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if n_vocab < N_VOCAB_MIN:
         raise ValueError(f"n_vocab {n_vocab} leaves no room for bytes and letters: {N_VOCAB_MIN}")
     if kind == "hybrid" and n_layer < 2:
         raise ValueError("a hybrid model needs a recurrent layer and an attention layer")
-    shape = _shape(found, n_layer, n_embd, n_head, n_head_kv, n_vocab, n_ctx_train, n_swa)
+    shape = _shape(found, n_layer, n_embd, n_head, n_head_kv, n_ff, n_vocab, n_ctx_train, n_swa)
     path = Path(path)
     writer = _writer(path, kind, found, shape, dtype)
     found.write(writer, Weights(writer, kind, seed, dtype), shape, stops)
@@ -479,6 +489,7 @@ def _shape(
     n_embd: int,
     n_head: int | None,
     n_head_kv: int | None,
+    n_ff: int,
     n_vocab: int,
     n_ctx_train: int,
     n_swa: int,
@@ -495,7 +506,7 @@ def _shape(
         n_head=n_head,
         n_head_kv=n_head_kv,
         head_dim=n_embd // n_head if kind.tied else HEAD_DIM,
-        n_ff=kind.n_ff,
+        n_ff=n_ff,
         n_vocab=n_vocab,
         n_ctx_train=n_ctx_train,
         n_swa=n_swa,

@@ -12,6 +12,11 @@ import tiny_architectures
 from alone import run_alone
 
 KINDS = tuple(tiny_architectures.KINDS)
+DECODERS = tuple(name for name, kind in tiny_architectures.KINDS.items() if kind.memory != "none")
+REFUSED = tuple(name for name in KINDS if name not in DECODERS)
+ACCEPTED_TODAY = tuple(name for name in REFUSED if name != "eagle3")
+"""Encoders, whose logits are all zero, and decoders whose graph fails or ends the process."""
+
 RUN_FACTS = "import sys, architecture_facts; architecture_facts.main(sys.argv[1], sys.argv[2:])"
 
 
@@ -25,7 +30,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     return {line.pop("kind"): line for line in lines}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DECODERS)
 def test_model_loads_with_the_memory_of_its_architecture(
     kind: str, facts: dict[str, dict[str, Any]]
 ) -> None:
@@ -36,7 +41,7 @@ def test_model_loads_with_the_memory_of_its_architecture(
     assert found["memory"] == expected.memory
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DECODERS)
 def test_a_model_with_a_kv_cache_alone_can_branch(
     kind: str, facts: dict[str, dict[str, Any]]
 ) -> None:
@@ -44,7 +49,7 @@ def test_a_model_with_a_kv_cache_alone_can_branch(
         assert facts[kind]["can_branch"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DECODERS)
 def test_logits_are_finite_spread_and_the_same_again(
     kind: str, facts: dict[str, dict[str, Any]]
 ) -> None:
@@ -54,7 +59,7 @@ def test_logits_are_finite_spread_and_the_same_again(
     assert found["repeats"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize("distance", architecture_facts.DISTANCES)
 def test_another_token_in_sight_changes_logits_by_far_more_than_roundings(
     kind: str, distance: int, facts: dict[str, dict[str, Any]]
@@ -64,3 +69,18 @@ def test_another_token_in_sight_changes_logits_by_far_more_than_roundings(
         assert change == 0  # its windows of 8 cells and convolutions over 3 tokens reach no further
     else:
         assert change > 0.2
+
+
+def _refused(kind: str) -> object:
+    reason = "contexts of encoders, chameleon and plm are not refused yet"
+    marks = [pytest.mark.xfail(strict=True, reason=reason)] if kind in ACCEPTED_TODAY else []
+    return pytest.param(kind, marks=marks)
+
+
+@pytest.mark.parametrize("kind", map(_refused, REFUSED))
+def test_a_model_that_generates_no_text_is_refused_before_llama_cpp_runs_it(
+    kind: str, facts: dict[str, dict[str, Any]]
+) -> None:
+    error = facts[kind].get("error", "")
+    assert error.startswith("ContextError")
+    assert "own check failed" not in error

@@ -6,9 +6,37 @@ variant: ``-mtp`` has a head that predicts several tokens, ``-swa`` a sliding wi
 
 from __future__ import annotations
 
-from tiny_architectures import deltanet, kda, mamba2, mla, qwen4exp, rwkv, shortconv, sparse
+from tiny_architectures import (
+    compressed,
+    decoders,
+    deltanet,
+    encoders,
+    heads,
+    kda,
+    linear,
+    mamba2,
+    mla,
+    qwen4exp,
+    rwkv,
+    shortconv,
+    sparse,
+)
 
-FAMILIES = (mla, sparse, deltanet, kda, qwen4exp, mamba2, rwkv, shortconv)
+FAMILIES = (
+    mla,
+    sparse,
+    compressed,
+    deltanet,
+    kda,
+    qwen4exp,
+    mamba2,
+    rwkv,
+    linear,
+    shortconv,
+    heads,
+    decoders,
+    encoders,
+)
 
 KINDS = {name: kind for family in FAMILIES for name, kind in family.KINDS.items()}
 """Every kind, by name."""

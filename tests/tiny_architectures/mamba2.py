@@ -1,12 +1,17 @@
-"""Mamba-2 alone and beside attention: Falcon-H1, Granite 4 H, Nemotron-H."""
+"""Mamba-2 alone and beside attention: Falcon-H1, Granite 4 H, Nemotron-H, PLaMo 2."""
 
 from __future__ import annotations
 
 from gguf import GGUFWriter
 
 from tiny_architectures.parts import (
+    D_CONV,
+    D_STATE,
+    N_STATE_HEAD,
     SIGMOID,
     attends,
+    conv,
+    decay,
     ends,
     expert_keys,
     mamba2_keys,
@@ -15,14 +20,19 @@ from tiny_architectures.parts import (
     only_attending,
 )
 from tiny_models import (
+    ATTN_OUT_GAIN,
     N_EXPERT,
+    QK_GAIN,
     Kind,
     Shape,
     Weights,
+    attention_out,
     blocks,
     gated_ffn,
     separate_qkv,
 )
+
+D_STEP = 64  # PLaMo 2's least
 
 
 def _mamba2(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
@@ -111,6 +121,46 @@ def _nemotron_layer(w: Weights, s: Shape, b: str, layer: int) -> None:
         separate_qkv(w, s, b)
 
 
+def _plamo2(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
+    """Mamba-2's scan behind Mamba-1's products, all of it normed."""
+    model_keys(g, s, attention__head_count_kv=only_attending(s, s.n_head_kv))
+    mamba2_keys(g, s, n_group=0)
+    ends(w, s, stops)
+    for layer, b in enumerate(blocks(s)):
+        w.norm(f"{b}.attn_norm.weight", s.n_embd)
+        if attends(layer):
+            _qkv_normed_by_head(w, s, b)
+        else:
+            _plamo2_mixer(w, s, b)
+        w.norm(f"{b}.post_attention_norm", s.n_embd)
+        w.norm(f"{b}.ffn_norm.weight", s.n_embd)
+        w.matrix(f"{b}.ffn_up.weight", 2 * s.n_ff, s.n_embd, gain=1.4)
+        w.matrix(f"{b}.ffn_down.weight", s.n_embd, s.n_ff)
+        w.norm(f"{b}.post_ffw_norm", s.n_embd)
+
+
+def _qkv_normed_by_head(w: Weights, s: Shape, b: str) -> None:
+    n_qkv = (s.n_head + 2 * s.n_head_kv) * s.head_dim
+    w.matrix(f"{b}.attn_qkv.weight", n_qkv, s.n_embd)
+    for name, n in (("q", s.n_head), ("k", s.n_head_kv)):
+        norm = f"{b}.attn_{name}_norm.weight"
+        w.plain(norm, QK_GAIN * (1 + 0.1 * w.normal(norm, n, s.head_dim)))
+    attention_out(w, s, b)
+
+
+def _plamo2_mixer(w: Weights, s: Shape, b: str) -> None:
+    d_inner = 2 * s.n_embd
+    w.matrix(f"{b}.ssm_in.weight", 2 * d_inner, s.n_embd, gain=1.4)
+    conv(w, f"{b}.ssm_conv1d.weight", d_inner, D_CONV)
+    w.matrix(f"{b}.ssm_x.weight", D_STEP + 2 * D_STATE, d_inner)
+    w.matrix(f"{b}.ssm_dt.weight", N_STATE_HEAD, D_STEP)
+    decay(w, b, N_STATE_HEAD)
+    w.norm(f"{b}.ssm_d", N_STATE_HEAD)
+    for name, n in (("dt", D_STEP), ("b", D_STATE), ("c", D_STATE)):
+        w.norm(f"{b}.ssm_{name}_norm", n)
+    w.matrix(f"{b}.ssm_out.weight", s.n_embd, d_inner, gain=ATTN_OUT_GAIN)
+
+
 def _ungated_experts(w: Weights, s: Shape, b: str) -> None:
     router = f"{b}.ffn_gate_inp.weight"
     w.plain(router, w.normal(router, N_EXPERT, s.n_embd) * (2 / s.n_embd**0.5))
@@ -122,6 +172,7 @@ def _ungated_experts(w: Weights, s: Shape, b: str) -> None:
 
 
 KINDS = {
+    "plamo2": Kind("plamo2", _plamo2, grouped=True, memory="hybrid", n_layer=3),
     "mamba2": Kind("mamba2", _mamba2, tied=True, memory="recurrent"),
     "falcon-h1": Kind("falcon-h1", _falcon_h1, grouped=True, memory="hybrid"),
     "granitehybrid": Kind(

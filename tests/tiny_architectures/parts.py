@@ -184,7 +184,7 @@ def mtp_ends(w: Weights, s: Shape, b: str) -> None:
 # --- state spaces -------------------------------------------------------------------------------
 
 
-def mamba2_keys(g: GGUFWriter, s: Shape) -> None:
+def mamba2_keys(g: GGUFWriter, s: Shape, n_group: int = N_GROUP) -> None:
     add_keys(
         g,
         {
@@ -192,7 +192,7 @@ def mamba2_keys(g: GGUFWriter, s: Shape) -> None:
             "ssm.inner_size": 2 * s.n_embd,
             "ssm.state_size": D_STATE,
             "ssm.time_step_rank": N_STATE_HEAD,
-            "ssm.group_count": N_GROUP,
+            "ssm.group_count": n_group,
         },
     )
 
