@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -50,7 +50,7 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model_path(model_directory: Path) -> Callable[..., Path]:
     """Writes a tiny random model once a session: ``tiny_model_path(kind, **options)``."""
 
-    def write(kind: str, **options: object) -> Path:
+    def write(kind: str, **options: Any) -> Path:
         return tiny_models.tiny_model(kind, model_directory, **options)
 
     return write
@@ -63,7 +63,7 @@ def tiny_model(tiny_model_path: Callable[..., Path]) -> Iterator[Callable[..., M
 
     models: dict[Path, Model] = {}
 
-    def load(kind: str, **options: object) -> Model:
+    def load(kind: str, **options: Any) -> Model:
         path = tiny_model_path(kind, **options)
         if path not in models:
             models[path] = Model(path)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import chain, islice, product
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
@@ -491,7 +492,7 @@ def _writer(path: Path, kind: str, shape: Shape, dtype: str) -> GGUFWriter:
     return writer
 
 
-def tiny_model(kind: str, directory: str | os.PathLike[str], **options: int | str | bool) -> Path:
+def tiny_model(kind: str, directory: str | os.PathLike[str], **options: Any) -> Path:
     """The model with these options of `write_tiny_model`, written if `directory` lacks it.
 
     A file appears whole or not at all, so that test processes can share the directory.
