@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+import lanes
 import tiny_models
 
 if TYPE_CHECKING:
@@ -24,6 +25,22 @@ settings.register_profile(
     "thorough", max_examples=2000, deadline=None, suppress_health_check=_SLOW_MACHINE
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Without a native build, leave out the files that cannot be imported."""
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    if is_test and not lanes.has_native_build() and lanes.needs_native(collection_path):
+        return True
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its lanes, before ``-m`` selects; what is in none is ``fast``."""
+    for item in items:
+        for lane in lanes.lanes_of(item) or {"fast"}:
+            item.add_marker(lane)
 
 
 @pytest.fixture(scope="session", autouse=True)
