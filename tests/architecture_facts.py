@@ -62,8 +62,7 @@ def _changed(text: list[int], distance: int) -> list[int]:
 def _last_logits(model: Model, text: list[int]) -> NDArray[np.float32]:
     with Context(model, n_ctx=256, n_threads=1) as context:
         seq = context.prefill(text[:-1])
-        context.decode_one(seq, text[-1])
-        logits: NDArray[np.float32] = context.logits[0]
+        logits: NDArray[np.float32] = context.decode(text[-1], seq=seq).logits[0]
         return logits
 
 

@@ -50,4 +50,5 @@ def _joined_scales(scales: NDArray[np.uint8], minima: NDArray[np.uint8]) -> NDAr
 def _joined_values(q: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Two blocks share 32 bytes: the first has the low halves."""
     pairs = q.reshape(-1, SUPER // BLOCK // 2, 2, BLOCK)
-    return (pairs[:, :, 0] | pairs[:, :, 1] << np.uint8(4)).reshape(len(q), SUPER // 2)
+    joined: NDArray[np.uint8] = pairs[:, :, 0] | pairs[:, :, 1] << np.uint8(4)
+    return joined.reshape(len(q), SUPER // 2)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import chain, islice, product
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
@@ -524,7 +525,7 @@ def _writer(path: Path, name: str, kind: Kind, shape: Shape, dtype: str) -> GGUF
     return writer
 
 
-def tiny_model(kind: str, directory: str | os.PathLike[str], **options: int | str | bool) -> Path:
+def tiny_model(kind: str, directory: str | os.PathLike[str], **options: Any) -> Path:
     """The model with these options of `write_tiny_model`, written if `directory` lacks it.
 
     A file appears whole or not at all, so that test processes can share the directory.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def context_of(tiny_model: TinyModel) -> Iterator[ContextOf]:
     """Contexts of a kind, closed at the end of the test."""
     made: list[Context] = []
 
-    def make(kind: str, dtype: str = "f32", **options: int | str) -> Context:
+    def make(kind: str, dtype: str = "f32", **options: Any) -> Context:
         model = tiny_model(kind, **({} if dtype == "f32" else {"dtype": dtype}))
         context = Context(model, **({"n_ctx": N_CTX, "n_seq_max": 3} | options))
         made.append(context)
