@@ -41,7 +41,7 @@ def requantised(source: Path, file_type: str) -> Path:
     """The model with weights of another type."""
     if source == _large_path() and file_type == "F16":
         return source
-    path = _folder() / f"{name_of(source)}-{_identity(source)}.{file_type}.gguf"
+    path = bench_folder() / f"{name_of(source)}-{_identity(source)}.{file_type}.gguf"
     if not path.exists():
         with shown(f"requantising {name_of(source)} to {file_type}") as progress:
             quantize(source, path, file_type, progress=progress)
@@ -62,10 +62,10 @@ def large_model() -> Path:
 
 
 def _large_path() -> Path:
-    return _folder() / "random-1B.F16.gguf"
+    return bench_folder() / "random-1B.F16.gguf"
 
 
-def _folder() -> Path:
+def bench_folder() -> Path:
     folder = platformdirs.user_cache_path("pytreellama", appauthor=False) / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -14,7 +14,7 @@ from alone import run_alone
 KINDS = tuple(tiny_architectures.KINDS)
 DECODERS = tuple(name for name, kind in tiny_architectures.KINDS.items() if kind.memory != "none")
 REFUSED = tuple(name for name in KINDS if name not in DECODERS)
-ACCEPTED_TODAY = tuple(name for name in REFUSED if name != "eagle3")
+
 """Encoders, whose logits are all zero, and decoders whose graph fails or ends the process."""
 
 RUN_FACTS = "import sys, architecture_facts; architecture_facts.main(sys.argv[1], sys.argv[2:])"
@@ -71,13 +71,7 @@ def test_another_token_in_sight_changes_logits_by_far_more_than_roundings(
         assert change > 0.2
 
 
-def _refused(kind: str) -> object:
-    reason = "contexts of encoders, chameleon and plm are not refused yet"
-    marks = [pytest.mark.xfail(strict=True, reason=reason)] if kind in ACCEPTED_TODAY else []
-    return pytest.param(kind, marks=marks)
-
-
-@pytest.mark.parametrize("kind", map(_refused, REFUSED))
+@pytest.mark.parametrize("kind", REFUSED)
 def test_a_model_that_generates_no_text_is_refused_before_llama_cpp_runs_it(
     kind: str, facts: dict[str, dict[str, Any]]
 ) -> None:

@@ -1,0 +1,254 @@
+"""Trees on recurrent states: what passes, commits and pending nodes cost, and what they gain.
+
+    python bench/hybrid.py [--json] [--shapes NAME ...] [--repeats N] [--threads N]
+
+The models have random weights (Q4_K_M) in the shape of a Qwen3.5 and of an LFM2 of about 0.5
+billion weights; they are made once, in the folder of ``lib/models.py``, which takes a minute or two.
+Behind ``--depth`` tokens of text, these take turns: a plain step, trees and chains whose nodes
+begin with their parents' states, and a chain by copies of the state (``TreeEncoding.SEQUENCES``),
+half of which is accepted. A drafter that knows the text (three right tokens, and a wrong one beside
+each) shows what speculation can gain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from lib.models import bench_folder
+from lib.report import ROOT, Figure, Spread, note, publish, shown
+from pytreellama import Context, Engine, Model, TokenTree, TreeEncoding, quantize
+from pytreellama.draft import Tokens
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+SIZES = (8, 16)
+N_TRUE = 3
+GOALS = {"qwen35": 2.0}  # plain steps of a tree of 8
+
+
+def model_of(kind: str) -> Path:
+    """A model of about 0.5 billion random weights in the shape of a kind."""
+    path = bench_folder() / f"random-{kind}-0.5B.Q4_K_M.gguf"
+    if path.exists():
+        return path
+    from tiny_architectures import deltanet
+    from tiny_models import write_tiny_model
+
+    # Qwen3.5 0.8B: 16 heads of 128 for keys and values of the delta net, no vocabulary of 248,000
+    deltanet.N_KEY_HEAD = deltanet.N_VALUE_HEAD = 16
+    deltanet.D_HEAD, deltanet.D_KEYS, deltanet.D_VALUES = 128, 2048, 2048
+    n_layer = {"qwen35": 24, "lfm2": 24}[kind]
+    whole, unfinished = path.with_suffix(".f16"), path.with_suffix(f".{os.getpid()}.part")
+    try:
+        with shown(f"making a random {kind}") as progress:
+            write_tiny_model(
+                whole, kind, n_layer=n_layer, n_embd=1024, n_head=32, n_head_kv=8, n_ff=3584,
+                n_vocab=32_000, n_ctx_train=8192, dtype="f16",
+            )  # fmt: skip
+            quantize(whole, unfinished, "Q4_K_M", progress=progress)
+        os.replace(unfinished, path)
+    finally:
+        whole.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+# -- passes
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What things take at one depth, in milliseconds.
+
+    Attributes:
+        node_bytes: resident memory of a pending node.
+    """
+
+    ms: dict[str, Spread]
+    node_bytes: float
+
+    def steps(self, name: str) -> float:
+        """Something's median in plain steps."""
+        return self.ms[name].median / self.ms["plain step"].median
+
+
+def costs_of(model: Model, depth: int, n_repeats: int, n_threads: int | None) -> Costs:
+    rng = np.random.default_rng(3)
+    text = rng.integers(3, model.vocab.n_tokens, depth).tolist()
+    options = {"n_ctx": depth + 2048, "n_threads": n_threads}
+    with (
+        Context(model, **options) as context,
+        Context(model, tree_encoding=TreeEncoding.SEQUENCES, **options) as copies,
+    ):
+        before = psutil.Process().memory_info().rss
+        works = _works(context, copies, context.prefill(text), copies.prefill(text), rng)
+        times: dict[str, list[float]] = {}
+        for i in range(n_repeats + 1):
+            for name, work in works.items():
+                spent = work()
+                for part, seconds in ({name: spent} if isinstance(spent, float) else spent).items():
+                    if i:  # the first is a warm-up
+                        times.setdefault(part, []).append(1e3 * seconds)
+        node_bytes = _bytes_of_nodes(context, rng, before)
+    return Costs({name: Spread.of(those) for name, those in times.items()}, node_bytes)
+
+
+Work = Callable[[], float | dict[str, float]]
+
+
+def _works(
+    context: Context, copies: Context, seq: int, other: int, rng: np.random.Generator
+) -> dict[str, Work]:
+    n_vocab = context.n_vocab
+
+    def timed(function: Callable[[], object]) -> float:
+        started_s = time.perf_counter()
+        function()
+        return time.perf_counter() - started_s
+
+    def plain() -> float:
+        # the second: the first after other sizes finds other graphs and caches
+        for _ in range(2):
+            tree = TokenTree.chain(rng.integers(3, n_vocab, 1))
+            spent = timed(lambda tree=tree: context.decode(tree, seq=seq))  # type: ignore[misc]
+            context.discard(seq)
+        return spent
+
+    def tree(n_nodes: int, parents: Sequence[int]) -> dict[str, float]:
+        nodes = TokenTree.from_parents(rng.integers(3, n_vocab, n_nodes), parents)
+        spent = timed(lambda: context.decode(nodes, seq=seq))
+        path = nodes.path(n_nodes - 1)[: n_nodes // 2]
+        what = "chain" if nodes.n_levels == n_nodes else "tree"
+        found = {f"{what} of {n_nodes}": spent}
+        if what == "chain":
+            found[f"commit of {len(path)}"] = timed(lambda: context.commit(seq, path))
+        else:
+            context.discard(seq)
+        return found
+
+    def chain_by_copies(n_nodes: int) -> float:
+        nodes = TokenTree.chain(rng.integers(3, n_vocab, n_nodes))
+
+        def step() -> None:
+            copies.decode(nodes, seq=other)
+            copies.commit(other, list(range(n_nodes // 2)))
+
+        return timed(step)
+
+    works: dict[str, Work] = {"plain step": plain}
+    for n in SIZES:
+        branching = [-1, *(int(rng.integers(max(0, i - 4), i)) for i in range(1, n))]
+        works[f"tree {n}"] = lambda n=n, p=branching: tree(n, p)  # type: ignore[misc]
+        works[f"chain {n}"] = lambda n=n: tree(n, range(-1, n - 1))  # type: ignore[misc]
+        works[f"chain of {n} by copies"] = lambda n=n: chain_by_copies(n)  # type: ignore[misc]
+    return works
+
+
+def _bytes_of_nodes(context: Context, rng: np.random.Generator, before: int) -> float:
+    """Resident memory that 256 pending nodes more take than 16, by node."""
+    process = psutil.Process()
+    seq = context.prefill(rng.integers(3, context.n_vocab, 16).tolist()) if False else 0
+    context.decode(TokenTree.chain(rng.integers(3, context.n_vocab, 256)), seq=seq)
+    first = process.memory_info().rss
+    context.discard(seq)
+    context.decode(TokenTree.chain(rng.integers(3, context.n_vocab, 512)), seq=seq)
+    second = process.memory_info().rss
+    context.discard(seq)
+    return max(0.0, (second - first) / 256)
+
+
+# -- answers
+
+
+class Oracle:
+    """Proposes what the model will write, with wrong tokens beside it."""
+
+    name = "oracle"
+
+    def __init__(self, text: Sequence[int]) -> None:
+        self._text, self._n_seen = list(text), -1
+
+    def observe(self, tokens: Tokens) -> None:
+        self._n_seen = 0 if self._n_seen < 0 else self._n_seen + len(tokens)
+
+    def propose(self, n_nodes: int) -> TokenTree:
+        true = self._text[self._n_seen : self._n_seen + N_TRUE]
+        paths = [[*true[:i], token] for i in range(len(true)) for token in (true[i], true[i] ^ 1)]
+        tree = TokenTree.from_paths(paths) if paths else TokenTree.empty()
+        return tree.truncate(n_nodes).with_p(
+            [0.5 ** (d + 1) for d in tree.truncate(n_nodes).depths]
+        )
+
+    def reset(self) -> None:
+        self._n_seen = -1
+
+
+def times_plain(
+    model: Model, depth: int, n_tokens: int, n_repeats: int, n_threads: int | None
+) -> Spread:
+    """Speed with the oracle in speeds of plain decoding, in turns; raises if a text differs."""
+    prompt = np.random.default_rng(5).integers(3, model.vocab.n_tokens, depth).tolist()
+    asked = {"max_tokens": n_tokens, "ignore_eos": True}
+    sizes = {"n_ctx": depth + n_tokens + 64, "n_threads": n_threads}
+    with Engine(model, "none", **sizes) as plain:
+        text = plain.generate(prompt, **asked).tokens
+        with Engine(model, lambda: Oracle(text), **sizes) as engine:
+            ratios = []
+            for _ in range(n_repeats):
+                slow, fast = plain.generate(prompt, **asked), engine.generate(prompt, **asked)
+                if fast.tokens != text or slow.tokens != text:
+                    raise SystemExit("a speculative text is not the plain one")
+                ratios.append(fast.stats.tokens_per_s / slow.stats.tokens_per_s)
+    return Spread.of(ratios)
+
+
+def figures_of(kind: str, costs: Costs, gain: Spread) -> list[Figure]:
+    commits = [name for name in costs.ms if name.startswith("commit")]
+    copies = statistics.median(costs.steps(f"chain of {n} by copies") for n in SIZES)
+    return [
+        Figure.at_most(f"{kind}: tree of 8, plain steps", costs.steps("tree of 8"), GOALS.get(kind, 2.0)),
+        Figure.at_most(f"{kind}: tree of 16, plain steps", costs.steps("tree of 16"), copies),
+        Figure.at_most(f"{kind}: commit, plain steps", max(map(costs.steps, commits)), 0.3),
+        Figure.at_least(f"{kind}: oracle, times plain", gain.median, 1.0),
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument(
+        "--shapes", nargs="+", choices=("qwen35", "lfm2"), default=["qwen35", "lfm2"]
+    )
+    parser.add_argument("--depth", type=int, default=256, help="tokens of text before each pass")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens of an answer")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int)
+    args = parser.parse_args()
+    rows, figures = [], []
+    for kind in args.shapes:
+        with Model(model_of(kind)) as model:
+            note(f"{kind}: passes")
+            costs = costs_of(model, args.depth, args.repeats, args.threads)
+            note(f"{kind}: answers")
+            gain = times_plain(
+                model, args.depth, args.tokens, max(2, args.repeats // 2), args.threads
+            )
+        rows += [(f"{kind}: {name}, ms", spread) for name, spread in costs.ms.items()]
+        rows += [(f"{kind}: memory of a pending node, KiB", round(costs.node_bytes / 1024))]
+        rows += [(f"{kind}: oracle, times plain", gain)]
+        figures += figures_of(kind, costs, gain)
+    publish("Trees on recurrent states", rows, figures, args.json)
+
+
+if __name__ == "__main__":
+    main()
