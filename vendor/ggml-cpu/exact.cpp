@@ -1,5 +1,6 @@
 #include "exact.h"
 
+#include "huge-pages.h"
 #include "invariant/invariant.h"
 #include "ordered/fattn-ordered.h"
 
@@ -90,6 +91,9 @@ static ggml_backend_buffer_t exact_alloc_buffer(ggml_backend_buffer_type_t buft,
     if (buffer == nullptr) {
         return nullptr;
     }
+
+    // nothing is written yet: a pass reads all of it, and small pages are looked up more slowly than memory is read
+    use_huge_pages(ggml_backend_buffer_get_base(buffer), size);
 
     buffer->buft             = buft;
     buffer->iface.set_tensor = exact_set_tensor;

@@ -61,13 +61,14 @@ struct block_parts {
     static constexpr size_t WORDS = HEAD == 0 ? N_HEAD : 0;
 };
 
-// reads what comes next, as many bytes as 32 columns have
+// reads what comes next, as many bytes as 32 columns have, into the second cache: the first has too few places for lines
+// that are under way, and what is to come takes the place there of what is multiplied now
 template <typename T>
 static inline void prefetch(const char * & next) {
     constexpr size_t n = N_ROWS*N_ACT*block_parts<T>::SIZE/T::N_BLOCK;
 #if defined(__GNUC__)
     for (size_t i = 0; i < n; i += 64) {
-        __builtin_prefetch(next + i);
+        __builtin_prefetch(next + i, 0, 2);
     }
 #endif
     next += n;
@@ -124,8 +125,8 @@ struct plain_blocks {
     }
 };
 
-// bytes: reading farther ahead is slower where weights come from memory, less far where they come from a large cache
-static constexpr size_t N_AHEAD = 2560;
+// bytes: less far is slower where weights come from memory, farther leaves more of a small unit's begin to be waited for
+static constexpr size_t N_AHEAD = 16*1024;
 
 // 16 rows packed: the heads of all blocks, of all rows, and behind them each word of all rows, block by block
 template <typename T>
