@@ -67,7 +67,7 @@ def test_an_existing_target_is_replaced(source, tmp_path):
 
 @pytest.mark.parametrize("ftype", ["Q9_0", "", "IQ1_S"])
 def test_an_unknown_type_is_refused_with_the_known_ones(source, tmp_path, ftype):
-    with pytest.raises(QuantizeError, match=r"known are .*Q8_0"):
+    with pytest.raises(QuantizeError, match=r"expected one of .*Q8_0"):
         quantize(source, tmp_path / "out.gguf", ftype)
 
 

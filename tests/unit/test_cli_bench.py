@@ -168,7 +168,7 @@ def test_a_drafters_name_may_have_a_size() -> None:
     for name in ("suffix:", "suffix:0", "suffix:x", "suffix:-1"):
         with pytest.raises(RequestError, match="not a number of nodes"):
             drafter_and_size(name)
-    with pytest.raises(DraftError, match="unknown drafter 'nope'"):
+    with pytest.raises(DraftError, match="invalid drafter='nope'"):
         drafter_and_size("nope:3")
 
 
@@ -184,7 +184,7 @@ def test_prompts_that_leave_no_room_are_told_before_anything_is_measured(model: 
     ("arguments", "message"),
     [
         (["-p", "missing.jsonl"], "--prompts missing.jsonl cannot be read: No such file"),
-        (["-d", "nope"], "unknown drafter 'nope'"),
+        (["-d", "nope"], "invalid drafter='nope'"),
         (["-d", "none"], "always measured"),
         (["-d", "suffix:x"], "not a number of nodes"),
         (["--html", "."], "is a directory"),
@@ -254,7 +254,7 @@ def test_plan_tells_why(model_path: str) -> None:
 
 @pytest.mark.parametrize(
     ("drafter", "message"),
-    [("none", "nothing to plan"), ("suffix+none", "nothing to plan"), ("nope", "unknown drafter")],
+    [("none", "nothing to plan"), ("suffix+none", "nothing to plan"), ("nope", "invalid drafter")],
 )
 def test_plan_needs_drafters(drafter: str, message: str) -> None:
     assert message in one_line_of("plan", PROMPT, "-d", drafter)

@@ -183,3 +183,12 @@ def test_what_is_outside_of_strings_is_what_json_is_made_of(value: object) -> No
         return 1 + sum(map(count, of)) if isinstance(of, list) else 0
 
     assert outside.count(b"[") == count(value)
+
+
+@pytest.mark.parametrize("model", [ChatRequest, CompletionRequest, ScoreRequest])
+def test_a_misspelt_field_is_suggested(model: type[BaseModel]) -> None:
+    body = {"continuations": ["a"], "prompt": "a", "messages": [{"role": "user", "content": "a"}]}
+    meant = "prompt" if model is ScoreRequest else "temperature"
+    wrong = {"temprature": 1} if model is not ScoreRequest else {"promptt": "a"}
+    message, _ = fault_of({k: v for k, v in body.items() if k in model.model_fields} | wrong, model)
+    assert message.endswith(f"is not a field that this server knows; did you mean {meant!r}?")

@@ -17,7 +17,7 @@ from pytreellama.cli.options import (
     option,
     unpacked,
 )
-from pytreellama.errors import RequestError
+from pytreellama.errors import RequestError, not_one_of
 from pytreellama.text_files import read_text
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ def _api_keys(options: ServeOptions) -> tuple[str, ...]:
 def _check_log_level(level: str) -> None:
     allowed = ("debug", "info", "warning", "error")
     if level not in allowed:
-        raise RequestError(f"--log-level {level} was asked for; give one of {', '.join(allowed)}")
+        raise RequestError(not_one_of("--log-level", level, allowed))
 
 
 def _say(options: ServeOptions, settings: Settings, port: int) -> None:

@@ -38,7 +38,7 @@ class Acceptance:
 
     def __init__(self, n_drafters: int) -> None:
         if not 1 <= n_drafters <= 16:
-            raise DraftError(f"{n_drafters} drafters were given to a planner; give 1 to 16")
+            raise DraftError(f"invalid n_drafters={n_drafters}: expected 1 to 16")
         self._weights: dict[int, list[float]] = {}
         self._n_learned: dict[int, int] = {}
 

@@ -36,7 +36,7 @@ class Calibration:
 
     def __init__(self, n_kinds: int = 1) -> None:
         if n_kinds < 1:
-            raise DraftError(f"a calibration of {n_kinds} kinds was asked for; give 1 or more")
+            raise DraftError(f"invalid n_kinds={n_kinds}: expected at least 1")
         self._values = [[i / _N_STEPS for i in range(_N_STEPS + 1)] for _ in range(n_kinds)]
         self._weights = [[_PRIOR_WEIGHT] * (_N_STEPS + 1) for _ in range(n_kinds)]
 

@@ -38,7 +38,7 @@ class DraftCache(Closing):
     def __init__(self, source: str | os.PathLike[str] | Model, **options: Any) -> None:
         if options.get("kv_unified") is False:
             raise ContextError(
-                "kv_unified = False was asked for; all texts share one cache, so leave it out"
+                "invalid kv_unified=False: all sequences share one KV cache; leave it out"
             )
         self.model = source if isinstance(source, Model) else Model(source)
         self._owns_model = self.model is not source

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from pytreellama.draft.options import require_at_least_1, require_probability
 from pytreellama.draft.protocol import EMPTY_TREE
-from pytreellama.errors import DraftError, shown
+from pytreellama.errors import DraftError, did_you_mean, shown
 from pytreellama.tree import TokenTree
 
 Grow: TypeAlias = Literal["best", "chain"] | Sequence[int]
@@ -189,7 +189,7 @@ def _checked_shape(grow: Grow) -> tuple[int, ...]:
     fits = all(isinstance(n, int) and 1 <= n <= MAX_GROWTH for n in shape)
     if not shape or len(shape) > MAX_GROWTH or not fits:
         raise DraftError(
-            f"grow = {shown(grow)} was asked for; give 'best', 'chain', or the number of children "
-            "of a node on each level, such as (4, 2, 2, 1)"
+            f"invalid grow={shown(grow)}: expected 'best', 'chain', or the number of children of a "
+            f"node on each level, such as (4, 2, 2, 1){did_you_mean(grow, ('best', 'chain'))}"
         )
     return shape

@@ -49,11 +49,11 @@ class NGramOptions:
             max_entries=self.max_entries,
         )
         if self.max_n < self.min_n:
-            raise DraftError(f"max_n is {self.max_n}; it must be min_n ({self.min_n}) or more")
+            raise DraftError(f"invalid max_n={self.max_n}: expected at least min_n={self.min_n}")
         require_probability(min_p=self.min_p)
         for name in ("dynamic_worth", "static_worth"):
             if not getattr(self, name) > 0.0:
-                raise DraftError(f"{name} is {getattr(self, name)}; it must be more than 0")
+                raise DraftError(f"invalid {name}={getattr(self, name)}: expected more than 0")
 
 
 @dataclass(frozen=True, slots=True)

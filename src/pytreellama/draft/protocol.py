@@ -157,7 +157,7 @@ def checked_tokens(tokens: Tokens) -> list[int]:
 def checked_n_nodes(n_nodes: int) -> int:
     """`n_nodes` itself; raises DraftError when it is negative."""
     if n_nodes < 0:
-        raise DraftError(f"propose() was asked for {n_nodes} nodes; ask for 0 or more")
+        raise DraftError(f"invalid n_nodes={n_nodes}: expected at least 0")
     return n_nodes
 
 

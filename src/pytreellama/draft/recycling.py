@@ -43,7 +43,7 @@ class RecyclingOptions:
         from pytreellama.context.successors import MAX_TOP
 
         if not 1 <= self.n_top <= MAX_TOP:
-            raise DraftError(f"n_top is {self.n_top}; it must lie between 1 and {MAX_TOP}")
+            raise DraftError(f"invalid n_top={self.n_top}: expected 1 to {MAX_TOP}")
         require_at_least_1(max_depth=self.max_depth, max_entries=self.max_entries)
         require_probability(min_p=self.min_p)
 

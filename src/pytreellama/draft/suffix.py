@@ -40,7 +40,7 @@ class SuffixOptions:
         )
         if self.max_match < self.min_match:
             raise DraftError(
-                f"max_match is {self.max_match}; it must be min_match ({self.min_match}) or more"
+                f"invalid max_match={self.max_match}: expected at least min_match={self.min_match}"
             )
         require_probability(min_p=self.min_p)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.errors import MedusaError
+from pytreellama.errors import MedusaError, not_one_of
 from pytreellama.files import replaced_file
 from pytreellama.medusa.store import Texts
 from pytreellama.medusa.target import Target
@@ -50,7 +50,7 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         if self.sees not in SEES:
-            raise MedusaError(f"sees = {self.sees!r} was asked for; give one of {', '.join(SEES)}")
+            raise MedusaError(not_one_of("sees", self.sees, SEES))
         for name, least, most in (
             ("n_heads", 1, 16),
             ("n_layers", 1, 16),
@@ -60,13 +60,13 @@ class TrainingOptions:
         ):
             value = getattr(self, name)
             if not least <= value <= most:
-                raise MedusaError(f"{name} = {value} was asked for; allowed is {least} to {most}")
+                raise MedusaError(f"invalid {name}={value}: expected {least} to {most}")
         if not 0.0 < self.learning_rate <= 1.0:
             raise MedusaError(
-                f"learning_rate = {self.learning_rate} was asked for; give more than 0, at most 1"
+                f"invalid learning_rate={self.learning_rate}: expected more than 0, at most 1"
             )
         if not 0.0 <= self.distil <= 1.0:
-            raise MedusaError(f"distil = {self.distil} was asked for; allowed is 0 to 1")
+            raise MedusaError(f"invalid distil={self.distil}: expected 0 to 1")
 
     @property
     def key(self) -> str:

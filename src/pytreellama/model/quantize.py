@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from pytreellama.errors import QuantizeError
+from pytreellama.errors import QuantizeError, not_one_of
 from pytreellama.native import drain_log
 from pytreellama.native import model as native_model
 from pytreellama.native.quantize import run_quantizer
@@ -96,9 +96,11 @@ def _checked_type(ftype: str, n_threads: int | None) -> str:
     """llama.h's name of a file type."""
     name = _ALIASES.get(ftype.upper(), ftype.upper())
     if name not in FILE_TYPES:
-        raise QuantizeError(f"unknown type {ftype!r}; known are {', '.join(FILE_TYPES)}")
+        raise QuantizeError(not_one_of("ftype", ftype, FILE_TYPES))
     if n_threads is not None and n_threads < 1:
-        raise QuantizeError(f"n_threads must be at least 1, or None for all CPUs, not {n_threads}")
+        raise QuantizeError(
+            f"invalid n_threads={n_threads}: expected at least 1, or None for all CPUs"
+        )
     return name
 
 

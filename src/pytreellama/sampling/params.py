@@ -34,10 +34,10 @@ class _Range:
         is_float = isinstance(value, float) and not self.integer
         if not (isinstance(value, int) or is_float) or isinstance(value, bool):
             kind = "an integer" if self.integer else "a number"
-            raise SamplerError(f"{name} must be {kind}, not {shown(value)}")
+            raise SamplerError(f"invalid {name}={shown(value)}: expected {kind}")
         if not self.low <= value <= self.high:  # NaN fails both comparisons
             raise SamplerError(
-                f"{name} must be from {self.low:g} to {self.high:g}, not {shown(value)}"
+                f"invalid {name}={shown(value)}: expected {self.low:g} to {self.high:g}"
             )
 
 
@@ -215,21 +215,23 @@ class SamplingParams:
     def _check_temperature(self) -> None:
         if 0.0 < self.temperature < MIN_TEMPERATURE:
             raise SamplerError(
-                f"temperature must be 0 (greedy) or at least {MIN_TEMPERATURE:g}, "
-                f"not {self.temperature!r}"
+                f"invalid temperature={self.temperature!r}: expected 0 (greedy), or at least "
+                f"{MIN_TEMPERATURE:g}"
             )
         lowest = self.temperature - self.dynatemp_range
         if self.dynatemp_range > 0.0 and lowest < MIN_TEMPERATURE:
             raise SamplerError(
-                f"dynatemp_range must be less than temperature ({self.temperature!r}), "
-                f"not {self.dynatemp_range!r}"
+                f"invalid dynatemp_range={self.dynatemp_range!r}: expected less than "
+                f"temperature={self.temperature!r}"
             )
 
     def _check_mirostat(self) -> None:
         if self.mirostat == 0:
             return
         if self.temperature == 0.0:
-            raise SamplerError("mirostat draws at random and needs a temperature above 0, e.g. 1.0")
+            raise SamplerError(
+                "invalid temperature=0 with mirostat, which samples: set a temperature such as 1.0"
+            )
         neutral = {
             "top_k": 0,
             "top_p": 1.0,
@@ -242,36 +244,41 @@ class SamplingParams:
         clashing = [name for name, value in neutral.items() if getattr(self, name) != value]
         if clashing:
             raise SamplerError(
-                f"mirostat decides by itself what to cut off: leave out {', '.join(clashing)}"
+                f"mirostat replaces other truncation samplers: leave out {', '.join(clashing)}"
             )
 
     def _check_constraints(self) -> None:
         if self.grammar is not None and self.json_schema is not None:
             raise SamplerError("give either grammar or json_schema, not both")
         if not isinstance(self.grammar, (str, type(None))):
-            raise SamplerError(f"grammar must be GBNF text, not {type(self.grammar).__name__}")
+            raise SamplerError(f"invalid grammar={shown(self.grammar)}: expected GBNF text")
         if not isinstance(self.json_schema, (str, Mapping, type(None))):
-            kind = type(self.json_schema).__name__
-            raise SamplerError(f"json_schema must be a mapping or JSON text, not {kind}")
+            raise SamplerError(
+                f"invalid json_schema={shown(self.json_schema)}: expected a mapping or JSON text"
+            )
 
 
 def _checked_breakers(params: SamplingParams) -> tuple[str, ...]:
     breakers = params.dry_sequence_breakers
     if not isinstance(breakers, (tuple, list, set, frozenset)):
-        kind = type(breakers).__name__
-        raise SamplerError(f"dry_sequence_breakers must be several texts, not {kind}")
+        raise SamplerError(
+            f"invalid dry_sequence_breakers={shown(breakers)}: expected a tuple of strings"
+        )
     if len(breakers) > _MAX_BREAKERS:
         raise SamplerError(
-            f"dry_sequence_breakers has {len(breakers)} texts; at most {_MAX_BREAKERS} are allowed"
+            f"invalid dry_sequence_breakers: expected at most {_MAX_BREAKERS} strings, not "
+            f"{len(breakers)}"
         )
     for text in breakers:
         if not isinstance(text, str):
-            raise SamplerError(f"a DRY sequence breaker must be a text, not {shown(text)}")
+            raise SamplerError(
+                f"invalid dry_sequence_breakers item {shown(text)}: expected a string"
+            )
         n_bytes = len(text.encode("utf-8", "replace"))
         if not 0 < n_bytes <= _MAX_BREAKER_BYTES or "\0" in text or not _is_unicode(text):
             raise SamplerError(
-                f"a DRY sequence breaker must be 1 to {_MAX_BREAKER_BYTES} bytes of UTF-8 "
-                f"without NUL, not {shown(text)}"
+                f"invalid dry_sequence_breakers item {shown(text)}: expected 1 to "
+                f"{_MAX_BREAKER_BYTES} bytes of UTF-8 without NUL"
             )
     return tuple(breakers)
 
@@ -282,10 +289,12 @@ def _is_unicode(text: str) -> bool:
 
 def _checked_bias(logit_bias: Mapping[int, float]) -> dict[int, float]:
     if not isinstance(logit_bias, Mapping):
-        raise SamplerError(f"logit_bias must map token ids to numbers, not {shown(logit_bias)}")
+        raise SamplerError(
+            f"invalid logit_bias={shown(logit_bias)}: expected a mapping of token ids to numbers"
+        )
     for token, bias in logit_bias.items():
         if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < 2**31:
-            raise SamplerError(f"logit_bias must map token ids to numbers, not {shown(token)}")
+            raise SamplerError(f"invalid logit_bias key {shown(token)}: expected a token id")
         if bias != -math.inf:
             _Range(-_MAX_BIAS, _MAX_BIAS).check(f"logit_bias[{shown(token)}]", bias)
     return {token: float(bias) for token, bias in logit_bias.items() if bias != 0}

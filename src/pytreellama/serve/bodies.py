@@ -81,7 +81,7 @@ def read_body(model: type[BaseModel], content: bytes) -> BaseModel:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise fault_of_validation(error, value) from None
+        raise fault_of_validation(error, value, model) from None
 
 
 def _require_json(content_type: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from pytreellama.errors import did_you_mean
 from pytreellama.serve.faults import Fault
 
 _N_TOLD_MAX = 100
@@ -15,8 +16,14 @@ _N_TOLD_MAX = 100
 _SHOULD_BE = "Input should be "  # as pydantic's texts of wrong types begin
 
 
-def fault_of_validation(error: ValidationError, body: object) -> Fault:
-    """One fault of the many that pydantic finds: it tries every form that a field may have."""
+def fault_of_validation(error: ValidationError, body: object, model: type[BaseModel]) -> Fault:
+    """The most specific of the errors that pydantic finds.
+
+    Args:
+        error: pydantic's, which has an error for every form that a field may have.
+        body: the JSON value that was checked.
+        model: what it was checked against; its fields are suggested for unknown names.
+    """
     n_errors = error.error_count()
     if n_errors > _N_TOLD_MAX:
         return Fault(
@@ -25,7 +32,7 @@ def fault_of_validation(error: ValidationError, body: object) -> Fault:
             "name; /openapi.json says what it takes",
         )
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    return _fault_of([_Found(one, body) for one in found])
+    return _fault_of([_Found(one, body) for one in found], list(model.model_fields))
 
 
 class _Found:
@@ -47,12 +54,13 @@ class _Found:
         return self.type.endswith("_type") or self.type == "literal_error"
 
 
-def _fault_of(errors: Sequence[_Found]) -> Fault:
+def _fault_of(errors: Sequence[_Found], fields: Sequence[str]) -> Fault:
     # of a field with several forms, the value's own form gets farthest
     first = max(errors, key=lambda one: (not one.is_of_form, len(one.path), one.n_passed))
     param = ".".join(first.path) or None
     if first.type == "extra_forbidden":
-        return Fault(400, f"{param} is not a field that this server knows", param=param)
+        meant = did_you_mean(param, fields)
+        return Fault(400, f"{param} is not a field that this server knows{meant}", param=param)
     if first.type == "none_required":
         return Fault(400, f"{param} is not supported; leave it out", param=param)
     if not first.path:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pytreellama.errors import TreeError
+from pytreellama.errors import TreeError, did_you_mean
 from pytreellama.tree import layout, mask
 from pytreellama.tree.arrays import (
     INT32_MAX,
@@ -249,8 +249,9 @@ class TokenTree:
         unknown = [key for key in data if key not in _DICT_KEYS]
         if missing or unknown:
             raise TreeError(
-                f"a tree has the keys tokens, parents and, if known, p;"
-                f" missing: {missing}, unknown: {unknown}"
+                f"invalid tree: expected the keys tokens, parents and optionally p; "
+                f"missing: {missing}, unknown: {unknown}"
+                f"{did_you_mean(unknown[0], _DICT_KEYS) if unknown else ''}"
             )
         return cls(data["tokens"], data["parents"], data.get("p"))
 
