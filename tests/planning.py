@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from pytreellama.draft import Acceptance
-from pytreellama.plan import KNOTS, CostCurve, Guesses, TextCost
+from pytreellama.plan import KNOTS, Candidates, CostCurve, TextCost
 from pytreellama.tree import TokenTree
 from pytreellama.tree.grown import NOTHING, Grown
 from strategies import token_trees
@@ -15,15 +15,15 @@ from strategies import token_trees
 ASK_S, COMBINE_S, RESUME_S = 2.0**-13, 2.0**-15, 2.0**-9  # exact in sums
 
 
-def estimated(guesses: Guesses, acceptance: Acceptance | None = None) -> Guesses:
+def estimated(candidates: Candidates, acceptance: Acceptance | None = None) -> Candidates:
     """The guesses themselves, with their probabilities filled in."""
-    (acceptance or Acceptance(16)).estimate(guesses)
-    return guesses
+    (acceptance or Acceptance(16)).estimate(candidates)
+    return candidates
 
 
-def chain_guesses(tokens: Sequence[int], p: Sequence[float]) -> Guesses:
+def chain_guesses(tokens: Sequence[int], p: Sequence[float]) -> Candidates:
     """A lone drafter's guesses along one path, at its word."""
-    return estimated(Guesses.of([TokenTree.chain(tokens, p)]))
+    return estimated(Candidates.of([TokenTree.chain(tokens, p)]))
 
 
 @st.composite
@@ -35,7 +35,7 @@ def drafted_trees(
     return draw(st.lists(tree, min_size=1, max_size=max_drafters))
 
 
-guesses_of_trees = drafted_trees().map(lambda trees: estimated(Guesses.of(trees)))
+guesses_of_trees = drafted_trees().map(lambda trees: estimated(Candidates.of(trees)))
 
 
 @st.composite
@@ -81,11 +81,11 @@ class Scripted:
         drafts: Sequence[Grown],
         ask_s: float = ASK_S,
         resume_s: float = RESUME_S,
-        fault: tuple[str, type[BaseException]] | None = None,
+        api_error: tuple[str, type[BaseException]] | None = None,
     ) -> None:
         self.n_drafters = len(drafts)
         self.log: list[tuple[object, ...]] = []
-        self._clock, self._drafts, self._fault = clock, drafts, fault
+        self._clock, self._drafts, self._fault = clock, drafts, api_error
         self._ask_s, self._resume_s = ask_s, resume_s
         self._acceptance = Acceptance(len(drafts))
 
@@ -106,12 +106,12 @@ class Scripted:
         self._called("ask", drafter)
         return Grown(*(part[:n_nodes] for part in self._drafts[drafter]))
 
-    def combine(self, drafts: Sequence[Grown]) -> Guesses:
+    def combine(self, drafts: Sequence[Grown]) -> Candidates:
         self._clock.now_s += COMBINE_S
         self._called("combine", len([one for one in drafts if one is not NOTHING]))
-        guesses = Guesses.of_grown(drafts)
-        self._acceptance.estimate(guesses)
-        return guesses
+        candidates = Candidates.of_grown(drafts)
+        self._acceptance.estimate(candidates)
+        return candidates
 
-    def expect(self, guesses: Guesses) -> None:
-        self._called("expect", len(guesses))
+    def expect(self, candidates: Candidates) -> None:
+        self._called("expect", len(candidates))

@@ -246,7 +246,7 @@ def test_plans_say_why_a_tree_is_as_it_is(tiny_model: TinyModel, believe: Believ
             assert len(step.tree) == 1
             continue
         told = json.loads(json.dumps(step.plan.to_dict()))
-        assert sum(guess["taken"] for guess in told["guesses"]) == len(step.tree) - 1
+        assert sum(candidate["taken"] for candidate in told["guesses"]) == len(step.tree) - 1
         assert sum(told["choice"]["sizes"]) == len(step.tree) - 1
         assert told["choice"]["gain"] >= 1.0
         proposers = step.plan.proposers(step.tree)
@@ -278,9 +278,9 @@ class Faulty(Scripted):
 
     n_top = 2
 
-    def __init__(self, where: str, fault: Callable[[], object]) -> None:
+    def __init__(self, where: str, api_error: Callable[[], object]) -> None:
         super().__init__(self._propose, "faulty")
-        self._where, self._fault, self._is_bad = where, fault, False
+        self._where, self._fault, self._is_bad = where, api_error, False
 
     def _act(self, where: str, otherwise: object) -> object:
         return self._fault() if self._is_bad and where == self._where else otherwise
@@ -320,13 +320,13 @@ def test_a_faulty_drafter_ends_its_own_request(
     tiny_model: TinyModel,
     believe: Believe,
     where: str,
-    fault: Callable[[], object],
+    api_error: Callable[[], object],
     error: type[Exception],
     message: str | None,
 ) -> None:
     believe(0.0)
     model = tiny_model("rope")
-    drafters = Auto(Suffix(min_p=0.001), lambda: Faulty(where, fault))
+    drafters = Auto(Suffix(min_p=0.001), lambda: Faulty(where, api_error))
     with Engine(model, drafters, n_ctx=512, n_threads=1, n_seq_max=2) as engine:
         good = engine.submit(PROMPT, max_tokens=50)
         bad = engine.submit([*engine.encode_prompt(PROMPT), MARK, 7, 7], max_tokens=50)

@@ -44,11 +44,11 @@ class TimedPlanner(Planner):
         self.spent_s: list[float] = []
         self.done: list[PassCost] = []
 
-    def plan(self, guesses, seen, spent_s, *rest):  # type: ignore[no-untyped-def]
+    def plan(self, candidates, seen, spent_s, *rest):  # type: ignore[no-untyped-def]
         self._clock.now_s += self.plan_s
         self.seen.append(list(seen))
         self.spent_s.append(spent_s)
-        return super().plan(guesses, seen, spent_s, *rest)
+        return super().plan(candidates, seen, spent_s, *rest)
 
     def learn(self, done: PassCost) -> None:
         self.done.append(done)
@@ -323,10 +323,10 @@ def test_requests_that_do_not_draft_are_part_of_the_plan() -> None:
 # -- drafters that fail
 
 FAULTS: dict[str, Callable[[Bench], PlannedRequest]] = {
-    "resume": lambda bench: bench.request(fault=("resume", ValueError)),
-    "ask": lambda bench: bench.request(fault=("ask", ValueError)),
-    "combine": lambda bench: bench.request(fault=("combine", KeyboardInterrupt)),
-    "expect": lambda bench: bench.request(fault=("expect", ValueError)),
+    "resume": lambda bench: bench.request(api_error=("resume", ValueError)),
+    "ask": lambda bench: bench.request(api_error=("ask", ValueError)),
+    "combine": lambda bench: bench.request(api_error=("combine", KeyboardInterrupt)),
+    "expect": lambda bench: bench.request(api_error=("expect", ValueError)),
     "no such token": lambda bench: bench.request(chain([-5, -6], 0.95), SURE),
 }
 
@@ -346,14 +346,14 @@ def test_a_drafter_that_fails_ends_its_own_request_alone(where: str) -> None:
 
 def test_a_drafter_that_cannot_catch_up_is_not_asked() -> None:
     bench = Bench()
-    request = bench.request(fault=("resume", ValueError))
+    request = bench.request(api_error=("resume", ValueError))
     bench.step(request)
     assert log_of(request) == [("resume",)]
 
 
 def test_an_error_is_told_once() -> None:
     bench = Bench()
-    request = bench.request(fault=("ask", DraftError))
+    request = bench.request(api_error=("ask", DraftError))
     bench.step(request)
     assert isinstance(request.error, DraftError)
     bench.step(request, rooms=[0])
@@ -362,7 +362,7 @@ def test_an_error_is_told_once() -> None:
 
 def test_what_a_failed_draft_would_have_saved_is_not_held_against_its_drafters() -> None:
     bench = Bench()
-    bench.step(bench.request(fault=("expect", ValueError)))
+    bench.step(bench.request(api_error=("expect", ValueError)))
     assert [known["gain_s"] for known in bench.policy.budget.to_dicts()] == [0.0, 0.0]
 
 

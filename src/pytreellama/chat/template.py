@@ -15,6 +15,7 @@ from pytreellama.chat.content import (
     SYSTEM_PROBE,
     SYSTEM_WORD,
     ContentForm,
+    Message,
     has_user_words,
     is_in,
 )
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pytreellama.model.model import Model
     from pytreellama.model.vocab import Vocab
 
-Message = Mapping[str, Any]
 
 _N_KNOWN = 16  # templates of models that stay compiled
 

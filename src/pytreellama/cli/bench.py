@@ -24,7 +24,7 @@ from pytreellama.files import write_text
 if TYPE_CHECKING:
     from pytreellama.bench.facts import Report
     from pytreellama.bench.prompts import BenchPrompt
-    from pytreellama.bench.runs import Measured, Settings
+    from pytreellama.bench.runs import BenchSettings, Measured
     from pytreellama.model.model import Model
 
 
@@ -87,13 +87,13 @@ class BenchOptions:
     ] = None
     debug: Debug = False
 
-    def settings(self) -> Settings:
+    def settings(self) -> BenchSettings:
         """How to measure.
 
         Raises:
             DraftError, RequestError: an unknown drafter, one whose size is no number, or none.
         """
-        from pytreellama.bench.runs import DRAFTERS, Settings, drafter_and_size
+        from pytreellama.bench.runs import DRAFTERS, BenchSettings, drafter_and_size
 
         drafters = tuple(self.drafter or DRAFTERS)
         for name in drafters:
@@ -102,7 +102,7 @@ class BenchOptions:
             raise RequestError(
                 "--drafter none is always measured, to compare with; name one more, or leave it out"
             )
-        return Settings(drafters, self.tokens, self.repeats, self.n_ctx, self.threads)
+        return BenchSettings(drafters, self.tokens, self.repeats, self.n_ctx, self.threads)
 
 
 @unpacked(BenchOptions)
@@ -136,7 +136,7 @@ def _prompts(options: BenchOptions) -> list[BenchPrompt]:
 
 
 def _measured(
-    options: BenchOptions, prompts: list[BenchPrompt], settings: Settings
+    options: BenchOptions, prompts: list[BenchPrompt], settings: BenchSettings
 ) -> tuple[Measured, Report]:
     from pytreellama.bench.runs import measure
     from pytreellama.cli.session import load_model

@@ -88,7 +88,7 @@ def stats_table(completion: Completion) -> Table:
             "text": f"{stats.n_tokens} tokens in {stats.decode_s:.2f} s "
             f"({stats.tokens_per_s:.1f} tokens/s), ended by {completion.finish_reason}",
             "steps": f"{stats.n_steps}, {stats.tokens_per_step:.2f} tokens a step",
-            "guesses": _guesses(stats),
+            "guesses": _candidates(stats),
             **_drafters(stats),
             "trees": _trees(stats),
             "passes": f"{stats.target_s:.2f} s",
@@ -101,7 +101,7 @@ def stats_table(completion: Completion) -> Table:
     )
 
 
-def _guesses(stats: Stats) -> str:
+def _candidates(stats: Stats) -> str:
     return _brought(stats.n_drafted, stats.n_accepted)
 
 

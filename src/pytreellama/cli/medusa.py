@@ -21,7 +21,7 @@ from pytreellama.errors import RequestError
 from pytreellama.units import gibibytes
 
 if TYPE_CHECKING:
-    from pytreellama.medusa.evaluation import Evaluation
+    from pytreellama.medusa.evaluation import HeadsEvaluation
     from pytreellama.medusa.own_texts import TextOptions
     from pytreellama.medusa.run import Progress, Trained
     from pytreellama.medusa.training import TrainingOptions
@@ -302,7 +302,7 @@ def evaluate(options: EvalOptions, as_json: Json = False) -> None:
         _print_evaluation(facts, evaluation)
 
 
-def _print_evaluation(facts: dict[str, Any], evaluation: Evaluation) -> None:
+def _print_evaluation(facts: dict[str, Any], evaluation: HeadsEvaluation) -> None:
     hits = evaluation.hits.to_dict()
     facts |= {
         "right, by head": _shares(tuple(hits["top1"])),

@@ -23,7 +23,7 @@ from pytreellama.text_files import read_text
 if TYPE_CHECKING:
     from pytreellama.engine import Engine
     from pytreellama.model.model import Model
-    from pytreellama.serve.settings import Settings
+    from pytreellama.serve.settings import ServerSettings
 
 _SERVER, _LIMITS, _ENGINE = "Server", "Limits", "Engine"
 _LOOPBACK_ADDRESSES = ("localhost", "127.0.0.1", "::1")
@@ -233,11 +233,11 @@ def _engine(options: ServeOptions, model: Model) -> Engine:
     )
 
 
-def _settings(options: ServeOptions, model: Model, keys: tuple[str, ...]) -> Settings:
-    from pytreellama.serve.settings import Settings
+def _settings(options: ServeOptions, model: Model, keys: tuple[str, ...]) -> ServerSettings:
+    from pytreellama.serve.settings import ServerSettings
 
     is_local = options.host in _LOOPBACK_ADDRESSES
-    return Settings(
+    return ServerSettings(
         model_name=options.alias or model.path.stem,
         max_tokens=options.max_tokens,
         n_choices_max=options.max_choices,
@@ -269,7 +269,7 @@ def _check_log_level(level: str) -> None:
         raise RequestError(not_one_of("--log-level", level, allowed))
 
 
-def _say(options: ServeOptions, settings: Settings, port: int) -> None:
+def _say(options: ServeOptions, settings: ServerSettings, port: int) -> None:
     from pytreellama.cli.output import stderr_console
 
     host = f"[{options.host}]" if ":" in options.host else options.host

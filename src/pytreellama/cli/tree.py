@@ -50,7 +50,7 @@ def tree(
     With --json, all steps are in the object, whatever --min-nodes says.
     """
     from pytreellama.cli import session
-    from pytreellama.page.recorder import Recorder
+    from pytreellama.page.recorder import StepRecorder
 
     prompt, sampling = session.read_prompt(options), options.sampling()
     session.check_drafter(options.drafter)
@@ -78,7 +78,7 @@ def tree(
                 _draw(console, len(steps), step, vocab)
 
         with session.open_engine(model, options) as engine:
-            recorder = Recorder(engine, len(engine.encode_prompt(prompt)))
+            recorder = StepRecorder(engine, len(engine.encode_prompt(prompt)))
             completion = session.run(engine, prompt, options, sampling, on_step=watch)
         if html is not None:
             name = model.path.name
@@ -113,8 +113,8 @@ def _draw(console: Console, number: int, step: Step, vocab: Vocab) -> None:
 
 
 def _heading(number: int, step: Step) -> str:
-    n_guesses, n_accepted = len(step.tree) - 1, len(step.path) - 1
-    return f"step {number}: {n_accepted} of {n_guesses} guesses accepted"
+    n_drafted, n_accepted = len(step.tree) - 1, len(step.path) - 1
+    return f"step {number}: {n_accepted} of {n_drafted} draft nodes accepted"
 
 
 def _write_svg(directory: Path, number: int, step: Step, vocab: Vocab) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from pytreellama.errors import DraftError
-from pytreellama.tree.guesses import Guesses, View
+from pytreellama.tree.candidates import Candidates, View
 
 _P_MIN = 0.002  # a drafter that calls something certain is not believed beyond 1 - this
 _STRETCH_MAX = 3.0  # an opinion that is surer than this teaches no faster
@@ -42,11 +42,11 @@ class Acceptance:
         self._weights: dict[int, list[float]] = {}
         self._n_learned: dict[int, int] = {}
 
-    def estimate(self, guesses: Guesses) -> None:
+    def estimate(self, candidates: Candidates) -> None:
         """Fill in the probabilities of guesses, from the opinions that they hold."""
-        depths, parents = guesses.union.depths, guesses.union.parents
-        kinds, p_token, p = guesses.kinds, guesses.p_token, guesses.p
-        for node, views in enumerate(guesses.views):
+        depths, parents = candidates.union.depths, candidates.union.parents
+        kinds, p_token, p = candidates.kinds, candidates.p_token, candidates.p
+        for node, views in enumerate(candidates.views):
             kind = _kind(views, depths[node])
             z = _dot(self._weights_of(kind, len(views)), views)
             p_one = 1.0 / (1.0 + math.exp(-z))
@@ -55,18 +55,18 @@ class Acceptance:
             parent = parents[node]
             p.append(p_one * p[parent] if parent >= 0 else p_one)
 
-    def learn(self, guesses: Guesses, went_on: Sequence[int]) -> None:
+    def learn(self, candidates: Candidates, went_on: Sequence[int]) -> None:
         """Hear how the text went on from where these guesses were made, and were estimated."""
-        for node, came_true in guesses.outcomes(went_on):
-            self._learn_one(guesses, node, came_true)
+        for node, came_true in candidates.outcomes(went_on):
+            self._learn_one(candidates, node, came_true)
 
-    def _learn_one(self, guesses: Guesses, node: int, came_true: bool) -> None:
-        kind = guesses.kinds[node]
+    def _learn_one(self, candidates: Candidates, node: int, came_true: bool) -> None:
+        kind = candidates.kinds[node]
         weights = self._weights[kind]
         n_learned = self._n_learned[kind] = self._n_learned[kind] + 1
         rate = max(_RATE, _FIRST_RATE / (1.0 + n_learned / _N_FIRST))
-        step = rate * (came_true - guesses.p_token[node])
-        for i, (_, _, p) in enumerate(guesses.views[node]):
+        step = rate * (came_true - candidates.p_token[node])
+        for i, (_, _, p) in enumerate(candidates.views[node]):
             weights[i] += step * min(max(_stretch(p), -_STRETCH_MAX), _STRETCH_MAX)
         weights[-1] += step
 

@@ -18,8 +18,8 @@ from pytreellama.draft.protocol import (
 )
 from pytreellama.draft.several import SeveralDrafters, SeveralFactories
 from pytreellama.tree import TokenTree
+from pytreellama.tree.candidates import Candidates, grown
 from pytreellama.tree.grown import Grown
-from pytreellama.tree.guesses import Guesses, grown
 
 if TYPE_CHECKING:
     from pytreellama.model.model import Model
@@ -39,7 +39,14 @@ class AutoDrafter(SeveralDrafters):
         names: of the drafters, in the order in which guesses number them.
     """
 
-    __slots__ = ("_acceptance", "_drafts_next", "_guesses", "_is_paused", "_unheard", "names")
+    __slots__ = (
+        "_acceptance",
+        "_candidates",
+        "_drafts_next",
+        "_is_paused",
+        "_paused_tokens",
+        "names",
+    )
 
     name = "auto"
 
@@ -50,10 +57,10 @@ class AutoDrafter(SeveralDrafters):
         self._forget()
 
     def _forget(self) -> None:
-        self._guesses: Guesses | None = None
+        self._candidates: Candidates | None = None
         self._is_paused = False
         self._drafts_next = True
-        self._unheard: list[int] = []
+        self._paused_tokens: list[int] = []
 
     @property
     def n_drafters(self) -> int:
@@ -64,11 +71,11 @@ class AutoDrafter(SeveralDrafters):
         """Hear committed text, shape (n,), and learn which of the expected guesses it accepts."""
         ids = checked_tokens(tokens)
         if self._is_paused:
-            self._unheard += ids
+            self._paused_tokens += ids
             return
-        if self._guesses is not None:
-            self._acceptance.learn(self._guesses, ids)
-            self._guesses = None
+        if self._candidates is not None:
+            self._acceptance.learn(self._candidates, ids)
+            self._candidates = None
         for drafter in self._drafters:
             drafter.observe(ids)
 
@@ -83,15 +90,15 @@ class AutoDrafter(SeveralDrafters):
     def resume(self) -> None:
         """Let the drafters hear what was committed during a pause."""
         self._is_paused = False
-        if self._unheard:
-            unheard, self._unheard = self._unheard, []
-            self.observe(unheard)
+        if self._paused_tokens:
+            paused_tokens, self._paused_tokens = self._paused_tokens, []
+            self.observe(paused_tokens)
 
     @property
     def wants_hidden(self) -> bool:
         """Whether one of its drafters does, for the next draft."""
-        is_awake = not self._is_paused or self._drafts_next
-        return is_awake and super().wants_hidden
+        is_drafting = not self._is_paused or self._drafts_next
+        return is_drafting and super().wants_hidden
 
     def ask(self, drafter: int, n_nodes: int, min_p: float) -> Grown:
         """The draft of one drafter, of at most `n_nodes` nodes.
@@ -101,25 +108,25 @@ class AutoDrafter(SeveralDrafters):
         """
         return _grown(self._drafters[drafter], checked_n_nodes(n_nodes), min_p)
 
-    def combine(self, drafts: Sequence[Grown]) -> Guesses:
+    def combine(self, drafts: Sequence[Grown]) -> Candidates:
         """The union of drafts, one of each drafter, with estimates of their acceptance."""
-        return self._estimated(Guesses.of_grown(drafts, self.names))
+        return self._estimated(Candidates.of_grown(drafts, self.names))
 
-    def expect(self, guesses: Guesses) -> None:
+    def expect(self, candidates: Candidates) -> None:
         """Learn from what is observed next which of these guesses were accepted."""
-        self._guesses = guesses
+        self._candidates = candidates
 
-    def _estimated(self, guesses: Guesses) -> Guesses:
-        self._acceptance.estimate(guesses)
-        return guesses
+    def _estimated(self, candidates: Candidates) -> Candidates:
+        self._acceptance.estimate(candidates)
+        return candidates
 
     def propose(self, n_nodes: int) -> TokenTree:
         """The likeliest guesses of all drafters; see Drafter. Raises DraftError if < 0."""
         checked_n_nodes(n_nodes)
         self.resume()
         trees = [drafter.propose(n_nodes) for drafter in self._drafters]
-        guesses = self._estimated(Guesses.of(trees, self.names))
-        return guesses.tree(guesses.by_p()[:n_nodes]) if len(guesses) else EMPTY_TREE
+        candidates = self._estimated(Candidates.of(trees, self.names))
+        return candidates.tree(candidates.by_p()[:n_nodes]) if len(candidates) else EMPTY_TREE
 
     def reset(self) -> None:
         """Forget the text; what is known of the drafters stays."""

@@ -129,15 +129,15 @@ class DraftText(ABC):
         self._cache, self._context, self._seq, self._n_top = cache, context, seq, n_top
         self._n_read = 0
         self._rows: dict[int, Row] = {}
-        self._guesses: dict[tuple[int, int], int] = {}  # by parent and token
+        self._candidates: dict[tuple[int, int], int] = {}  # by parent and token
         cache.abandon_with(self, seq)
 
     # -- the text
 
     @property
-    def n_guesses(self) -> int:
+    def n_candidates(self) -> int:
         """Nodes that hang below the text's end."""
-        return len(self._guesses)
+        return len(self._candidates)
 
     def outcomes(self, text: list[int]) -> Iterator[tuple[Row, int]]:
         """What was expected wherever the text went on since it was read, and what came instead."""
@@ -158,7 +158,7 @@ class DraftText(ABC):
             path = self._path(text)
             end_row = self._rows.get(path[-1] if path else TRUNK)
             self._n_read += self._settle(path)
-            self._guesses.clear()
+            self._candidates.clear()
             self._rows = {} if end_row is None else {TRUNK: end_row}
             self._read(text[self._n_read :])
         return bool(self._rows)
@@ -168,7 +168,7 @@ class DraftText(ABC):
         path: list[int] = []
         node = TRUNK
         for token in text[self._n_read :]:
-            child = self._guesses.get((node, token))
+            child = self._candidates.get((node, token))
             if child is None:
                 break
             path.append(child)
@@ -198,35 +198,35 @@ class DraftText(ABC):
 
     def add(self, tokens: Sequence[int], parents: Sequence[int]) -> list[int]:
         """Hang guesses below earlier ones; see ``Foresight``. Known ones are not decoded again."""
-        guesses = list(zip(parents, tokens, strict=True))
-        new = [guess for guess in guesses if guess not in self._guesses]
+        candidates = list(zip(parents, tokens, strict=True))
+        new = [candidate for candidate in candidates if candidate not in self._candidates]
         if new and not (len(new) <= self._cache.n_cells_left and self._decode(new)):
             return []
         if new:
-            for guess, row in zip(new, self._cache.rows(self._n_top), strict=True):
-                self._guesses[guess] = node = len(self._guesses)
+            for candidate, row in zip(new, self._cache.rows(self._n_top), strict=True):
+                self._candidates[candidate] = node = len(self._candidates)
                 self._rows[node] = row
             self._count_cells()
-        return [self._guesses[guess] for guess in guesses]
+        return [self._candidates[candidate] for candidate in candidates]
 
     @abstractmethod
-    def _decode(self, guesses: list[tuple[int, int]]) -> bool:
+    def _decode(self, candidates: list[tuple[int, int]]) -> bool:
         """Run the model over new guesses, in one pass; False if there is no room for them."""
 
     def _count_cells(self) -> None:
-        self._cache.count_cells(self._seq, self._n_read + self.n_guesses)
+        self._cache.count_cells(self._seq, self._n_read + self.n_candidates)
 
 
 class TreeText(DraftText):
     """A text with a tree of guesses: nodes stay pending in the cache until the text goes on."""
 
     def _settle(self, path: list[int]) -> int:
-        if self._guesses:
+        if self._candidates:
             self._context.commit(self._seq, path)
         return len(path)
 
-    def _decode(self, guesses: list[tuple[int, int]]) -> bool:
-        parents, tokens = zip(*guesses, strict=True)
+    def _decode(self, candidates: list[tuple[int, int]]) -> bool:
+        parents, tokens = zip(*candidates, strict=True)
         try:
             self._context.grow_tree(self._seq, tokens, parents)
         except TreeError:  # these nodes make a tree, so there can only be too many of them
@@ -244,14 +244,14 @@ class ChainText(DraftText):
     _before = b""
 
     def _settle(self, path: list[int]) -> int:
-        if len(path) < self.n_guesses:
+        if len(path) < self.n_candidates:
             self._context.memory.load(self._before, self._seq)
             return 0
         return len(path)
 
-    def _decode(self, guesses: list[tuple[int, int]]) -> bool:
-        ((_, token),) = guesses
-        if not self._guesses:
+    def _decode(self, candidates: list[tuple[int, int]]) -> bool:
+        ((_, token),) = candidates
+        if not self._candidates:
             self._before = self._context.memory.save(self._seq)
         self._context.decode_one(self._seq, token)
         return True

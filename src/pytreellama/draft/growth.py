@@ -114,23 +114,23 @@ def grow_tree(foresight: Foresight, growth: Growth, n_nodes: int, belief: Belief
 
 
 @dataclass(slots=True, eq=False)
-class _Guess:
+class _Candidate:
     """A node that may be proposed. `node` is the foresight's name for it, once it is taken up."""
 
     token: int
-    parent: _Guess | None
+    parent: _Candidate | None
     p: float
     depth: int
     node: int | None = None
 
 
 # Above the roots, so that every guess has a parent.
-_END_OF_TEXT = _Guess(token=-1, parent=None, p=1.0, depth=-1, node=TRUNK)
+_END_OF_TEXT = _Candidate(token=-1, parent=None, p=1.0, depth=-1, node=TRUNK)
 
 
 def _children(
-    taken: list[_Guess], foresight: Foresight, growth: Growth, belief: Belief
-) -> list[_Guess]:
+    taken: list[_Candidate], foresight: Foresight, growth: Growth, belief: Belief
+) -> list[_Candidate]:
     """What is expected below guesses that were taken up."""
     found = []
     for parent in taken:
@@ -140,47 +140,49 @@ def _children(
         for token, p_token, p_believed in rated[: growth.n_children[depth]]:
             p_path = parent.p * p_believed
             if p_token > 0 and p_path > 0 and p_path >= growth.min_p:
-                found.append(_Guess(token, parent, p_path, depth))
+                found.append(_Candidate(token, parent, p_path, depth))
     return found
 
 
-def _likeliest(guesses: list[_Guess], n_nodes: int) -> list[_Guess]:
+def _likeliest(candidates: list[_Candidate], n_nodes: int) -> list[_Candidate]:
     """In falling order, and so that no child comes before its parent."""
-    return sorted(guesses, key=lambda guess: -guess.p)[:n_nodes]
+    return sorted(candidates, key=lambda candidate: -candidate.p)[:n_nodes]
 
 
-def _to_take_up(best: list[_Guess], growth: Growth, n_nodes: int) -> list[_Guess]:
+def _to_take_up(best: list[_Candidate], growth: Growth, n_nodes: int) -> list[_Candidate]:
     """The likeliest guesses below which another of the `n_nodes` likeliest may stand."""
     p_least = best[-1].p if len(best) == n_nodes else 0.0
     is_open = (
-        guess
-        for guess in best
-        if guess.node is None and guess.p > p_least and guess.depth + 1 < growth.n_levels
+        candidate
+        for candidate in best
+        if candidate.node is None
+        and candidate.p > p_least
+        and candidate.depth + 1 < growth.n_levels
     )
     return list(islice(is_open, growth.width))
 
 
-def _take_up(taken: list[_Guess], foresight: Foresight) -> bool:
-    parents = [_node(guess.parent) for guess in taken if guess.parent is not None]
-    nodes = foresight.add([guess.token for guess in taken], parents)
-    for guess, node in zip(taken, nodes, strict=False):
-        guess.node = node
+def _take_up(taken: list[_Candidate], foresight: Foresight) -> bool:
+    parents = [_node(candidate.parent) for candidate in taken if candidate.parent is not None]
+    nodes = foresight.add([candidate.token for candidate in taken], parents)
+    for candidate, node in zip(taken, nodes, strict=False):
+        candidate.node = node
     return bool(nodes)
 
 
-def _node(guess: _Guess) -> int:
-    assert guess.node is not None
-    return guess.node
+def _node(candidate: _Candidate) -> int:
+    assert candidate.node is not None
+    return candidate.node
 
 
-def _as_tree(best: list[_Guess]) -> TokenTree:
+def _as_tree(best: list[_Candidate]) -> TokenTree:
     if not best:
         return EMPTY_TREE
-    place: dict[_Guess | None, int] = {guess: i for i, guess in enumerate(best)}
+    place: dict[_Candidate | None, int] = {candidate: i for i, candidate in enumerate(best)}
     return TokenTree.from_grown(
-        [guess.token for guess in best],
-        [place.get(guess.parent, TRUNK) for guess in best],
-        [guess.p for guess in best],
+        [candidate.token for candidate in best],
+        [place.get(candidate.parent, TRUNK) for candidate in best],
+        [candidate.p for candidate in best],
     )
 
 

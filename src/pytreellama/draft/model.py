@@ -13,8 +13,8 @@ from pytreellama.draft.protocol import EMPTY_TREE, Tokens, checked_n_nodes, chec
 from pytreellama.draft.same_vocab import check_same_vocab
 from pytreellama.errors import DraftError, PyTreeLlamaError
 from pytreellama.tree import TokenTree
+from pytreellama.tree.candidates import grown
 from pytreellama.tree.grown import Grown
-from pytreellama.tree.guesses import grown
 
 if TYPE_CHECKING:
     from pytreellama.draft.draft_cache import DraftCache, DraftText

@@ -23,7 +23,7 @@ Prompt = tuple[int, ...]
 Sink = Callable[[Prompt, Text], None]
 
 
-class Recorder:
+class StateRecorder:
     """A drafter that guesses nothing; at a text's end it tells what was written."""
 
     name = "recorder"
@@ -81,7 +81,7 @@ class RecordingEngine(Engine):
     ) -> None:
         super().__init__(
             model,
-            lambda: Recorder(sink),
+            lambda: StateRecorder(sink),
             n_draft=1,
             n_seq_max=n_parallel,
             n_ctx=n_parallel * n_text,

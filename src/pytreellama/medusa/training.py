@@ -241,7 +241,7 @@ class Training:
         foreseen = self._foreseen(places)
         for head in range(self._options.n_heads):
             wanted = self._row_of[self._tokens[places + head + 1]].to(self._device)
-            states = self._guessing_states(head, places)
+            states = self._draft_states(head, places)
             loss, gradient = self._cross_entropy(states.detach(), wanted, foreseen(head))
             states.backward(gradient)
             total += loss
@@ -292,7 +292,7 @@ class Training:
     def _logits(self, states: Any) -> Any:
         return self._torch.nn.functional.linear(states.to(self._output.dtype), self._output)
 
-    def _guessing_states(self, head: int, places: Any) -> Any:
+    def _draft_states(self, head: int, places: Any) -> Any:
         """What a head makes of the states at some places, before the output matrix."""
         torch = self._torch
         states = self._states[places].float().to(self._device)
@@ -323,7 +323,7 @@ class Training:
                 wanted = self._row_of[self._tokens[places + head + 1]]
                 found = torch.cat(
                     [
-                        self._logits(self._guessing_states(head, part)).topk(n_top).indices.cpu()
+                        self._logits(self._draft_states(head, part)).topk(n_top).indices.cpu()
                         for part in places.split(1024)
                     ]
                 )

@@ -14,9 +14,8 @@ from pathlib import Path
 from pytreellama.errors import QuantizeError, not_one_of
 from pytreellama.native import drain_log
 from pytreellama.native import model as native_model
+from pytreellama.native.model import Progress
 from pytreellama.native.quantize import run_quantizer
-
-Progress = Callable[[float], None]
 
 FILE_TYPES = (
     "F32",

@@ -10,18 +10,18 @@ from pytreellama.plan.gate import DraftGate
 from pytreellama.plan.planner import Plan, Planner
 from pytreellama.plan.policy import DraftPolicy, PlannedRequest, RequestDrafters
 from pytreellama.plan.text_cost import AttentionShare, TextCost
-from pytreellama.tree.guesses import Guesses
+from pytreellama.tree.candidates import Candidates
 
 __all__ = [
     "KNOTS",
     "N_SIZES_KNOWN",
     "AttentionShare",
+    "Candidates",
     "Choice",
     "CostCurve",
     "DraftGate",
     "DraftPolicy",
     "DrafterBudget",
-    "Guesses",
     "PassCost",
     "Plan",
     "PlannedRequest",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -11,7 +12,7 @@ from pytreellama.plan.choice import Choice, choose
 from pytreellama.plan.cost import KNOTS, CostCurve, PassCost
 from pytreellama.plan.probes import Probes
 from pytreellama.tree import TokenTree
-from pytreellama.tree.guesses import Guesses
+from pytreellama.tree.candidates import Candidates
 
 # The best of many estimates is one that was too high: what is chosen comes true less often than
 # what is not. Of tokens that guesses promise, this much is believed.
@@ -34,15 +35,21 @@ class Plan:
         is_probe: chosen to learn what such a pass costs, and not for what it saves.
     """
 
-    guesses: Guesses
+    candidates: Candidates
     nodes: tuple[int, ...]
     choice: Choice
     is_probe: bool = False
 
     @property
+    def guesses(self) -> Candidates:
+        """Deprecated name of ``candidates``."""
+        warnings.warn("guesses is deprecated: use candidates", DeprecationWarning, stacklevel=2)
+        return self.candidates
+
+    @property
     def n_expected(self) -> float:
         """Guesses that are expected to be accepted."""
-        return sum(self.guesses.p[node] for node in self.nodes)
+        return sum(self.candidates.p[node] for node in self.nodes)
 
     @property
     def saved_s(self) -> float:
@@ -56,11 +63,11 @@ class Plan:
 
     def tree(self, root: int | None = None) -> TokenTree:
         """The tree to verify; below the text's last token, if that is given."""
-        return self.guesses.tree(self.nodes, root)
+        return self.candidates.tree(self.nodes, root)
 
     def path(self, tokens: Sequence[int]) -> list[int]:
         """The chosen guesses that come true if the text goes on with these tokens."""
-        return list(takewhile(self.nodes.__contains__, self.guesses.path(tokens)))
+        return list(takewhile(self.nodes.__contains__, self.candidates.path(tokens)))
 
     def proposers(self, tree: TokenTree) -> list[tuple[str, ...]]:
         """Who proposed each node of a verified tree, whose node 0 is the text's last token."""
@@ -68,25 +75,25 @@ class Plan:
         place = [-1]
         nodes = list(zip(tree.tokens.tolist(), tree.parents.tolist(), strict=True))
         for token, parent in nodes[1:]:
-            node = self.guesses.union.node_of[place[parent], token]
+            node = self.candidates.union.node_of[place[parent], token]
             place.append(node)
-            found.append(self.guesses.names_of(node))
+            found.append(self.candidates.names_of(node))
         return found
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: what was proposed, what was taken, and what is expected."""
-        union, names, taken = self.guesses.union, self.guesses.names, set(self.nodes)
+        union, names, taken = self.candidates.union, self.candidates.names, set(self.nodes)
         return {
             "choice": self.choice.to_dict(),
             "guesses": [
                 {
                     "token": union.tokens[node],
                     "parent": union.parents[node],
-                    "p": self.guesses.p[node],
-                    "drafters": {names[d]: p for d, _, p in self.guesses.views[node]},
+                    "p": self.candidates.p[node],
+                    "drafters": {names[d]: p for d, _, p in self.candidates.views[node]},
                     "taken": node in taken,
                 }
-                for node in self.guesses.by_p()
+                for node in self.candidates.by_p()
             ],
         }
 
@@ -120,7 +127,7 @@ class Planner:
 
     def plan(
         self,
-        guesses: Sequence[Guesses],
+        candidates: Sequence[Candidates],
         seen: Sequence[int],
         spent_s: float = 0.0,
         rooms: Sequence[int] | None = None,
@@ -136,27 +143,27 @@ class Planner:
             n_shared: of the cells seen, those that the pass reads once for several sequences.
         """
         if rooms is None:
-            rooms = [len(one) for one in guesses]
-        orders = [one.by_p()[:room] for one, room in zip(guesses, rooms, strict=True)]
-        step = _Step(self.curve, _believed(guesses, orders), seen, n_shared, self._n_nodes_max)
+            rooms = [len(one) for one in candidates]
+        orders = [one.by_p()[:room] for one, room in zip(candidates, rooms, strict=True)]
+        step = _Step(self.curve, _believed(candidates, orders), seen, n_shared, self._n_nodes_max)
         choice = step.choice(spent_s)
-        sizes = self._probes.sizes(choice.sizes, step.n_guesses, self.curve.is_unsure(max(seen)))
+        sizes = self._probes.sizes(choice.sizes, step.n_candidates, self.curve.is_unsure(max(seen)))
         is_probe = sizes is not None and step.n_nodes_of(sizes) <= self._n_nodes_max
         if is_probe:
             assert sizes is not None
             choice = step.choice_of(sizes, spent_s)
         return [
             Plan(one, tuple(order[:size]), choice, is_probe)
-            for one, order, size in zip(guesses, orders, choice.sizes, strict=False)
+            for one, order, size in zip(candidates, orders, choice.sizes, strict=False)
         ]
 
-    def gain_s(self, guesses: Guesses, less: Guesses, n_read: int) -> float:
+    def gain_s(self, candidates: Candidates, less: Candidates, n_read: int) -> float:
         """Seconds that a step gains by guesses over having fewer of them, for one sequence."""
-        best, other = self._choice_alone(guesses, n_read), self._choice_alone(less, n_read)
+        best, other = self._choice_alone(candidates, n_read), self._choice_alone(less, n_read)
         return (best.n_tokens - other.n_tokens) / best.rate - (best.seconds - other.seconds)
 
-    def _choice_alone(self, guesses: Guesses, n_read: int) -> Choice:
-        p = _believed([guesses], [guesses.by_p()])
+    def _choice_alone(self, candidates: Candidates, n_read: int) -> Choice:
+        p = _believed([candidates], [candidates.by_p()])
         return _Step(self.curve, p, [n_read], 0, self._n_nodes_max).choice(0.0)
 
     def learn(self, done: PassCost) -> None:
@@ -165,11 +172,11 @@ class Planner:
         self._probes.count(done.n_nodes > done.n_sequences)
 
 
-def _believed(guesses: Sequence[Guesses], orders: Sequence[list[int]]) -> list[list[float]]:
+def _believed(candidates: Sequence[Candidates], orders: Sequence[list[int]]) -> list[list[float]]:
     """Path probabilities of each sequence's guesses, falling."""
     return [
         [_BELIEF * one.p[node] for node in order]
-        for one, order in zip(guesses, orders, strict=True)
+        for one, order in zip(candidates, orders, strict=True)
     ]
 
 
@@ -185,8 +192,8 @@ class _Step:
         n_nodes_max: int,
     ) -> None:
         self._p = p + [[] for _ in range(len(seen) - len(p))]
-        self.n_guesses = [len(one) for one in self._p]
-        n_nodes = min(len(seen) + sum(self.n_guesses), n_nodes_max)
+        self.n_candidates = [len(one) for one in self._p]
+        n_nodes = min(len(seen) + sum(self.n_candidates), n_nodes_max)
         if len(seen) == 1:  # all nodes see the same: what they cost is a matter of their number
             self._pass_s, self._node_s = curve.pass_s(n_nodes, seen[0]), None
         else:

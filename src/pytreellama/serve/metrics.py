@@ -30,7 +30,7 @@ class Metrics:
             return Histogram(f"pytreellama_{name}", help, registry=registry, buckets=buckets)
 
         self.answers = counter("answers", "Answers by why they ended.", "finish_reason")
-        self._faults = counter("faults", "Requests that were refused or failed.", "status")
+        self._errors = counter("faults", "Requests that were refused or failed.", "status")
         self._prompt_tokens = counter("prompt_tokens", "Tokens of prompts.")
         self._cached_tokens = counter("cached_tokens", "Of these, those in the cache already.")
         self._tokens = counter("tokens", "Tokens written.")
@@ -59,9 +59,9 @@ class Metrics:
         if stats.n_tokens > 1:
             self.next_s.observe(stats.decode_s / stats.n_tokens)
 
-    def count_fault(self, status: int) -> None:
+    def count_error(self, status: int) -> None:
         """Count a request that was refused or failed."""
-        self._faults.labels(str(status)).inc()
+        self._errors.labels(str(status)).inc()
 
     def text(self) -> bytes:
         """All of them in Prometheus's format."""

@@ -82,10 +82,10 @@ def _accepted_or_drawn(
     tokens: Iterable[int], p: Distribution, q: Distribution, chance: Chance
 ) -> int:
     for token in tokens:
-        guess = q if q[token] > 0 else _certain(token, len(q))
-        if chance.accept(_ratio_up_to_one(p[token], guess[token])):
+        candidate = q if q[token] > 0 else _certain(token, len(q))
+        if chance.accept(_ratio_up_to_one(p[token], candidate[token])):
             return token
-        residual = np.maximum(p - guess, 0)
+        residual = np.maximum(p - candidate, 0)
         if not residual.any():
             return token
         p = residual / residual.sum()

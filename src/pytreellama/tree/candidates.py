@@ -15,7 +15,7 @@ View = tuple[int, int, float]
 
 
 @dataclass(slots=True)
-class Guesses:
+class Candidates:
     """The union of drafters' trees, with what each of them holds of each node.
 
     A drafter's opinion of a node is the probability that its token comes, if its parent did.
@@ -37,7 +37,7 @@ class Guesses:
     kinds: list[int] = field(default_factory=list)
 
     @classmethod
-    def of(cls, trees: Sequence[TokenTree], names: Sequence[str] = ()) -> Guesses:
+    def of(cls, trees: Sequence[TokenTree], names: Sequence[str] = ()) -> Candidates:
         """One tree for each drafter, empty where it proposes nothing; by default without names.
 
         Raises DraftError for a tree without probabilities, which a planner cannot weigh.
@@ -45,7 +45,7 @@ class Guesses:
         return cls.of_grown([grown(tree, f"drafter {i}") for i, tree in enumerate(trees)], names)
 
     @classmethod
-    def of_grown(cls, trees: Sequence[Grown], names: Sequence[str] = ()) -> Guesses:
+    def of_grown(cls, trees: Sequence[Grown], names: Sequence[str] = ()) -> Candidates:
         """The same of trees that are not in order yet."""
         union = Union.of_nodes((tokens, parents) for tokens, parents, _ in trees)
         views: list[list[View]] = [[] for _ in range(len(union))]
