@@ -248,7 +248,7 @@ def test_plan_gives_every_step_with_its_guesses(model_path: str) -> None:
 
 def test_plan_tells_why(model_path: str) -> None:
     arguments = ("plan", PROMPT, "-m", model_path, "-n", "12", "--ignore-eos", "-d", "suffix")
-    told = invoke(*arguments, "--guesses", "2").stdout
+    told = invoke(*arguments, "--candidates", "2").stdout
     for part in ("step 1: ", "candidates chosen", "times plain decoding", "proposed by", "goes on"):
         assert part in told
     for part in ("in all", "what a pass costs", "what is known of the drafters", "expected"):

@@ -21,15 +21,22 @@ if TYPE_CHECKING:
 @unpacked(GenerationOptions)
 def generate(
     options: GenerationOptions,
-    stats: Annotated[bool, option("--stats", help="Show what the text cost.")] = False,
+    stats: Annotated[
+        bool,
+        option(
+            "--stats",
+            help="Print statistics: throughput, tokens per step, acceptance, time per phase.",
+        ),
+    ] = False,
     compare: Annotated[
-        bool, option("--compare", help="Then generate it once more, plainly, and compare.")
+        bool,
+        option("--compare", help="Generate again with plain decoding and compare speed and text."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Continue a text, or answer a message.
+    """Generate text from a prompt or a chat message.
 
-    The text goes to stdout as it becomes certain, everything else to stderr.
+    The text is streamed to stdout; everything else goes to stderr.
     """
     from pytreellama.cli import session
     from pytreellama.cli.comparison import compare as compare_with_plain
@@ -59,7 +66,7 @@ def generate(
 
 
 def end_line(text: str) -> None:
-    """End the line that a text leaves open."""
+    """Print a line break if the text does not end with one."""
     if not text.endswith("\n"):
         write("\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,20 +32,27 @@ def plan(
     n_shown: Annotated[
         int,
         option(
-            "--guesses",
-            help="Guesses to show of a step, the likeliest first; those taken are always shown.",
+            "--candidates",
+            help="Number of candidates to show per step, most likely first; chosen ones are "
+            "always shown.",
             min=0,
         ),
     ] = 8,
+    n_guesses: Annotated[
+        int | None, option("--guesses", help="Old name of --candidates.", min=0, hidden=True)
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Continue a text and tell what the planner chose at every step, and why.
+    """Generate text and show what the planner chose at every step, and why.
 
-    It plans with the drafters that are given (--drafter suffix+recycling), by default those of
-    auto. With --json, all guesses of all steps are in the object.
+    Uses the drafters of --drafter, such as suffix+recycling; by default those of auto.
+    With --json, the object holds all candidates of all steps.
     """
     from pytreellama.cli import session
 
+    if n_guesses is not None:
+        warnings.warn("--guesses is deprecated: use --candidates", DeprecationWarning, stacklevel=2)
+        n_shown = n_guesses
     prompt, sampling = session.read_prompt(options), options.sampling()
     drafter = planned_drafter(options.drafter)
     console = stdout_console()

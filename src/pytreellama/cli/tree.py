@@ -1,4 +1,4 @@
-"""``pytreellama tree``: the tree of every step, with the path that the model took."""
+"""``pytreellama tree``: draws the tree of every step and its accepted path."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def tree(
         int,
         option(
             "--min-nodes",
-            help="Show only trees with so many nodes; a tree without guesses has one, the text's "
-            "last token.",
+            help="Show only trees with at least this many nodes; the root counts, so plain steps "
+            "have one.",
             min=1,
         ),
     ] = 2,
@@ -35,19 +35,19 @@ def tree(
         Path | None,
         option(
             "--svg",
-            help="Write each of them as step-0001.svg and so on into this directory, too.",
+            help="Also write each tree as step-0001.svg and so on to this directory.",
             show_default=False,
         ),
     ] = None,
     html: Annotated[
         Path | None,
-        option("--html", help="Write all steps as one HTML page, too.", show_default=False),
+        option("--html", help="Also write all steps as one HTML page.", show_default=False),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Continue a text and draw the tree of every step, the accepted path marked.
+    """Generate text and draw the tree of every step, with the accepted path marked.
 
-    With --json, all steps are in the object, whatever --min-nodes says.
+    With --json, the object holds all steps, regardless of --min-nodes.
     """
     from pytreellama.cli import session
     from pytreellama.page.recorder import StepRecorder
@@ -136,7 +136,7 @@ def _write_page(
 
     page = static_html(
         steps,
-        title="Trees of guesses",
+        title="Draft trees",
         model=model,
         prompt=_prompt_text(prompt),
         text=text,
@@ -147,7 +147,7 @@ def _write_page(
 
 
 def _prompt_text(prompt: Prompt) -> str:
-    """What a reader of the page is shown: of a chat, what was said."""
+    """The prompt as the page shows it; for a chat, the texts of all messages."""
     if isinstance(prompt, str):
         return prompt
     return "\n\n".join(part["content"] for part in prompt if isinstance(part, Mapping))
