@@ -54,25 +54,29 @@ def quantize(
     pure: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write ``source`` again with weights of another type. Already quantised files are allowed.
+    """Quantise a GGUF model to another weight type. The source may be quantised already.
 
-    The target appears whole or not at all. If interrupted, the call returns at once and llama.cpp,
-    which cannot be stopped, finishes in the background; what it wrote is removed.
+    The target appears complete or not at all. If interrupted, the call returns at once; llama.cpp
+    cannot be stopped and finishes in the background, and its output is removed.
+
+    Example:
+        path = quantize("model-f16.gguf", "model-q4_k_m.gguf", "Q4_K_M")
+        model = Model(path)
 
     Args:
         source: a GGUF file.
         target: the file to write; replaced if it exists.
-        ftype: one of ``FILE_TYPES``, in any case.
-        n_threads: threads to use; None is one a CPU.
-        pure: give every tensor the same type, where llama.cpp would keep some finer.
-        progress: called with a share from 0.0 to 1.0, in this thread.
+        ftype: one of ``FILE_TYPES``, case-insensitive.
+        n_threads: number of threads; None for all CPUs.
+        pure: use the same type for every tensor; llama.cpp keeps some at a higher precision.
+        progress: called with a fraction from 0.0 to 1.0, in this thread.
 
     Returns:
         The target's path.
 
     Raises:
-        QuantizeError: an unknown type, source and target the same, a damaged source, or
-            llama.cpp's reason to fail.
+        QuantizeError: an unknown type, equal source and target, a damaged source, or llama.cpp's
+            reason to fail.
     """
     source, target = Path(source), Path(os.path.realpath(target))
     name = _checked_type(ftype, n_threads)
