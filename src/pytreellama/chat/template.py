@@ -1,8 +1,8 @@
 """Chat templates: render messages to a prompt with the model's Jinja template.
 
 The rendered text is tokenised as a whole. So a message that contains the name of a special token,
-such as ``<|im_end|>``, produces that token, as in every engine that renders chat templates. Sanitise
-untrusted messages first.
+such as ``<|im_end|>``, produces that token, as in every engine that renders chat templates.
+Sanitise untrusted messages first.
 """
 
 from __future__ import annotations
@@ -94,9 +94,9 @@ class ChatTemplate:
         """Render a conversation to a prompt.
 
         Args:
-            messages: ``{"role": ..., "content": ...}`` in order. Content is text or a list of parts;
-                it is converted if the template supports only one of them. Other keys are passed as
-                they are.
+            messages: ``{"role": ..., "content": ...}`` in order. Content is text or a list of
+                parts; it is converted if the template supports only one of them. Other keys are
+                passed as they are.
             add_generation_prompt: end with the start of the assistant's turn.
             tools: JSON-schema descriptions of functions, for templates that support tools.
             documents: for templates that support documents.

@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 
 class AutoDrafter(SeveralDrafters):
-    """Drafters of one text that are asked one by one, with common estimates of acceptance.
+    """Several drafters of one sequence, with common estimates of acceptance.
 
-    An engine's ``plan.DraftPolicy`` decides when each of them is asked, and what of their drafts is
-    verified; `propose` gives the likeliest nodes without a plan.
+    An engine's ``plan.DraftPolicy`` decides when each drafter is used and which candidates are
+    verified; ``propose`` returns the most likely nodes without a plan.
 
     Args:
-        drafters: at least one, this text's own.
-        acceptance: what is known of drafters of these kinds; shared by all texts.
+        drafters: at least one, for this sequence only.
+        acceptance: learned acceptance of drafters of these kinds; shared by all sequences.
 
     Attributes:
-        names: of the drafters, in the order in which guesses number them.
+        names: names of the drafters, in the order in which candidates number them.
     """
 
     __slots__ = (
@@ -135,15 +135,19 @@ class AutoDrafter(SeveralDrafters):
 
 
 class Auto(SeveralFactories):
-    """Makes drafters for planned trees: `Engine(model, drafter=Auto(Suffix(), Model("small")))`.
+    """Factory of drafters for planned trees; the default drafter, "auto".
 
-    An engine whose drafter this is plans each step's trees from what passes cost on this machine
-    and what guesses turned out to be worth: no tree, a chain and a wide tree are one decision. How
-    often guesses are accepted is kept here from text to text, what drafters cost in the engine.
+    An engine with this drafter plans each step's trees from the measured cost of passes and the
+    learned acceptance rates: no tree, a chain and a wide tree are one decision. Acceptance rates
+    are kept here for all sequences, the cost of drafters in the engine.
+
+    Example:
+        engine = Engine(model, drafter=Auto(Suffix(), draft.Model("small.gguf")))
+        engine = Engine(model)     # the same as Auto(Suffix(), Recycling(), medusa=True)
 
     Args:
         factories: of the drafters; at least one.
-        medusa: add Medusa heads, if there are some that fit the target.
+        medusa: add Medusa heads, if some fit the target.
     """
 
     def __init__(self, *factories: DrafterFactory, medusa: bool = False) -> None:
@@ -157,7 +161,7 @@ class Auto(SeveralFactories):
         return len(self._factories)
 
     def prepare(self, model: Model) -> None:
-        """See NeedsTarget."""
+        """Give the target model to the factories, and look for Medusa heads that fit it."""
         super().prepare(model)
         heads = heads_that_fit(model) if self._looks_for_heads else None
         if heads is not None:

@@ -1,4 +1,4 @@
-"""The suffix drafter: what followed the same words before, in the prompt or in the output."""
+"""The suffix drafter: continuations of earlier occurrences of the text's end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pytreellama.tree.grown import NOTHING, Grown
 
 @dataclass(frozen=True, slots=True)
 class SuffixOptions:
-    """How the suffix drafter searches; all lengths in tokens. Raises DraftError if out of range."""
+    """Options of the suffix drafter; lengths in tokens. Raises ``DraftError`` if out of range."""
 
     min_match: int = 1
     """Shortest suffix of the text whose earlier continuations count as a guess; at least 1."""
@@ -151,7 +151,7 @@ class SuffixDrafter:
         return self.grow_likely(n_nodes, self._options.min_p).tree()
 
     def grow_likely(self, n_nodes: int, min_p: float) -> Grown:
-        """See Selective; raises DraftError if `n_nodes` < 0."""
+        """Propose nodes of at least ``min_p``; raises ``DraftError`` if ``n_nodes`` < 0."""
         start = self._start()
         if checked_n_nodes(n_nodes) == 0 or start is None:
             return NOTHING
@@ -242,9 +242,14 @@ class SuffixDrafter:
 
 @dataclass(frozen=True, slots=True)
 class Suffix(SuffixOptions):
-    """Makes suffix drafters, one for each sequence: `Engine(model, drafter=Suffix(min_p=0.3))`.
+    """Factory of suffix drafters, one for each sequence.
 
-    Raises DraftError if options are out of range, or there is no corpus at the path given.
+    Example:
+        engine = Engine(model, drafter=Suffix(min_p=0.3))
+        engine = Engine(model, drafter=Suffix(corpus="notes.corpus"))
+
+    Raises:
+        DraftError: options out of range, or no corpus at the path.
     """
 
     corpus: Corpus | str | os.PathLike[str] | None = None

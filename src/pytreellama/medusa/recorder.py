@@ -39,18 +39,18 @@ class StateRecorder:
         self._states: list[Float32Array] = []
 
     def observe_hidden(self, states: Float32Array) -> None:
-        """See HiddenObserver."""
+        """Take the hidden states of accepted tokens."""
         self._states.append(states)
 
     def observe(self, tokens: Tokens) -> None:
-        """See Drafter: what comes before the first state is the prompt."""
+        """Take committed text; the text before the first state is the prompt."""
         if self._states:
             self._tokens += checked_tokens(tokens)
         else:
             self._prompt += tuple(checked_tokens(tokens))
 
     def propose(self, n_nodes: int) -> TokenTree:
-        """See Drafter."""
+        """Propose nothing."""
         checked_n_nodes(n_nodes)
         return EMPTY_TREE
 

@@ -103,7 +103,7 @@ class Model(Closing):
         return self._handle
 
     def share(self) -> Model:
-        """Return a second ``Model`` of the same weights, which stays open when this one is closed."""
+        """Return a second owner of the same weights, which stays open when this one is closed."""
         other = copy.copy(self)
         other._handle = self.handle.share()
         other.vocab = self.vocab.held_by(other._handle)
@@ -140,7 +140,7 @@ class Model(Closing):
 
     @property
     def description(self) -> str:
-        """Architecture, size and quantisation, such as ``llama 135M Q4_1``."""
+        """Architecture, size and quantisation, such as ``llama 256M Q4_1``."""
         return native_model.description(self.handle)
 
     @property

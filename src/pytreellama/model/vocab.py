@@ -29,7 +29,7 @@ _WHITESPACE = b" \t\n\v\f\r"
 
 
 class Vocab:
-    """The vocabulary of a model: ``model.vocab``. Raises ``ModelLoadError`` once the model is closed.
+    """The vocabulary of a model, ``model.vocab``; usable until the model is closed.
 
     Example:
         tokens = model.vocab.encode("Once upon a time")
@@ -54,7 +54,7 @@ class Vocab:
         return self._model
 
     def held_by(self, model: Handle) -> Vocab:
-        """Return the same vocabulary for another owner of the model, with a shared cache of pieces."""
+        """Return the same vocabulary for another owner of the model; cached pieces are shared."""
         other = copy.copy(self)
         other._model = model
         return other
@@ -131,8 +131,8 @@ class Vocab:
                 ``adds_eos``); BERT's CLS and SEP likewise.
             add_bos, add_eos: override ``add_special`` for one end. A prompt that will be continued
                 must not end with EOS: ``add_eos=False``.
-            parse_special: parse names of special tokens, such as ``<|im_end|>``, as tokens instead of
-                text. Use it for rendered templates, not for untrusted text.
+            parse_special: parse names of special tokens, such as ``<|im_end|>``, as tokens. Use it
+                for rendered templates, not for untrusted text.
 
         Returns:
             Token ids.
@@ -170,8 +170,8 @@ class Vocab:
     def least_tokens(self, text: str | bytes) -> int:
         """Lower bound on the number of tokens of a text, without tokenising it.
 
-        Returns 0 for WordPiece and unigram tokenizers, which normalise text first and may map a word
-        of any length to one unknown token.
+        Returns 0 for WordPiece and unigram tokenizers, which normalise text first and may map
+        a word of any length to one unknown token.
 
         Raises:
             VocabError: the text is not valid UTF-8.

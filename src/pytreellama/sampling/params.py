@@ -92,7 +92,8 @@ class SamplingParams:
             (Holtzman et al. 2019, arXiv:1904.09751)
         min_p: keep tokens with at least this fraction of the top token's probability; 0.0 to
             disable.
-        typical_p: keep this probability mass of tokens nearest to the row's entropy; 1.0 to disable.
+        typical_p: keep this probability mass of tokens nearest to the row's entropy; 1.0 to
+            disable.
             (Meister et al. 2022, arXiv:2202.00666)
         top_n_sigma: keep logits within n standard deviations of the maximum; 0.0 to disable.
             (Tang et al. 2024, arXiv:2411.07641)

@@ -38,7 +38,7 @@ class JsonRoute(APIRoute):
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """See APIRoute. The endpoint is called with ``body`` and ``request``."""
+        """Return the handler; the endpoint is called with ``body`` and ``request``."""
         field = self.body_field
         assert field is not None, f"{self.path} has no body"
         model: type[BaseModel] = field.field_info.annotation  # type: ignore[assignment]

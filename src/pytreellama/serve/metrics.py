@@ -69,23 +69,23 @@ class Metrics:
 
 
 class _EngineGauges(Collector):
-    """What an engine tells when it is asked."""
+    """Gauges that read the engine's load at each scrape."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
-        """See Collector."""
+        """Yield the current gauges."""
         load, n_ctx = self._engine.load, self._engine.context.n_ctx
         gauges = {
-            "running": ("Requests in the cache.", load.n_running),
+            "running": ("Running requests.", load.n_running),
             "queued": (
-                "Requests that wait.",
+                "Waiting requests.",
                 max(self._engine.n_open - load.n_running, load.n_waiting),
             ),
-            "kept_texts": ("Ended texts that stay for prompts alike.", load.n_kept),
-            "cache_cells_used": ("Tokens in the cache.", load.n_cells_used),
-            "cache_cells": ("Tokens that the cache holds.", n_ctx),
+            "kept_texts": ("Finished sequences in the prefix cache.", load.n_kept),
+            "cache_cells_used": ("KV-cache cells in use.", load.n_cells_used),
+            "cache_cells": ("KV-cache cells in total.", n_ctx),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(f"pytreellama_{name}", text, value)

@@ -139,7 +139,7 @@ class EventResponse(EventSourceResponse):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Send the response, and end its answers however it ends."""
         try:
             await super().__call__(scope, receive, send)
         finally:

@@ -24,9 +24,9 @@ def match(
 
     This is exact for every sampler and grammar: each emitted token was drawn by the target's own
     sampler, in text order, from logits under exactly the preceding text. The tree decides only how
-    many draws one pass pays for. No draw is repeated or discarded, so the sampler's state and random
-    stream advance as in plain decoding. O(1) per token. Source: SpecInfer (arXiv 2305.09781); also
-    the acceptance by equality in llama.cpp's speculative examples.
+    many draws one pass pays for. No draw is repeated or discarded, so the sampler's state and
+    random stream advance as in plain decoding. O(1) per token. Source: SpecInfer (arXiv
+    2305.09781); also the acceptance by equality in llama.cpp's speculative examples.
 
     Example:
         tree = TokenTree.chain([5, 6, 7])                       # node 0: last token of the text
