@@ -218,7 +218,7 @@ def test_eval_finds_the_heads_beside_the_model(
     shutil.copy(heads, tmp_path / "my model.medusa.gguf")
     arguments = ("-m", str(beside), "-p", prompts, "--limit", "2", "-n", "6", "--nodes", "4")
     told = invoke("eval", *arguments).stdout
-    for part in ("my model.medusa.gguf", "right, by head", "tokens a step, 4 guesses"):
+    for part in ("my model.medusa.gguf", "right, by head", "tokens per step, 4 draft nodes"):
         assert part in told
 
 

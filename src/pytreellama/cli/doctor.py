@@ -194,7 +194,7 @@ def _speed_table(check: SpeedCheck) -> Table:
     from rich.table import Table
 
     table = Table(title="a pass over a chain of n nodes", title_justify="left")
-    for name in ("nodes", "median", "cost", "pays if guesses hold", "passes"):
+    for name in ("nodes", "median", "cost", "break-even acceptance rate", "passes"):
         table.add_column(name, justify="right")
     for n, seconds in check.median_s.items():
         table.add_row(

@@ -129,7 +129,9 @@ def _drafters(stats: Stats) -> dict[str, str]:
 def _planning(stats: Stats) -> dict[str, str]:
     if not stats.plan_s:
         return {}
-    expected = f"{stats.n_expected:.1f} guesses expected to be accepted, {stats.n_accepted} were"
+    expected = (
+        f"{stats.n_expected:.1f} draft nodes expected to be accepted, {stats.n_accepted} were"
+    )
     return {"planning": f"{milliseconds(stats.plan_s)}; {expected}"}
 
 

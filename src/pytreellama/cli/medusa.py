@@ -334,7 +334,7 @@ def _print_evaluation(facts: dict[str, Any], evaluation: HeadsEvaluation) -> Non
         "among the first five": _shares(tuple(hits["top5"])),
     }
     facts |= {
-        f"tokens a step, {n} guesses": f"{steps.tokens_per_step:.2f}"
+        f"tokens per step, {n} draft nodes": f"{steps.tokens_per_step:.2f}"
         for n, steps in evaluation.steps.items()
     }
     stdout_console().print(facts_table("heads", facts))

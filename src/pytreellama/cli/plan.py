@@ -184,7 +184,7 @@ def step_line(number: int, step: Step, took_s: float | None) -> str:
     """A step's plan and what came of it, in a line."""
     plan = step.plan
     if plan is None or not len(plan.candidates):
-        return f"step {number}: plain; no guesses were found, or it did not pay to look for any"
+        return f"step {number}: plain; no candidates were found, or the draft gate was closed"
     choice, n_accepted = plan.choice, len(step.path) - 1
     took = "" if took_s is None else f" (it took {milliseconds(took_s)})"
     return (

@@ -33,7 +33,7 @@ from pytreellama.serve.text_routes import text_router
 
 _log = logging.getLogger(__name__)
 
-_DESCRIPTION = """OpenAI's interface to a local model whose texts are written with trees of guesses:
+_DESCRIPTION = """OpenAI's API for a local model that decodes speculatively with draft trees:
 every request's tree is verified in one pass. Every answer is what the model writes alone."""
 
 
