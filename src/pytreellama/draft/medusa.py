@@ -184,7 +184,7 @@ class Medusa:
 
     def attach(self, context: Context) -> None:
         """Make the target's context keep hidden states, and use its number of threads."""
-        context.keep_hidden()
+        context.outputs.keep_hidden()
         self._n_threads = context.n_threads
 
     @property

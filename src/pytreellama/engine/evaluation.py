@@ -108,7 +108,7 @@ class Scoring(Evaluation):
 
     def evaluate(self, context: Context) -> None:
         """See Evaluation."""
-        context.decode_one_tree(self.require_id(), self._tree)
+        context.decode(self._tree, seq=self.require_id())
         logps = _node_logps(context, self._tree)
         context.discard(self.require_id())
         nodes = _node_of(self._tree)
@@ -158,7 +158,7 @@ class Embedding(Evaluation):
 
     def evaluate(self, context: Context) -> None:
         """See Evaluation."""
-        context.keep_hidden()
+        context.outputs.keep_hidden()
         piece = self.context[self.n_past : self.n_past + self.n_cells]
         is_last = self.n_past + len(piece) == len(self.context)
         flags = np.full(len(piece), self._pooling == "mean")
@@ -167,7 +167,7 @@ class Embedding(Evaluation):
         positions = range(self.n_past, self.n_past + len(piece))
         batch.add(piece, list(positions), self.require_id(), flags)
         context.decode(batch)
-        states = context.hidden(range(int(flags.sum()))).astype(np.float64)
+        states = context.outputs.hidden(range(int(flags.sum()))).astype(np.float64)
         before = self._sum if self.n_past and self._pooling == "mean" else 0.0
         self._sum = before + states.sum(axis=0)
         self.n_past += len(piece)
@@ -194,10 +194,10 @@ def _node_logps(context: Context, tree: TokenTree) -> Float32:
     rows, tokens = tree.parents[1:], tree.tokens[1:]
     some = np.zeros(n_nodes, np.int32)
     some[rows] = tokens
-    logits = context.logits_view
+    logits = context.outputs.logits_view
     # what a row's one token lacks to its logit is the same for all its tokens
     log_sums = logits[np.arange(n_nodes), some].astype(np.float64)
-    log_sums -= context.logp(some)
+    log_sums -= context.outputs.token_logps(some)
     logps = np.zeros(n_nodes, np.float32)
     logps[1:] = logits[rows, tokens] - log_sums[rows]
     return logps

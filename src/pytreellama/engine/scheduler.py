@@ -225,7 +225,7 @@ class Scheduler:
                 return False
 
     def _enter(self, sequence: Sequence) -> None:
-        sequence.seq_id = self._context.new_sequence()
+        sequence.seq_id = self._context.sequences.new()
         self._running.append(sequence)
         if not sequence.is_started:
             self._begin(sequence)
@@ -268,7 +268,7 @@ class Scheduler:
         if sequence.seq_id is not None and not self._context.closed:
             is_kept = keeps and self.prefixes.kept.keep(sequence)
             if not is_kept:
-                self._context.free_sequence(sequence.seq_id)
+                self._context.sequences.free(sequence.seq_id)
         sequence.seq_id = None
 
     def _drop_finished(self, besides: Sequence_[Sequence] = ()) -> list[Sequence]:
@@ -437,6 +437,6 @@ class Scheduler:
             self._n_text_max - sequence.n_past - 1,
             self._pass.capacity // n_ready - 1,
             # n nodes have n leaves at most, and the first needs no id of its own
-            1 + self._context.n_spare_leaves // n_ready,
+            1 + self._context.sequences.n_spare_leaves // n_ready,
         )
         return max(room, 0)

@@ -66,9 +66,9 @@ class TreePass:
         """A step without a batch; a lone root is a step of plain decoding."""
         started_s = time.perf_counter()
         if len(tree) == 1:
-            self._context.decode_one(sequence.require_id(), sequence.last_token)
+            self._context.decode(sequence.last_token, seq=sequence.require_id())
         else:
-            self._context.decode_one_tree(sequence.require_id(), tree)
+            self._context.decode(tree, seq=sequence.require_id())
         sequence.stats.target_s += time.perf_counter() - started_s
 
     def _decode(self, sequences: list[Sequence], trees: list[TokenTree]) -> list[slice]:
@@ -78,9 +78,9 @@ class TreePass:
         places = self._place_roots([s for s, tree in planned if len(tree) == 1])
         branching = [(s, tree) for s, tree in planned if len(tree) > 1]
         for sequence, tree in branching:
-            place = self._context.add_tree(self._batch, sequence.require_id(), tree)
+            place = self._context.place(self._batch, sequence.require_id(), tree)
             places[sequence] = place
-        self._context.decode_trees(self._batch, [s.require_id() for s, _ in branching])
+        self._context.decode(self._batch)
         spent_s = time.perf_counter() - started_s
         for sequence, tree in planned:
             sequence.stats.target_s += spent_s * len(tree) / len(self._batch)
@@ -119,7 +119,7 @@ class TreePass:
             if sequence.n_top:
                 sequence.drafter.observe_pass(tree, *rows.top(place))  # type: ignore[attr-defined]
             if sequence.wants_hidden:
-                states = self._context.hidden([place.start + node for node in verdict.path])
+                states = self._context.outputs.hidden([place.start + node for node in verdict.path])
                 sequence.drafter.observe_hidden(states)  # type: ignore[attr-defined]
             sequence.drafter.observe(verdict.tokens)
             sequence.stats.draft_s += time.perf_counter() - verified_s
@@ -144,18 +144,20 @@ class TreePass:
             self._require_numbers(place.start + verdict.path[-1], verdict.next_token)
             return verdict
         return match(
-            tree, lambda node: sequence.sampler.sample(self._context, place.start + node), stop
+            tree,
+            lambda node: sequence.sampler.sample(self._context.outputs, place.start + node),
+            stop,
         )
 
     def _distribution(self, row: int) -> NDArray[np.float64]:
         """Softmax of a row of logits at temperature 1."""
-        logits = self._context.logits_view[row]
+        logits = self._context.outputs.logits_view[row]
         p = np.exp(logits.astype(np.float64) - logits.max())
         return np.asarray(p / p.sum())
 
     def _require_numbers(self, row: int, token: int) -> None:
         """An argmax over NaN is a token like any other; a sampler would refuse it."""
-        if not self._context.logit(row, token) > -np.inf:
+        if not self._context.outputs.logit(row, token) > -np.inf:
             raise SamplerError(
                 "no token to choose from: every logit of the row is NaN or -infinity"
             )
@@ -169,9 +171,9 @@ class TreePass:
 
     def _logp(self, row: int, token: int, n_top: int) -> TokenLogp:
         if n_top == 0:
-            return TokenLogp(token, self._context.row_logp(row, token))
+            return TokenLogp(token, self._context.outputs.logp(row, token))
         k = min(n_top, self._context.n_vocab)
-        logp, tokens, logps = self._context.row_top_logp(row, token, k)
+        logp, tokens, logps = self._context.outputs.top_logp(row, token, k)
         return TokenLogp(token, logp, tuple(zip(tokens.tolist(), logps.tolist(), strict=True)))
 
 
@@ -183,10 +185,10 @@ class _Rows:
         self._top: tuple[Int32, Float32] | None = None
         self._argmax: Int32 | None = None
         if n_top:
-            self._top = context.top_k(min(n_top, context.n_vocab), normalise=False)
+            self._top = context.outputs.top_k(min(n_top, context.n_vocab), normalise=False)
             self._argmax = self._top[0][:, 0]
         elif any(sequence.sampler.is_argmax for sequence in sequences):
-            self._argmax = context.argmax()
+            self._argmax = context.outputs.argmax()
 
     def argmax(self, place: slice) -> Int32:
         assert self._argmax is not None

@@ -23,7 +23,7 @@ from pytreellama.sampling.stages import new_stages
 
 
 class LogitsSource(Protocol):
-    """Anything that holds rows of logits, such as a ``Context``."""
+    """Anything that holds rows of logits, such as ``Context.outputs``."""
 
     def logits_pointer(self, row: int) -> Any:
         """cdata ``float *`` to the n_tokens logits of one row."""
@@ -40,7 +40,7 @@ class Sampler(Closing):
     Example:
         with Sampler(model.vocab, SamplingParams(temperature=0.8, seed=1)) as sampler:
             sampler.accept_prompt(prompt)
-            token = sampler.sample(context, 0)
+            token = sampler.sample(context.outputs, 0)
 
     Args:
         vocab: the vocabulary of the model that computes the logits.
@@ -71,11 +71,11 @@ class Sampler(Closing):
             self._constraint = JsonSchemaConstraint(vocab, self.params.json_schema)
         self._chain = new_stages(vocab, self.params, biases, self.seed)
 
-    def sample(self, context: LogitsSource, row: int) -> int:
+    def sample(self, outputs: LogitsSource, row: int) -> int:
         """Sample a token from a row of the last decode, and accept it.
 
         Args:
-            context: the source of the logits.
+            outputs: the source of the logits: ``Context.outputs``.
             row: index among the outputs of the last decode.
 
         Returns:
@@ -85,7 +85,7 @@ class Sampler(Closing):
             SamplerError: the sampler is closed, or no token is left to choose.
             GrammarError: no token can continue the text under the grammar or schema.
         """
-        return self._choose(context.logits_pointer(row))
+        return self._choose(outputs.logits_pointer(row))
 
     def sample_row(self, logits: NDArray[np.float32]) -> int:
         """Sample a token from float32 logits of shape (n_tokens,), otherwise as ``sample``."""

@@ -52,7 +52,7 @@ class TokenTree:
     Example:
         tree = TokenTree.from_paths([[11, 12, 13], [11, 14]])
         tree.parents                          # [-1, 0, 0, 1]
-        logits = context.decode_tree(seq, tree)
+        logits = context.decode(tree, seq=seq).logits
 
     Attributes:
         tokens: int32, shape (n,), token ids.

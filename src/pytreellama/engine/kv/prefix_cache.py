@@ -86,7 +86,7 @@ class KeptTexts:
     def drop(self, text: KeptText) -> None:
         """Free what it alone holds."""
         self._texts.remove(text)
-        self._context.free_sequence(text.seq_id)
+        self._context.sequences.free(text.seq_id)
 
     def drop_oldest(self) -> bool:
         """Drop the text that was used longest ago; False if there is none."""

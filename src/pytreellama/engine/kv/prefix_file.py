@@ -77,16 +77,16 @@ def _put_back(
     if kept.is_full:
         return False
     try:
-        seq_id = context.new_sequence()
+        seq_id = context.sequences.new()
     except ContextError:
         return False
     try:
         context.memory.load(state, seq_id)
     except (MemoryStateError, CacheFullError):
-        context.free_sequence(seq_id)
+        context.sequences.free(seq_id)
         return False
-    if context.n_past(seq_id) != len(tokens):
-        context.free_sequence(seq_id)
+    if context.sequences.n_past(seq_id) != len(tokens):
+        context.sequences.free(seq_id)
         return False
     kept.add(KeptText(tokens, seq_id))
     return True
