@@ -245,7 +245,7 @@ def test_without_a_text_or_nodes_nothing_is_guessed(tiny_model: TinyModel) -> No
         assert len(drafter.propose(8)) == 0
         drafter.observe([270])
         assert len(drafter.propose(0)) == 0
-        with pytest.raises(DraftError, match="-1 nodes"):
+        with pytest.raises(DraftError, match="invalid n_nodes=-1"):
             drafter.propose(-1)
         with pytest.raises(DraftError, match="token ids"):
             drafter.observe([1.5])  # type: ignore[list-item]

@@ -68,7 +68,7 @@ class AutoDrafter(SeveralDrafters):
         return len(self._drafters)
 
     def observe(self, tokens: Tokens) -> None:
-        """Hear committed text, shape (n,), and learn which of the expected guesses it accepts."""
+        """Observe committed text, shape (n,), and learn which expected candidates it accepts."""
         ids = checked_tokens(tokens)
         if self._is_paused:
             self._paused_tokens += ids
@@ -88,7 +88,7 @@ class AutoDrafter(SeveralDrafters):
         self._drafts_next = drafts_next
 
     def resume(self) -> None:
-        """Let the drafters hear what was committed during a pause."""
+        """Pass the text that was committed during a pause to the drafters."""
         self._is_paused = False
         if self._paused_tokens:
             paused_tokens, self._paused_tokens = self._paused_tokens, []
@@ -96,7 +96,7 @@ class AutoDrafter(SeveralDrafters):
 
     @property
     def wants_hidden(self) -> bool:
-        """Whether one of its drafters does, for the next draft."""
+        """True if one of its drafters wants hidden states for the next draft."""
         is_drafting = not self._is_paused or self._drafts_next
         return is_drafting and super().wants_hidden
 
@@ -113,7 +113,7 @@ class AutoDrafter(SeveralDrafters):
         return self._estimated(Candidates.of_grown(drafts, self.names))
 
     def expect(self, candidates: Candidates) -> None:
-        """Learn from what is observed next which of these guesses were accepted."""
+        """Learn from the next observed text which of these candidates are accepted."""
         self._candidates = candidates
 
     def _estimated(self, candidates: Candidates) -> Candidates:
@@ -121,7 +121,7 @@ class AutoDrafter(SeveralDrafters):
         return candidates
 
     def propose(self, n_nodes: int) -> TokenTree:
-        """The likeliest guesses of all drafters; see Drafter. Raises DraftError if < 0."""
+        """The most likely nodes of all drafters; raises ``DraftError`` if ``n_nodes`` < 0."""
         checked_n_nodes(n_nodes)
         self.resume()
         trees = [drafter.propose(n_nodes) for drafter in self._drafters]
@@ -129,7 +129,7 @@ class AutoDrafter(SeveralDrafters):
         return candidates.tree(candidates.by_p()[:n_nodes]) if len(candidates) else EMPTY_TREE
 
     def reset(self) -> None:
-        """Forget the text; what is known of the drafters stays."""
+        """Forget the text; learned acceptance stays."""
         super().reset()
         self._forget()
 

@@ -1,4 +1,4 @@
-"""Growth: which guesses a drafter follows up, level by level, until a tree is worth proposing."""
+"""Tree growth: which draft nodes are expanded, level by level."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ TRUNK = -1
 
 
 Row: TypeAlias = tuple[list[int], list[float]]
-"""The likeliest tokens behind one node, falling, and their probabilities; 0 for no token."""
+"""Top tokens after one node, most likely first, and their probabilities; 0 for no token."""
 
 
 class Foresight(Protocol):
-    """A text, guesses that hang below its end, and what is expected behind each of them."""
+    """The draft nodes below a text's end, and the top tokens after each of them."""
 
     def children(self, node: int) -> Row:
-        """What is expected behind a node (or TRUNK), if the path so far is right."""
+        """Top tokens after a node (or ``TRUNK``), given its path."""
         ...
 
     def add(self, tokens: Sequence[int], parents: Sequence[int]) -> list[int]:
-        """Hang tokens below earlier nodes (or TRUNK), in one pass; the nodes, or [] for no room."""
+        """Add tokens below earlier nodes (or ``TRUNK``) in one pass; [] if there is no room."""
         ...
 
 
 Belief: TypeAlias = Callable[[list[float]], list[float]]
-"""What the probabilities of a node's children, in their order, are worth: at most 1 together."""
+"""Calibrates the probabilities of a node's children; their sum is at most 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """How far and how wide a tree may grow."""
+    """Limits of a tree's depth and width."""
 
     n_children: tuple[int, ...]
-    """Most children of one node, by the children's depth. Its length is the number of levels."""
+    """Maximum number of children per node, by depth; its length is the number of levels."""
     width: int | None
-    """Most nodes that are followed up on one level; None is no limit."""
+    """Maximum number of nodes expanded per level; None for no limit."""
     min_p: float
     """Nodes whose path probability is lower are not proposed."""
 
@@ -79,7 +79,7 @@ class Growth:
 
     @property
     def n_top(self) -> int:
-        """Children that are asked of a node."""
+        """Number of top tokens needed per node."""
         return max(self.n_children)
 
     def as_chain(self) -> Growth:
@@ -124,14 +124,14 @@ class _Candidate:
     node: int | None = None
 
 
-# Above the roots, so that every guess has a parent.
+# Above the roots, so that every candidate has a parent.
 _END_OF_TEXT = _Candidate(token=-1, parent=None, p=1.0, depth=-1, node=TRUNK)
 
 
 def _children(
     taken: list[_Candidate], foresight: Foresight, growth: Growth, belief: Belief
 ) -> list[_Candidate]:
-    """What is expected below guesses that were taken up."""
+    """The children of expanded candidates."""
     found = []
     for parent in taken:
         depth = parent.depth + 1
@@ -145,12 +145,12 @@ def _children(
 
 
 def _likeliest(candidates: list[_Candidate], n_nodes: int) -> list[_Candidate]:
-    """In falling order, and so that no child comes before its parent."""
+    """The most likely candidates first; no child comes before its parent."""
     return sorted(candidates, key=lambda candidate: -candidate.p)[:n_nodes]
 
 
 def _to_take_up(best: list[_Candidate], growth: Growth, n_nodes: int) -> list[_Candidate]:
-    """The likeliest guesses below which another of the `n_nodes` likeliest may stand."""
+    """Candidates to expand: those that may have a child among the ``n_nodes`` most likely."""
     p_least = best[-1].p if len(best) == n_nodes else 0.0
     is_open = (
         candidate

@@ -92,7 +92,7 @@ class MedusaDrafter:
         self._states = states
 
     def observe(self, tokens: Tokens) -> None:
-        """Hear committed text, shape (n,); raises DraftError, keeping nothing, if not token ids."""
+        """Observe committed text, shape (n,); raises ``DraftError`` if not token ids."""
         ids = checked_tokens(tokens)
         if not ids:
             return
@@ -102,7 +102,7 @@ class MedusaDrafter:
         self._state = None if states is None else states[-1]
 
     def propose(self, n_nodes: int) -> TokenTree:
-        """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
+        """Propose a tree of at most ``n_nodes`` nodes; raises ``DraftError`` if ``n_nodes`` < 0."""
         return self.grow_likely(n_nodes, self._options.min_p).tree()
 
     def grow_likely(self, n_nodes: int, min_p: float) -> Grown:

@@ -37,12 +37,12 @@ class MergeDrafter(SeveralDrafters):
         super().__init__(drafters)
 
     def observe(self, tokens: Tokens) -> None:
-        """Hear committed text, shape (n,); see Drafter."""
+        """Observe committed text, shape (n,)."""
         for drafter in self._drafters:
             drafter.observe(tokens)
 
     def propose(self, n_nodes: int) -> TokenTree:
-        """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
+        """Propose a tree of at most ``n_nodes`` nodes; raises ``DraftError`` if ``n_nodes`` < 0."""
         checked_n_nodes(n_nodes)
         proposed = [drafter.propose(n_nodes) for drafter in self._drafters]
         spoken = [tree for tree in proposed if len(tree)]

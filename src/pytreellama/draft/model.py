@@ -137,14 +137,14 @@ class ModelDrafter:
             self._cache.free_abandoned()
 
     def observe(self, tokens: Tokens) -> None:
-        """Hear committed text, shape (n,); raises DraftError, keeping nothing, if not token ids."""
+        """Observe committed text, shape (n,); raises ``DraftError`` if not token ids."""
         ids = checked_tokens(tokens)
         # What a longer vocabulary of the target has alone, no draft can be read after.
         self._can_read &= not ids or max(ids) < self._cache.n_vocab
         self._text += ids
 
     def propose(self, n_nodes: int) -> TokenTree:
-        """Guess what follows, in at most `n_nodes` nodes; see Drafter.
+        """Propose a tree of at most ``n_nodes`` nodes.
 
         Raises:
             DraftError: `n_nodes` < 0, the factory is closed, or the draft model failed; the text is

@@ -24,7 +24,7 @@ class NGramOptions:
     """Options of the n-gram drafter; lengths in tokens. Raises ``DraftError`` if out of range."""
 
     min_n: int = 1
-    """Shortest context whose continuations count as a guess; at least 1."""
+    """Shortest context whose continuations are proposed; at least 1."""
     max_n: int = 4
     """Longest context that is told apart; at least `min_n`."""
     max_depth: int = 32
@@ -164,7 +164,7 @@ class NGramDrafter:
             self._sources.append(_Source(self._static, options.static_worth, False, trust.static))
 
     def observe(self, tokens: Tokens) -> None:
-        """Hear committed text, shape (n,); raises DraftError, keeping nothing, if not token ids."""
+        """Observe committed text, shape (n,); raises ``DraftError`` if not token ids."""
         for token in checked_tokens(tokens):
             self._learn_escapes(token)
             self._own.learn(self._context, token)
@@ -179,7 +179,7 @@ class NGramDrafter:
                 return
 
     def propose(self, n_nodes: int) -> TokenTree:
-        """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
+        """Propose a tree of at most ``n_nodes`` nodes; raises ``DraftError`` if ``n_nodes`` < 0."""
         return self.grow_likely(n_nodes, self._options.min_p).tree()
 
     def grow_likely(self, n_nodes: int, min_p: float) -> Grown:

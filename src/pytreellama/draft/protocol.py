@@ -45,11 +45,11 @@ class Drafter(Protocol):
         ...
 
     def propose(self, n_nodes: int) -> TokenTree:
-        """Guess what follows the observed text: a tree of at most `n_nodes` nodes.
+        """Propose a tree of at most ``n_nodes`` nodes that continues the observed text.
 
         The roots are candidates for the very next token. `tree.p` (float32, shape (n,)) is, for
         each node, the estimated probability that its whole path will be accepted, so it never
-        rises from parent to child. No guess is an empty tree. Proposing changes nothing: asked
+        rises from parent to child. No draft is an empty tree. Proposing changes nothing: asked
         twice, a drafter answers the same.
         """
         ...
@@ -163,4 +163,4 @@ def checked_n_nodes(n_nodes: int) -> int:
 
 # It has probabilities, none of them, so that it can be merged with a tree that has some.
 EMPTY_TREE = TokenTree([], [], p=[])
-"""What a drafter without a guess proposes."""
+"""The tree of a drafter that proposes nothing."""

@@ -24,7 +24,7 @@ class SuffixOptions:
     """Options of the suffix drafter; lengths in tokens. Raises ``DraftError`` if out of range."""
 
     min_match: int = 1
-    """Shortest suffix of the text whose earlier continuations count as a guess; at least 1."""
+    """Shortest suffix of the text whose earlier continuations are proposed; at least 1."""
     max_match: int = 32
     """Longest suffix that is told apart; at least `min_match`."""
     max_depth: int = 64
@@ -64,7 +64,7 @@ class SuffixDrafter:
     takes the likeliest paths first, until `n_nodes` or `min_p`.
 
     A path is always one that the text took before: at depth d only contexts are used that still
-    hold `min_match` tokens of the text in front of the d guesses.
+    hold `min_match` tokens of the text before the d draft tokens.
 
     With a corpus, the places behind the longest match there are one context more. Where they match
     more tokens than the text's own longest context does, they are asked before it.
@@ -106,7 +106,7 @@ class SuffixDrafter:
         return CorpusReader(corpus, self._options.min_match, self._options.max_match)
 
     def observe(self, tokens: Tokens) -> None:
-        """Hear committed text, shape (n,); raises DraftError, keeping nothing, if not token ids."""
+        """Observe committed text, shape (n,); raises ``DraftError`` if not token ids."""
         for token in checked_tokens(tokens):
             self._learn_escapes(token)
             self._automaton.append(token)
@@ -147,7 +147,7 @@ class SuffixDrafter:
         return places.following()
 
     def propose(self, n_nodes: int) -> TokenTree:
-        """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
+        """Propose a tree of at most ``n_nodes`` nodes; raises ``DraftError`` if ``n_nodes`` < 0."""
         return self.grow_likely(n_nodes, self._options.min_p).tree()
 
     def grow_likely(self, n_nodes: int, min_p: float) -> Grown:
@@ -253,7 +253,7 @@ class Suffix(SuffixOptions):
     """
 
     corpus: Corpus | str | os.PathLike[str] | None = None
-    """Texts to guess from beside the text itself, or the path of their file: see `Corpus`."""
+    """A ``Corpus`` of further texts to draft from, or the path of its file."""
 
     def __post_init__(self) -> None:
         SuffixOptions.__post_init__(self)

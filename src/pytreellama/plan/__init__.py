@@ -1,6 +1,6 @@
-"""Planning: what a pass costs, and which guesses are worth it.
+"""Planning: the cost of passes, and which draft nodes pay off.
 
-No native code is imported here: a policy is a function of drafts, a curve and a clock.
+No native code is imported here: a policy is a function of drafts, a cost curve and a clock.
 """
 
 from pytreellama.plan.budget import DrafterBudget

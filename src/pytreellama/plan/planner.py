@@ -1,4 +1,4 @@
-"""The planner: from guesses and costs to the trees of a pass, and what came of them."""
+"""The planner: chooses the trees of a pass from candidates and costs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from pytreellama.plan.probes import Probes
 from pytreellama.tree import TokenTree
 from pytreellama.tree.candidates import Candidates
 
-# The best of many estimates is one that was too high: what is chosen comes true less often than
-# what is not. Of tokens that guesses promise, this much is believed.
+# Winner's curse: the best of many estimates is often too high, so expected tokens are scaled.
 _BELIEF = 0.85
 
-# Guesses below this share of what could pay are not searched for: estimates may raise them.
+# Candidates below this share of the break-even probability are not searched for.
 _SEARCHED_SHARE = 0.5
 
 _PROBED_P = 0.05  # what a probe verifies need not pay
@@ -26,13 +25,13 @@ _PROBED_P = 0.05  # what a probe verifies need not pay
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What was chosen for one sequence, and why.
+    """The draft nodes that were chosen for one sequence, and why.
 
     Attributes:
-        guesses: all that was proposed.
-        nodes: those chosen, likeliest first.
-        choice: for all sequences of the pass.
-        is_probe: chosen to learn what such a pass costs, and not for what it saves.
+        candidates: all nodes that were proposed.
+        nodes: the chosen candidates, most likely first.
+        choice: the choice for all sequences of the pass.
+        is_probe: True if chosen to measure the cost of such a pass, not for what it saves.
     """
 
     candidates: Candidates
@@ -48,12 +47,12 @@ class Plan:
 
     @property
     def n_expected(self) -> float:
-        """Guesses that are expected to be accepted."""
+        """Expected number of accepted draft nodes."""
         return sum(self.candidates.p[node] for node in self.nodes)
 
     @property
     def saved_s(self) -> float:
-        """Seconds that the chosen guesses are expected to save, of this sequence's share."""
+        """Expected seconds saved by the chosen nodes: this sequence's share."""
         if not self.nodes or self.is_probe:
             return 0.0
         plain_s = len(self.choice.sizes) / self.choice.plain_rate
@@ -66,11 +65,11 @@ class Plan:
         return self.candidates.tree(self.nodes, root)
 
     def path(self, tokens: Sequence[int]) -> list[int]:
-        """The chosen guesses that come true if the text goes on with these tokens."""
+        """The chosen nodes that are accepted if the text continues with these tokens."""
         return list(takewhile(self.nodes.__contains__, self.candidates.path(tokens)))
 
     def proposers(self, tree: TokenTree) -> list[tuple[str, ...]]:
-        """Who proposed each node of a verified tree, whose node 0 is the text's last token."""
+        """The drafters of each node of a verified tree; none for node 0, the root."""
         found: list[tuple[str, ...]] = [()]
         place = [-1]
         nodes = list(zip(tree.tokens.tolist(), tree.parents.tolist(), strict=True))
@@ -81,7 +80,7 @@ class Plan:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: what was proposed, what was taken, and what is expected."""
+        """The candidates, the chosen nodes and the expectation, for JSON."""
         union, names, taken = self.candidates.union, self.candidates.names, set(self.nodes)
         return {
             "choice": self.choice.to_dict(),
@@ -99,11 +98,11 @@ class Plan:
 
 
 class Planner:
-    """Chooses the trees of every pass, by a curve of costs that it corrects.
+    """Chooses the trees of every pass by a cost curve, which it corrects.
 
     Args:
-        curve: what passes cost.
-        n_nodes_max: most nodes of a pass.
+        curve: the cost of passes.
+        n_nodes_max: maximum number of nodes in a pass.
     """
 
     def __init__(self, curve: CostCurve, n_nodes_max: int = KNOTS[-1]) -> None:
@@ -112,10 +111,10 @@ class Planner:
         self._probes = Probes()
 
     def least_p(self, seen: Sequence[int]) -> float:
-        """Guesses that are less likely need not be searched for: they cannot pay.
+        """Lower bound on the path probability of candidates that can pay off.
 
         Args:
-            seen: cells of text before each sequence of the pass.
+            seen: KV-cache cells of each sequence of the pass.
         """
         n = len(seen)
         price_s = self.curve.least_price_s(n, min(seen))
@@ -133,13 +132,13 @@ class Planner:
         rooms: Sequence[int] | None = None,
         n_shared: int = 0,
     ) -> list[Plan]:
-        """What to verify of each sequence's guesses, in one pass over all sequences.
+        """Choose the nodes to verify in one pass over all sequences.
 
         Args:
-            guesses: of the first sequences; those beside them have none.
-            seen: cells of text that each sequence's nodes attend to.
+            candidates: of the first sequences; further sequences have none.
+            seen: KV-cache cells that each sequence's nodes attend to.
             spent_s: seconds that drafting took.
-            rooms: most guesses of each sequence to verify; by default all.
+            rooms: maximum number of nodes of each sequence to verify; by default all.
             n_shared: of the cells seen, those that the pass reads once for several sequences.
         """
         if rooms is None:
@@ -158,7 +157,7 @@ class Planner:
         ]
 
     def gain_s(self, candidates: Candidates, less: Candidates, n_read: int) -> float:
-        """Seconds that a step gains by guesses over having fewer of them, for one sequence."""
+        """Seconds that a step gains by more candidates instead of ``less``, for one sequence."""
         best, other = self._choice_alone(candidates, n_read), self._choice_alone(less, n_read)
         return (best.n_tokens - other.n_tokens) / best.rate - (best.seconds - other.seconds)
 
@@ -167,13 +166,13 @@ class Planner:
         return _Step(self.curve, p, [n_read], 0, self._n_nodes_max).choice(0.0)
 
     def learn(self, done: PassCost) -> None:
-        """Hear what a pass cost."""
+        """Learn the cost of a pass."""
         self.curve.learn(done)
         self._probes.count(done.n_nodes > done.n_sequences)
 
 
 def _believed(candidates: Sequence[Candidates], orders: Sequence[list[int]]) -> list[list[float]]:
-    """Path probabilities of each sequence's guesses, falling."""
+    """Scaled path probabilities of each sequence's candidates, falling."""
     return [
         [_BELIEF * one.p[node] for node in order]
         for one, order in zip(candidates, orders, strict=True)
@@ -181,7 +180,7 @@ def _believed(candidates: Sequence[Candidates], orders: Sequence[list[int]]) -> 
 
 
 class _Step:
-    """What a pass would bring and cost, by how many guesses of each sequence are verified."""
+    """Expected tokens and cost of a pass, by the number of nodes per sequence."""
 
     def __init__(
         self,
@@ -194,7 +193,7 @@ class _Step:
         self._p = p + [[] for _ in range(len(seen) - len(p))]
         self.n_candidates = [len(one) for one in self._p]
         n_nodes = min(len(seen) + sum(self.n_candidates), n_nodes_max)
-        if len(seen) == 1:  # all nodes see the same: what they cost is a matter of their number
+        if len(seen) == 1:  # all nodes attend to the same cells: cost depends on their number only
             self._pass_s, self._node_s = curve.pass_s(n_nodes, seen[0]), None
         else:
             n_seen = sum(seen)
@@ -206,11 +205,11 @@ class _Step:
         return choose(self._p, self._pass_s, node_s=self._node_s, spent_s=spent_s)
 
     def n_nodes_of(self, sizes: Sequence[int]) -> int:
-        """Of a pass with so many guesses of each sequence."""
+        """Nodes of a pass with so many draft nodes per sequence, roots included."""
         return len(sizes) + sum(sizes)
 
     def choice_of(self, sizes: tuple[int, ...], spent_s: float) -> Choice:
-        """The choice of so many of each sequence's guesses, whether it is good or not."""
+        """The choice of so many draft nodes per sequence, good or not."""
         n_tokens = len(sizes) + sum(sum(p[:size]) for p, size in zip(self._p, sizes, strict=True))
         nodes_s = sum(n * s for n, s in zip(sizes, self._node_s or [0.0], strict=True))
         seconds = spent_s + self._pass_s[self.n_nodes_of(sizes)] + nodes_s

@@ -38,11 +38,11 @@ class Probes:
     def sizes(
         self, best: Sequence[int], n_candidates: Sequence[int], is_unsure: bool
     ) -> tuple[int, ...] | None:
-        """Guesses of each sequence to verify instead of the best choice; None to leave it so.
+        """Draft nodes of each sequence to verify instead of the best choice; None to keep it.
 
         Args:
             best: how many the best choice verifies.
-            n_guesses: how many there are.
+            n_candidates: number of candidates of each sequence.
             is_unsure: whether little is known of what trees cost beside plain steps.
         """
         if not any(best):
@@ -61,7 +61,7 @@ def _period(is_unsure: bool) -> int:
 
 
 def _few(n_candidates: Sequence[int]) -> tuple[int, ...]:
-    """A few guesses in all, of the first sequences that have some."""
+    """A few draft nodes in all, of the first sequences that have some."""
     n_left, sizes = _N_FEW, []
     for n in n_candidates:
         sizes.append(min(n, n_left))
