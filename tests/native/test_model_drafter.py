@@ -347,5 +347,5 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_options_are_checked_before_anything_is_loaded() -> None:
-    with pytest.raises(DraftError, match="n_levels is 0"):
+    with pytest.raises(DraftError, match="invalid n_levels=0"):
         draft.Model("none.gguf", n_levels=0)
