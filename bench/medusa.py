@@ -27,7 +27,7 @@ from pytreellama.bench.results import Totals, in_turn
 from pytreellama.bench.runs import prompt_tokens
 from pytreellama.draft import Auto, DrafterSpec, Medusa, Merge, Recycling, Suffix
 from pytreellama.draft.medusa import require_heads
-from pytreellama.medusa.evaluation import Hits, Steps, count_hits
+from pytreellama.medusa.evaluation import Hits, StepCounts, count_hits
 from pytreellama.medusa.recorder import answers
 from pytreellama.model.default_model import default_model_path
 from pytreellama.model.heads import Heads
@@ -145,8 +145,8 @@ def measure_steps(
     n_nodes: int,
     questions: Sequence[Question],
     options: argparse.Namespace,
-) -> dict[str, Steps]:
-    steps: dict[str, Steps] = defaultdict(Steps)
+) -> dict[str, StepCounts]:
+    steps: dict[str, StepCounts] = defaultdict(StepCounts)
     with Engine(model, factory, n_draft=n_nodes, n_ctx=N_CTX, n_threads=options.threads) as engine:
         for question in questions:
             answer = engine.generate([question.messages], max_tokens=options.tokens)[0]
@@ -225,7 +225,7 @@ def hit_rows(hits: dict[str, Hits]) -> Iterable[tuple[str, Any]]:
         yield f"{category}: right, by head", f"{top1}; among five: {top5}"
 
 
-def step_rows(steps: dict[str, dict[str, Steps]]) -> Iterable[tuple[str, Any]]:
+def step_rows(steps: dict[str, dict[str, StepCounts]]) -> Iterable[tuple[str, Any]]:
     for name, by_category in steps.items():
         for category in [*sorted(set(by_category) - {ALL}), ALL]:
             found = by_category[category]
@@ -245,7 +245,7 @@ def speed_rows(rounds: Sequence[Round]) -> Iterable[tuple[str, Any]]:
 
 
 def figures_of(
-    facts: dict[str, Any], steps: dict[str, dict[str, Steps]], rounds: Sequence[Round]
+    facts: dict[str, Any], steps: dict[str, dict[str, StepCounts]], rounds: Sequence[Round]
 ) -> list[Figure]:
     alone = steps[f"medusa, {SIZE} nodes"][ALL]
     two = steps[f"suffix+recycling, {SIZE} nodes"][ALL].tokens_per_step

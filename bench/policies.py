@@ -8,10 +8,10 @@ from typing import Protocol
 
 from pytreellama.draft import DRAFTERS, Auto, AutoDrafter
 from pytreellama.plan import (
+    Candidates,
     CostCurve,
     DrafterBudget,
     DraftPolicy,
-    Guesses,
     PassCost,
     PlannedRequest,
     Planner,
@@ -47,7 +47,7 @@ class Drafted:
 
     tree: TokenTree
     seconds: float = 0.0
-    guesses: Guesses | None = None
+    candidates: Candidates | None = None
     seen: TokenTree | None = None
 
 
@@ -97,10 +97,10 @@ class TimedDrafters:
         self._clock.now_s += self._cost.ask_s
         return self._drafters.ask(drafter, n_nodes, min_p)
 
-    def combine(self, drafts: Sequence[Grown]) -> Guesses:
-        guesses = self._drafters.combine(drafts)
-        self._clock.now_s += self._cost.node_s * len(guesses)
-        return guesses
+    def combine(self, drafts: Sequence[Grown]) -> Candidates:
+        candidates = self._drafters.combine(drafts)
+        self._clock.now_s += self._cost.node_s * len(candidates)
+        return candidates
 
 
 class Planned:
@@ -125,8 +125,8 @@ class Planned:
         (tree,) = self._policy.step([request], [N_DRAFT])
         if request.error is not None:
             raise request.error
-        guesses = None if request.plan is None else request.plan.guesses
-        return Drafted(tree, request.draft_s + request.plan_s, guesses)
+        candidates = None if request.plan is None else request.plan.candidates
+        return Drafted(tree, request.draft_s + request.plan_s, candidates)
 
     def learn(self, done: PassCost) -> None:
         self._request.n_cells = done.n_read
@@ -143,12 +143,12 @@ class AskingAll:
         self._drafters = self._auto()
         return self._drafters
 
-    def guesses(self, n_nodes: int) -> Guesses:
+    def candidates(self, n_nodes: int) -> Candidates:
         drafters = self._drafters
         drafts = [drafters.ask(i, n_nodes, MIN_P) for i in range(drafters.n_drafters)]
-        guesses = drafters.combine(drafts)
-        drafters.expect(guesses)
-        return guesses
+        candidates = drafters.combine(drafts)
+        drafters.expect(candidates)
+        return candidates
 
     def learn(self, done: PassCost) -> None:
         """What passes cost makes no difference."""
@@ -165,10 +165,10 @@ class Fixed(AskingAll):
     def drafted(self, root: int, n_read: int, ahead: list[int]) -> Drafted:
         if not self._n_nodes:
             return Drafted(lone_root(root))
-        guesses = self.guesses(self._n_nodes)
-        nodes = guesses.by_p()[: self._n_nodes]
-        seconds = self._cost.seconds(self._drafters.n_drafters, len(guesses))
-        return Drafted(guesses.tree(nodes, root), seconds, guesses)
+        candidates = self.candidates(self._n_nodes)
+        nodes = candidates.by_p()[: self._n_nodes]
+        seconds = self._cost.seconds(self._drafters.n_drafters, len(candidates))
+        return Drafted(candidates.tree(nodes, root), seconds, candidates)
 
 
 class Foresight(AskingAll):
@@ -179,9 +179,9 @@ class Foresight(AskingAll):
         self._curve = curve
 
     def drafted(self, root: int, n_read: int, ahead: list[int]) -> Drafted:
-        guesses = self.guesses(N_DRAFT)
-        true = guesses.path(ahead[:-1])
+        candidates = self.candidates(N_DRAFT)
+        true = candidates.path(ahead[:-1])
         costs = self._curve.pass_s(1 + len(true), n_read)
         best = max(range(1 + len(true)), key=lambda n: (1 + n) / costs[1 + n])
-        seen = guesses.tree(range(len(guesses)), root)
-        return Drafted(guesses.tree(true[:best], root), 0.0, guesses, seen)
+        seen = candidates.tree(range(len(candidates)), root)
+        return Drafted(candidates.tree(true[:best], root), 0.0, candidates, seen)

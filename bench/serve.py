@@ -42,7 +42,7 @@ from pytreellama import Engine, Model
 from pytreellama.bench.results import in_turn
 from pytreellama.model.default_model import default_model_path
 from pytreellama.serve.app import make_app
-from pytreellama.serve.settings import Settings
+from pytreellama.serve.settings import ServerSettings
 
 OURS, OURS_PLAIN = "pytreellama", "pytreellama, drafter none"
 THEIRS, THEIRS_NGRAM = "llama-server", "llama-server, ngram-mod"
@@ -214,7 +214,7 @@ def overhead(
     """Shares of a request's time that HTTP and JSON add, pair by pair on one plain engine."""
     shares: list[float] = []
     with Model(model) as loaded, Engine(loaded, "none", n_threads=options.threads) as engine:
-        app = make_app(engine, Settings("model"))
+        app = make_app(engine, ServerSettings("model"))
         with running(app) as url:
             for i in range(N_OVERHEAD + 1):
                 question = questions[i % len(questions)]

@@ -115,13 +115,13 @@ def step(
     is_last = n_written == target.recording.n_tokens - 1
     drafted = Drafted(lone_root(root)) if is_last else policy.drafted(root, n_read, ahead)
     n_accepted = accepted(drafted.tree, ahead)
-    if drafted.guesses is not None:
+    if drafted.candidates is not None:
         tree, tokens, logits = target.rows(index, n_written, drafted.seen or drafted.tree)
         if len(tree):
             drafter.observe_pass(tree, tokens, logits)
         tally.judged += [
-            (drafted.guesses.p_token[node], came_true)
-            for node, came_true in drafted.guesses.outcomes(ahead[: n_accepted + 1])
+            (drafted.candidates.p_token[node], came_true)
+            for node, came_true in drafted.candidates.outcomes(ahead[: n_accepted + 1])
         ]
     drafter.observe(ahead[: n_accepted + 1])
     pass_s = curve.seconds(len(drafted.tree), n_read)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lib.report import Figure, publish
-from pytreellama.plan import CostCurve, Guesses, PassCost, Planner
+from pytreellama.plan import Candidates, CostCurve, PassCost, Planner
 from pytreellama.tree import TokenTree
 
 SIZES = (1, 2, 4, 8, 16, 32)
@@ -98,13 +98,13 @@ def odds_of_mixed(rng: random.Random) -> float:
 KINDS = {"repeating": odds_of_repeating, "new": odds_of_new, "mixed": odds_of_mixed}
 
 
-def guesses_of(odds: float, rng: random.Random) -> tuple[Guesses, list[float]]:
+def guesses_of(odds: float, rng: random.Random) -> tuple[Candidates, list[float]]:
     """A chain of guesses as it is rated, and how likely each path really is."""
     rated = 1.0 / (1.0 + math.exp(-(math.log(odds / (1.0 - odds)) + rng.gauss(0.0, 0.4))))
-    guesses = Guesses.of([TokenTree.chain(range(N_GUESSES), [1.0] * N_GUESSES)])
-    guesses.p = [rated ** (i + 1) for i in range(N_GUESSES)]
-    guesses.p_token = [rated] * N_GUESSES
-    return guesses, [odds ** (i + 1) for i in range(N_GUESSES)]
+    candidates = Candidates.of([TokenTree.chain(range(N_GUESSES), [1.0] * N_GUESSES)])
+    candidates.p = [rated ** (i + 1) for i in range(N_GUESSES)]
+    candidates.p_token = [rated] * N_GUESSES
+    return candidates, [odds ** (i + 1) for i in range(N_GUESSES)]
 
 
 # -- speeds
@@ -146,8 +146,8 @@ def speeds(
     n_tokens = seconds = 0.0
     fixed = dict.fromkeys(FIXED, 0.0)
     for i in range(n_before + n_steps):
-        guesses, p = guesses_of(KINDS[kind](rng), rng)
-        (plan,) = planner.plan([guesses], [depth], DRAFTING_S)
+        candidates, p = guesses_of(KINDS[kind](rng), rng)
+        (plan,) = planner.plan([candidates], [depth], DRAFTING_S)
         size = len(plan.nodes)
         planner.learn(machine.timed(1 + size, depth, rng))
         if i < n_before:

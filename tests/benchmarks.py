@@ -8,8 +8,8 @@ from typing import Any
 
 from pytreellama.bench.planning import Planning
 from pytreellama.bench.prompts import BenchPrompt
-from pytreellama.bench.results import Answer, Results, Totals
-from pytreellama.bench.runs import Measured, Settings
+from pytreellama.bench.results import BenchAnswer, Results, Totals
+from pytreellama.bench.runs import BenchSettings, Measured
 
 FACTS: dict[str, Any] = {
     "version": "0.1.0",
@@ -73,7 +73,7 @@ def results(
             for drafter in drafters:
                 cost = stats(decode_s=10 / speed(drafter, prompt, repeat), target_s=0.5)
                 ids = tokens(drafter, prompt)
-                made.add(Answer(repeat, prompt, category, drafter, ids, cost))
+                made.add(BenchAnswer(repeat, prompt, category, drafter, ids, cost))
     return made
 
 
@@ -82,7 +82,7 @@ def measured(made: Results, texts: Sequence[str], planning: Planning | None = No
     of_prompt = {answer.prompt: answer.category for answer in made.answers}
     prompts = tuple(BenchPrompt(text, of_prompt[i], i + 1) for i, text in enumerate(texts))
     drafters = tuple(name for name in made.drafters if name != "none")
-    return Measured(Settings(drafters, 10, made.n_repeats, 512, 2), prompts, made, planning)
+    return Measured(BenchSettings(drafters, 10, made.n_repeats, 512, 2), prompts, made, planning)
 
 
 def planning() -> Planning:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from pytreellama.draft import Acceptance
-from pytreellama.plan import KNOTS, CostCurve, Guesses, TextCost
+from pytreellama.plan import KNOTS, Candidates, CostCurve, TextCost
 from pytreellama.tree import TokenTree
 from pytreellama.tree.grown import NOTHING, Grown
 from strategies import token_trees
@@ -15,15 +15,15 @@ from strategies import token_trees
 ASK_S, COMBINE_S, RESUME_S = 2.0**-13, 2.0**-15, 2.0**-9  # exact in sums
 
 
-def estimated(guesses: Guesses, acceptance: Acceptance | None = None) -> Guesses:
+def estimated(candidates: Candidates, acceptance: Acceptance | None = None) -> Candidates:
     """The guesses themselves, with their probabilities filled in."""
-    (acceptance or Acceptance(16)).estimate(guesses)
-    return guesses
+    (acceptance or Acceptance(16)).estimate(candidates)
+    return candidates
 
 
-def chain_guesses(tokens: Sequence[int], p: Sequence[float]) -> Guesses:
+def chain_guesses(tokens: Sequence[int], p: Sequence[float]) -> Candidates:
     """A lone drafter's guesses along one path, at its word."""
-    return estimated(Guesses.of([TokenTree.chain(tokens, p)]))
+    return estimated(Candidates.of([TokenTree.chain(tokens, p)]))
 
 
 @st.composite
@@ -35,7 +35,7 @@ def drafted_trees(
     return draw(st.lists(tree, min_size=1, max_size=max_drafters))
 
 
-guesses_of_trees = drafted_trees().map(lambda trees: estimated(Guesses.of(trees)))
+guesses_of_trees = drafted_trees().map(lambda trees: estimated(Candidates.of(trees)))
 
 
 @st.composite
@@ -108,12 +108,12 @@ class Scripted:
         tokens, parents, p = self._drafts[drafter]
         return Grown(tokens[:n_nodes], parents[:n_nodes], p[:n_nodes])
 
-    def combine(self, drafts: Sequence[Grown]) -> Guesses:
+    def combine(self, drafts: Sequence[Grown]) -> Candidates:
         self._clock.now_s += COMBINE_S
         self._called("combine", len([one for one in drafts if one is not NOTHING]))
-        guesses = Guesses.of_grown(drafts)
-        self._acceptance.estimate(guesses)
-        return guesses
+        candidates = Candidates.of_grown(drafts)
+        self._acceptance.estimate(candidates)
+        return candidates
 
-    def expect(self, guesses: Guesses) -> None:
-        self._called("expect", len(guesses))
+    def expect(self, candidates: Candidates) -> None:
+        self._called("expect", len(candidates))

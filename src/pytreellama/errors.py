@@ -1,9 +1,16 @@
-"""Every exception that pytreellama raises on purpose, under one base.
+"""The exceptions of pytreellama, and the helpers that word their messages.
 
-A message says what was asked, what is allowed and what to do about it.
+A message names the argument as it was typed, what was expected, and what to do:
+``invalid n_ctx=-1: expected 0 (the model's) to 2147483647``.
 """
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+_N_SUGGEST_MAX = 100
+"""Longer names get no suggestion: ``difflib`` takes quadratic time."""
 
 
 class PyTreeLlamaError(Exception):
@@ -11,11 +18,11 @@ class PyTreeLlamaError(Exception):
 
 
 class FileError(PyTreeLlamaError, OSError):
-    """A file that cannot be read, is not what it should be, or cannot be written."""
+    """A file cannot be read, has the wrong content, or cannot be written."""
 
 
 class NativeLibraryError(PyTreeLlamaError, ImportError):
-    """The compiled part is missing, or was built for another machine."""
+    """The native library is missing, or was built for another machine."""
 
 
 class ModelLoadError(PyTreeLlamaError):
@@ -27,7 +34,7 @@ class QuantizeError(PyTreeLlamaError):
 
 
 class VocabError(PyTreeLlamaError, ValueError):
-    """A text or token id that the vocabulary does not know."""
+    """A text or token id is not in the vocabulary."""
 
 
 class ChatTemplateError(PyTreeLlamaError, ValueError):
@@ -35,68 +42,103 @@ class ChatTemplateError(PyTreeLlamaError, ValueError):
 
 
 class TemplateWorkError(ChatTemplateError):
-    """A chat template would do more work than it may."""
+    """A chat template exceeds its limits of time or memory."""
 
 
 class ContextError(PyTreeLlamaError):
-    """A context could not be made, was closed, or is used by two threads at once."""
+    """A context cannot be created, is closed, or is used by two threads at once."""
 
 
 class BatchError(PyTreeLlamaError, ValueError):
-    """A batch that llama.cpp must not see: ids, positions or sizes out of range."""
+    """A batch has token ids, sequence ids, positions or sizes out of range."""
 
 
 class CacheFullError(PyTreeLlamaError):
-    """No room in the KV cache for the batch; the cache is as it was before the call."""
+    """The KV cache has no room for the batch; the cache is unchanged."""
 
 
 class DecodeError(PyTreeLlamaError):
-    """The backend failed, or was told to abort, in the middle of a decode."""
+    """The backend failed or was aborted during a decode."""
 
 
 class MemoryStateError(PyTreeLlamaError, ValueError):
-    """An operation on the KV cache that this model, cache or state does not allow."""
+    """This model, KV cache or state does not allow the operation."""
 
 
 class SamplerError(PyTreeLlamaError, ValueError):
-    """A sampling parameter out of range, or a sampler that cannot choose any token."""
+    """A sampling parameter is out of range, or no token is left to choose."""
 
 
 class GrammarError(SamplerError):
-    """A grammar or JSON schema that cannot be parsed or cannot be satisfied."""
+    """A grammar or JSON schema cannot be parsed or cannot be satisfied."""
 
 
 class TreeError(PyTreeLlamaError, ValueError):
-    """Tokens and parents that do not make a valid token tree."""
+    """Tokens and parents do not form a valid token tree."""
 
 
 class DraftError(PyTreeLlamaError):
-    """A drafter that is unknown, or that proposed something invalid."""
+    """A drafter is unknown, has an invalid option, or proposed an invalid tree."""
 
 
 class RequestError(PyTreeLlamaError, ValueError):
-    """A generation request that cannot be served: prompt too long, bad option."""
+    """A request cannot be served: the prompt is too long, or an option is invalid."""
 
 
 class CallbackError(PyTreeLlamaError):
-    """A callback or drafter raised what would end a thread, such as ``KeyboardInterrupt``."""
+    """A callback or drafter raised a ``BaseException`` such as ``KeyboardInterrupt``."""
 
 
 class QueueFullError(PyTreeLlamaError):
-    """An engine has as many requests as it may hold, and the caller would not wait."""
+    """The request queue is full and the caller asked not to wait."""
 
 
 class MedusaError(PyTreeLlamaError):
-    """Heads that cannot be read, do not fit the model, or cannot be trained."""
+    """Medusa heads cannot be read, do not fit the model, or cannot be trained."""
 
 
 class ServeError(PyTreeLlamaError):
-    """The server cannot listen where it should."""
+    """The server cannot listen on its address."""
 
 
 def shown(value: object) -> str:
-    """The start of a value as Python writes it; a number of 4300 digits and more has no text."""
+    """The first 60 characters of ``repr(value)``.
+
+    ``repr`` refuses integers of 4,300 digits and more.
+    """
     try:
         return f"{value!r:.60}"
     except ValueError:
         return "a number of thousands of digits"
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """A suggestion to put after a message about an unknown name.
+
+    Args:
+        name: the name as it was typed.
+        known: the valid names.
+
+    Returns:
+        ``"; did you mean 'suffix'?"``, or an empty string if no valid name is close.
+    """
+    if not isinstance(name, str) or len(name) > _N_SUGGEST_MAX:
+        return ""
+    by_lower = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
+
+
+def not_one_of(argument: str, value: object, known: Iterable[str]) -> str:
+    """The message for a value that is not one of the names that an argument takes.
+
+    Args:
+        argument: the name of the argument.
+        value: what was given.
+        known: the valid names, in the order in which they are listed.
+    """
+    names = list(known)
+    return (
+        f"invalid {argument}={shown(value)}: expected one of {', '.join(names)}"
+        f"{did_you_mean(value, names)}"
+    )

@@ -158,7 +158,7 @@ def test_arrows_go_through_a_tree_that_has_the_focus(chromium: Browser, address:
         one.page.keyboard.press("ArrowRight")
         assert "proposed by suffix" in tip.inner_text()
         one.page.keyboard.press("ArrowDown")
-        assert "guessed, not taken" in tip.inner_text()
+        assert "drafted, rejected" in tip.inner_text()
         one.page.keyboard.press("End")
         assert "the model gave it 50%" in tip.inner_text()
         one.page.keyboard.press("Escape")

@@ -76,7 +76,7 @@ def test_a_chat_model_answers_by_a_schema(environment: dict[str, str]) -> None:
 
 def test_tree_draws_accepted_paths(environment: dict[str, str]) -> None:
     done = run(environment, "tree", REPEATING, "-n", "12")
-    assert "guesses accepted" in done.stdout and "✓" in done.stdout
+    assert "draft nodes accepted" in done.stdout and "✓" in done.stdout
 
 
 def test_doctor_finds_nothing_wrong(environment: dict[str, str]) -> None:

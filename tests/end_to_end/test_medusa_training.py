@@ -557,5 +557,5 @@ def test_a_missing_package_is_told_of_before_anything_is_written(
     ],
 )
 def test_options_out_of_range_are_named(options: dict[str, Any]) -> None:
-    with pytest.raises(MedusaError, match=f"{next(iter(options))} = .* was asked for; "):
+    with pytest.raises(MedusaError, match=f"invalid {next(iter(options))}=.*: expected "):
         TrainingOptions(**options)

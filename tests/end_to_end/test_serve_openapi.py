@@ -29,7 +29,7 @@ from pytreellama.serve.answers import (
     TextCompletion,
 )
 from pytreellama.serve.app import make_app
-from pytreellama.serve.settings import Settings
+from pytreellama.serve.settings import ServerSettings
 
 TinyModel = Callable[..., Model]
 
@@ -51,7 +51,7 @@ _CONFIG = {
 
 @contextmanager
 def app_of(model: Model) -> Iterator[FastAPI]:
-    settings = Settings(model_name="tiny", max_tokens=8, request_s=5.0, api_keys=("sesame",))
+    settings = ServerSettings(model_name="tiny", max_tokens=8, request_s=5.0, api_keys=("sesame",))
     with Engine(model, "suffix", n_ctx=512, n_seq_max=4, n_kept=4) as engine:
         yield make_app(engine, settings)
 

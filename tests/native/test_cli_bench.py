@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from pytreellama import Engine, Model
 from pytreellama.bench.prompts import BenchPrompt
-from pytreellama.bench.runs import Settings, drafter_and_size, measure, prompt_tokens
+from pytreellama.bench.runs import BenchSettings, drafter_and_size, measure, prompt_tokens
 from pytreellama.cli import app
 from pytreellama.cli.output import ProgressBar
 from pytreellama.errors import DraftError, RequestError
@@ -127,7 +127,7 @@ def test_bench_measures_a_model_that_cannot_branch(tiny_model_path: PathOf, prom
 def test_each_repeat_has_new_engines_and_all_answer_the_same(model: Model) -> None:
     shares: list[float] = []
     prompts = [BenchPrompt(PROMPT), BenchPrompt("one two one two one")]
-    settings = Settings(("recycling",), n_tokens=12, n_repeats=2, n_threads=1)
+    settings = BenchSettings(("recycling",), n_tokens=12, n_repeats=2, n_threads=1)
     made = measure(model, prompts, settings, shares.append).results
     of_repeat = [
         [(a.tokens, a.stats.tree_sizes) for a in made.answers if a.repeat == repeat]
@@ -168,23 +168,25 @@ def test_a_drafters_name_may_have_a_size() -> None:
     for name in ("suffix:", "suffix:0", "suffix:x", "suffix:-1"):
         with pytest.raises(RequestError, match="not a number of nodes"):
             drafter_and_size(name)
-    with pytest.raises(DraftError, match="unknown drafter 'nope'"):
+    with pytest.raises(DraftError, match="invalid drafter='nope'"):
         drafter_and_size("nope:3")
 
 
 def test_prompts_that_leave_no_room_are_told_before_anything_is_measured(model: Model) -> None:
     prompts = [BenchPrompt("a", line=1), BenchPrompt("a b " * 300, line=7)]
     with pytest.raises(RequestError, match=r"1 of 2 prompts .* context of 512 \(lines 7;"):
-        measure(model, prompts, Settings(("suffix",), n_tokens=8), lambda share: None)
+        measure(model, prompts, BenchSettings(("suffix",), n_tokens=8), lambda share: None)
     with pytest.raises(RequestError, match=r"2 of 2 prompts .* context of 32 "):
-        measure(model, prompts, Settings(("suffix",), n_tokens=64, n_ctx=32), lambda share: None)
+        measure(
+            model, prompts, BenchSettings(("suffix",), n_tokens=64, n_ctx=32), lambda share: None
+        )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["-p", "missing.jsonl"], "--prompts missing.jsonl cannot be read: No such file"),
-        (["-d", "nope"], "unknown drafter 'nope'"),
+        (["-d", "nope"], "invalid drafter='nope'"),
         (["-d", "none"], "always measured"),
         (["-d", "suffix:x"], "not a number of nodes"),
         (["--html", "."], "is a directory"),
@@ -232,9 +234,11 @@ def test_plan_gives_every_step_with_its_guesses(model_path: str) -> None:
     assert [token for step in got["steps"] for token in step["tokens"]] == got["tokens"]
     assert sum(step["n_accepted"] for step in got["steps"]) == got["stats"]["n_accepted"]
     plans = [step["plan"] for step in got["steps"] if step["plan"] is not None]
-    guesses = [guess for plan in plans for guess in plan["guesses"]]
-    assert guesses and all(0 <= guess["p"] <= 1 and guess["drafters"] for guess in guesses)
-    n_taken = sum(guess["taken"] for guess in guesses)
+    candidates = [candidate for plan in plans for candidate in plan["guesses"]]
+    assert candidates and all(
+        0 <= candidate["p"] <= 1 and candidate["drafters"] for candidate in candidates
+    )
+    n_taken = sum(candidate["taken"] for candidate in candidates)
     assert n_taken >= got["stats"]["n_drafted"]
     assert set(got["drafters"]) == {"suffix", "recycling"}
     assert got["pass_s"]["1"] > 0 and got["curve"]["knots"][0] == 1
@@ -244,8 +248,8 @@ def test_plan_gives_every_step_with_its_guesses(model_path: str) -> None:
 
 def test_plan_tells_why(model_path: str) -> None:
     arguments = ("plan", PROMPT, "-m", model_path, "-n", "12", "--ignore-eos", "-d", "suffix")
-    told = invoke(*arguments, "--guesses", "2").stdout
-    for part in ("step 1: ", "guesses taken", "times plain decoding", "proposed by", "goes on"):
+    told = invoke(*arguments, "--candidates", "2").stdout
+    for part in ("step 1: ", "candidates chosen", "times plain decoding", "proposed by", "goes on"):
         assert part in told
     for part in ("in all", "what a pass costs", "what is known of the drafters", "expected"):
         assert part in told
@@ -254,7 +258,7 @@ def test_plan_tells_why(model_path: str) -> None:
 
 @pytest.mark.parametrize(
     ("drafter", "message"),
-    [("none", "nothing to plan"), ("suffix+none", "nothing to plan"), ("nope", "unknown drafter")],
+    [("none", "nothing to plan"), ("suffix+none", "nothing to plan"), ("nope", "invalid drafter")],
 )
 def test_plan_needs_drafters(drafter: str, message: str) -> None:
     assert message in one_line_of("plan", PROMPT, "-d", drafter)

@@ -203,7 +203,7 @@ def test_the_same_text_is_the_same(model: Model) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--drafter", "nope"], "unknown drafter 'nope'"),
+        (["--drafter", "nope"], "invalid drafter='nope'"),
         (["--drafter", "none", "--compare"], "compares plain with plain"),
         (["-n", "0"], "max_tokens"),
         (["--system", "x"], "--chat"),

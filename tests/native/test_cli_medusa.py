@@ -149,8 +149,8 @@ def test_other_prompts_in_the_same_work_folder_are_one_line(
     [
         (["-o", "missing/heads.gguf"], "there is no folder missing to write heads.gguf into"),
         (["-o", "."], "is a folder; give the name of a file"),
-        (["-o", "heads.gguf", "--learning-rate", "0"], "learning_rate = 0.0 was asked for"),
-        (["-o", "heads.gguf", "--shortlist", "-1"], "n_shortlist = -1 was asked for"),
+        (["-o", "heads.gguf", "--learning-rate", "0"], "invalid learning_rate=0.0: "),
+        (["-o", "heads.gguf", "--shortlist", "-1"], "invalid n_shortlist=-1: "),
         (["-o", "heads.gguf", "-p", "missing.txt"], "--prompts missing.txt cannot be read"),
     ],
 )
@@ -218,7 +218,7 @@ def test_eval_finds_the_heads_beside_the_model(
     shutil.copy(heads, tmp_path / "my model.medusa.gguf")
     arguments = ("-m", str(beside), "-p", prompts, "--limit", "2", "-n", "6", "--nodes", "4")
     told = invoke("eval", *arguments).stdout
-    for part in ("my model.medusa.gguf", "right, by head", "tokens a step, 4 guesses"):
+    for part in ("my model.medusa.gguf", "right, by head", "tokens per step, 4 draft nodes"):
         assert part in told
 
 

@@ -41,7 +41,7 @@ def test_an_unknown_log_level_is_refused() -> None:
 
 
 def test_an_unknown_drafter_is_refused_before_a_model_is_loaded() -> None:
-    assert "unknown drafter" in refusal("--drafter", "oracle")
+    assert "invalid drafter" in refusal("--drafter", "oracle")
 
 
 def test_a_port_in_use_is_refused() -> None:

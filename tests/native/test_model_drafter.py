@@ -247,7 +247,7 @@ def test_without_a_text_or_nodes_nothing_is_guessed(tiny_model: TinyModel) -> No
         assert len(drafter.propose(8)) == 0
         drafter.observe([270])
         assert len(drafter.propose(0)) == 0
-        with pytest.raises(DraftError, match="-1 nodes"):
+        with pytest.raises(DraftError, match="invalid n_nodes=-1"):
             drafter.propose(-1)
         with pytest.raises(DraftError, match="token ids"):
             drafter.observe([1.5])  # type: ignore[list-item]
@@ -349,5 +349,5 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_options_are_checked_before_anything_is_loaded() -> None:
-    with pytest.raises(DraftError, match="n_levels is 0"):
+    with pytest.raises(DraftError, match="invalid n_levels=0"):
         draft.Model("none.gguf", n_levels=0)

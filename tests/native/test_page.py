@@ -21,7 +21,7 @@ from pytreellama.page.steps import step_dict
 from pytreellama.plan import Plan
 from pytreellama.plan.choice import Choice
 from pytreellama.tree import TokenTree
-from pytreellama.tree.guesses import Guesses
+from pytreellama.tree.candidates import Candidates
 
 PIECES = [b" is", b" Paris", b",", b" the", b"\n", b"\xf0\x9f", b"</script>"]
 NASTY = "</script><script>alert(1)</script><!-- ]]> & \u2028 \ud800 \\ \"'"
@@ -73,9 +73,9 @@ def planned() -> Plan:
         TokenTree([1, 3, 2], [-1, -1, 0], [0.6, 0.2, 0.5]),
         TokenTree([3], [-1], [0.25]),
     ]
-    guesses = Guesses.of(trees, ["suffix", "recycling"])
-    guesses.p = [0.6, 0.25, 0.5]
-    return Plan(guesses, (0, 2, 1), Choice((3,), 2.0, 0.01, 100.0))
+    candidates = Candidates.of(trees, ["suffix", "recycling"])
+    candidates.p = [0.6, 0.25, 0.5]
+    return Plan(candidates, (0, 2, 1), Choice((3,), 2.0, 0.01, 100.0))
 
 
 def page(steps: Sequence[dict[str, Any]] = (), **texts: str) -> str:

@@ -247,7 +247,7 @@ def test_plans_say_why_a_tree_is_as_it_is(tiny_model: TinyModel, believe: Believ
             assert len(step.tree) == 1
             continue
         told = json.loads(json.dumps(step.plan.to_dict()))
-        assert sum(guess["taken"] for guess in told["guesses"]) == len(step.tree) - 1
+        assert sum(candidate["taken"] for candidate in told["guesses"]) == len(step.tree) - 1
         assert sum(told["choice"]["sizes"]) == len(step.tree) - 1
         assert told["choice"]["gain"] >= 1.0
         proposers = step.plan.proposers(step.tree)

@@ -1,4 +1,4 @@
-"""Bodies of requests: what is bounded before anything is made of it, and how faults are told."""
+"""Bodies of requests: what is bounded before anything is made of it, and how errors are worded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pytreellama.serve.bodies import (
     read_body,
 )
 from pytreellama.serve.callers import QUICK_BYTES
-from pytreellama.serve.faults import Fault
+from pytreellama.serve.errors import APIError
 from pytreellama.serve.requests import ChatRequest, CompletionRequest, ScoreRequest
 
 
@@ -29,8 +29,10 @@ def read(body: object, model: type[BaseModel] = CompletionRequest) -> Any:
     return read_body(model, body if isinstance(body, bytes) else json.dumps(body).encode())
 
 
-def fault_of(body: object, model: type[BaseModel] = CompletionRequest) -> tuple[str, str | None]:
-    with pytest.raises(Fault) as caught:
+def api_error_of(
+    body: object, model: type[BaseModel] = CompletionRequest
+) -> tuple[str, str | None]:
+    with pytest.raises(APIError) as caught:
         read(body, model)
     assert caught.value.status_code == 400
     return caught.value.body.error.message, caught.value.body.error.param
@@ -62,7 +64,7 @@ def fault_of(body: object, model: type[BaseModel] = CompletionRequest) -> tuple[
 def test_a_fault_says_what_is_wrong_with_the_form_that_was_meant(
     field: str, value: object, message: str
 ) -> None:
-    told, param = fault_of({"prompt": "a"} | {field: value})
+    told, param = api_error_of({"prompt": "a"} | {field: value})
     assert told.startswith(message)
     assert param == message.split(":")[0].split(" ")[0]
 
@@ -82,7 +84,7 @@ def test_a_fault_within_one_of_several_forms_is_told_where_it_is(
     choice: object, message: str, param: str
 ) -> None:
     body = {"messages": [{"role": "user", "content": "a"}], "tool_choice": choice}
-    told, named = fault_of(body, ChatRequest)
+    told, named = api_error_of(body, ChatRequest)
     assert message in told
     assert named is not None and named.endswith(param)
 
@@ -103,7 +105,7 @@ def test_a_fault_within_one_of_several_forms_is_told_where_it_is(
     ],
 )
 def test_what_is_no_json_is_refused(body: bytes, why: str) -> None:
-    message, param = fault_of(body)
+    message, param = api_error_of(body)
     assert message.startswith("the body is not JSON: ")
     assert why in message
     assert param is None
@@ -134,7 +136,7 @@ def repeated(head: str, one: str, tail: str, n: int) -> bytes:
 def test_more_elements_than_a_request_needs_are_refused_before_they_are_made(
     body: bytes, what: str
 ) -> None:
-    message, _ = fault_of(body)
+    message, _ = api_error_of(body)
     assert what in message
     assert "more than" in message
 
@@ -150,7 +152,7 @@ def test_more_elements_than_a_request_needs_are_refused_before_they_are_made(
     ],
 )
 def test_a_fault_is_short_however_much_is_wrong(body: bytes) -> None:
-    message, _ = fault_of(body)
+    message, _ = api_error_of(body)
     assert len(message) < 300
 
 
@@ -183,3 +185,14 @@ def test_what_is_outside_of_strings_is_what_json_is_made_of(value: object) -> No
         return 1 + sum(map(count, of)) if isinstance(of, list) else 0
 
     assert outside.count(b"[") == count(value)
+
+
+@pytest.mark.parametrize("model", [ChatRequest, CompletionRequest, ScoreRequest])
+def test_a_misspelt_field_is_suggested(model: type[BaseModel]) -> None:
+    body = {"continuations": ["a"], "prompt": "a", "messages": [{"role": "user", "content": "a"}]}
+    meant = "prompt" if model is ScoreRequest else "temperature"
+    wrong = {"temprature": 1} if model is not ScoreRequest else {"promptt": "a"}
+    message, _ = api_error_of(
+        {k: v for k, v in body.items() if k in model.model_fields} | wrong, model
+    )
+    assert message.endswith(f"is not a field that this server knows; did you mean {meant!r}?")

@@ -11,7 +11,7 @@ from fastapi import Request
 
 from pytreellama.engine.async_engine import call_in
 from pytreellama.serve.callers import unless_gone
-from pytreellama.serve.faults import Fault
+from pytreellama.serve.errors import APIError
 
 
 def request_of(*messages: dict[str, Any]) -> Request:
@@ -41,7 +41,7 @@ def test_work_for_a_client_that_left_is_dropped_and_not_told_of(fails: bool) -> 
 
     async def leave() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, what: complaints.append(what))
-        with pytest.raises(Fault) as caught:
+        with pytest.raises(APIError) as caught:
             await unless_gone(request_of({"type": "http.disconnect"}), work())
         assert caught.value.status_code == 499
         await asyncio.sleep(0)

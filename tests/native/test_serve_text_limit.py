@@ -12,9 +12,9 @@ pytest.importorskip("fastapi", reason="needs the extra: pip install 'pytreellama
 
 from pytreellama import Engine, Model
 from pytreellama.engine import AsyncEngine
-from pytreellama.serve.faults import Fault
+from pytreellama.serve.errors import APIError
 from pytreellama.serve.service import Service
-from pytreellama.serve.settings import Settings
+from pytreellama.serve.settings import ServerSettings
 from pytreellama.serve.text_limit import TextLimit
 
 N_CTX = 64
@@ -27,7 +27,7 @@ def limit(default_model: Model) -> Iterator[TextLimit]:
 
 
 def refusal(limit: TextLimit, text: str | list[int]) -> str:
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(APIError) as caught:
         limit.encode(text)
     error = caught.value.body.error
     assert (caught.value.status_code, error.code) == (400, "context_length_exceeded")
@@ -70,7 +70,7 @@ def test_an_answer_has_the_room_that_the_models_positions_leave(
     """The cache may hold more tokens than one text may have."""
     model = tiny_model("learned")
     with Engine(model, "none", n_ctx=4 * model.n_ctx_train, n_threads=1) as engine:
-        service = Service(AsyncEngine(engine=engine), Settings("tiny"))
+        service = Service(AsyncEngine(engine=engine), ServerSettings("tiny"))
         assert engine.context.n_text_max < engine.context.n_ctx
         assert service.max_tokens(None, None, 5) == engine.context.n_text_max - 5
         assert service.max_tokens(10**9, None, 5) == engine.context.n_text_max - 5

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pytreellama.serve.calls import Call, CallWatch, find_calls
-from pytreellama.serve.faults import Fault
+from pytreellama.serve.errors import APIError
 from pytreellama.serve.tools import in_words, tool_schema, with_objects
 
 FUNCTIONS: dict[str, dict[str, Any]] = {
@@ -249,7 +249,7 @@ def test_no_arguments_are_an_object_without_any(arguments: str) -> None:
 @pytest.mark.parametrize("arguments", ["null", "[1]", '"x"', '{"a": ', "x", "[" * 9999, "1" * 9999])
 def test_arguments_that_are_not_an_object_are_refused_by_name(arguments: str) -> None:
     for tell in (with_objects, lambda messages: in_words(messages, [])):
-        with pytest.raises(Fault, match="expected a JSON object") as caught:
+        with pytest.raises(APIError, match="expected a JSON object") as caught:
             tell(call_with(arguments))
         assert caught.value.status_code == 400
         assert caught.value.body.error.param == "messages.0.tool_calls.1.function.arguments"

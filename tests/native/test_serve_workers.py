@@ -18,7 +18,7 @@ from fastapi import Request
 
 from pytreellama.errors import QueueFullError
 from pytreellama.serve.callers import Callers
-from pytreellama.serve.faults import Fault
+from pytreellama.serve.errors import APIError
 from pytreellama.serve.workers import Lane, Workers
 
 ENOUGH_S = 20.0
@@ -179,8 +179,8 @@ def test_closing_ends_what_waits_and_what_runs_for_those_who_wait() -> None:
         await happens(gate.begun)
         one.close()
         done = await asyncio.gather(*jobs, return_exceptions=True)
-        assert [type(error) for error in done] == [Fault, Fault]
-        with pytest.raises(Fault, match="being stopped"):
+        assert [type(error) for error in done] == [APIError, APIError]
+        with pytest.raises(APIError, match="being stopped"):
             await one.run(lambda: 5, client="a")
         assert not one.join(0.01)
         gate.may_end.set()
@@ -197,7 +197,7 @@ def test_a_request_whose_time_is_over_frees_its_place() -> None:
         busy = [begun(workers.run(g, client="b", is_slow=False)) for g in gates]
         await happens(gates[1].begun)
         late = Gate()
-        with pytest.raises(Fault) as caught:
+        with pytest.raises(APIError) as caught:
             await caller.finish(caller.run(late))
         assert caught.value.status_code == 503
         assert caught.value.headers["Retry-After"] == "7"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from planning import drafted_trees, estimated
 from pytreellama.draft import EMPTY_TREE, Acceptance
 from pytreellama.errors import DraftError
-from pytreellama.plan import Guesses
+from pytreellama.plan import Candidates
 from pytreellama.tree import TokenTree
 from strategies import path_to
 
@@ -59,12 +59,14 @@ def test_a_drifting_drafter_is_called_right(truth: Truth, seed: int, spread: flo
     for i in range(N_GUESSES):
         q = rng.beta(spread, spread, 2)
         q_true = truth(q, i / N_GUESSES)
-        guesses = estimated(Guesses.of([TokenTree.chain([RIGHT] * 2, q.cumprod())]), acceptance)
+        candidates = estimated(
+            Candidates.of([TokenTree.chain([RIGHT] * 2, q.cumprod())]), acceptance
+        )
         came_true = rng.random(2) < q_true
         went_on = [RIGHT if came else WRONG for came in came_true[: 1 + came_true[0]]]
-        for node, _ in guesses.outcomes(went_on):
-            judged.append((i, guesses.p_token[node], q[node], q_true[node]))
-        acceptance.learn(guesses, went_on)
+        for node, _ in candidates.outcomes(went_on):
+            judged.append((i, candidates.p_token[node], q[node], q_true[node]))
+        acceptance.learn(candidates, went_on)
     when, called, said, was = (np.array(column) for column in zip(*judged, strict=True))
     assert error_over_time(when, called, was) < 0.05
     assert error_over_time(when, said, was) > 0.06, "what was said needed no calibration"
@@ -85,10 +87,10 @@ def estimates_when_two_speak(n: int, agree_by_chance: bool, seed: int) -> tuple[
         first = RIGHT if rng.random() < 0.6 else 2
         second = (RIGHT if rng.random() < 0.6 else 3) if agree_by_chance else first
         trees = [TokenTree.chain([token], [0.6]) for token in (first, second)]
-        acceptance.learn(estimated(Guesses.of(trees), acceptance), [RIGHT])
+        acceptance.learn(estimated(Candidates.of(trees), acceptance), [RIGHT])
     one, other = TokenTree.chain([5], [0.6]), TokenTree.chain([6], [0.6])
-    (both,) = estimated(Guesses.of([one, one]), acceptance).p
-    return both, estimated(Guesses.of([one, other]), acceptance).p[0]
+    (both,) = estimated(Candidates.of([one, one]), acceptance).p
+    return both, estimated(Candidates.of([one, other]), acceptance).p[0]
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -113,7 +115,7 @@ def test_agreement_counts_before_anything_is_known() -> None:
 def test_a_lone_drafter_is_nearly_taken_at_its_word(p: list[float], who: int) -> None:
     def first_estimate(said: float) -> float:
         trees = [EMPTY_TREE] * who + [TokenTree.chain([1], [said])]
-        return estimated(Guesses.of(trees)).p[0]
+        return estimated(Candidates.of(trees)).p[0]
 
     called = [first_estimate(said) for said in sorted(p)]
     assert called == sorted(called)
@@ -130,23 +132,25 @@ def test_estimates_are_probabilities_that_never_rise_with_depth(
 ) -> None:
     acceptance = Acceptance(3)
     for past, went_on in heard * 8:
-        acceptance.learn(estimated(Guesses.of(past), acceptance), went_on)
-    guesses = estimated(Guesses.of(trees), acceptance)
-    assert len(guesses.p) == len(guesses.p_token) == len(guesses)
-    for parent, p, p_token in zip(guesses.union.parents, guesses.p, guesses.p_token, strict=True):
-        above = guesses.p[parent] if parent >= 0 else 1.0
+        acceptance.learn(estimated(Candidates.of(past), acceptance), went_on)
+    candidates = estimated(Candidates.of(trees), acceptance)
+    assert len(candidates.p) == len(candidates.p_token) == len(candidates)
+    for parent, p, p_token in zip(
+        candidates.union.parents, candidates.p, candidates.p_token, strict=True
+    ):
+        above = candidates.p[parent] if parent >= 0 else 1.0
         assert 0.0 < p_token < 1.0
         assert 0.0 < p <= above
         assert p == pytest.approx(above * p_token)
-    order = guesses.by_p()
+    order = candidates.by_p()
     assert all(
-        order.index(p) < order.index(n) for n, p in enumerate(guesses.union.parents) if p >= 0
+        order.index(p) < order.index(n) for n, p in enumerate(candidates.union.parents) if p >= 0
     )
 
 
 @pytest.mark.parametrize("n_drafters", [0, 17])
 def test_too_few_or_too_many_drafters_are_refused(n_drafters: int) -> None:
-    with pytest.raises(DraftError, match=f"{n_drafters} drafters"):
+    with pytest.raises(DraftError, match=f"invalid n_drafters={n_drafters}"):
         Acceptance(n_drafters)
 
 
@@ -157,14 +161,14 @@ def test_too_few_or_too_many_drafters_are_refused(n_drafters: int) -> None:
 def test_guesses_are_judged_when_their_turn_came(
     trees: list[TokenTree], went_on: list[int]
 ) -> None:
-    guesses = Guesses.of(trees)
-    union = guesses.union
+    candidates = Candidates.of(trees)
+    union = candidates.union
     expected = []
-    for node in range(len(guesses)):
+    for node in range(len(candidates)):
         *above, token = (union.tokens[n] for n in path_to(union.parents, node))
         if len(went_on) > len(above) and went_on[: len(above)] == above:
             expected.append((node, went_on[len(above)] == token))
-    assert guesses.outcomes(went_on) == expected
+    assert candidates.outcomes(went_on) == expected
 
 
 @given(experience, drafted_trees(), texts)
@@ -173,10 +177,10 @@ def test_a_guess_whose_turn_never_came_teaches_nothing(
 ) -> None:
     acceptance = Acceptance(3)
     for past, text in heard:
-        acceptance.learn(estimated(Guesses.of(past), acceptance), text)
-    before = estimated(Guesses.of(trees), acceptance)
+        acceptance.learn(estimated(Candidates.of(past), acceptance), text)
+    before = estimated(Candidates.of(trees), acceptance)
     acceptance.learn(before, went_on)
-    after = estimated(Guesses.of(trees), acceptance)
+    after = estimated(Candidates.of(trees), acceptance)
     judged = {before.kinds[node] for node, _ in before.outcomes(went_on)}
     for kind, was, is_now in zip(before.kinds, before.p_token, after.p_token, strict=True):
         assert kind in judged or was == is_now
@@ -185,20 +189,20 @@ def test_a_guess_whose_turn_never_came_teaches_nothing(
 @given(st.floats(0.05, 0.95), st.booleans())
 def test_a_judged_guess_teaches_in_the_direction_of_what_came(p: float, came: bool) -> None:
     acceptance = Acceptance(1)
-    guesses = estimated(Guesses.of([TokenTree.chain([RIGHT], [p])]), acceptance)
-    acceptance.learn(guesses, [RIGHT if came else WRONG])
-    (after,) = estimated(Guesses.of([TokenTree.chain([RIGHT], [p])]), acceptance).p
-    assert (after > guesses.p[0]) is came
+    candidates = estimated(Candidates.of([TokenTree.chain([RIGHT], [p])]), acceptance)
+    acceptance.learn(candidates, [RIGHT if came else WRONG])
+    (after,) = estimated(Candidates.of([TokenTree.chain([RIGHT], [p])]), acceptance).p
+    assert (after > candidates.p[0]) is came
 
 
 def test_first_children_and_others_roots_and_later_ones_are_told_apart() -> None:
     tree = TokenTree([1, 2, 3, 4], [-1, -1, 0, 0], [0.5, 0.5, 0.25, 0.25])
-    kinds = estimated(Guesses.of([tree])).kinds
+    kinds = estimated(Candidates.of([tree])).kinds
     assert len(set(kinds)) == 4
-    (kind,) = estimated(Guesses.of([EMPTY_TREE, TokenTree.chain([1], [0.5])])).kinds
+    (kind,) = estimated(Candidates.of([EMPTY_TREE, TokenTree.chain([1], [0.5])])).kinds
     assert kind not in kinds
 
 
 def test_probabilities_are_needed_to_weigh_guesses() -> None:
     with pytest.raises(DraftError, match="drafter 1 proposed 2 nodes without probabilities"):
-        Guesses.of([TokenTree.chain([1], [0.5]), TokenTree.chain([1, 2])])
+        Candidates.of([TokenTree.chain([1], [0.5]), TokenTree.chain([1, 2])])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from planning import chain_guesses, cost_curves, guesses_of_trees
 from pytreellama.errors import RequestError
-from pytreellama.plan import KNOTS, Choice, CostCurve, Guesses, Planner, TextCost, choose
+from pytreellama.plan import KNOTS, Candidates, Choice, CostCurve, Planner, TextCost, choose
 from strategies import parent_lists
 
 EXACT = 1e-9
@@ -222,14 +222,14 @@ def test_no_room_for_the_sequences_themselves_is_said(node_s: list[float] | None
     st.integers(0, 2),
 )
 def test_plans_are_trees_of_what_was_guessed(
-    guesses: list[Guesses], curve: CostCurve, n_held: int, rooms: list[int], n_beside: int
+    candidates: list[Candidates], curve: CostCurve, n_held: int, rooms: list[int], n_beside: int
 ) -> None:
-    rooms = rooms[: len(guesses)]
-    seen = [100] * (len(guesses) + n_beside)
-    plans = Planner(curve, n_held).plan(guesses, seen, 0.001, rooms=rooms)
-    assert len(plans) == len(guesses)
+    rooms = rooms[: len(candidates)]
+    seen = [100] * (len(candidates) + n_beside)
+    plans = Planner(curve, n_held).plan(candidates, seen, 0.001, rooms=rooms)
+    assert len(plans) == len(candidates)
     assert len(plans) + n_beside + sum(len(plan.nodes) for plan in plans) <= n_held
-    for plan, of_sequence, room in zip(plans, guesses, rooms, strict=True):
+    for plan, of_sequence, room in zip(plans, candidates, rooms, strict=True):
         parents, taken = of_sequence.union.parents, set(plan.nodes)
         assert len(taken) == len(plan.nodes) <= room
         assert all(parents[node] in taken | {-1} for node in taken)
@@ -242,7 +242,7 @@ def test_plans_are_trees_of_what_was_guessed(
 
 @given(guesses_of_trees, guesses_of_trees, cost_curves())
 def test_sequences_beside_that_guess_nothing_are_counted(
-    one: Guesses, other: Guesses, curve: CostCurve
+    one: Candidates, other: Candidates, curve: CostCurve
 ) -> None:
     nothing = chain_guesses([], [])
     counted = Planner(curve).plan([one, other], [0, 300, 5, 60])
@@ -252,20 +252,20 @@ def test_sequences_beside_that_guess_nothing_are_counted(
 
 
 @given(guesses_of_trees, cost_curves())
-def test_having_guesses_never_costs_time(guesses: Guesses, curve: CostCurve) -> None:
+def test_having_guesses_never_costs_time(candidates: Candidates, curve: CostCurve) -> None:
     planner, nothing = Planner(curve), chain_guesses([], [])
-    (plan,) = planner.plan([guesses], [0])
-    gain_s = planner.gain_s(guesses, nothing, n_read=0)
+    (plan,) = planner.plan([candidates], [0])
+    gain_s = planner.gain_s(candidates, nothing, n_read=0)
     assert gain_s >= -EXACT
     assert plan.nodes or gain_s == pytest.approx(0.0, abs=EXACT)
-    assert planner.gain_s(guesses, guesses, n_read=0) == pytest.approx(0.0, abs=EXACT)
+    assert planner.gain_s(candidates, candidates, n_read=0) == pytest.approx(0.0, abs=EXACT)
 
 
 def test_long_text_makes_guesses_cheap_beside_it() -> None:
     curve = CostCurve([float(knot) for knot in KNOTS], TextCost(0.1, 0.0, 0.0, 0.0))
-    guesses = chain_guesses([1, 2, 3, 4], [0.6, 0.4, 0.3, 0.2])
+    candidates = chain_guesses([1, 2, 3, 4], [0.6, 0.4, 0.3, 0.2])
     sizes = [
-        len(Planner(curve).plan([guesses], [n_read])[0].nodes) for n_read in (0, 10, 100, 10_000)
+        len(Planner(curve).plan([candidates], [n_read])[0].nodes) for n_read in (0, 10, 100, 10_000)
     ]
     assert sizes == sorted(sizes)
     assert sizes[0] == 0

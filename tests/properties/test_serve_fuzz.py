@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pytreellama import Engine, Model
 from pytreellama.serve.app import make_app
-from pytreellama.serve.settings import Settings
+from pytreellama.serve.settings import ServerSettings
 
 TinyModel = Callable[..., Model]
 
@@ -148,7 +148,7 @@ def require_no_failure(event: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def server(tiny_model: TinyModel) -> Iterator[Server]:
-    settings = Settings(
+    settings = ServerSettings(
         model_name="tiny",
         max_tokens=4,
         max_body_bytes=MAX_BYTES,

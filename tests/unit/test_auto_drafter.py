@@ -10,7 +10,7 @@ import pytest
 from pytreellama import TokenTree
 from pytreellama.draft import EMPTY_TREE, Auto, AutoDrafter, NGram, Suffix
 from pytreellama.errors import DraftError
-from pytreellama.tree.guesses import Guesses
+from pytreellama.tree.candidates import Candidates
 
 TEXT = [5, 6, 7, 8, 9] * 4
 
@@ -19,15 +19,15 @@ def fresh() -> AutoDrafter:
     return Auto(Suffix(), NGram())()
 
 
-def asked(drafter: AutoDrafter, n_nodes: int, min_p: float) -> Guesses:
+def asked(drafter: AutoDrafter, n_nodes: int, min_p: float) -> Candidates:
     """What all its drafters guess."""
     return drafter.combine([drafter.ask(i, n_nodes, min_p) for i in range(drafter.n_drafters)])
 
 
 def guessed(drafter: AutoDrafter) -> list[tuple[int, int, float]]:
     drafter.resume()
-    guesses = asked(drafter, 16, 0.05)
-    return list(zip(guesses.union.tokens, guesses.union.parents, guesses.p, strict=True))
+    candidates = asked(drafter, 16, 0.05)
+    return list(zip(candidates.union.tokens, candidates.union.parents, candidates.p, strict=True))
 
 
 def test_what_was_committed_in_a_pause_is_heard_before_the_next_guess() -> None:
@@ -121,11 +121,11 @@ def test_only_expected_guesses_are_learned_from(expects: bool) -> None:
     drafter = fresh()
     drafter.observe(TEXT)
     drafts = [drafter.ask(i, 4, 0.05) for i in range(drafter.n_drafters)]
-    guesses = drafter.combine(drafts)
+    candidates = drafter.combine(drafts)
     if expects:
-        drafter.expect(guesses)
+        drafter.expect(candidates)
     drafter.observe([99])  # refuses them all
-    assert (drafter.combine(drafts).p < guesses.p) is expects
+    assert (drafter.combine(drafts).p < candidates.p) is expects
 
 
 class Certain:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from benchmarks import measured, planning, results, stats
-from pytreellama.bench.planning import Calibration
-from pytreellama.bench.results import Answer, Results, Spread, Totals, buckets, in_turn
+from pytreellama.bench.planning import CalibrationBins
+from pytreellama.bench.results import BenchAnswer, Results, Spread, Totals, buckets, in_turn
 from pytreellama.bench.text import headline, ratio_text, results_tables, settings_text
 
 SPEEDS = {"none": 10.0, "suffix": 8.0, "auto": 15.0}
@@ -67,7 +67,7 @@ def test_a_category_may_be_called_all() -> None:
 def test_there_is_no_ratio_where_nothing_was_written() -> None:
     made = Results(("none", "suffix"))
     for drafter in made.drafters:
-        made.add(Answer(0, 0, "", drafter, (), stats(n_tokens=0, n_steps=0, decode_s=0.0)))
+        made.add(BenchAnswer(0, 0, "", drafter, (), stats(n_tokens=0, n_steps=0, decode_s=0.0)))
     assert made.ratio("suffix") is None and ratio_text(made.ratio("suffix")) == "-"
     assert made.tokens_per_step("suffix").median == 0.0
     assert made.fastest(made.drafters) is None
@@ -99,7 +99,7 @@ def test_sizes_of_trees_are_in_the_order_of_answers_of_one_repeat() -> None:
             for drafter in made.drafters:
                 cost = stats()
                 cost.tree_sizes = [size, size + 10]
-                made.add(Answer(repeat, prompt, "", drafter, (), cost))
+                made.add(BenchAnswer(repeat, prompt, "", drafter, (), cost))
     assert made.tree_sizes("auto", 1) == [3, 13, 4, 14]
 
 
@@ -126,12 +126,14 @@ def test_buckets_hold_everything_once_and_in_order(values: list[int], n_buckets:
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans())))
-def test_every_guess_is_in_the_bin_of_what_it_was_called(guesses: list[tuple[float, bool]]) -> None:
-    calibration = Calibration()
-    for p, came_true in guesses:
+def test_every_guess_is_in_the_bin_of_what_it_was_called(
+    candidates: list[tuple[float, bool]],
+) -> None:
+    calibration = CalibrationBins()
+    for p, came_true in candidates:
         calibration.add(p, came_true)
-    assert calibration.n_guesses == len(guesses)
-    assert sum(one.n_true for one in calibration.bins) == sum(came for _, came in guesses)
+    assert calibration.n_guesses == len(candidates)
+    assert sum(one.n_true for one in calibration.bins) == sum(came for _, came in candidates)
     for one in calibration.filled:
         assert one.low - 1e-9 <= one.p_called <= one.high + 1e-9
         assert 0 <= one.share_true <= 1

@@ -45,11 +45,11 @@ class TimedPlanner(Planner):
         self.spent_s: list[float] = []
         self.done: list[PassCost] = []
 
-    def plan(self, guesses: Any, seen: Any, spent_s: Any, *rest: Any) -> Any:  # type: ignore[override]
+    def plan(self, candidates: Any, seen: Any, spent_s: Any, *rest: Any) -> Any:  # type: ignore[override]
         self._clock.now_s += self.plan_s
         self.seen.append(list(seen))
         self.spent_s.append(spent_s)
-        return super().plan(guesses, seen, spent_s, *rest)
+        return super().plan(candidates, seen, spent_s, *rest)
 
     def learn(self, done: PassCost) -> None:
         self.done.append(done)

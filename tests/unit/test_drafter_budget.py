@@ -19,7 +19,7 @@ Seconds = Callable[[int], float]
 
 
 @dataclass
-class Asked:
+class AnswerOptions:
     """At which steps a drafter was asked, and what of all time that took."""
 
     steps: list[int]
@@ -36,9 +36,9 @@ class Asked:
 
 def simulate(
     budget: DrafterBudget, n_steps: int, cost: Seconds, gain: Seconds, drafter: int = 0
-) -> Asked:
+) -> AnswerOptions:
     """Steps of an engine whose other drafters are silent."""
-    asked = Asked([], 0.0, 0.0)
+    asked = AnswerOptions([], 0.0, 0.0)
     for step in range(n_steps):
         step_s = PASS_S
         if budget.allows(drafter):

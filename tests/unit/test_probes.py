@@ -71,18 +71,18 @@ def test_a_planner_that_holds_trees_to_be_hopeless_finds_out(depth: int) -> None
 
     knot_s = [plain_s * (1 + 0.1 * knot) for knot in KNOTS]
     planner = Planner(CostCurve(knot_s, TextCost(0.0, 10 * attend_s, 0.0, 4 * attend_s)))
-    guesses = chain_guesses([1, 2, 3, 4], [0.9, 0.8, 0.7, 0.6])
+    candidates = chain_guesses([1, 2, 3, 4], [0.9, 0.8, 0.7, 0.6])
     sizes = []
     for _ in range(2000):
         if planner.least_p([depth]) > 0.4:  # say that drafters find nothing that likely
             planner.learn(PassCost(1, depth, real(1)))
             sizes.append(0)
             continue
-        (plan,) = planner.plan([guesses], [depth])
+        (plan,) = planner.plan([candidates], [depth])
         assert plan.saved_s == 0.0 or not plan.is_probe
         sizes.append(len(plan.nodes))
         planner.learn(PassCost(1 + sizes[-1], depth, real(1 + sizes[-1])))
-    p = guesses.p
+    p = candidates.p
     best = max(range(5), key=lambda n: (1 + 0.85 * sum(p[:n])) / real(1 + n))
     assert sizes[-100:].count(best) > 90
 
@@ -112,10 +112,10 @@ def sizes_chosen(curve: CostCurve, odds: float, n_steps: int, price: float = 0.1
     """Guesses that are verified at each step, on a machine whose nodes have a price."""
     planner, sizes = Planner(curve), []
     for _ in range(n_steps):
-        guesses = chain_guesses(list(range(8)), [odds] * 8)
-        guesses.p = [odds ** (i + 1) for i in range(8)]
+        candidates = chain_guesses(list(range(8)), [odds] * 8)
+        candidates.p = [odds ** (i + 1) for i in range(8)]
         (plan,) = planner.plan(
-            [guesses], [0], rooms=[sum(p >= planner.least_p([0]) for p in guesses.p)]
+            [candidates], [0], rooms=[sum(p >= planner.least_p([0]) for p in candidates.p)]
         )
         sizes.append(len(plan.nodes))
         planner.learn(PassCost(1 + sizes[-1], 0, 0.004 * (1 + price * sizes[-1])))

@@ -135,7 +135,7 @@ def test_options_out_of_range_are_refused_by_name(options: dict[str, float]) -> 
 
 
 def test_an_automaton_that_counts_nothing_is_refused() -> None:
-    with pytest.raises(DraftError, match="counted_length is 0"):
+    with pytest.raises(DraftError, match="invalid counted_length=0"):
         SuffixAutomaton(0)
 
 

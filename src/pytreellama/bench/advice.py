@@ -9,8 +9,8 @@ from pytreellama.bench.speed_check import ACCEPTANCES, SpeedCheck
 from pytreellama.units import gibibytes
 
 _HIGH_ACCEPTANCE = max(ACCEPTANCES)
-_WORTH_IT = 1.05
-_DEAR_BATCH = 2.0
+_MIN_SPEEDUP = 1.05
+_COSTLY_BATCH = 2.0
 _BUSY_SHARE = 0.5
 _WIDE_WEIGHTS_BITS = 12.0
 _REARRANGED = ("CPU_REPACK", "AMX")
@@ -131,15 +131,15 @@ def _busy(facts: Facts) -> Iterator[str]:
 def _drafting(facts: Facts) -> Iterator[str]:
     if not facts.can_branch:
         yield (
-            "This architecture keeps a state that cannot be rolled back, so no guesses are "
-            "checked: it always decodes token by token."
+            "This architecture has a recurrent state that cannot be rolled back, so nothing is "
+            "drafted: it always decodes token by token."
         )
     if facts.speed is None or len(facts.speed.median_s) < 2:
         return
-    if facts.speed.best(_HIGH_ACCEPTANCE)[1] < _WORTH_IT:
+    if facts.speed.best(_HIGH_ACCEPTANCE)[1] < _MIN_SPEEDUP:
         yield (
-            "Trees do not pay here: even if nine of ten guesses held, no size measured would be "
-            "faster than plain decoding. Use --drafter none."
+            "Trees do not pay off here: even at an acceptance rate of 90%, no measured size would "
+            "be faster than plain decoding. Use --drafter none."
         )
         return
     yield from (_gain(facts.speed, acceptance) for acceptance in ACCEPTANCES)
@@ -147,18 +147,20 @@ def _drafting(facts: Facts) -> Iterator[str]:
 
 def _gain(speed: SpeedCheck, acceptance: float) -> str:
     size, gain = speed.best(acceptance)
-    if gain < _WORTH_IT:
-        return f"If {acceptance:.0%} of guesses hold, plain decoding is best (--drafter none)."
+    if gain < _MIN_SPEEDUP:
+        return (
+            f"At an acceptance rate of {acceptance:.0%}, plain decoding is best (--drafter none)."
+        )
     return (
-        f"If {acceptance:.0%} of guesses hold, passes over {size} nodes are best "
+        f"At an acceptance rate of {acceptance:.0%}, passes over {size} nodes are best "
         f"(--n-draft {size - 1}): {gain:.2f} times plain decoding."
     )
 
 
 def _batches(facts: Facts) -> Iterator[str]:
-    """Dear batches whose reason is the type of the weights."""
+    """Expensive batches whose cause is the weight type."""
     speed = facts.speed
-    if speed is None or 4 not in speed.median_s or speed.cost(4) < _DEAR_BATCH:
+    if speed is None or 4 not in speed.median_s or speed.cost(4) < _COSTLY_BATCH:
         return
     if not facts.weight_buffers or not _is_all_on_cpu(facts.weight_buffers):
         return

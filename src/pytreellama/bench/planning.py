@@ -36,7 +36,7 @@ class Bin:
         return asdict(self) | {"p_called": self.p_called, "share_true": self.share_true}
 
 
-class Calibration:
+class CalibrationBins:
     """Guesses by tenths of the probability they were given, if their parent came true."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Planning:
         drafters: what it holds of each drafter; see ``DrafterBudget.to_dicts``.
     """
 
-    calibration: Calibration = field(default_factory=Calibration)
+    calibration: CalibrationBins = field(default_factory=CalibrationBins)
     pass_s: list[float] = field(default_factory=list)
     pass_behind_text_s: list[float] = field(default_factory=list)
     n_text: int = 0

@@ -164,14 +164,14 @@ def curves(
 
 
 def calibration(title: str, description: str, bins: Sequence[Bin]) -> str:
-    """A point for each bin: what guesses were called, how often they came true, and how many."""
-    plot = _Plot(title, description, 1.0, 1.0, "called", "came true")
+    """A point per bin: mean estimate, acceptance rate, and number of candidates."""
+    plot = _Plot(title, description, 1.0, 1.0, "estimated", "accepted")
     plot.sheet.line(plot.at(0.0, 0.0), plot.at(1.0, 1.0), "reference")
     most = max((one.n_guesses for one in bins), default=1)
     for one in bins:
         at = plot.at(one.p_called, one.share_true)
         radius = 3.0 + 9.0 * math.sqrt(one.n_guesses / most)
-        hover = f"{one.n_guesses} guesses called {one.p_called:.2f}: {one.share_true:.2f} came true"
+        hover = f"{one.n_guesses} candidates at {one.p_called:.2f}: {one.share_true:.2f} accepted"
         plot.sheet.circle(at, radius, "point " + _colour(0), hover)
         plot.sheet.text((at[0], at[1] - radius - 6), str(one.n_guesses), "value", "middle")
     return plot.sheet.to_text()

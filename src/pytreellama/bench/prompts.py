@@ -14,7 +14,7 @@ from pytreellama.errors import FileError, RequestError
 from pytreellama.files import parse_json
 from pytreellama.text_files import read_text
 
-Message = Mapping[str, str]
+TextMessage = Mapping[str, str]
 
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 _KEYS = ("messages", "turns", "prompt")
@@ -36,7 +36,7 @@ class BenchPrompt:
         line: where it begins in its file, from 1.
     """
 
-    content: str | tuple[Message, ...]
+    content: str | tuple[TextMessage, ...]
     category: str = ""
     line: int = 0
 
@@ -154,7 +154,7 @@ def _object_of(line: str) -> dict[str, Any]:
     return fields
 
 
-def _content_of(fields: Mapping[str, Any]) -> str | tuple[Message, ...]:
+def _content_of(fields: Mapping[str, Any]) -> str | tuple[TextMessage, ...]:
     given = [key for key in _KEYS if key in fields]
     if len(given) != 1:
         found = " and ".join(map(repr, given)) or "none of " + ", ".join(map(repr, _KEYS))
@@ -169,7 +169,7 @@ def _content_of(fields: Mapping[str, Any]) -> str | tuple[Message, ...]:
     return _filled_text(value, '"prompt"')
 
 
-def _message_of(value: Any) -> Message:
+def _message_of(value: Any) -> TextMessage:
     if not isinstance(value, dict):
         raise _MalformedLineError(f'has {_kind_of(value)} among its "messages", not an object')
     role = _filled_text(value.get("role"), 'a message\'s "role"')
@@ -198,7 +198,7 @@ def _filled_text(value: Any, what: str) -> str:
     return value
 
 
-def _texts_of(content: str | tuple[Message, ...]) -> tuple[str, ...]:
+def _texts_of(content: str | tuple[TextMessage, ...]) -> tuple[str, ...]:
     if isinstance(content, str):
         return (content,)
     return tuple(text for message in content for text in message.values())

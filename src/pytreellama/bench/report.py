@@ -83,7 +83,7 @@ def _figures(measured: Measured) -> Iterator[Figure]:
 
 
 def _speed_figure(results: Results) -> Figure:
-    title = "Speed beside plain decoding, by task"
+    title = "Throughput relative to plain decoding, by task"
     names = [name for name in results.drafters if name != PLAIN]
     caption = (
         "Tokens a second, the reading of the prompt left out, divided by those of plain decoding "
@@ -96,11 +96,11 @@ def _speed_figure(results: Results) -> Figure:
 
 
 def _step_figure(results: Results) -> Figure:
-    title = "Tokens a step, by task"
+    title = "Tokens per step, by task"
     names = [name for name in results.drafters if name != PLAIN]
     caption = (
-        "Tokens that one pass of the model brought: its own, and accepted guesses. Plain decoding "
-        "is at 1. What a step costs is not in it."
+        "Tokens per pass of the model: its own and the accepted draft tokens. Plain decoding "
+        "is at 1. The cost of a step is not included."
     )
     series, groups = _series(results, names, results.tokens_per_step), _groups(results)
     svg = report_plots.grouped_bars(title, caption, groups, series, reference=1.0)
@@ -111,8 +111,8 @@ def _time_figure(results: Results) -> Figure:
     title = "Where time went"
     unit = "ms a token"
     caption = (
-        f"Milliseconds for each token written: reading prompts ({PHASES[0]}), asking drafters, "
-        "planning trees, passes of the model (target), verifying, and the rest (overhead)."
+        f"Milliseconds per generated token: prefill ({PHASES[0]}), drafting, planning, passes of "
+        "the model (target), verification, and the rest (overhead)."
     )
     totals = {name: results.totals(name) for name in results.drafters}
     values = [[totals[name].ms_per_token(phase) for phase in PHASES] for name in totals]
@@ -136,8 +136,8 @@ def _planning_figures(results: Results, planning: Planning) -> Iterator[Figure]:
 def _sizes_figure(results: Results) -> Figure:
     title = "Sizes of planned trees over time"
     caption = (
-        "Nodes of the trees of 'auto' in the last repeat, prompt after prompt, the text's last "
-        "token included: 1 is a plain step. Where there are many steps, neighbours share a point."
+        "Nodes of the trees of 'auto' in the last repeat, prompt after prompt, root included: 1 is "
+        "a plain step. If there are many steps, neighbours share a point."
     )
     sizes = results.tree_sizes(AUTO, results.n_repeats - 1)
     rows = [[str(size), str(sizes.count(size))] for size in sorted(set(sizes))]
@@ -146,11 +146,11 @@ def _sizes_figure(results: Results) -> Figure:
 
 
 def _calibration_figure(planning: Planning) -> Figure:
-    title = "Did guesses come true as often as they were called?"
+    title = "Calibration: acceptance rate by estimated probability"
     caption = (
-        "All guesses whose turn came, verified or not, in tenths of the probability that they were "
-        "given: what they were called on average, and the share that came true. On the line both "
-        "are the same; the number above a point is its number of guesses."
+        "All candidates whose parent was accepted, verified or not, in ten bins of estimated "
+        "probability: mean estimate and acceptance rate. On the line both are equal; the number "
+        "above a point is its number of candidates."
     )
     bins = planning.calibration.filled
     rows = [
@@ -163,12 +163,12 @@ def _calibration_figure(planning: Planning) -> Figure:
         for one in bins
     ]
     svg = report_plots.calibration(title, caption, bins)
-    return Figure(title, caption, svg, Table(("tenth", "called", "came true", "guesses"), rows))
+    return Figure(title, caption, svg, Table(("bin", "estimated", "accepted", "candidates"), rows))
 
 
 def _curve_figure(planning: Planning) -> Figure:
     title = "What a pass costs"
-    behind = f"behind {planning.n_text} tokens of text"
+    behind = f"after {planning.n_text} tokens of text"
     caption = (
         "Milliseconds of a pass by the number of its nodes, as the planner held it at the end: "
         "measured at the start, corrected by every pass since."

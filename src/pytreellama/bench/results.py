@@ -84,7 +84,7 @@ _SUMMED = tuple(name for name in Totals.__dataclass_fields__ if name != "n_answe
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class BenchAnswer:
     """What one drafter's engine made of one prompt in one repeat.
 
     Attributes:
@@ -113,12 +113,12 @@ class Results:
 
     def __init__(self, drafters: Sequence[str]) -> None:
         self.drafters = tuple(drafters)
-        self.answers: list[Answer] = []
+        self.answers: list[BenchAnswer] = []
         self._totals: dict[tuple[int, str, str | None], Totals] = defaultdict(Totals)
         self._of_prompt: dict[tuple[int, str, int], Totals] = defaultdict(Totals)
         self._plain_tokens: dict[tuple[int, int], tuple[int, ...]] = {}
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: BenchAnswer) -> None:
         """Count one more answer."""
         self.answers.append(answer)
         repeat, drafter = answer.repeat, answer.drafter
@@ -237,7 +237,7 @@ class Results:
             "totals": asdict(self.totals(drafter, category)),
         }
 
-    def _answer_dict(self, answer: Answer) -> dict[str, Any]:
+    def _answer_dict(self, answer: BenchAnswer) -> dict[str, Any]:
         plain = self._plain_tokens[answer.repeat, answer.prompt]
         return {
             "repeat": answer.repeat,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pytreellama.bench.planning import Planning
 from pytreellama.bench.prompts import BenchPrompt
-from pytreellama.bench.results import PLAIN, Answer, Results, in_turn
+from pytreellama.bench.results import PLAIN, BenchAnswer, Results, in_turn
 from pytreellama.errors import RequestError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _N_TEXT_TOLD = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class BenchSettings:
     """How to measure.
 
     Attributes:
@@ -59,7 +59,7 @@ class Measured:
         planning: None where no trees were planned.
     """
 
-    settings: Settings
+    settings: BenchSettings
     prompts: tuple[BenchPrompt, ...]
     results: Results
     planning: Planning | None
@@ -88,7 +88,7 @@ def drafter_and_size(name: str) -> tuple[str, int | None]:
 def measure(
     model: Model,
     prompts: Sequence[BenchPrompt],
-    settings: Settings,
+    settings: BenchSettings,
     report: Callable[[float], None],
 ) -> Measured:
     """Let all engines answer all prompts, greedily.
@@ -124,7 +124,7 @@ def _fitting_n_ctx(
     model: Model,
     prompts: Sequence[BenchPrompt],
     inputs: Sequence[Sequence[int]],
-    settings: Settings,
+    settings: BenchSettings,
 ) -> int:
     longest = max(map(len, inputs))
     needed = longest + settings.n_tokens
@@ -151,7 +151,7 @@ class _Bench:
     """The rounds of one benchmark, and what has been found so far."""
 
     model: Model
-    settings: Settings
+    settings: BenchSettings
     prompts: Sequence[BenchPrompt]
     inputs: Sequence[list[int]]
     report: Callable[[float], None]
@@ -204,7 +204,7 @@ class _Bench:
         answer = engine.generate(self.inputs[prompt], max_tokens=self.settings.n_tokens, **options)
         assert isinstance(answer, Completion)
         category = self.prompts[prompt].category
-        self.results.add(Answer(repeat, prompt, category, name, answer.tokens, answer.stats))
+        self.results.add(BenchAnswer(repeat, prompt, category, name, answer.tokens, answer.stats))
         for step in steps:
             self._note_outcomes(step)
         self._report_one()
@@ -212,9 +212,9 @@ class _Bench:
     def _note_outcomes(self, step: Step) -> None:
         if step.plan is None:
             return
-        guesses, calibration = step.plan.guesses, self._known_planning().calibration
-        for node, came_true in guesses.outcomes(step.tokens):
-            calibration.add(guesses.p_token[node], came_true)
+        candidates, calibration = step.plan.candidates, self._known_planning().calibration
+        for node, came_true in candidates.outcomes(step.tokens):
+            calibration.add(candidates.p_token[node], came_true)
 
     def _note_plans_of(self, engine: Engine) -> None:
         """Keep what the planner knows at the end of a round; the last round's stays."""

@@ -23,7 +23,7 @@ class BoundedCodeGenerator(CodeGenerator):
     """Writes a template as Python that counts its work."""
 
     def visit_Template(self, node: nodes.Template, frame: Frame | None = None) -> None:
-        """See Jinja's own."""
+        """Generate code that counts its work; refuse a template with too many nodes."""
         if sum(1 for _ in islice(node.find_all(nodes.Node), NODES_MAX + 1)) > NODES_MAX:
             refuse(f"it has more than {NODES_MAX} expressions and statements")
         super().visit_Template(_Counting().visit(node), frame)

@@ -1,8 +1,8 @@
-"""Chat prompts: messages written out by the Jinja template that a model brings with it.
+"""Chat templates: render messages to a prompt with the model's Jinja template.
 
-A template writes plain text, and the text is tokenised as a whole. So a message that contains the
-name of a special token, such as ``<|im_end|>``, is read as that token: true of every engine that
-renders chat templates. Clean untrusted messages before they come here.
+The rendered text is tokenised as a whole. So a message that contains the name of a special token,
+such as ``<|im_end|>``, produces that token, as in every engine that renders chat templates.
+Sanitise untrusted messages first.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pytreellama.chat.content import (
     SYSTEM_PROBE,
     SYSTEM_WORD,
     ContentForm,
+    Message,
     has_user_words,
     is_in,
 )
@@ -24,26 +25,28 @@ if TYPE_CHECKING:
     from pytreellama.model.model import Model
     from pytreellama.model.vocab import Vocab
 
-Message = Mapping[str, Any]
 
 _N_KNOWN = 16  # templates of models that stay compiled
 
 
 class ChatTemplate:
-    """A model's chat template, run in Jinja's sandbox with what Hugging Face templates expect.
+    """A chat template, rendered in Jinja's sandbox with the variables that Hugging Face defines.
 
-    That is: ``raise_exception``, ``strftime_now``, a ``tojson`` that keeps non-ASCII text as it
-    is, ``break`` and ``continue`` in loops, ``generation`` blocks (which mark text for training,
-    and change nothing here), ``bos_token`` and ``eos_token``.
-    (https://huggingface.co/docs/transformers/chat_templating_writing)
+    These are ``raise_exception``, ``strftime_now``, a ``tojson`` that keeps non-ASCII text,
+    ``break`` and ``continue`` in loops, ``generation`` blocks (no effect here), ``bos_token`` and
+    ``eos_token``. (https://huggingface.co/docs/transformers/chat_templating_writing)
 
-    A template comes with a file that may be hostile. The work of a rendering is bounded: more than
-    some ten million steps, and some for what it is given, are an error.
+    A template comes from a file that may be hostile, so its work is bounded: a rendering of more
+    than some ten million steps, and some for its input, is an error.
+
+    Example:
+        template = ChatTemplate.of_model(model)
+        prompt = template.render([{"role": "user", "content": "Hi!"}])
 
     Args:
-        source: the template's text.
-        bos_token: what the template may write as beginning of text.
-        eos_token: what it may write as end of text.
+        source: text of the template.
+        bos_token: value of the variable ``bos_token``.
+        eos_token: value of the variable ``eos_token``.
 
     Raises:
         ChatTemplateError: the source is not a valid template.
@@ -59,10 +62,11 @@ class ChatTemplate:
 
     @classmethod
     def of_model(cls, model: Model, *, has_tools: bool = False) -> ChatTemplate:
-        """The template in the model's file.
+        """Return the template of a model's file.
 
         Args:
-            has_tools: take the one that the file names ``tool_use``, if there is such.
+            model: the model.
+            has_tools: prefer the template that the file names ``tool_use``, if there is one.
 
         Raises:
             ChatTemplateError: the file has none, or an invalid one.
@@ -87,20 +91,23 @@ class ChatTemplate:
         documents: Sequence[Mapping[str, Any]] | None = None,
         **extra: Any,
     ) -> str:
-        """The prompt of a conversation.
+        """Render a conversation to a prompt.
 
         Args:
-            messages: ``{"role": ..., "content": ...}`` in order; content is text, or a list of
-                parts. A template that knows parts alone is given texts as a part, one that knows
-                text alone is given text parts as one text. Other keys reach it as they are.
+            messages: ``{"role": ..., "content": ...}`` in order. Content is text or a list of
+                parts; it is converted if the template supports only one of them. Other keys are
+                passed as they are.
             add_generation_prompt: end with the start of the assistant's turn.
-            tools: JSON-schema descriptions of functions, for templates that know tools.
-            documents: for templates that know documents.
+            tools: JSON-schema descriptions of functions, for templates that support tools.
+            documents: for templates that support documents.
             **extra: further variables of the template, such as ``enable_thinking=False``.
 
+        Returns:
+            The prompt as text; tokenise it with ``encode_chat``.
+
         Raises:
-            ChatTemplateError: malformed messages, ones that the template refuses, or a template
-                that does not write what users say.
+            ChatTemplateError: malformed messages, messages that the template refuses, or a template
+                that drops the user's text.
         """
         _check_messages(messages)
         if self._content.is_dropped and any(map(has_user_words, messages)):
@@ -118,7 +125,7 @@ class ChatTemplate:
 
     @cached_property
     def takes_system(self) -> bool:
-        """False if the template refuses a system message, or does not write it."""
+        """False if the template refuses or drops a system message."""
         messages = [self._content.fitted(one) for one in SYSTEM_PROBE]
         try:
             return is_in(self._rendered(messages), SYSTEM_WORD)
@@ -143,7 +150,12 @@ def _known(source: str, bos_token: str, eos_token: str) -> ChatTemplate:
 
 
 def chat_prompt(model: Model, messages: Sequence[Message], **options: Any) -> str:
-    """``messages`` as the model's own template writes them; ``options`` as for ``render``.
+    """Render messages with the model's own template.
+
+    Args:
+        model: the model.
+        messages: as for ``ChatTemplate.render``.
+        **options: as for ``ChatTemplate.render``.
 
     Raises:
         ChatTemplateError: no template, or one that refuses the messages.
@@ -153,10 +165,9 @@ def chat_prompt(model: Model, messages: Sequence[Message], **options: Any) -> st
 
 
 def encode_chat(vocab: Vocab, prompt: str) -> list[int]:
-    """Tokens of a rendered prompt, in which names of special tokens are those tokens.
+    """Tokenise a rendered prompt; names of special tokens become these tokens.
 
-    The template writes what belongs to a turn, so EOS is never added. BOS is, where the model's
-    file says so and the template did not write it.
+    EOS is never added. BOS is added if the metadata asks for it and the template did not write it.
 
     Raises:
         VocabError: the model has no tokenizer.
@@ -166,7 +177,7 @@ def encode_chat(vocab: Vocab, prompt: str) -> list[int]:
 
 
 def needs_bos(vocab: Vocab, prompt: str) -> bool:
-    """Must BOS be added: does the model want it, and did the template not write it?"""
+    """True if the model expects BOS and the template did not write it."""
     bos = _special_text(vocab, vocab.bos)
     return vocab.adds_bos and not (bos and prompt.startswith(bos))
 

@@ -1,7 +1,7 @@
-"""The command line: arguments in; text, tables and progress out. The work is done elsewhere.
+"""The command line: parses arguments, prints text, tables and progress.
 
-Modules that load the native part or NumPy are imported inside commands, so that ``--help`` is
-quick and works without a build.
+Commands import NumPy and the native library inside functions, so that ``--help`` is fast and works
+without a build.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def _root(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", help="Print the version and leave.", callback=_print_version, is_eager=True
+            "--version", help="Print the version and exit.", callback=_print_version, is_eager=True
         ),
     ] = False,
 ) -> None:
     """Tree-based parallel decoding for any GGUF model.
 
-    Guesses a tree of continuations, checks it in one pass of the model,
-    and keeps what the model agrees with: its own text, sooner.
+    Speculative decoding with token trees: drafts a tree of continuations, verifies it in
+    one forward pass, and keeps the accepted path. The output is the model's own.
     """
 
 

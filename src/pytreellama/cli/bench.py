@@ -1,4 +1,4 @@
-"""``pytreellama bench``: every drafter beside plain decoding, with your model and your prompts."""
+"""``pytreellama bench``: benchmarks drafters against plain decoding."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from pytreellama.files import write_text
 if TYPE_CHECKING:
     from pytreellama.bench.facts import Report
     from pytreellama.bench.prompts import BenchPrompt
-    from pytreellama.bench.runs import Measured, Settings
+    from pytreellama.bench.runs import BenchSettings, Measured
     from pytreellama.model.model import Model
 
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """What a benchmark is asked for on the command line."""
+    """Options of a benchmark."""
 
     model: ModelPath = None
     prompts: Annotated[
@@ -38,35 +38,43 @@ class BenchOptions:
         option(
             "--prompts",
             "-p",
-            help="A file of prompts: JSON lines with 'messages', 'turns' (as Spec-Bench) or "
-            "'prompt', and 'category' or 'task'; or plain text, one prompt a paragraph. Without "
-            "it, eight prompts that come with the package.",
+            help="File of prompts: JSON lines with 'messages', 'turns' (Spec-Bench) or 'prompt', "
+            "and optionally 'category' or 'task'; or plain text, one prompt per paragraph. "
+            "Default: the eight prompts of the package.",
             show_default=False,
         ),
     ] = None
     chat: Annotated[
-        bool, option("--chat", help="Prompts that are text are messages to a chat model.")
+        bool, option("--chat", help="Apply the chat template to prompts that are plain text.")
     ] = False
     limit: Annotated[
         int | None,
-        option("--limit", help="Most prompts of each category.", min=1, show_default=False),
+        option(
+            "--limit", help="Maximum number of prompts per category.", min=1, show_default=False
+        ),
     ] = None
     drafter: Annotated[
         list[str] | None,
         option(
             "--drafter",
             "-d",
-            help="What to measure beside plain decoding; may be repeated. A name as of generate, "
-            "or NAME:N for trees of at most N nodes. By default suffix, recycling, ngram, "
+            help="Drafter to compare with plain decoding: a name as for generate, or NAME:N to "
+            "limit trees to N nodes. May be repeated. Default: suffix, recycling, ngram, "
             "suffix+recycling and auto.",
             autocompletion=complete_drafter,
             show_default=False,
         ),
     ] = None
-    tokens: Annotated[int, option("--tokens", "-n", help="Most tokens of an answer.", min=1)] = 64
+    tokens: Annotated[
+        int, option("--tokens", "-n", help="Maximum number of tokens per answer.", min=1)
+    ] = 64
     repeats: Annotated[
         int,
-        option("--repeats", help="Rounds of all prompts, each with new engines.", min=1),
+        option(
+            "--repeats",
+            help="Number of rounds over all prompts; each round uses new engines.",
+            min=1,
+        ),
     ] = 3
     n_ctx: Annotated[
         int | None,
@@ -74,7 +82,7 @@ class BenchOptions:
             "--n-ctx",
             "--ctx",
             "-c",
-            help="Tokens that each KV cache holds; by default what the longest prompt needs.",
+            help="Size of each KV cache in tokens. Default: enough for the longest prompt.",
             min=1,
             show_default=False,
         ),
@@ -83,17 +91,17 @@ class BenchOptions:
     n_gpu_layers: GpuLayers = -1
     html: Annotated[
         Path | None,
-        option("--html", help="Write a report with plots into this file.", show_default=False),
+        option("--html", help="Write an HTML report with plots to this file.", show_default=False),
     ] = None
     debug: Debug = False
 
-    def settings(self) -> Settings:
-        """How to measure.
+    def settings(self) -> BenchSettings:
+        """The settings of the measurement.
 
         Raises:
             DraftError, RequestError: an unknown drafter, one whose size is no number, or none.
         """
-        from pytreellama.bench.runs import DRAFTERS, Settings, drafter_and_size
+        from pytreellama.bench.runs import DRAFTERS, BenchSettings, drafter_and_size
 
         drafters = tuple(self.drafter or DRAFTERS)
         for name in drafters:
@@ -102,15 +110,15 @@ class BenchOptions:
             raise RequestError(
                 "--drafter none is always measured, to compare with; name one more, or leave it out"
             )
-        return Settings(drafters, self.tokens, self.repeats, self.n_ctx, self.threads)
+        return BenchSettings(drafters, self.tokens, self.repeats, self.n_ctx, self.threads)
 
 
 @unpacked(BenchOptions)
 def bench(options: BenchOptions, as_json: Json = False) -> None:
-    """Measure drafters beside plain decoding: your model, your prompts, your machine.
+    """Benchmark drafters against plain decoding, with your model, prompts and machine.
 
-    Answers are greedy. The engines take turns prompt by prompt, and ratios are of one repeat each,
-    so that a busy moment hits all. Leave the machine alone meanwhile.
+    Decoding is greedy. Engines take turns prompt by prompt, and speedups are ratios within
+    one repeat, so that a busy moment affects all engines. Keep the machine idle.
     """
     from pytreellama.bench.report import report_dict, report_html
 
@@ -136,7 +144,7 @@ def _prompts(options: BenchOptions) -> list[BenchPrompt]:
 
 
 def _measured(
-    options: BenchOptions, prompts: list[BenchPrompt], settings: Settings
+    options: BenchOptions, prompts: list[BenchPrompt], settings: BenchSettings
 ) -> tuple[Measured, Report]:
     from pytreellama.bench.runs import measure
     from pytreellama.cli.session import load_model
@@ -150,7 +158,7 @@ def _measured(
 
 
 def _facts(model: Model, log: list[str]) -> Report:
-    """The machine's load among them, before anything is measured."""
+    """Facts about the machine, including its load before the measurement."""
     from pytreellama.bench.facts import model_facts, native_facts, python_facts
     from pytreellama.system import weight_buffers
 

@@ -143,7 +143,7 @@ def parting_text(comparison: Comparison) -> str:
     ]
     if comparison.logp_gap is not None:
         lines.append(
-            "There, plain decoding's two likeliest tokens were "
+            "There, plain decoding's top two tokens were "
             f"{comparison.logp_gap:.3g} apart in log-probability."
         )
     lines.append(

@@ -41,21 +41,24 @@ def doctor(
     model: ModelPath = None,
     threads: Threads = None,
     speed: Annotated[
-        bool, option("--speed/--no-speed", help="Measure what passes cost; ten seconds at most.")
+        bool,
+        option(
+            "--speed/--no-speed", help="Measure the cost of forward passes; at most ten seconds."
+        ),
     ] = True,
     verify: Annotated[
         bool,
         option(
             "--verify",
-            help="Compare the compiled files and the default model with their hashes as well.",
+            help="Also compare the compiled files and the default model with their hashes.",
         ),
     ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Tell what was built, what this machine and this model are, and what would be faster.
+    """Show the build, the machine, the model, and what would make decoding faster.
 
-    Ends with exit code 1 if something does not work; the rest is told all the same.
+    The exit code is 1 if a check fails; the other checks are still shown.
     """
     report: Report = python_facts() | {
         "build": None,
@@ -191,7 +194,7 @@ def _speed_table(check: SpeedCheck) -> Table:
     from rich.table import Table
 
     table = Table(title="a pass over a chain of n nodes", title_justify="left")
-    for name in ("nodes", "median", "cost", "pays if guesses hold", "passes"):
+    for name in ("nodes", "median", "cost", "break-even acceptance rate", "passes"):
         table.add_column(name, justify="right")
     for n, seconds in check.median_s.items():
         table.add_row(

@@ -21,15 +21,22 @@ if TYPE_CHECKING:
 @unpacked(GenerationOptions)
 def generate(
     options: GenerationOptions,
-    stats: Annotated[bool, option("--stats", help="Show what the text cost.")] = False,
+    stats: Annotated[
+        bool,
+        option(
+            "--stats",
+            help="Print statistics: throughput, tokens per step, acceptance, time per phase.",
+        ),
+    ] = False,
     compare: Annotated[
-        bool, option("--compare", help="Then generate it once more, plainly, and compare.")
+        bool,
+        option("--compare", help="Generate again with plain decoding and compare speed and text."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Continue a text, or answer a message.
+    """Generate text from a prompt or a chat message.
 
-    The text goes to stdout as it becomes certain, everything else to stderr.
+    The text is streamed to stdout; everything else goes to stderr.
     """
     from pytreellama.cli import session
     from pytreellama.cli.comparison import compare as compare_with_plain
@@ -59,7 +66,7 @@ def generate(
 
 
 def end_line(text: str) -> None:
-    """End the line that a text leaves open."""
+    """Print a line break if the text does not end with one."""
     if not text.endswith("\n"):
         write("\n")
 
@@ -88,7 +95,7 @@ def stats_table(completion: Completion) -> Table:
             "text": f"{stats.n_tokens} tokens in {stats.decode_s:.2f} s "
             f"({stats.tokens_per_s:.1f} tokens/s), ended by {completion.finish_reason}",
             "steps": f"{stats.n_steps}, {stats.tokens_per_step:.2f} tokens a step",
-            "guesses": _guesses(stats),
+            "guesses": _candidates(stats),
             **_drafters(stats),
             "trees": _trees(stats),
             "passes": f"{stats.target_s:.2f} s",
@@ -101,7 +108,7 @@ def stats_table(completion: Completion) -> Table:
     )
 
 
-def _guesses(stats: Stats) -> str:
+def _candidates(stats: Stats) -> str:
     return _brought(stats.n_drafted, stats.n_accepted)
 
 
@@ -122,7 +129,9 @@ def _drafters(stats: Stats) -> dict[str, str]:
 def _planning(stats: Stats) -> dict[str, str]:
     if not stats.plan_s:
         return {}
-    expected = f"{stats.n_expected:.1f} guesses expected to be accepted, {stats.n_accepted} were"
+    expected = (
+        f"{stats.n_expected:.1f} draft nodes expected to be accepted, {stats.n_accepted} were"
+    )
     return {"planning": f"{milliseconds(stats.plan_s)}; {expected}"}
 
 

@@ -21,25 +21,25 @@ from pytreellama.errors import RequestError
 from pytreellama.units import gibibytes
 
 if TYPE_CHECKING:
-    from pytreellama.medusa.evaluation import Evaluation
+    from pytreellama.medusa.evaluation import HeadsEvaluation
     from pytreellama.medusa.own_texts import TextOptions
     from pytreellama.medusa.run import Progress, Trained
     from pytreellama.medusa.training import TrainingOptions
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Medusa heads: train them for any model on this machine, convert them, measure them.",
+    help="Train, convert and evaluate Medusa heads.",
 )
 
 _TOLD_EVERY_S = 30.0  # where no bar can be shown
 
 Output = Annotated[
-    Path, option("--output", "-o", help="The file of heads to write.", show_default=False)
+    Path, option("--output", "-o", help="Output file for the heads (GGUF).", show_default=False)
 ]
 Target = Annotated[
     Path | None,
     typer.Argument(
-        help="The model's GGUF file; without it, the small model that comes by itself.",
+        help="Path of the model's GGUF file. Default: SmolLM2-135M-Instruct.",
         show_default=False,
     ),
 ]
@@ -47,72 +47,92 @@ Target = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """What training is asked for on the command line."""
+    """Options of training."""
 
     output: Output
     model: Target = None
     tokens: Annotated[
-        int, option("--tokens", "-n", help="Tokens that the model writes to learn from.", min=1)
+        int,
+        option(
+            "--tokens", "-n", help="Number of training tokens, which the model generates.", min=1
+        ),
     ] = 1_000_000
-    epochs: Annotated[
-        int, option("--epochs", help="Times that each place is learned from.", min=1)
+    epochs: Annotated[int, option("--epochs", help="Number of training epochs.", min=1)] = 4
+    heads: Annotated[
+        int,
+        option(
+            "--heads", help="Number of heads: tokens predicted beyond the next one.", min=1, max=16
+        ),
     ] = 4
-    heads: Annotated[int, option("--heads", help="How far ahead they guess.", min=1, max=16)] = 4
-    layers: Annotated[int, option("--layers", help="Blocks of a head.", min=1, max=16)] = 2
+    layers: Annotated[
+        int, option("--layers", help="Number of residual blocks per head.", min=1, max=16)
+    ] = 2
     sees: Annotated[
         Literal["none", "root", "path"],
         option(
             "--sees",
-            help="What a head sees besides the hidden state: nothing (Medusa), the token behind "
-            "it, or all that was guessed before as well (Hydra).",
+            help="Inputs of a head in addition to the hidden state: none (Medusa), root (the "
+            "next token), or path (the next token and all earlier draft tokens, as Hydra).",
         ),
     ] = "path"
     shortlist: Annotated[
         int,
-        option("--shortlist", help="Tokens that heads can guess, the most frequent; 0 for all."),
+        option(
+            "--shortlist",
+            help="Output vocabulary of the heads: the N most frequent tokens; 0 for all tokens.",
+        ),
     ] = 8192
     deep_shortlist: Annotated[
         int,
         option(
             "--deep-shortlist",
-            help="Of these, tokens that heads after the first can guess; 0 for all.",
+            help="Output vocabulary of all heads after the first; 0 for the whole shortlist.",
             min=0,
         ),
     ] = 2048
-    batch: Annotated[int, option("--batch", help="Places in a step of training.", min=1)] = 1024
-    learning_rate: Annotated[float, option("--learning-rate", help="At its highest.")] = 3e-3
+    batch: Annotated[
+        int, option("--batch", help="Batch size: positions per training step.", min=1)
+    ] = 1024
+    learning_rate: Annotated[float, option("--learning-rate", help="Peak learning rate.")] = 3e-3
     distil: Annotated[
         float,
         option(
             "--distil",
-            help="How much is learned from all that the model foresaw; the rest, from what came.",
+            help="Weight of the distillation loss (the model's distribution); the rest is the "
+            "loss on the token that followed.",
             min=0.0,
             max=1.0,
         ),
     ] = 0.8
     file_type: Annotated[
         Literal["f32", "f16", "q8_0", "q5_1", "q4_1"],
-        option("--type", help="Of the weights in the file."),
+        option("--type", help="Data type of the weights in the file."),
     ] = "q4_1"
     prompts: Annotated[
         Path | None,
         option(
             "--prompts",
             "-p",
-            help="User's turns to answer, a file as of bench; without it the model asks itself.",
+            help="File of user messages to answer, in the format of bench --prompts. Default: "
+            "the model generates them.",
             show_default=False,
         ),
     ] = None
     answer_tokens: Annotated[
-        int, option("--answer-tokens", help="Most tokens of an answer, and of a turn.", min=2)
+        int,
+        option(
+            "--answer-tokens",
+            help="Maximum number of tokens per answer and per user message.",
+            min=2,
+        ),
     ] = 192
-    seed: Annotated[int, option("--seed", help="Of all that is drawn.", min=0)] = 1
+    seed: Annotated[int, option("--seed", help="Random seed.", min=0)] = 1
     work: Annotated[
         Path | None,
         option(
             "--work",
-            help="Where texts and half-trained heads are kept, so that training goes on where it "
-            "was interrupted; by default in the user's cache.",
+            help="Folder for generated texts and checkpoints, from which an interrupted training "
+            "resumes. Default: a folder in the user's cache.",
             show_default=False,
         ),
     ] = None
@@ -152,10 +172,10 @@ class TrainOptions:
 @app.command("train")
 @unpacked(TrainOptions)
 def train(options: TrainOptions, as_json: Json = False) -> None:
-    """Train heads for a model, on what it writes itself. Needs pytreellama\\[train].
+    """Train heads for a model on text that it generates. Needs pytreellama\\[train].
 
-    The model asks itself questions and answers them; what it writes is kept, so that an
-    interrupted training goes on where it was. Leave the machine alone meanwhile.
+    The model generates questions and answers them. Texts and checkpoints are saved, so that
+    an interrupted training resumes. Keep the machine idle.
     """
     from pytreellama.cli.session import load_model
     from pytreellama.medusa import run
@@ -232,12 +252,12 @@ def _shares(shares: tuple[float, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class EvalOptions:
-    """What an evaluation is asked for on the command line."""
+    """Options of an evaluation."""
 
     heads: Annotated[
         Path | None,
         typer.Argument(
-            help="A file of heads; without it, those beside the model or of the package.",
+            help="File of heads. Default: the file next to the model, or the one in the package.",
             show_default=False,
         ),
     ] = None
@@ -247,20 +267,25 @@ class EvalOptions:
         option(
             "--prompts",
             "-p",
-            help="A file of prompts, as of bench; without it, those of the package.",
+            help="File of prompts, in the format of bench --prompts. Default: the prompts of the "
+            "package.",
             show_default=False,
         ),
     ] = None
     limit: Annotated[
         int | None,
-        option("--limit", help="Most prompts of each category.", min=1, show_default=False),
+        option(
+            "--limit", help="Maximum number of prompts per category.", min=1, show_default=False
+        ),
     ] = None
-    tokens: Annotated[int, option("--tokens", "-n", help="Most tokens of an answer.", min=2)] = 128
+    tokens: Annotated[
+        int, option("--tokens", "-n", help="Maximum number of tokens per answer.", min=2)
+    ] = 128
     nodes: Annotated[
         list[int] | None,
         option(
             "--nodes",
-            help="Guesses in a tree; may be repeated. By default 8, 16 and 32.",
+            help="Number of draft nodes in a tree. May be repeated. Default: 8, 16 and 32.",
             min=1,
             show_default=False,
         ),
@@ -272,7 +297,7 @@ class EvalOptions:
 @app.command("eval")
 @unpacked(EvalOptions)
 def evaluate(options: EvalOptions, as_json: Json = False) -> None:
-    """Measure heads: how often each is right, and tokens a step with trees of several sizes."""
+    """Evaluate heads: accuracy of each, and accepted tokens per step by tree size."""
     from pytreellama.bench.prompts import limited, own_prompts, read_prompts
     from pytreellama.bench.runs import prompt_tokens
     from pytreellama.cli.session import load_model
@@ -302,14 +327,14 @@ def evaluate(options: EvalOptions, as_json: Json = False) -> None:
         _print_evaluation(facts, evaluation)
 
 
-def _print_evaluation(facts: dict[str, Any], evaluation: Evaluation) -> None:
+def _print_evaluation(facts: dict[str, Any], evaluation: HeadsEvaluation) -> None:
     hits = evaluation.hits.to_dict()
     facts |= {
         "right, by head": _shares(tuple(hits["top1"])),
         "among the first five": _shares(tuple(hits["top5"])),
     }
     facts |= {
-        f"tokens a step, {n} guesses": f"{steps.tokens_per_step:.2f}"
+        f"tokens per step, {n} draft nodes": f"{steps.tokens_per_step:.2f}"
         for n, steps in evaluation.steps.items()
     }
     stdout_console().print(facts_table("heads", facts))
@@ -320,19 +345,20 @@ def convert(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            help="medusa_lm_head.pt or a safetensors file of the Medusa project, or its folder."
+            help="medusa_lm_head.pt or a safetensors file of the Medusa project, or the folder "
+            "that holds it."
         ),
     ],
     output: Output,
     model: ModelPath = None,
     file_type: Annotated[
         Literal["f32", "f16", "q8_0", "q5_1", "q4_1"],
-        option("--type", help="Of the weights in the file."),
+        option("--type", help="Data type of the weights in the file."),
     ] = "f16",
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make a file of heads from a checkpoint of the Medusa project."""
+    """Convert a checkpoint of the Medusa project to a file of heads."""
     from pytreellama.cli.session import load_model
     from pytreellama.medusa.convert import convert as converted
 

@@ -1,4 +1,4 @@
-"""The options that ``generate`` and ``tree`` share: one dataclass, a field an option."""
+"""Options that several commands share: one dataclass with a field for each option."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 _Options = TypeVar("_Options")
 _MODEL, _DRAFTING = "Model", "Drafting"
-_TEXT, _SAMPLING, _RARE = "Text", "Sampling", "Sampling, more rarely"
+_TEXT, _SAMPLING, _RARE = "Text", "Sampling", "More sampling options"
 
 
 def unpacked(options: type[_Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let a command take a dataclass first: each of its fields becomes an option of the command."""
+    """Decorate a command whose first parameter is a dataclass: each field becomes an option."""
     hints = get_type_hints(options, include_extras=True)
     names = [field.name for field in fields(options)]  # type: ignore[arg-type]
     shared = [
@@ -60,7 +60,7 @@ def option(*names: str, help: str, panel: str | None = None, **settings: Any) ->
 
 
 def complete_drafter(incomplete: str) -> list[str]:
-    """Drafters whose names begin so, for a shell's completion."""
+    """Shell completion: names of drafters that start with ``incomplete``."""
     from pytreellama.draft import DRAFTERS
 
     return [name for name in DRAFTERS if name.startswith(incomplete)]
@@ -71,32 +71,39 @@ ModelPath = Annotated[
     option(
         "--model",
         "-m",
-        help="A GGUF file. Without it, the small model that comes by itself (98 MB, fetched "
-        "once), or the one that PYTREELLAMA_MODEL names.",
+        help="Path of a GGUF file. Default: PYTREELLAMA_MODEL if set, else SmolLM2-135M-Instruct "
+        "(98 MB, downloaded once).",
         panel=_MODEL,
         show_default=False,
     ),
 ]
 Threads = Annotated[
     int | None,
-    option("--threads", "-t", help="Threads; by default the physical cores.", panel=_MODEL, min=1),
+    option(
+        "--threads",
+        "-t",
+        help="Number of threads. Default: the number of physical cores.",
+        panel=_MODEL,
+        min=1,
+    ),
 ]
 GpuLayers = Annotated[
     int,
-    option("--n-gpu-layers", help="Layers on the GPU, if any; -1 means all.", panel=_MODEL),
+    option("--n-gpu-layers", help="Number of layers to put on the GPU; -1 for all.", panel=_MODEL),
 ]
 Debug = Annotated[
     bool,
-    option("--debug", help="Show the traceback of an error.", callback=remember_debug),
+    option("--debug", help="Print the traceback of an error.", callback=remember_debug),
 ]
 Json = Annotated[
-    bool, option("--json", help="Print one JSON object on stdout, and nothing else there.")
+    bool,
+    option("--json", help="Print a single JSON object on stdout; everything else goes to stderr."),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
-    """What a generation is asked for on the command line.
+    """Options of one generation.
 
     Sampling fields are named as those of ``SamplingParams`` and have the same defaults.
     """
@@ -104,8 +111,8 @@ class GenerationOptions:
     prompt: Annotated[
         str | None,
         typer.Argument(
-            help="The text to continue. '-', or none, reads it from stdin, without the line break "
-            "at its end.",
+            help="The text to continue. If '-' or missing, it is read from stdin, without the "
+            "final line break.",
             show_default=False,
         ),
     ] = None
@@ -114,33 +121,41 @@ class GenerationOptions:
         bool,
         option(
             "--chat",
-            help="The prompt is a user's message to a chat model, not a text.",
+            help="Treat the prompt as a user message and apply the model's chat template.",
             panel=_TEXT,
         ),
     ] = False
     system: Annotated[
         str | None,
-        option("--system", help="The system's message; needs --chat.", panel=_TEXT),
+        option("--system", help="System message; requires --chat.", panel=_TEXT),
     ] = None
     max_tokens: Annotated[
-        int, option("--max-tokens", "-n", help="Most tokens to write.", panel=_TEXT)
+        int, option("--max-tokens", "-n", help="Maximum number of tokens to generate.", panel=_TEXT)
     ] = 128
     stop: Annotated[
         list[str] | None,
-        option("--stop", help="A string that ends the text; may be repeated.", panel=_TEXT),
+        option(
+            "--stop",
+            help="Stop string: generation ends when it appears. May be repeated.",
+            panel=_TEXT,
+        ),
     ] = None
     ignore_eos: Annotated[
-        bool, option("--ignore-eos", help="Write on past end tokens.", panel=_TEXT)
+        bool, option("--ignore-eos", help="Do not stop at end-of-sequence tokens.", panel=_TEXT)
     ] = False
     grammar_file: Annotated[
         Path | None,
-        option("--grammar-file", help="A GBNF grammar that the text must follow.", panel=_TEXT),
+        option(
+            "--grammar-file",
+            help="File with a GBNF grammar that constrains the output.",
+            panel=_TEXT,
+        ),
     ] = None
     json_schema: Annotated[
         str | None,
         option(
             "--json-schema",
-            help="A JSON schema that the text must satisfy: a file, or the schema itself.",
+            help="JSON schema that constrains the output: a file, or the schema itself.",
             panel=_TEXT,
         ),
     ] = None
@@ -152,8 +167,8 @@ class GenerationOptions:
             "--n-ctx",
             "--ctx",
             "-c",
-            help="Tokens that the KV cache holds: prompt, text and guesses. By default 4096, or "
-            "less if the model was trained for less.",
+            help="Size of the KV cache in tokens: prompt, output and draft nodes. Default: 4096, "
+            "or the model's training context if that is smaller.",
             panel=_MODEL,
             min=1,
         ),
@@ -166,10 +181,10 @@ class GenerationOptions:
         option(
             "--drafter",
             "-d",
-            help="What guesses the tree: auto, none (plain decoding), suffix (what followed the "
-            "same words before), recycling (what the model foresaw in earlier passes), ngram "
-            "(counts over all texts), medusa (heads on its hidden state; medusa=FILE for a file of "
-            "them); or several in one tree, as suffix+recycling.",
+            help="Drafter: auto (several, planned by cost), none (plain decoding), suffix "
+            "(continuations of repeated text), recycling (top tokens of earlier passes), ngram "
+            "(n-gram counts over all requests), medusa (heads on the hidden state; medusa=FILE "
+            "for a file of heads), or a merge such as suffix+recycling.",
             panel=_DRAFTING,
             autocompletion=complete_drafter,
         ),
@@ -178,7 +193,7 @@ class GenerationOptions:
         int | None,
         option(
             "--n-draft",
-            help="Most guessed nodes in a tree; by default 8, or 64 where trees are planned.",
+            help="Maximum number of draft nodes in a tree. Default: 64 for auto, else 8.",
             panel=_DRAFTING,
             min=0,
             show_default=False,
@@ -187,84 +202,166 @@ class GenerationOptions:
 
     temperature: Annotated[
         float,
-        option("--temperature", help="0 takes the likeliest token.", panel=_SAMPLING),
+        option(
+            "--temperature", help="Sampling temperature; 0 for greedy decoding.", panel=_SAMPLING
+        ),
     ] = 0.0
     top_k: Annotated[
-        int, option("--top-k", help="Keep the k likeliest tokens; 0 is off.", panel=_SAMPLING)
+        int,
+        option(
+            "--top-k", help="Sample from the k most likely tokens; 0 to disable.", panel=_SAMPLING
+        ),
     ] = 0
     top_p: Annotated[
         float,
-        option("--top-p", help="Keep this much probability; 1 is off.", panel=_SAMPLING),
+        option(
+            "--top-p",
+            help="Nucleus sampling: keep the most likely tokens with this total probability; 1 "
+            "to disable.",
+            panel=_SAMPLING,
+        ),
     ] = 1.0
     min_p: Annotated[
         float,
-        option("--min-p", help="Keep this share of the likeliest's; 0 is off.", panel=_SAMPLING),
+        option(
+            "--min-p",
+            help="Keep tokens with at least this fraction of the top token's probability; 0 to "
+            "disable.",
+            panel=_SAMPLING,
+        ),
     ] = 0.0
     repeat_penalty: Annotated[
-        float, option("--repeat-penalty", help="1 is off.", panel=_SAMPLING)
+        float,
+        option(
+            "--repeat-penalty",
+            help="Penalty for tokens that occurred recently; 1 to disable.",
+            panel=_SAMPLING,
+        ),
     ] = 1.0
     seed: Annotated[
         int | None,
-        option("--seed", help="Same seed, same text. Drawn if not given.", panel=_SAMPLING),
+        option(
+            "--seed",
+            help="Random seed; the same seed gives the same text. Default: random.",
+            panel=_SAMPLING,
+        ),
     ] = None
 
     dynatemp_range: Annotated[
         float,
-        option("--dynatemp-range", help="Temperature moves with entropy.", panel=_RARE),
+        option(
+            "--dynatemp-range",
+            help="Dynamic temperature: how far the temperature moves with entropy; 0 to disable.",
+            panel=_RARE,
+        ),
     ] = 0.0
     dynatemp_exponent: Annotated[
-        float, option("--dynatemp-exponent", help="How it moves.", panel=_RARE)
+        float,
+        option(
+            "--dynatemp-exponent", help="Dynamic temperature: exponent of the entropy.", panel=_RARE
+        ),
     ] = 1.0
     typical_p: Annotated[
-        float, option("--typical-p", help="Locally typical sampling; 1 is off.", panel=_RARE)
+        float, option("--typical-p", help="Locally typical sampling; 1 to disable.", panel=_RARE)
     ] = 1.0
     top_n_sigma: Annotated[
         float,
-        option("--top-n-sigma", help="Keep logits so many deviations from the top.", panel=_RARE),
+        option(
+            "--top-n-sigma",
+            help="Keep logits within this many standard deviations of the maximum; 0 to disable.",
+            panel=_RARE,
+        ),
     ] = 0.0
     frequency_penalty: Annotated[
-        float, option("--frequency-penalty", help="0 is off.", panel=_RARE)
+        float,
+        option(
+            "--frequency-penalty",
+            help="Penalty per occurrence of a recent token; 0 to disable.",
+            panel=_RARE,
+        ),
     ] = 0.0
     presence_penalty: Annotated[
-        float, option("--presence-penalty", help="0 is off.", panel=_RARE)
+        float,
+        option(
+            "--presence-penalty",
+            help="Penalty for each recent token, once; 0 to disable.",
+            panel=_RARE,
+        ),
     ] = 0.0
     penalty_last_n: Annotated[
-        int, option("--penalty-last-n", help="Tokens that penalties look back.", panel=_RARE)
+        int,
+        option(
+            "--penalty-last-n",
+            help="Number of recent tokens to which the penalties apply.",
+            panel=_RARE,
+        ),
     ] = 64
     dry_multiplier: Annotated[
-        float, option("--dry-multiplier", help="DRY against repetition; 0 is off.", panel=_RARE)
+        float,
+        option(
+            "--dry-multiplier",
+            help="Strength of the DRY repetition penalty; 0 to disable.",
+            panel=_RARE,
+        ),
     ] = 0.0
-    dry_base: Annotated[float, option("--dry-base", help="Its growth.", panel=_RARE)] = 1.75
+    dry_base: Annotated[
+        float,
+        option(
+            "--dry-base", help="DRY: base of the exponential growth of the penalty.", panel=_RARE
+        ),
+    ] = 1.75
     dry_allowed_length: Annotated[
-        int, option("--dry-allowed-length", help="Repetition that is free.", panel=_RARE)
+        int,
+        option(
+            "--dry-allowed-length",
+            help="DRY: longest repetition without a penalty, in tokens.",
+            panel=_RARE,
+        ),
     ] = 2
     dry_penalty_last_n: Annotated[
-        int, option("--dry-penalty-last-n", help="Tokens that it looks back.", panel=_RARE)
+        int,
+        option(
+            "--dry-penalty-last-n",
+            help="DRY: number of recent tokens to search for repetitions.",
+            panel=_RARE,
+        ),
     ] = 1024
     dry_sequence_breaker: Annotated[
         list[str] | None,
-        option("--dry-sequence-breaker", help="Ends a repetition; may be repeated.", panel=_RARE),
+        option(
+            "--dry-sequence-breaker",
+            help="DRY: string that ends a repetition. May be repeated.",
+            panel=_RARE,
+        ),
     ] = None
     xtc_probability: Annotated[
-        float, option("--xtc-probability", help="Leave out top choices; 0 is off.", panel=_RARE)
+        float,
+        option(
+            "--xtc-probability",
+            help="XTC: probability of removing the top choices; 0 to disable.",
+            panel=_RARE,
+        ),
     ] = 0.0
     xtc_threshold: Annotated[
-        float, option("--xtc-threshold", help="What counts as a top choice.", panel=_RARE)
+        float,
+        option("--xtc-threshold", help="XTC: minimum probability of a top choice.", panel=_RARE),
     ] = 0.1
     mirostat: Annotated[
-        int, option("--mirostat", help="Version 1 or 2; 0 is off.", panel=_RARE)
+        int, option("--mirostat", help="Mirostat version, 1 or 2; 0 to disable.", panel=_RARE)
     ] = 0
     mirostat_tau: Annotated[
-        float, option("--mirostat-tau", help="Surprise to aim at, in bits.", panel=_RARE)
+        float,
+        option("--mirostat-tau", help="Mirostat: target entropy (tau), in bits.", panel=_RARE),
     ] = 5.0
     mirostat_eta: Annotated[
-        float, option("--mirostat-eta", help="How fast it is corrected.", panel=_RARE)
+        float, option("--mirostat-eta", help="Mirostat: learning rate (eta).", panel=_RARE)
     ] = 0.1
     logit_bias: Annotated[
         list[str] | None,
         option(
             "--logit-bias",
-            help="ID=BIAS is added to a token's logit; -inf bans it; may be repeated.",
+            help="ID=BIAS: value to add to the logit of a token; -inf bans the token. May be "
+            "repeated.",
             panel=_RARE,
         ),
     ] = None
@@ -274,7 +371,7 @@ class GenerationOptions:
     def sampling(self) -> SamplingParams:
         """The sampling options, checked; with a seed drawn if none was given.
 
-        The seed is drawn here so that two runs to be compared draw alike.
+        The seed is drawn here, so that two runs that are compared share it.
 
         Raises:
             SamplerError, RequestError: a value out of range, or a file that cannot be read.
@@ -313,7 +410,7 @@ def _bias(text: str) -> tuple[int, float]:
 
 
 def require_writable(path: Path) -> None:
-    """Raise RequestError for a --html that cannot be written: at the end it would be too late."""
+    """Raise ``RequestError`` now if --html cannot be written, not after the run."""
     if path.is_dir():
         raise RequestError(f"--html {path} is a directory; give the path of a file in it")
     if not path.parent.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,20 +32,27 @@ def plan(
     n_shown: Annotated[
         int,
         option(
-            "--guesses",
-            help="Guesses to show of a step, the likeliest first; those taken are always shown.",
+            "--candidates",
+            help="Number of candidates to show per step, most likely first; chosen ones are "
+            "always shown.",
             min=0,
         ),
     ] = 8,
+    n_guesses: Annotated[
+        int | None, option("--guesses", help="Old name of --candidates.", min=0, hidden=True)
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Continue a text and tell what the planner chose at every step, and why.
+    """Generate text and show what the planner chose at every step, and why.
 
-    It plans with the drafters that are given (--drafter suffix+recycling), by default those of
-    auto. With --json, all guesses of all steps are in the object.
+    Uses the drafters of --drafter, such as suffix+recycling; by default those of auto.
+    With --json, the object holds all candidates of all steps.
     """
     from pytreellama.cli import session
 
+    if n_guesses is not None:
+        warnings.warn("--guesses is deprecated: use --candidates", DeprecationWarning, stacklevel=2)
+        n_shown = n_guesses
     prompt, sampling = session.read_prompt(options), options.sampling()
     drafter = planned_drafter(options.drafter)
     console = stdout_console()
@@ -107,40 +115,40 @@ class _Watch:
         number, took_s = len(self.steps), self.took_s[-1]
         console.print(step_line(number, step, took_s), style="bold", markup=False, soft_wrap=True)
         written = "".join(self.text_of(token) for token in step.tokens)
-        if step.plan is not None and len(step.plan.guesses):
+        if step.plan is not None and len(step.plan.candidates):
             longest = max(console.width - _OTHER_COLUMNS, _SHORTEST_PATH)
-            console.print(self._guesses_table(step, step.plan, longest))
+            console.print(self._candidates_table(step, step.plan, longest))
         console.print(f"the text goes on with {written!r}\n", markup=False, soft_wrap=True)
 
-    def _guesses_table(self, step: Step, plan: Plan, longest: int) -> Table:
+    def _candidates_table(self, step: Step, plan: Plan, longest: int) -> Table:
         from rich.table import Table
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False)
         for name in ("path", "token", "taken", "came"):
             table.add_column(name, justify="right" if name in ("path", "token") else "left")
-        table.add_column("guess", no_wrap=True)
+        table.add_column("candidate", no_wrap=True)
         table.add_column("proposed by", overflow="fold")
-        came = dict(plan.guesses.outcomes(step.tokens))
+        came = dict(plan.candidates.outcomes(step.tokens))
         for node in self._shown(plan):
             table.add_row(
-                f"{plan.guesses.p[node]:.3f}",
-                f"{plan.guesses.p_token[node]:.3f}",
+                f"{plan.candidates.p[node]:.3f}",
+                f"{plan.candidates.p_token[node]:.3f}",
                 "yes" if node in plan.nodes else "",
                 {True: "true", False: "false", None: ""}[came.get(node)],
                 Text(_end_of(repr(self._path_text(plan, node)), longest)),
                 Text(_proposers(plan, node)),
             )
-        n_left_out = len(plan.guesses) - table.row_count
+        n_left_out = len(plan.candidates) - table.row_count
         if n_left_out:
             table.add_row("", "", "", "", f"and {n_left_out} less likely", "")
         return table
 
     def _shown(self, plan: Plan) -> list[int]:
-        return plan.guesses.by_p()[: max(self.n_shown, len(plan.nodes))]
+        return plan.candidates.by_p()[: max(self.n_shown, len(plan.nodes))]
 
     def _path_text(self, plan: Plan, node: int) -> str:
-        union = plan.guesses.union
+        union = plan.candidates.union
         texts = []
         while node >= 0:
             texts.append(self.text_of(union.tokens[node]))
@@ -159,8 +167,8 @@ class _Watch:
     def _step_dict(self, number: int, step: Step, took_s: float | None) -> dict[str, Any]:
         plan = step.plan
         described = None if plan is None else plan.to_dict()
-        for guess in described["guesses"] if described else []:
-            guess["text"] = self.text_of(guess["token"])
+        for candidate in described["guesses"] if described else []:
+            candidate["text"] = self.text_of(candidate["token"])
         return {
             "step": number,
             "took_s": took_s,
@@ -175,20 +183,20 @@ class _Watch:
 def step_line(number: int, step: Step, took_s: float | None) -> str:
     """A step's plan and what came of it, in a line."""
     plan = step.plan
-    if plan is None or not len(plan.guesses):
-        return f"step {number}: plain; no guesses were found, or it did not pay to look for any"
+    if plan is None or not len(plan.candidates):
+        return f"step {number}: plain; no candidates were found, or the draft gate was closed"
     choice, n_accepted = plan.choice, len(step.path) - 1
     took = "" if took_s is None else f" (it took {milliseconds(took_s)})"
     return (
-        f"step {number}: {len(plan.nodes)} of {len(plan.guesses)} guesses taken, for "
+        f"step {number}: {len(plan.nodes)} of {len(plan.candidates)} candidates chosen, for "
         f"{choice.n_tokens:.2f} tokens in {milliseconds(choice.seconds)}{took}, "
         f"{choice.gain:.2f} times plain decoding; {n_accepted} accepted"
     )
 
 
 def _proposers(plan: Plan, node: int) -> str:
-    views = plan.guesses.views[node]
-    return ", ".join(f"{plan.guesses.names[drafter]} {p:.2f}" for drafter, _, p in views)
+    views = plan.candidates.views[node]
+    return ", ".join(f"{plan.candidates.names[drafter]} {p:.2f}" for drafter, _, p in views)
 
 
 def _end_of(text: str, n_characters: int) -> str:

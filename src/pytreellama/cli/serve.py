@@ -17,13 +17,13 @@ from pytreellama.cli.options import (
     option,
     unpacked,
 )
-from pytreellama.errors import RequestError
+from pytreellama.errors import RequestError, not_one_of
 from pytreellama.text_files import read_text
 
 if TYPE_CHECKING:
     from pytreellama.engine import Engine
     from pytreellama.model.model import Model
-    from pytreellama.serve.settings import Settings
+    from pytreellama.serve.settings import ServerSettings
 
 _SERVER, _LIMITS, _ENGINE = "Server", "Limits", "Engine"
 _LOOPBACK_ADDRESSES = ("localhost", "127.0.0.1", "::1")
@@ -33,7 +33,7 @@ _KEYS_VARIABLE = "PYTREELLAMA_API_KEY"
 
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
-    """What a server is asked for on the command line."""
+    """Options of the server."""
 
     model: ModelPath = None
     threads: Threads = None
@@ -41,16 +41,24 @@ class ServeOptions:
 
     host: Annotated[
         str,
-        option("--host", help="Where to listen; 0.0.0.0 is the whole network.", panel=_SERVER),
+        option("--host", help="Address to listen on; 0.0.0.0 for all interfaces.", panel=_SERVER),
     ] = "127.0.0.1"
     port: Annotated[
-        int, option("--port", "-p", help="0 takes any free one.", panel=_SERVER, min=0, max=65535)
+        int,
+        option(
+            "--port",
+            "-p",
+            help="Port to listen on; 0 for any free port.",
+            panel=_SERVER,
+            min=0,
+            max=65535,
+        ),
     ] = 8000
     alias: Annotated[
         str | None,
         option(
             "--alias",
-            help="What clients call the model; by default its file's name.",
+            help="Model name in the API. Default: the file name without .gguf.",
             panel=_SERVER,
             show_default=False,
         ),
@@ -59,21 +67,20 @@ class ServeOptions:
         list[str] | None,
         option(
             "--api-key",
-            help="A key that clients must send; may be repeated. Others on this machine see "
-            f"command lines: {_KEYS_VARIABLE}, or --api-key-file, is safer.",
+            help="API key that clients must send. May be repeated. Other users of this machine can "
+            f"see command lines: {_KEYS_VARIABLE} or --api-key-file is safer.",
             panel=_SERVER,
         ),
     ] = None
     api_key_file: Annotated[
         Path | None,
-        option("--api-key-file", help="Keys, one a line.", panel=_SERVER),
+        option("--api-key-file", help="File of API keys, one per line.", panel=_SERVER),
     ] = None
     cors: Annotated[
         list[str] | None,
         option(
             "--cors",
-            help="Pages of this origin may use the server, as https://example.org; * is all. May "
-            "be repeated.",
+            help="Allowed CORS origin, such as https://example.org; * for all. May be repeated.",
             panel=_SERVER,
         ),
     ] = None
@@ -81,8 +88,8 @@ class ServeOptions:
         list[str] | None,
         option(
             "--allow-host",
-            help="A name that requests may call the server by. Where it listens on loopback, only "
-            "loopback's names are allowed besides; elsewhere all are, unless some are given.",
+            help="Allowed value of the Host header. May be repeated. Default: loopback names if "
+            "the server listens on loopback, else any.",
             panel=_SERVER,
         ),
     ] = None
@@ -90,13 +97,13 @@ class ServeOptions:
         Path | None,
         option(
             "--kept-file",
-            help="Keep the cache of prompts in this file from one start to the next.",
+            help="Save the prefix cache to this file at shutdown and load it at startup.",
             panel=_SERVER,
         ),
     ] = None
     log_level: Annotated[
         str,
-        option("--log-level", help="debug, info, warning or error.", panel=_SERVER),
+        option("--log-level", help="Log level: debug, info, warning or error.", panel=_SERVER),
     ] = "info"
 
     n_ctx: Annotated[
@@ -105,20 +112,26 @@ class ServeOptions:
             "--n-ctx",
             "--ctx",
             "-c",
-            help="Tokens that the cache holds, for all requests.",
+            help="Size of the KV cache in tokens, shared by all requests.",
             panel=_ENGINE,
             min=1,
         ),
     ] = 8192
     parallel: Annotated[
         int,
-        option("--parallel", help="Requests that run at once.", panel=_ENGINE, min=1, max=128),
+        option(
+            "--parallel",
+            help="Maximum number of sequences that run at the same time.",
+            panel=_ENGINE,
+            min=1,
+            max=128,
+        ),
     ] = 16
     kept: Annotated[
         int,
         option(
             "--kept",
-            help="Ended texts that stay in the cache for prompts that begin alike.",
+            help="Maximum number of finished sequences in the prefix cache.",
             panel=_ENGINE,
             min=0,
             max=128,
@@ -129,7 +142,7 @@ class ServeOptions:
         option(
             "--drafter",
             "-d",
-            help="What guesses the trees; as for generate.",
+            help="Drafter, as for generate.",
             panel=_ENGINE,
             autocompletion=complete_drafter,
         ),
@@ -138,7 +151,7 @@ class ServeOptions:
         int | None,
         option(
             "--n-draft",
-            help="Most guessed nodes in a tree.",
+            help="Maximum number of draft nodes in a tree. Default: 64 for auto, else 8.",
             panel=_ENGINE,
             min=0,
             show_default=False,
@@ -146,23 +159,37 @@ class ServeOptions:
     ] = None
 
     queue: Annotated[
-        int, option("--queue", help="Requests that may wait.", panel=_LIMITS, min=0)
+        int, option("--queue", help="Maximum number of waiting requests.", panel=_LIMITS, min=0)
     ] = 256
     max_tokens: Annotated[
         int | None,
-        option("--max-tokens", help="Most tokens of one answer.", panel=_LIMITS, min=1),
+        option(
+            "--max-tokens",
+            help="Maximum number of tokens per answer; larger requests are capped.",
+            panel=_LIMITS,
+            min=1,
+        ),
     ] = None
     max_choices: Annotated[
-        int, option("--max-choices", help="Most answers of one request.", panel=_LIMITS, min=1)
+        int,
+        option(
+            "--max-choices",
+            help="Maximum number of answers per request (n times prompts).",
+            panel=_LIMITS,
+            min=1,
+        ),
     ] = 16
     max_body: Annotated[
-        int, option("--max-body", help="Bytes of a request's body.", panel=_LIMITS, min=1024)
+        int,
+        option(
+            "--max-body", help="Maximum size of a request body, in bytes.", panel=_LIMITS, min=1024
+        ),
     ] = 4 << 20
     request_time: Annotated[
         float,
         option(
             "--request-time",
-            help="Seconds that an answer may take; then it ends where it is.",
+            help="Time limit of a request in seconds, waiting included; the answer is then cut.",
             panel=_LIMITS,
             min=1.0,
         ),
@@ -171,7 +198,7 @@ class ServeOptions:
         float,
         option(
             "--shutdown-time",
-            help="Seconds that answers have when the server is stopped.",
+            help="Seconds that running answers get to finish at shutdown.",
             panel=_LIMITS,
             min=1.0,
         ),
@@ -182,7 +209,7 @@ class ServeOptions:
 
 @unpacked(ServeOptions)
 def serve(options: ServeOptions) -> None:
-    r"""Serve a model to OpenAI's clients, and a page that shows its trees at the address itself.
+    r"""Serve a model over OpenAI's HTTP API, with a web page that shows the draft trees.
 
     Needs the extra serve: pip install 'pytreellama\[serve]'.
     """
@@ -233,11 +260,11 @@ def _engine(options: ServeOptions, model: Model) -> Engine:
     )
 
 
-def _settings(options: ServeOptions, model: Model, keys: tuple[str, ...]) -> Settings:
-    from pytreellama.serve.settings import Settings
+def _settings(options: ServeOptions, model: Model, keys: tuple[str, ...]) -> ServerSettings:
+    from pytreellama.serve.settings import ServerSettings
 
     is_local = options.host in _LOOPBACK_ADDRESSES
-    return Settings(
+    return ServerSettings(
         model_name=options.alias or model.path.stem,
         max_tokens=options.max_tokens,
         n_choices_max=options.max_choices,
@@ -266,10 +293,10 @@ def _api_keys(options: ServeOptions) -> tuple[str, ...]:
 def _check_log_level(level: str) -> None:
     allowed = ("debug", "info", "warning", "error")
     if level not in allowed:
-        raise RequestError(f"--log-level {level} was asked for; give one of {', '.join(allowed)}")
+        raise RequestError(not_one_of("--log-level", level, allowed))
 
 
-def _say(options: ServeOptions, settings: Settings, port: int) -> None:
+def _say(options: ServeOptions, settings: ServerSettings, port: int) -> None:
     from pytreellama.cli.output import stderr_console
 
     host = f"[{options.host}]" if ":" in options.host else options.host
@@ -282,7 +309,8 @@ def _say(options: ServeOptions, settings: Settings, port: int) -> None:
     )
     if not settings.api_keys and options.host not in _LOOPBACK_ADDRESSES:
         console.print(
-            "anyone who reaches this machine may use it: there is no API key (--api-key-file)",
+            "no API key is set: anyone who can reach this machine can use the server "
+            "(set one with --api-key-file)",
             style="yellow",
             markup=False,
             soft_wrap=True,

@@ -1,4 +1,4 @@
-"""``pytreellama tree``: the tree of every step, with the path that the model took."""
+"""``pytreellama tree``: draws the tree of every step and its accepted path."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def tree(
         int,
         option(
             "--min-nodes",
-            help="Show only trees with so many nodes; a tree without guesses has one, the text's "
-            "last token.",
+            help="Show only trees with at least this many nodes; the root counts, so plain steps "
+            "have one.",
             min=1,
         ),
     ] = 2,
@@ -35,22 +35,22 @@ def tree(
         Path | None,
         option(
             "--svg",
-            help="Write each of them as step-0001.svg and so on into this directory, too.",
+            help="Also write each tree as step-0001.svg and so on to this directory.",
             show_default=False,
         ),
     ] = None,
     html: Annotated[
         Path | None,
-        option("--html", help="Write all steps as one HTML page, too.", show_default=False),
+        option("--html", help="Also write all steps as one HTML page.", show_default=False),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Continue a text and draw the tree of every step, the accepted path marked.
+    """Generate text and draw the tree of every step, with the accepted path marked.
 
-    With --json, all steps are in the object, whatever --min-nodes says.
+    With --json, the object holds all steps, regardless of --min-nodes.
     """
     from pytreellama.cli import session
-    from pytreellama.page.recorder import Recorder
+    from pytreellama.page.recorder import StepRecorder
 
     prompt, sampling = session.read_prompt(options), options.sampling()
     session.check_drafter(options.drafter)
@@ -78,7 +78,7 @@ def tree(
                 _draw(console, len(steps), step, vocab)
 
         with session.open_engine(model, options) as engine:
-            recorder = Recorder(engine, len(engine.encode_prompt(prompt)))
+            recorder = StepRecorder(engine, len(engine.encode_prompt(prompt)))
             completion = session.run(engine, prompt, options, sampling, on_step=watch)
         if html is not None:
             name = model.path.name
@@ -113,8 +113,8 @@ def _draw(console: Console, number: int, step: Step, vocab: Vocab) -> None:
 
 
 def _heading(number: int, step: Step) -> str:
-    n_guesses, n_accepted = len(step.tree) - 1, len(step.path) - 1
-    return f"step {number}: {n_accepted} of {n_guesses} guesses accepted"
+    n_drafted, n_accepted = len(step.tree) - 1, len(step.path) - 1
+    return f"step {number}: {n_accepted} of {n_drafted} draft nodes accepted"
 
 
 def _write_svg(directory: Path, number: int, step: Step, vocab: Vocab) -> None:
@@ -136,7 +136,7 @@ def _write_page(
 
     page = static_html(
         steps,
-        title="Trees of guesses",
+        title="Draft trees",
         model=model,
         prompt=_prompt_text(prompt),
         text=text,
@@ -147,7 +147,7 @@ def _write_page(
 
 
 def _prompt_text(prompt: Prompt) -> str:
-    """What a reader of the page is shown: of a chat, what was said."""
+    """The prompt as the page shows it; for a chat, the texts of all messages."""
     if isinstance(prompt, str):
         return prompt
     return "\n\n".join(part["content"] for part in prompt if isinstance(part, Mapping))

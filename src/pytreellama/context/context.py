@@ -23,7 +23,7 @@ from pytreellama.context.passes import Passes, checked_token
 from pytreellama.context.sequences import Sequences
 from pytreellama.context.token_ids import check_tokens, token_array
 from pytreellama.context.tree_encoding import TreeEncoding, require_no_pending
-from pytreellama.errors import BatchError, ContextError, shown
+from pytreellama.errors import BatchError, ContextError, did_you_mean, shown
 from pytreellama.model.model import Model
 from pytreellama.native.context import n_reused_graphs
 from pytreellama.system import cpu_features, devices, has_invariant_products
@@ -345,5 +345,6 @@ def _params_by_name(options: dict[str, Any]) -> ContextParams:
     if unknown:
         raise ContextError(
             f"a context has no parameter {', '.join(unknown)}; it has {', '.join(known)}"
+            f"{did_you_mean(unknown[0], known)}"
         )
     return ContextParams(**options)

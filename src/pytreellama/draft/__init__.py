@@ -27,7 +27,7 @@ from pytreellama.draft.protocol import (
 )
 from pytreellama.draft.recycling import Recycling, RecyclingDrafter, RecyclingOptions
 from pytreellama.draft.suffix import Suffix, SuffixDrafter, SuffixOptions
-from pytreellama.errors import DraftError
+from pytreellama.errors import DraftError, not_one_of, shown
 
 __all__ = [
     "DRAFTERS",
@@ -76,6 +76,7 @@ file of heads.
 """
 
 _HEADS = "medusa="
+_OR_FACTORY = "; or give a factory, such as pytreellama.draft.Suffix(...)"
 
 # What makes a factory, not a factory: what drafters learn together must not pass to other models.
 DRAFTERS: dict[str, Callable[[], DrafterFactory]] = {
@@ -103,17 +104,17 @@ def drafter_factory(spec: DrafterSpec) -> DrafterFactory:
     if isinstance(spec, str):
         if spec in DRAFTERS:
             return DRAFTERS[spec]()
-        raise DraftError(f"unknown drafter {spec!r}; {_allowed()}")
+        raise DraftError(not_one_of("drafter", spec, sorted(DRAFTERS)) + _OR_FACTORY)
     if isinstance(spec, Sequence):
         return Merge(*map(drafter_factory, spec))
     if isinstance(spec, Drafter) and not isinstance(spec, type):
         raise DraftError(
-            f"{spec.name!r} is one sequence's drafter, and an engine needs one for each; "
-            "give what makes them, such as pytreellama.draft.Suffix(...)"
+            f"invalid drafter={spec.name!r}: it drafts for one sequence, and an engine needs a "
+            "drafter for each; give a factory, such as pytreellama.draft.Suffix(...)"
         )
     if callable(spec):
         return spec
-    raise DraftError(f"a drafter cannot be made from {spec!r}; {_allowed()}")
+    raise DraftError(not_one_of("drafter", spec, sorted(DRAFTERS)) + _OR_FACTORY)
 
 
 def make_drafter(spec: DrafterSpec) -> Drafter:
@@ -124,12 +125,7 @@ def make_drafter(spec: DrafterSpec) -> Drafter:
     drafter = drafter_factory(spec)()
     if not isinstance(drafter, Drafter):
         raise DraftError(
-            f"{spec!r} made {drafter!r}, which is no drafter: "
-            "it needs a name and the methods observe, propose and reset"
+            f"invalid drafter={shown(spec)}: it returned {shown(drafter)}, which lacks name, "
+            "observe, propose or reset"
         )
     return drafter
-
-
-def _allowed() -> str:
-    names = ", ".join(repr(name) for name in sorted(DRAFTERS))
-    return f"give one of {names}, or a factory such as pytreellama.draft.Suffix(...)"

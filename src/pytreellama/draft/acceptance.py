@@ -1,4 +1,4 @@
-"""Acceptance: how likely a guess is to come true, learned from what came of earlier ones."""
+"""Acceptance: estimates the acceptance probability of candidates, learned from outcomes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import math
 from collections.abc import Sequence
 
 from pytreellama.errors import DraftError
-from pytreellama.tree.guesses import Guesses, View
+from pytreellama.tree.candidates import Candidates, View
 
 _P_MIN = 0.002  # a drafter that calls something certain is not believed beyond 1 - this
 _STRETCH_MAX = 3.0  # an opinion that is surer than this teaches no faster
-_RATE = 0.03  # of learning: a changed text shows within some tens of guesses
+_RATE = 0.03  # of learning: a changed text shows within some tens of candidates
 _FIRST_RATE = 0.2
 _ALONE, _ALONE_BIAS = 0.9, -0.3
 _TOGETHER, _TOGETHER_BIAS = 1.1, 0.4
-_N_FIRST = 4.0  # guesses after which the rate of learning has halved
+_N_FIRST = 4.0  # candidates after which the learning rate has halved
 
 
 class Acceptance:
@@ -22,7 +22,7 @@ class Acceptance:
 
     Opinions are added in the logistic domain (``ln(p / (1 - p))``), each with a weight, and a bias
     with them. Weights are told apart by who speaks, by depth (next token or later) and rank (first
-    child or another), and follow the gradient of the logarithmic loss after every guess whose turn
+    child or another), and follow the gradient of the logarithmic loss after every node whose turn
     came, verified or not: a drafter is judged on what it said, so being passed over does not keep
     it from becoming better known. Agreement of two drafters counts for more than either alone.
 
@@ -38,15 +38,15 @@ class Acceptance:
 
     def __init__(self, n_drafters: int) -> None:
         if not 1 <= n_drafters <= 16:
-            raise DraftError(f"{n_drafters} drafters were given to a planner; give 1 to 16")
+            raise DraftError(f"invalid n_drafters={n_drafters}: expected 1 to 16")
         self._weights: dict[int, list[float]] = {}
         self._n_learned: dict[int, int] = {}
 
-    def estimate(self, guesses: Guesses) -> None:
-        """Fill in the probabilities of guesses, from the opinions that they hold."""
-        depths, parents = guesses.union.depths, guesses.union.parents
-        kinds, p_token, p = guesses.kinds, guesses.p_token, guesses.p
-        for node, views in enumerate(guesses.views):
+    def estimate(self, candidates: Candidates) -> None:
+        """Fill in the probabilities of candidates from the drafters' estimates."""
+        depths, parents = candidates.union.depths, candidates.union.parents
+        kinds, p_token, p = candidates.kinds, candidates.p_token, candidates.p
+        for node, views in enumerate(candidates.views):
             kind = _kind(views, depths[node])
             z = _dot(self._weights_of(kind, len(views)), views)
             p_one = 1.0 / (1.0 + math.exp(-z))
@@ -55,18 +55,18 @@ class Acceptance:
             parent = parents[node]
             p.append(p_one * p[parent] if parent >= 0 else p_one)
 
-    def learn(self, guesses: Guesses, went_on: Sequence[int]) -> None:
-        """Hear how the text went on from where these guesses were made, and were estimated."""
-        for node, came_true in guesses.outcomes(went_on):
-            self._learn_one(guesses, node, came_true)
+    def learn(self, candidates: Candidates, went_on: Sequence[int]) -> None:
+        """Learn from the text that followed these estimated candidates."""
+        for node, came_true in candidates.outcomes(went_on):
+            self._learn_one(candidates, node, came_true)
 
-    def _learn_one(self, guesses: Guesses, node: int, came_true: bool) -> None:
-        kind = guesses.kinds[node]
+    def _learn_one(self, candidates: Candidates, node: int, came_true: bool) -> None:
+        kind = candidates.kinds[node]
         weights = self._weights[kind]
         n_learned = self._n_learned[kind] = self._n_learned[kind] + 1
         rate = max(_RATE, _FIRST_RATE / (1.0 + n_learned / _N_FIRST))
-        step = rate * (came_true - guesses.p_token[node])
-        for i, (_, _, p) in enumerate(guesses.views[node]):
+        step = rate * (came_true - candidates.p_token[node])
+        for i, (_, _, p) in enumerate(candidates.views[node]):
             weights[i] += step * min(max(_stretch(p), -_STRETCH_MAX), _STRETCH_MAX)
         weights[-1] += step
 

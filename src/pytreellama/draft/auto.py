@@ -18,28 +18,35 @@ from pytreellama.draft.protocol import (
 )
 from pytreellama.draft.several import SeveralDrafters, SeveralFactories
 from pytreellama.tree import TokenTree
+from pytreellama.tree.candidates import Candidates, grown
 from pytreellama.tree.grown import Grown
-from pytreellama.tree.guesses import Guesses, grown
 
 if TYPE_CHECKING:
     from pytreellama.model.model import Model
 
 
 class AutoDrafter(SeveralDrafters):
-    """Drafters of one text that are asked one by one, with common estimates of acceptance.
+    """Several drafters of one sequence, with common estimates of acceptance.
 
-    An engine's ``plan.DraftPolicy`` decides when each of them is asked, and what of their drafts is
-    verified; `propose` gives the likeliest nodes without a plan.
+    An engine's ``plan.DraftPolicy`` decides when each drafter is used and which candidates are
+    verified; ``propose`` returns the most likely nodes without a plan.
 
     Args:
-        drafters: at least one, this text's own.
-        acceptance: what is known of drafters of these kinds; shared by all texts.
+        drafters: at least one, for this sequence only.
+        acceptance: learned acceptance of drafters of these kinds; shared by all sequences.
 
     Attributes:
-        names: of the drafters, in the order in which guesses number them.
+        names: names of the drafters, in the order in which candidates number them.
     """
 
-    __slots__ = ("_acceptance", "_drafts_next", "_guesses", "_is_paused", "_unheard", "names")
+    __slots__ = (
+        "_acceptance",
+        "_candidates",
+        "_drafts_next",
+        "_is_paused",
+        "_paused_tokens",
+        "names",
+    )
 
     name = "auto"
 
@@ -50,10 +57,10 @@ class AutoDrafter(SeveralDrafters):
         self._forget()
 
     def _forget(self) -> None:
-        self._guesses: Guesses | None = None
+        self._candidates: Candidates | None = None
         self._is_paused = False
         self._drafts_next = True
-        self._unheard: list[int] = []
+        self._paused_tokens: list[int] = []
 
     @property
     def n_drafters(self) -> int:
@@ -61,14 +68,14 @@ class AutoDrafter(SeveralDrafters):
         return len(self._drafters)
 
     def observe(self, tokens: Tokens) -> None:
-        """Hear committed text, shape (n,), and learn which of the expected guesses it accepts."""
+        """Observe committed text, shape (n,), and learn which expected candidates it accepts."""
         ids = checked_tokens(tokens)
         if self._is_paused:
-            self._unheard += ids
+            self._paused_tokens += ids
             return
-        if self._guesses is not None:
-            self._acceptance.learn(self._guesses, ids)
-            self._guesses = None
+        if self._candidates is not None:
+            self._acceptance.learn(self._candidates, ids)
+            self._candidates = None
         for drafter in self._drafters:
             drafter.observe(ids)
 
@@ -81,17 +88,17 @@ class AutoDrafter(SeveralDrafters):
         self._drafts_next = drafts_next
 
     def resume(self) -> None:
-        """Let the drafters hear what was committed during a pause."""
+        """Pass the text that was committed during a pause to the drafters."""
         self._is_paused = False
-        if self._unheard:
-            unheard, self._unheard = self._unheard, []
-            self.observe(unheard)
+        if self._paused_tokens:
+            paused_tokens, self._paused_tokens = self._paused_tokens, []
+            self.observe(paused_tokens)
 
     @property
     def wants_hidden(self) -> bool:
-        """Whether one of its drafters does, for the next draft."""
-        is_awake = not self._is_paused or self._drafts_next
-        return is_awake and super().wants_hidden
+        """True if one of its drafters wants hidden states for the next draft."""
+        is_drafting = not self._is_paused or self._drafts_next
+        return is_drafting and super().wants_hidden
 
     def ask(self, drafter: int, n_nodes: int, min_p: float) -> Grown:
         """The draft of one drafter, of at most `n_nodes` nodes.
@@ -101,42 +108,46 @@ class AutoDrafter(SeveralDrafters):
         """
         return _grown(self._drafters[drafter], checked_n_nodes(n_nodes), min_p)
 
-    def combine(self, drafts: Sequence[Grown]) -> Guesses:
+    def combine(self, drafts: Sequence[Grown]) -> Candidates:
         """The union of drafts, one of each drafter, with estimates of their acceptance."""
-        return self._estimated(Guesses.of_grown(drafts, self.names))
+        return self._estimated(Candidates.of_grown(drafts, self.names))
 
-    def expect(self, guesses: Guesses) -> None:
-        """Learn from what is observed next which of these guesses were accepted."""
-        self._guesses = guesses
+    def expect(self, candidates: Candidates) -> None:
+        """Learn from the next observed text which of these candidates are accepted."""
+        self._candidates = candidates
 
-    def _estimated(self, guesses: Guesses) -> Guesses:
-        self._acceptance.estimate(guesses)
-        return guesses
+    def _estimated(self, candidates: Candidates) -> Candidates:
+        self._acceptance.estimate(candidates)
+        return candidates
 
     def propose(self, n_nodes: int) -> TokenTree:
-        """The likeliest guesses of all drafters; see Drafter. Raises DraftError if < 0."""
+        """The most likely nodes of all drafters; raises ``DraftError`` if ``n_nodes`` < 0."""
         checked_n_nodes(n_nodes)
         self.resume()
         trees = [drafter.propose(n_nodes) for drafter in self._drafters]
-        guesses = self._estimated(Guesses.of(trees, self.names))
-        return guesses.tree(guesses.by_p()[:n_nodes]) if len(guesses) else EMPTY_TREE
+        candidates = self._estimated(Candidates.of(trees, self.names))
+        return candidates.tree(candidates.by_p()[:n_nodes]) if len(candidates) else EMPTY_TREE
 
     def reset(self) -> None:
-        """Forget the text; what is known of the drafters stays."""
+        """Forget the text; learned acceptance stays."""
         super().reset()
         self._forget()
 
 
 class Auto(SeveralFactories):
-    """Makes drafters for planned trees: `Engine(model, drafter=Auto(Suffix(), Model("small")))`.
+    """Factory of drafters for planned trees; the default drafter, "auto".
 
-    An engine whose drafter this is plans each step's trees from what passes cost on this machine
-    and what guesses turned out to be worth: no tree, a chain and a wide tree are one decision. How
-    often guesses are accepted is kept here from text to text, what drafters cost in the engine.
+    An engine with this drafter plans each step's trees from the measured cost of passes and the
+    learned acceptance rates: no tree, a chain and a wide tree are one decision. Acceptance rates
+    are kept here for all sequences, the cost of drafters in the engine.
+
+    Example:
+        engine = Engine(model, drafter=Auto(Suffix(), draft.Model("small.gguf")))
+        engine = Engine(model)     # the same as Auto(Suffix(), Recycling(), medusa=True)
 
     Args:
         factories: of the drafters; at least one.
-        medusa: add Medusa heads, if there are some that fit the target.
+        medusa: add Medusa heads, if some fit the target.
     """
 
     def __init__(self, *factories: DrafterFactory, medusa: bool = False) -> None:
@@ -150,7 +161,7 @@ class Auto(SeveralFactories):
         return len(self._factories)
 
     def prepare(self, model: Model) -> None:
-        """See NeedsTarget."""
+        """Give the target model to the factories, and look for Medusa heads that fit it."""
         super().prepare(model)
         heads = heads_that_fit(model) if self._looks_for_heads else None
         if heads is not None:

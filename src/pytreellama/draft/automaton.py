@@ -42,7 +42,7 @@ class SuffixAutomaton:
     def __init__(self, counted_length: int) -> None:
         """Start with the empty text; raises DraftError unless `counted_length` >= 1 tokens."""
         if counted_length < 1:
-            raise DraftError(f"counted_length is {counted_length}; it must be 1 or more")
+            raise DraftError(f"invalid counted_length={counted_length}: expected at least 1")
         self._counted_length = counted_length
         # Parallel lists, indexed by state.
         self._transitions: list[dict[int, int]] = [{}]

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pytreellama.errors import DraftError
 
 _N_STEPS = 5  # a knot at every fifth: more would be finer, and slower to learn
-_PRIOR_WEIGHT = 8.0  # outcomes that the first guess, "as it was called", counts for
+_PRIOR_WEIGHT = 8.0  # weight of the prior, "as estimated", in outcomes
 _MEMORY = 32.0  # outcomes near a knot after which older ones fade, so that a change shows
 
 
 class Calibration:
-    """Maps the probabilities that a drafter calls to how often such guesses came true of late.
+    """Maps a drafter's estimated probabilities to recent acceptance rates.
 
-    For every kind of guess one piecewise linear map from [0, 1] to [0, 1], the identity at first.
+    For every kind of node one piecewise linear map from [0, 1] to [0, 1], the identity at first.
     An outcome moves the two knots around the called probability, each by its share: stochastic
     gradient descent on the squared error (Brier score). Steps shrink like 1/n to a floor, so the
     map settles soon, and still follows when the text or the drafter changes.
@@ -26,7 +26,7 @@ class Calibration:
     Florida Tech. CS-2005-16).
 
     Args:
-        n_kinds: kinds of guesses that are told apart, such as the rank among siblings; >= 1.
+        n_kinds: number of kinds of nodes, such as ranks among siblings; >= 1.
 
     Raises:
         DraftError: no kind at all.
@@ -36,21 +36,21 @@ class Calibration:
 
     def __init__(self, n_kinds: int = 1) -> None:
         if n_kinds < 1:
-            raise DraftError(f"a calibration of {n_kinds} kinds was asked for; give 1 or more")
+            raise DraftError(f"invalid n_kinds={n_kinds}: expected at least 1")
         self._values = [[i / _N_STEPS for i in range(_N_STEPS + 1)] for _ in range(n_kinds)]
         self._weights = [[_PRIOR_WEIGHT] * (_N_STEPS + 1) for _ in range(n_kinds)]
 
     def calibrated(self, p: float, kind: int = 0) -> float:
-        """How often guesses of this kind that were called `p` come true; both in [0, 1]."""
+        """The acceptance rate of nodes of this kind with estimate ``p``; both in [0, 1]."""
         values = self._values[kind]
         left, share = _place(p)
         return values[left] + share * (values[left + 1] - values[left])
 
     def learn(self, p: float, came_true: bool, kind: int = 0) -> None:
-        """Hear what came of a guess that was called `p`.
+        """Learn the outcome of a node with estimate ``p``.
 
-        To be told of every guess whose turn came, right or wrong: of one whose parent was refused,
-        nobody knows.
+        Call it for every node whose parent was accepted, right or wrong;
+        the outcome of a node with a rejected parent is unknown.
         """
         values, weights = self._values[kind], self._weights[kind]
         error = came_true - self.calibrated(p, kind)

@@ -1,4 +1,4 @@
-"""A draft model's cache: the texts that are read in it, and the guesses that hang below them."""
+"""A draft model's KV cache: sequences, and the draft nodes below their ends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class DraftCache(Closing):
     def __init__(self, source: str | os.PathLike[str] | Model, **options: Any) -> None:
         if options.get("kv_unified") is False:
             raise ContextError(
-                "kv_unified = False was asked for; all texts share one cache, so leave it out"
+                "invalid kv_unified=False: all sequences share one KV cache; leave it out"
             )
         self.model = source if isinstance(source, Model) else Model(source)
         self._owns_model = self.model is not source
@@ -78,7 +78,7 @@ class DraftCache(Closing):
 
     @property
     def n_cells_left(self) -> int:
-        """Tokens for which there is room, texts and guesses together."""
+        """Free cells, for sequences and draft nodes together."""
         self.free_abandoned()
         return self._context.n_ctx - sum(self._n_cells.values())
 
@@ -111,7 +111,7 @@ class DraftCache(Closing):
             del self._n_cells[seq], self._abandoned[0]
 
     def count_cells(self, seq: int, n_cells: int) -> None:
-        """Note how many cells a text and its guesses hold."""
+        """Record how many cells a sequence and its draft nodes hold."""
         self._n_cells[seq] = n_cells
 
     def rows(self, n_top: int) -> list[Row]:
@@ -123,21 +123,21 @@ class DraftCache(Closing):
 
 
 class DraftText(ABC):
-    """One text in the cache, and guesses below its end: the ``Foresight`` that trees grow from."""
+    """One sequence in the cache and its draft nodes: the ``Foresight`` that trees grow from."""
 
     def __init__(self, cache: DraftCache, context: Context, seq: int, n_top: int) -> None:
         self._cache, self._context, self._seq, self._n_top = cache, context, seq, n_top
         self._n_read = 0
         self._rows: dict[int, Row] = {}
-        self._guesses: dict[tuple[int, int], int] = {}  # by parent and token
+        self._candidates: dict[tuple[int, int], int] = {}  # by parent and token
         cache.abandon_with(self, seq)
 
     # -- the text
 
     @property
-    def n_guesses(self) -> int:
+    def n_candidates(self) -> int:
         """Nodes that hang below the text's end."""
-        return len(self._guesses)
+        return len(self._candidates)
 
     def outcomes(self, text: list[int]) -> Iterator[tuple[Row, int]]:
         """What was expected wherever the text went on since it was read, and what came instead."""
@@ -146,7 +146,7 @@ class DraftText(ABC):
             yield self._rows[node], token
 
     def follow(self, text: list[int]) -> bool:
-        """Read what the text goes on with; what was guessed right is not computed again.
+        """Prefill the new tokens of a text; accepted draft nodes are not computed again.
 
         Args:
             text: the same as before, and more or nothing more.
@@ -158,17 +158,17 @@ class DraftText(ABC):
             path = self._path(text)
             end_row = self._rows.get(path[-1] if path else TRUNK)
             self._n_read += self._settle(path)
-            self._guesses.clear()
+            self._candidates.clear()
             self._rows = {} if end_row is None else {TRUNK: end_row}
             self._read(text[self._n_read :])
         return bool(self._rows)
 
     def _path(self, text: list[int]) -> list[int]:
-        """The guesses that the text went through since it was read."""
+        """The draft nodes that the text followed since it was read."""
         path: list[int] = []
         node = TRUNK
         for token in text[self._n_read :]:
-            child = self._guesses.get((node, token))
+            child = self._candidates.get((node, token))
             if child is None:
                 break
             path.append(child)
@@ -177,7 +177,7 @@ class DraftText(ABC):
 
     @abstractmethod
     def _settle(self, path: list[int]) -> int:
-        """Make guesses part of the text, and free all others; how many stayed."""
+        """Commit a path of draft nodes and free all others; returns the number committed."""
 
     def _read(self, tokens: list[int]) -> None:
         if not tokens:
@@ -190,43 +190,43 @@ class DraftText(ABC):
             self._rows = {TRUNK: self._cache.rows(self._n_top)[0]}
             self._count_cells()
 
-    # -- the guesses
+    # -- the draft nodes
 
     def children(self, node: int) -> Row:
         """The likeliest tokens behind a node; see ``Foresight``."""
         return self._rows[node]
 
     def add(self, tokens: Sequence[int], parents: Sequence[int]) -> list[int]:
-        """Hang guesses below earlier ones; see ``Foresight``. Known ones are not decoded again."""
-        guesses = list(zip(parents, tokens, strict=True))
-        new = [guess for guess in guesses if guess not in self._guesses]
+        """Add draft nodes below earlier ones; known nodes are not decoded again."""
+        candidates = list(zip(parents, tokens, strict=True))
+        new = [candidate for candidate in candidates if candidate not in self._candidates]
         if new and not (len(new) <= self._cache.n_cells_left and self._decode(new)):
             return []
         if new:
-            for guess, row in zip(new, self._cache.rows(self._n_top), strict=True):
-                self._guesses[guess] = node = len(self._guesses)
+            for candidate, row in zip(new, self._cache.rows(self._n_top), strict=True):
+                self._candidates[candidate] = node = len(self._candidates)
                 self._rows[node] = row
             self._count_cells()
-        return [self._guesses[guess] for guess in guesses]
+        return [self._candidates[candidate] for candidate in candidates]
 
     @abstractmethod
-    def _decode(self, guesses: list[tuple[int, int]]) -> bool:
-        """Run the model over new guesses, in one pass; False if there is no room for them."""
+    def _decode(self, candidates: list[tuple[int, int]]) -> bool:
+        """Run the model over new draft nodes in one pass; False if there is no room."""
 
     def _count_cells(self) -> None:
-        self._cache.count_cells(self._seq, self._n_read + self.n_guesses)
+        self._cache.count_cells(self._seq, self._n_read + self.n_candidates)
 
 
 class TreeText(DraftText):
-    """A text with a tree of guesses: nodes stay pending in the cache until the text goes on."""
+    """A sequence with a draft tree: nodes stay pending in the cache until the text continues."""
 
     def _settle(self, path: list[int]) -> int:
-        if self._guesses:
+        if self._candidates:
             self._context.commit(self._seq, path)
         return len(path)
 
-    def _decode(self, guesses: list[tuple[int, int]]) -> bool:
-        parents, tokens = zip(*guesses, strict=True)
+    def _decode(self, candidates: list[tuple[int, int]]) -> bool:
+        parents, tokens = zip(*candidates, strict=True)
         try:
             self._context.grow(self._seq, tokens, parents)
         except TreeError:  # these nodes make a tree, so there can only be too many of them
@@ -237,21 +237,21 @@ class TreeText(DraftText):
 class ChainText(DraftText):
     """A text whose cache cannot be rolled back, such as a recurrent model's state.
 
-    The state is kept aside before the first guess, and put back unless all guesses were right; the
+    The state is saved before the first draft token, and restored unless all were accepted; the
     right ones are then read again, in the pass that reads what is new.
     """
 
     _before = b""
 
     def _settle(self, path: list[int]) -> int:
-        if len(path) < self.n_guesses:
+        if len(path) < self.n_candidates:
             self._context.memory.load(self._before, self._seq)
             return 0
         return len(path)
 
-    def _decode(self, guesses: list[tuple[int, int]]) -> bool:
-        ((_, token),) = guesses
-        if not self._guesses:
+    def _decode(self, candidates: list[tuple[int, int]]) -> bool:
+        ((_, token),) = candidates
+        if not self._candidates:
             self._before = self._context.memory.save(self._seq)
         self._context.decode(token, seq=self._seq)
         return True

@@ -25,7 +25,7 @@ class EscapeTable:
 
     def __init__(self) -> None:
         self._p_escape = [
-            _first_guess(length_class, count_class, n_new)
+            _initial_estimate(length_class, count_class, n_new)
             for length_class in range(_LENGTH_CLASSES)
             for count_class in range(_COUNT_CLASSES)
             for n_new in range(1, _NOVELTY_CLASSES + 1)
@@ -58,7 +58,7 @@ def _cell(length: int, n_seen: int, n_new: int, escaped: bool) -> int:
     return 2 * kind + escaped
 
 
-def _first_guess(length_class: int, count_class: int, n_new: int) -> float:
+def _initial_estimate(length_class: int, count_class: int, n_new: int) -> float:
     length = max(1, 1 << length_class >> 1)
     n_seen = max(n_new, 1 << count_class >> 1)
     return n_new / (n_new + n_seen * (1 + length) / 2)

@@ -1,4 +1,4 @@
-"""Growth: which guesses a drafter follows up, level by level, until a tree is worth proposing."""
+"""Tree growth: which draft nodes are expanded, level by level."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from pytreellama.draft.options import require_at_least_1, require_probability
 from pytreellama.draft.protocol import EMPTY_TREE
-from pytreellama.errors import DraftError, shown
+from pytreellama.errors import DraftError, did_you_mean, shown
 from pytreellama.tree import TokenTree
 
 Grow: TypeAlias = Literal["best", "chain"] | Sequence[int]
@@ -23,33 +23,33 @@ TRUNK = -1
 
 
 Row: TypeAlias = tuple[list[int], list[float]]
-"""The likeliest tokens behind one node, falling, and their probabilities; 0 for no token."""
+"""Top tokens after one node, most likely first, and their probabilities; 0 for no token."""
 
 
 class Foresight(Protocol):
-    """A text, guesses that hang below its end, and what is expected behind each of them."""
+    """The draft nodes below a text's end, and the top tokens after each of them."""
 
     def children(self, node: int) -> Row:
-        """What is expected behind a node (or TRUNK), if the path so far is right."""
+        """Top tokens after a node (or ``TRUNK``), given its path."""
         ...
 
     def add(self, tokens: Sequence[int], parents: Sequence[int]) -> list[int]:
-        """Hang tokens below earlier nodes (or TRUNK), in one pass; the nodes, or [] for no room."""
+        """Add tokens below earlier nodes (or ``TRUNK``) in one pass; [] if there is no room."""
         ...
 
 
 Belief: TypeAlias = Callable[[list[float]], list[float]]
-"""What the probabilities of a node's children, in their order, are worth: at most 1 together."""
+"""Calibrates the probabilities of a node's children; their sum is at most 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """How far and how wide a tree may grow."""
+    """Limits of a tree's depth and width."""
 
     n_children: tuple[int, ...]
-    """Most children of one node, by the children's depth. Its length is the number of levels."""
+    """Maximum number of children per node, by depth; its length is the number of levels."""
     width: int | None
-    """Most nodes that are followed up on one level; None is no limit."""
+    """Maximum number of nodes expanded per level; None for no limit."""
     min_p: float
     """Nodes whose path probability is lower are not proposed."""
 
@@ -79,7 +79,7 @@ class Growth:
 
     @property
     def n_top(self) -> int:
-        """Children that are asked of a node."""
+        """Number of top tokens needed per node."""
         return max(self.n_children)
 
     def as_chain(self) -> Growth:
@@ -114,24 +114,24 @@ def grow_tree(foresight: Foresight, growth: Growth, n_nodes: int, belief: Belief
 
 
 @dataclass(slots=True, eq=False)
-class _Guess:
+class _Candidate:
     """A node that may be proposed. `node` is the foresight's name for it, once it is taken up."""
 
     token: int
-    parent: _Guess | None
+    parent: _Candidate | None
     p: float
     depth: int
     node: int | None = None
 
 
-# Above the roots, so that every guess has a parent.
-_END_OF_TEXT = _Guess(token=-1, parent=None, p=1.0, depth=-1, node=TRUNK)
+# Above the roots, so that every candidate has a parent.
+_END_OF_TEXT = _Candidate(token=-1, parent=None, p=1.0, depth=-1, node=TRUNK)
 
 
 def _children(
-    taken: list[_Guess], foresight: Foresight, growth: Growth, belief: Belief
-) -> list[_Guess]:
-    """What is expected below guesses that were taken up."""
+    taken: list[_Candidate], foresight: Foresight, growth: Growth, belief: Belief
+) -> list[_Candidate]:
+    """The children of expanded candidates."""
     found = []
     for parent in taken:
         depth = parent.depth + 1
@@ -140,47 +140,49 @@ def _children(
         for token, p_token, p_believed in rated[: growth.n_children[depth]]:
             p_path = parent.p * p_believed
             if p_token > 0 and p_path > 0 and p_path >= growth.min_p:
-                found.append(_Guess(token, parent, p_path, depth))
+                found.append(_Candidate(token, parent, p_path, depth))
     return found
 
 
-def _likeliest(guesses: list[_Guess], n_nodes: int) -> list[_Guess]:
-    """In falling order, and so that no child comes before its parent."""
-    return sorted(guesses, key=lambda guess: -guess.p)[:n_nodes]
+def _likeliest(candidates: list[_Candidate], n_nodes: int) -> list[_Candidate]:
+    """The most likely candidates first; no child comes before its parent."""
+    return sorted(candidates, key=lambda candidate: -candidate.p)[:n_nodes]
 
 
-def _to_take_up(best: list[_Guess], growth: Growth, n_nodes: int) -> list[_Guess]:
-    """The likeliest guesses below which another of the `n_nodes` likeliest may stand."""
+def _to_take_up(best: list[_Candidate], growth: Growth, n_nodes: int) -> list[_Candidate]:
+    """Candidates to expand: those that may have a child among the ``n_nodes`` most likely."""
     p_least = best[-1].p if len(best) == n_nodes else 0.0
     is_open = (
-        guess
-        for guess in best
-        if guess.node is None and guess.p > p_least and guess.depth + 1 < growth.n_levels
+        candidate
+        for candidate in best
+        if candidate.node is None
+        and candidate.p > p_least
+        and candidate.depth + 1 < growth.n_levels
     )
     return list(islice(is_open, growth.width))
 
 
-def _take_up(taken: list[_Guess], foresight: Foresight) -> bool:
-    parents = [_node(guess.parent) for guess in taken if guess.parent is not None]
-    nodes = foresight.add([guess.token for guess in taken], parents)
-    for guess, node in zip(taken, nodes, strict=False):
-        guess.node = node
+def _take_up(taken: list[_Candidate], foresight: Foresight) -> bool:
+    parents = [_node(candidate.parent) for candidate in taken if candidate.parent is not None]
+    nodes = foresight.add([candidate.token for candidate in taken], parents)
+    for candidate, node in zip(taken, nodes, strict=False):
+        candidate.node = node
     return bool(nodes)
 
 
-def _node(guess: _Guess) -> int:
-    assert guess.node is not None
-    return guess.node
+def _node(candidate: _Candidate) -> int:
+    assert candidate.node is not None
+    return candidate.node
 
 
-def _as_tree(best: list[_Guess]) -> TokenTree:
+def _as_tree(best: list[_Candidate]) -> TokenTree:
     if not best:
         return EMPTY_TREE
-    place: dict[_Guess | None, int] = {guess: i for i, guess in enumerate(best)}
+    place: dict[_Candidate | None, int] = {candidate: i for i, candidate in enumerate(best)}
     return TokenTree.from_grown(
-        [guess.token for guess in best],
-        [place.get(guess.parent, TRUNK) for guess in best],
-        [guess.p for guess in best],
+        [candidate.token for candidate in best],
+        [place.get(candidate.parent, TRUNK) for candidate in best],
+        [candidate.p for candidate in best],
     )
 
 
@@ -189,7 +191,7 @@ def _checked_shape(grow: Grow) -> tuple[int, ...]:
     fits = all(isinstance(n, int) and 1 <= n <= MAX_GROWTH for n in shape)
     if not shape or len(shape) > MAX_GROWTH or not fits:
         raise DraftError(
-            f"grow = {shown(grow)} was asked for; give 'best', 'chain', or the number of children "
-            "of a node on each level, such as (4, 2, 2, 1)"
+            f"invalid grow={shown(grow)}: expected 'best', 'chain', or the number of children of a "
+            f"node on each level, such as (4, 2, 2, 1){did_you_mean(grow, ('best', 'chain'))}"
         )
     return shape

@@ -1,4 +1,4 @@
-"""The Medusa drafter: small heads guess the next tokens from the target's own hidden state."""
+"""The Medusa drafter: small heads predict the next tokens from the target's hidden state."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ head behind the first guess of the first head."""
 
 @dataclass(frozen=True, slots=True)
 class MedusaOptions:
-    """How trees grow from what heads hold likely. Raises DraftError if out of range."""
+    """Options of tree growth from heads. Raises ``DraftError`` if out of range."""
 
     top: int = 8
     """Children of a node that are considered; at least 1."""
@@ -55,16 +55,16 @@ class MedusaOptions:
 
 
 class MedusaDrafter:
-    """Proposes what heads hold likely behind the last token; see `Medusa`, which makes it.
+    """Proposes the top tokens of heads after the last token; made by ``Medusa``.
 
-    A head's guess is made from the hidden state from which the last token was drawn: it costs no
-    pass of the model, and it is there after the first pass of a text.
+    A head computes from the hidden state from which the last token was sampled: drafting takes no
+    pass of the model, and works after the first pass of a sequence.
 
     Args:
-        heads: the target's.
+        heads: the target's heads.
         options: how trees grow.
-        shape: a tree that is always taken instead.
-        n_threads: the threads to compute on, the target's.
+        shape: a tree of fixed shape instead.
+        n_threads: number of threads, the target's.
     """
 
     __slots__ = ("_heads", "_n_threads", "_options", "_root", "_shape", "_state", "_states")
@@ -88,11 +88,11 @@ class MedusaDrafter:
         self._root = -1
 
     def observe_hidden(self, states: Float32Array) -> None:
-        """See HiddenObserver."""
+        """Take the hidden states of accepted tokens; only the last is used."""
         self._states = states
 
     def observe(self, tokens: Tokens) -> None:
-        """Hear committed text, shape (n,); raises DraftError, keeping nothing, if not token ids."""
+        """Observe committed text, shape (n,); raises ``DraftError`` if not token ids."""
         ids = checked_tokens(tokens)
         if not ids:
             return
@@ -102,11 +102,11 @@ class MedusaDrafter:
         self._state = None if states is None else states[-1]
 
     def propose(self, n_nodes: int) -> TokenTree:
-        """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
+        """Propose a tree of at most ``n_nodes`` nodes; raises ``DraftError`` if ``n_nodes`` < 0."""
         return self.grow_likely(n_nodes, self._options.min_p).tree()
 
     def grow_likely(self, n_nodes: int, min_p: float) -> Grown:
-        """See Selective; raises DraftError if `n_nodes` < 0."""
+        """Propose nodes of at least ``min_p``; raises ``DraftError`` if ``n_nodes`` < 0."""
         if checked_n_nodes(n_nodes) == 0 or self._state is None:
             return NOTHING
         if self._shape is not None:
@@ -125,25 +125,28 @@ class MedusaDrafter:
 
 
 class Medusa:
-    """Makes Medusa drafters: `Engine(model, drafter=Medusa("heads.gguf"))`.
+    """Factory of Medusa drafters, which share a file of heads.
 
-    Heads are trained for a model by `pytreellama medusa train`. Without a path they are those
-    beside the model's file (`model.medusa.gguf` for `model.gguf`), or those that come with the
-    package, as for the default model. All drafters of a factory share them.
+    ``pytreellama medusa train`` trains heads for a model. Without a path, the heads next to the
+    model's file are used (``model.medusa.gguf`` for ``model.gguf``), or those of the package.
 
-    Source: Medusa (arXiv 2401.10774); heads that see what was guessed before: Hydra (arXiv
+    Source: Medusa (arXiv 2401.10774); heads that see earlier draft tokens: Hydra (arXiv
     2402.05109).
+
+    Example:
+        engine = Engine(model, drafter=Medusa("heads.gguf"))
+        engine = Engine(model, drafter=Medusa(top=8))        # next to the model, or of the package
 
     Args:
         path: a file of heads.
-        choices: a tree of fixed shape in place of the likeliest, as the Medusa project writes
-            them: `mc_sim_7b_63` and others can be given as they are. Where an engine's `n_draft`
-            is less, the likeliest of its nodes are taken.
-        any_model: take heads of another model's weights, if the sizes fit.
-        options: fields of `MedusaOptions`.
+        choices: a tree of fixed shape instead of the most likely nodes, in the Medusa project's
+            notation (such as its ``mc_sim_7b_63``). If ``n_draft`` is smaller, its most likely
+            nodes are used.
+        any_model: accept heads of other weights, if the sizes fit.
+        options: fields of ``MedusaOptions``.
 
     Raises:
-        DraftError: options out of range, or choices that are no tree.
+        DraftError: options out of range, or choices that do not form a tree.
     """
 
     def __init__(
@@ -180,7 +183,7 @@ class Medusa:
         self._heads = heads
 
     def attach(self, context: Context) -> None:
-        """See NeedsContext."""
+        """Make the target's context keep hidden states, and use its number of threads."""
         context.outputs.keep_hidden()
         self._n_threads = context.n_threads
 
@@ -197,7 +200,7 @@ class Medusa:
 
 
 def find_heads(model: Model) -> Path | None:
-    """The heads beside a model's file, or else those of the package for its weights."""
+    """The heads next to a model's file, or those of the package for its weights; None without."""
     from pytreellama.model.heads import model_hash
 
     beside = _beside(model)
@@ -208,7 +211,7 @@ def find_heads(model: Model) -> Path | None:
 
 
 def require_heads(model: Model) -> Path:
-    """As `find_heads`; raises MedusaError if there are none."""
+    """The result of ``find_heads``; raises ``MedusaError`` if there are no heads."""
     path = find_heads(model)
     if path is None:
         raise MedusaError(
@@ -220,7 +223,7 @@ def require_heads(model: Model) -> Path:
 
 
 def heads_that_fit(model: Model) -> Medusa | None:
-    """A factory of drafters with the heads of `find_heads`, or None if there are none that fit."""
+    """A factory of drafters with the heads of ``find_heads``; None if none fit."""
     try:
         medusa = Medusa()
         medusa.prepare(model)

@@ -1,4 +1,4 @@
-"""The merge drafter: several drafters' guesses in one tree."""
+"""The merge drafter: the drafts of several drafters in one tree."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pytreellama.tree.union import Union
 
 
 class MergeDrafter(SeveralDrafters):
-    """Proposes the likeliest nodes of the union of what its drafters propose.
+    """Proposes the most likely nodes of the union of its drafters' trees.
 
-    A path that several propose has the larger of their probabilities: they are opinions about one
-    event, formed from the same text, so they are not independent chances. Estimates of different
-    drafters are compared with each other, so each should be calibrated.
+    A path that several drafters propose gets the larger of their probabilities: these are estimates
+    of one event from the same text, not independent chances. Estimates of different drafters are
+    compared with each other, so each should be calibrated.
 
     Source: SpecInfer (arXiv 2305.09781), which merges the drafts of several models into one tree.
     """
@@ -37,12 +37,12 @@ class MergeDrafter(SeveralDrafters):
         super().__init__(drafters)
 
     def observe(self, tokens: Tokens) -> None:
-        """Hear committed text, shape (n,); see Drafter."""
+        """Observe committed text, shape (n,)."""
         for drafter in self._drafters:
             drafter.observe(tokens)
 
     def propose(self, n_nodes: int) -> TokenTree:
-        """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
+        """Propose a tree of at most ``n_nodes`` nodes; raises ``DraftError`` if ``n_nodes`` < 0."""
         checked_n_nodes(n_nodes)
         proposed = [drafter.propose(n_nodes) for drafter in self._drafters]
         spoken = [tree for tree in proposed if len(tree)]
@@ -64,9 +64,11 @@ def _larger_of(union: Union, trees: Sequence[TokenTree]) -> list[float]:
 
 
 class Merge(SeveralFactories):
-    """Makes merge drafters: `Engine(model, drafter=Merge(Suffix(), Recycling()))`.
+    """Factory of merge drafters. A list of drafters means the same.
 
-    A list of drafters is the same: `Engine(model, drafter=["suffix", "recycling"])`.
+    Example:
+        engine = Engine(model, drafter=Merge(Suffix(), Recycling()))
+        engine = Engine(model, drafter=["suffix", "recycling"])      # the same
     """
 
     def __init__(self, *factories: DrafterFactory) -> None:

@@ -1,4 +1,4 @@
-"""The model drafter: a smaller model of the same vocabulary writes ahead, in trees."""
+"""The model drafter: a smaller model of the same vocabulary drafts trees."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pytreellama.draft.protocol import EMPTY_TREE, Tokens, checked_n_nodes, chec
 from pytreellama.draft.same_vocab import check_same_vocab
 from pytreellama.errors import DraftError, PyTreeLlamaError
 from pytreellama.tree import TokenTree
+from pytreellama.tree.candidates import grown
 from pytreellama.tree.grown import Grown
-from pytreellama.tree.guesses import grown
 
 if TYPE_CHECKING:
     from pytreellama.draft.draft_cache import DraftCache, DraftText
@@ -24,29 +24,32 @@ _N_CTX = 8192
 
 
 class Model(Closing):
-    """Makes drafters that guess with a smaller model: `Engine(model, drafter=Model("small.gguf"))`.
+    """Factory of drafters that use a draft model: a smaller model of the same vocabulary.
 
-    The draft model must have the target's vocabulary; the target itself, requantised smaller, has
-    (`pytreellama.quantize`). All drafters of one factory share one context of the draft model, a
-    sequence id each, and what is learned of how far to trust it. Close the factory when its
-    engines are done; it serves one thread at a time.
+    The target itself, quantised further (``pytreellama.quantize``), has the target's vocabulary.
+    All drafters of a factory share one context of the draft model, with a sequence id each, and the
+    learned calibration. Close the factory after its engines; it serves one thread at a time.
+
+    Example:
+        with draft.Model("small.gguf", n_levels=4) as drafter:
+            engine = Engine(model, drafter=drafter)
 
     Args:
-        source: a GGUF file, or an open `pytreellama.Model`, which then stays yours to close.
-        grow: "best" follows up the likeliest guesses first, wherever they stand; "chain" the
-            likeliest token each time; a tuple such as (4, 2, 2, 1) gives the children of a node on
-            each level. Models that cannot branch (recurrent ones) always grow a chain.
-        top: of "best": children of a node; at least 1.
-        width: of "best": most guesses that one pass of the draft model follows up; at least 1.
+        source: a GGUF file, or an open ``pytreellama.Model``, which the caller closes.
+        grow: "best" expands the most likely nodes first; "chain" drafts a chain; a tuple such as
+            (4, 2, 2, 1) gives the number of children of a node on each level. Models that cannot
+            branch (recurrent ones) always draft a chain.
+        top: of "best": children per node; at least 1.
+        width: of "best": maximum number of nodes that one pass expands; at least 1.
         n_levels: of "best" and "chain": levels of a tree, each a pass of the draft model; >= 1.
-        min_p: nodes whose path probability is lower are not proposed; in [0, 1].
-        calibrate: learn how often what the draft model calls 0.6 comes true, rank by rank, and
-            say that instead.
-        n_ctx: tokens that the draft model's cache holds, all texts and guesses together; by
-            default 8192. A text that finds no room is continued without guesses.
-        n_seq_max: texts that are drafted for at once; further ones get no guesses.
-        n_threads: threads of a pass; None means the cores of this machine.
-        options: further fields of `ContextParams` by name.
+        min_p: nodes with a lower path probability are not proposed; in [0, 1].
+        calibrate: learn the acceptance rate of each estimated probability, rank by rank, and
+            report that instead.
+        n_ctx: size of the draft model's KV cache in tokens, for all sequences and draft nodes; by
+            default 8192. A sequence that does not fit is decoded without drafts.
+        n_seq_max: maximum number of sequences with drafts at the same time.
+        n_threads: threads of a pass; None for the cores of this machine.
+        options: further fields of ``ContextParams``.
 
     Raises:
         DraftError: options out of range.
@@ -101,16 +104,16 @@ class Model(Closing):
 
 
 class ModelDrafter:
-    """Proposes what a draft model holds likely; see `Model`, which makes it.
+    """Proposes a tree that a draft model generates; made by ``Model``.
 
-    The text is read, and guesses are grown, when a proposal is asked for. What is in the draft
-    model's cache then stays: of a text that went on along a guess, only what is new is read.
+    The text is prefilled, and the tree grown, at a proposal. The draft model's KV cache is kept: if
+    the text continues along drafted nodes, only new tokens are computed.
 
     Args:
-        cache: the draft model's.
-        growth: how far and wide trees grow.
-        calibration: shared by all texts. Each takes it as it is when the text begins, and learns
-            on from there undisturbed by the others; None to believe the draft model.
+        cache: the draft model's KV cache.
+        growth: depth and width of trees.
+        calibration: shared by all sequences. Each copies it at its start and then learns
+            independently; None to use the draft model's probabilities.
     """
 
     __slots__ = ("_cache", "_calibration", "_can_read", "_growth", "_in_cache", "_shared", "_text")
@@ -134,14 +137,14 @@ class ModelDrafter:
             self._cache.free_abandoned()
 
     def observe(self, tokens: Tokens) -> None:
-        """Hear committed text, shape (n,); raises DraftError, keeping nothing, if not token ids."""
+        """Observe committed text, shape (n,); raises ``DraftError`` if not token ids."""
         ids = checked_tokens(tokens)
         # What a longer vocabulary of the target has alone, no draft can be read after.
         self._can_read &= not ids or max(ids) < self._cache.n_vocab
         self._text += ids
 
     def propose(self, n_nodes: int) -> TokenTree:
-        """Guess what follows, in at most `n_nodes` nodes; see Drafter.
+        """Propose a tree of at most ``n_nodes`` nodes.
 
         Raises:
             DraftError: `n_nodes` < 0, the factory is closed, or the draft model failed; the text is
@@ -150,7 +153,7 @@ class ModelDrafter:
         return self._proposed(n_nodes, self._growth.min_p)
 
     def grow_likely(self, n_nodes: int, min_p: float) -> Grown:
-        """See Selective; raises DraftError as `propose`."""
+        """Propose nodes of at least ``min_p``; raises ``DraftError`` as ``propose``."""
         return grown(self._proposed(n_nodes, min_p), "the draft model")
 
     def _proposed(self, n_nodes: int, min_p: float) -> TokenTree:

@@ -1,4 +1,4 @@
-"""The n-gram drafter: what followed the last few tokens, here, in earlier texts, in a corpus."""
+"""The n-gram drafter: counted continuations of the last tokens, in this text and others."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from pytreellama.tree.grown import NOTHING, Grown
 
 @dataclass(frozen=True, slots=True)
 class NGramOptions:
-    """How the n-gram drafter searches; lengths in tokens. Raises DraftError if out of range."""
+    """Options of the n-gram drafter; lengths in tokens. Raises ``DraftError`` if out of range."""
 
     min_n: int = 1
-    """Shortest context whose continuations count as a guess; at least 1."""
+    """Shortest context whose continuations are proposed; at least 1."""
     max_n: int = 4
     """Longest context that is told apart; at least `min_n`."""
     max_depth: int = 32
@@ -49,11 +49,11 @@ class NGramOptions:
             max_entries=self.max_entries,
         )
         if self.max_n < self.min_n:
-            raise DraftError(f"max_n is {self.max_n}; it must be min_n ({self.min_n}) or more")
+            raise DraftError(f"invalid max_n={self.max_n}: expected at least min_n={self.min_n}")
         require_probability(min_p=self.min_p)
         for name in ("dynamic_worth", "static_worth"):
             if not getattr(self, name) > 0.0:
-                raise DraftError(f"{name} is {getattr(self, name)}; it must be more than 0")
+                raise DraftError(f"invalid {name}={getattr(self, name)}: expected more than 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class NGramDrafter:
             self._sources.append(_Source(self._static, options.static_worth, False, trust.static))
 
     def observe(self, tokens: Tokens) -> None:
-        """Hear committed text, shape (n,); raises DraftError, keeping nothing, if not token ids."""
+        """Observe committed text, shape (n,); raises ``DraftError`` if not token ids."""
         for token in checked_tokens(tokens):
             self._learn_escapes(token)
             self._own.learn(self._context, token)
@@ -179,11 +179,11 @@ class NGramDrafter:
                 return
 
     def propose(self, n_nodes: int) -> TokenTree:
-        """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
+        """Propose a tree of at most ``n_nodes`` nodes; raises ``DraftError`` if ``n_nodes`` < 0."""
         return self.grow_likely(n_nodes, self._options.min_p).tree()
 
     def grow_likely(self, n_nodes: int, min_p: float) -> Grown:
-        """See Selective; raises DraftError if `n_nodes` < 0."""
+        """Propose nodes of at least ``min_p``; raises ``DraftError`` if ``n_nodes`` < 0."""
         if checked_n_nodes(n_nodes) == 0:
             return NOTHING
         return grow_best_first(
@@ -253,16 +253,21 @@ class NGramDrafter:
 
 
 class NGram:
-    """Makes n-gram drafters that share what they learn: `Engine(model, drafter=NGram())`.
+    """Factory of n-gram drafters that share what they learn.
 
-    The tables are of one vocabulary: give each model a factory of its own. To keep what was
-    learned, save `dynamic`, and begin the next time with `NGram(dynamic=NGramTable.load(path))`.
+    The tables belong to one vocabulary: use one factory per model. To keep what was learned, save
+    ``dynamic``, and pass ``NGramTable.load(path)`` next time.
+
+    Example:
+        drafter = NGram(max_n=5)
+        engine = Engine(model, drafter=drafter)
+        drafter.dynamic.save("learned.npz")
 
     Args:
-        options: how to search; by default `NGramOptions()`.
-        static: a table of a corpus, or the path of a saved one; it is only read.
-        dynamic: what to begin with; by default an empty table. Every drafter's text is added.
-        changes: fields of `NGramOptions`, in place of those in `options`.
+        options: options of the search; by default ``NGramOptions()``.
+        static: a read-only table of a corpus, or the path of a saved one.
+        dynamic: a table to continue; by default an empty one. Every sequence's text is added.
+        changes: fields of ``NGramOptions`` that replace those in ``options``.
 
     Raises:
         DraftError: options out of range, or no table at the path.

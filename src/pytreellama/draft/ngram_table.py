@@ -45,12 +45,9 @@ class NGramTable:
 
     def __init__(self, min_n: int = 1, max_n: int = 4, max_entries: int = 1 << 17) -> None:
         if not 1 <= min_n <= max_n:
-            raise DraftError(
-                f"a table for contexts of {min_n} to {max_n} tokens was asked for; "
-                "min_n must be 1 or more, and max_n must be min_n or more"
-            )
+            raise DraftError(f"invalid min_n={min_n}, max_n={max_n}: expected 1 <= min_n <= max_n")
         if max_entries < 1:
-            raise DraftError(f"max_entries is {max_entries}; it must be 1 or more")
+            raise DraftError(f"invalid max_entries={max_entries}: expected at least 1")
         self.min_n = min_n
         self.max_n = max_n
         self.max_entries = max_entries

@@ -1,4 +1,4 @@
-"""The drafter that never guesses: plain decoding, through the same door."""
+"""The drafter of plain decoding: proposes nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pytreellama.tree import TokenTree
 
 
 class NoDrafter:
-    """Proposes nothing, ever."""
+    """Proposes nothing."""
 
     __slots__ = ()
 

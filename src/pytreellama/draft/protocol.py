@@ -1,4 +1,4 @@
-"""What every drafter is: something that hears the committed text and guesses what follows."""
+"""The protocols of drafters: observe the committed text, propose a draft tree."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _MAX_TOKEN = int(np.iinfo(np.int32).max)
 
 @runtime_checkable
 class Drafter(Protocol):
-    """Guesses the continuation of one running sequence.
+    """Proposes continuations of one running sequence.
 
-    A drafter belongs to exactly one sequence and keeps that sequence's state; an engine that
-    runs eight sequences holds eight drafters. It is driven by one thread at a time.
+    A drafter belongs to exactly one sequence and holds its state; an engine that runs eight
+    sequences has eight drafters. One thread at a time drives it.
     """
 
     @property
@@ -45,11 +45,11 @@ class Drafter(Protocol):
         ...
 
     def propose(self, n_nodes: int) -> TokenTree:
-        """Guess what follows the observed text: a tree of at most `n_nodes` nodes.
+        """Propose a tree of at most ``n_nodes`` nodes that continues the observed text.
 
         The roots are candidates for the very next token. `tree.p` (float32, shape (n,)) is, for
         each node, the estimated probability that its whole path will be accepted, so it never
-        rises from parent to child. No guess is an empty tree. Proposing changes nothing: asked
+        rises from parent to child. No draft is an empty tree. Proposing changes nothing: asked
         twice, a drafter answers the same.
         """
         ...
@@ -61,7 +61,7 @@ class Drafter(Protocol):
 
 @runtime_checkable
 class PassObserver(Protocol):
-    """A drafter that learns from what the target foresaw, at nodes that were refused as well."""
+    """A drafter that learns from the top tokens of every verified node, rejected ones included."""
 
     @property
     def n_top(self) -> int:
@@ -80,7 +80,7 @@ class PassObserver(Protocol):
 
 @runtime_checkable
 class HiddenObserver(Protocol):
-    """A drafter that guesses from the target's hidden states."""
+    """A drafter that drafts from the target's hidden states."""
 
     @property
     def wants_hidden(self) -> bool:
@@ -97,7 +97,7 @@ class HiddenObserver(Protocol):
 
 @runtime_checkable
 class Selective(Protocol):
-    """A drafter that can be told how unlikely a guess is not worth its search."""
+    """A drafter that accepts a minimum path probability, below which it need not search."""
 
     def grow_likely(self, n_nodes: int, min_p: float) -> Grown:
         """As `propose`, without the nodes whose path probability is below `min_p`, in [0, 1].
@@ -113,7 +113,7 @@ DrafterFactory: TypeAlias = Callable[[], Drafter]
 
 @runtime_checkable
 class NeedsTarget(Protocol):
-    """A factory whose drafters depend on the target, as those that guess with a second model."""
+    """A factory whose drafters depend on the target model, such as a draft model's."""
 
     def prepare(self, model: Model) -> None:
         """Get to know the target; an engine calls this once, before it asks for a drafter.
@@ -125,7 +125,7 @@ class NeedsTarget(Protocol):
 
 @runtime_checkable
 class NeedsContext(Protocol):
-    """A factory whose drafters work beside the target's passes, as those that see hidden states."""
+    """A factory whose drafters need the target's context, such as for hidden states."""
 
     def attach(self, context: Context) -> None:
         """Get to know the target's context; an engine calls this once, before its first pass."""
@@ -133,7 +133,7 @@ class NeedsContext(Protocol):
 
 
 def checked_tokens(tokens: Tokens) -> list[int]:
-    """`tokens` as plain ints; raises DraftError unless they are a flat run of token ids."""
+    """Convert ``tokens`` to plain ints; raises ``DraftError`` for anything but token ids."""
     if isinstance(tokens, np.ndarray):
         if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
             raise DraftError(
@@ -155,12 +155,12 @@ def checked_tokens(tokens: Tokens) -> list[int]:
 
 
 def checked_n_nodes(n_nodes: int) -> int:
-    """`n_nodes` itself; raises DraftError when it is negative."""
+    """Return ``n_nodes``; raises ``DraftError`` if it is negative."""
     if n_nodes < 0:
-        raise DraftError(f"propose() was asked for {n_nodes} nodes; ask for 0 or more")
+        raise DraftError(f"invalid n_nodes={n_nodes}: expected at least 0")
     return n_nodes
 
 
 # It has probabilities, none of them, so that it can be merged with a tree that has some.
 EMPTY_TREE = TokenTree([], [], p=[])
-"""What a drafter without a guess proposes."""
+"""The tree of a drafter that proposes nothing."""

@@ -1,4 +1,4 @@
-"""The recycling drafter: what the target itself foresaw, in passes that were paid for already."""
+"""The recycling drafter: the target's own top tokens from earlier passes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KIND = "a table of successors"
 
 @dataclass(frozen=True, slots=True)
 class RecyclingOptions:
-    """How the recycling drafter searches. Raises DraftError if out of range."""
+    """Options of the recycling drafter. Raises ``DraftError`` if out of range."""
 
     n_top: int = 8
     """Successors that are kept of each row; from 1 to 64."""
@@ -43,20 +43,20 @@ class RecyclingOptions:
         from pytreellama.context.successors import MAX_TOP
 
         if not 1 <= self.n_top <= MAX_TOP:
-            raise DraftError(f"n_top is {self.n_top}; it must lie between 1 and {MAX_TOP}")
+            raise DraftError(f"invalid n_top={self.n_top}: expected 1 to {MAX_TOP}")
         require_at_least_1(max_depth=self.max_depth, max_entries=self.max_entries)
         require_probability(min_p=self.min_p)
 
 
 class RecyclingDrafter:
-    """Proposes what the target held likeliest when it last stood behind the same tokens.
+    """Proposes the target's top tokens after the same last tokens, from earlier passes.
 
-    Every pass computes the successors of each of its nodes, accepted or not. The table keeps the
-    likeliest of them under the last one, two and three tokens of the node's path, so a successor is
-    known even where its path was refused before. The tree takes the likeliest paths first.
+    Every pass computes the top tokens of each of its nodes, accepted or not. The table stores them
+    under the last one, two and three tokens of the node's path, so successors are known even where
+    a path was rejected before. The tree takes the most likely paths first.
 
-    Source: Token Recycling (arXiv 2408.08696), which keeps successors of single tokens and a tree
-    of fixed shape; longer contexts and learned probabilities are ours.
+    Source: Token Recycling (arXiv 2408.08696), which stores successors of single tokens and uses a
+    tree of fixed shape; longer contexts and learned probabilities are ours.
     """
 
     __slots__ = ("_options", "_seen", "_table", "_text")
@@ -101,11 +101,11 @@ class RecyclingDrafter:
         self._table.learn(self._text[:-1], tree, tokens, logits, self._options.n_top)
 
     def propose(self, n_nodes: int) -> TokenTree:
-        """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
+        """Propose a tree of at most ``n_nodes`` nodes; raises ``DraftError`` if ``n_nodes`` < 0."""
         return self.grow_likely(n_nodes, self._options.min_p).tree()
 
     def grow_likely(self, n_nodes: int, min_p: float) -> Grown:
-        """See Selective; raises DraftError if `n_nodes` < 0."""
+        """Propose nodes of at least ``min_p``; raises ``DraftError`` if ``n_nodes`` < 0."""
         if checked_n_nodes(n_nodes) == 0 or not self._text:
             return NOTHING
         depth = self._options.max_depth
@@ -113,14 +113,19 @@ class RecyclingDrafter:
 
 
 class Recycling(RecyclingOptions):
-    """Makes recycling drafters that learn one table: `Engine(model, drafter=Recycling())`.
+    """Factory of recycling drafters that share one table.
 
-    The table is the factory's: texts of other requests and engines that use the same factory
-    improve it, and `save` keeps it. Give each model a factory of its own.
+    The table belongs to the factory: requests of all engines that use the factory improve it, and
+    ``save`` stores it. Use one factory per model.
+
+    Example:
+        drafter = Recycling()
+        engine = Engine(model, drafter=drafter)
+        drafter.save("recycling.npz")                # later: Recycling("recycling.npz")
 
     Args:
-        path: a table that `save` wrote, to begin with.
-        options: fields of `RecyclingOptions`.
+        path: a table that ``save`` wrote.
+        options: fields of ``RecyclingOptions``.
 
     Raises:
         DraftError: options out of range, or no such table.

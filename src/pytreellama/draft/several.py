@@ -35,21 +35,21 @@ class SeveralDrafters:
 
     @property
     def n_top(self) -> int:
-        """What the most curious of its drafters wants, 0 if none looks at passes."""
+        """The largest ``n_top`` of its drafters, 0 if none observes passes."""
         return max((observer.n_top for observer in self._observers), default=0)
 
     def observe_pass(self, tree: TokenTree, tokens: Int32Array, logits: Float32Array) -> None:
-        """See PassObserver."""
+        """Give the rows of a pass to the drafters that observe passes."""
         for observer in self._observers:
             observer.observe_pass(tree, tokens, logits)
 
     @property
     def wants_hidden(self) -> bool:
-        """Whether one of its drafters does."""
+        """True if one of its drafters wants hidden states."""
         return any(reader.wants_hidden for reader in self._readers)
 
     def observe_hidden(self, states: Float32Array) -> None:
-        """See HiddenObserver."""
+        """Give the states to the drafters that observe hidden states."""
         for reader in self._readers:
             reader.observe_hidden(states)
 
@@ -72,13 +72,13 @@ class SeveralFactories:
         self._factories = tuple(factories)
 
     def prepare(self, model: Model) -> None:
-        """See NeedsTarget."""
+        """Give the target model to the factories that need it."""
         for factory in self._factories:
             if isinstance(factory, NeedsTarget):
                 factory.prepare(model)
 
     def attach(self, context: Context) -> None:
-        """See NeedsContext."""
+        """Give the target's context to the factories that need it."""
         for factory in self._factories:
             if isinstance(factory, NeedsContext):
                 factory.attach(context)

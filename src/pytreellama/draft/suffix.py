@@ -1,4 +1,4 @@
-"""The suffix drafter: what followed the same words before, in the prompt or in the output."""
+"""The suffix drafter: continuations of earlier occurrences of the text's end."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from pytreellama.tree.grown import NOTHING, Grown
 
 @dataclass(frozen=True, slots=True)
 class SuffixOptions:
-    """How the suffix drafter searches; all lengths in tokens. Raises DraftError if out of range."""
+    """Options of the suffix drafter; lengths in tokens. Raises ``DraftError`` if out of range."""
 
     min_match: int = 1
-    """Shortest suffix of the text whose earlier continuations count as a guess; at least 1."""
+    """Shortest suffix of the text whose earlier continuations are proposed; at least 1."""
     max_match: int = 32
     """Longest suffix that is told apart; at least `min_match`."""
     max_depth: int = 64
@@ -40,7 +40,7 @@ class SuffixOptions:
         )
         if self.max_match < self.min_match:
             raise DraftError(
-                f"max_match is {self.max_match}; it must be min_match ({self.min_match}) or more"
+                f"invalid max_match={self.max_match}: expected at least min_match={self.min_match}"
             )
         require_probability(min_p=self.min_p)
 
@@ -64,7 +64,7 @@ class SuffixDrafter:
     takes the likeliest paths first, until `n_nodes` or `min_p`.
 
     A path is always one that the text took before: at depth d only contexts are used that still
-    hold `min_match` tokens of the text in front of the d guesses.
+    hold `min_match` tokens of the text before the d draft tokens.
 
     With a corpus, the places behind the longest match there are one context more. Where they match
     more tokens than the text's own longest context does, they are asked before it.
@@ -106,7 +106,7 @@ class SuffixDrafter:
         return CorpusReader(corpus, self._options.min_match, self._options.max_match)
 
     def observe(self, tokens: Tokens) -> None:
-        """Hear committed text, shape (n,); raises DraftError, keeping nothing, if not token ids."""
+        """Observe committed text, shape (n,); raises ``DraftError`` if not token ids."""
         for token in checked_tokens(tokens):
             self._learn_escapes(token)
             self._automaton.append(token)
@@ -147,11 +147,11 @@ class SuffixDrafter:
         return places.following()
 
     def propose(self, n_nodes: int) -> TokenTree:
-        """Guess what follows, in at most `n_nodes` nodes; see Drafter. Raises DraftError if < 0."""
+        """Propose a tree of at most ``n_nodes`` nodes; raises ``DraftError`` if ``n_nodes`` < 0."""
         return self.grow_likely(n_nodes, self._options.min_p).tree()
 
     def grow_likely(self, n_nodes: int, min_p: float) -> Grown:
-        """See Selective; raises DraftError if `n_nodes` < 0."""
+        """Propose nodes of at least ``min_p``; raises ``DraftError`` if ``n_nodes`` < 0."""
         start = self._start()
         if checked_n_nodes(n_nodes) == 0 or start is None:
             return NOTHING
@@ -242,13 +242,18 @@ class SuffixDrafter:
 
 @dataclass(frozen=True, slots=True)
 class Suffix(SuffixOptions):
-    """Makes suffix drafters, one for each sequence: `Engine(model, drafter=Suffix(min_p=0.3))`.
+    """Factory of suffix drafters, one for each sequence.
 
-    Raises DraftError if options are out of range, or there is no corpus at the path given.
+    Example:
+        engine = Engine(model, drafter=Suffix(min_p=0.3))
+        engine = Engine(model, drafter=Suffix(corpus="notes.corpus"))
+
+    Raises:
+        DraftError: options out of range, or no corpus at the path.
     """
 
     corpus: Corpus | str | os.PathLike[str] | None = None
-    """Texts to guess from beside the text itself, or the path of their file: see `Corpus`."""
+    """A ``Corpus`` of further texts to draft from, or the path of its file."""
 
     def __post_init__(self) -> None:
         SuffixOptions.__post_init__(self)

@@ -95,10 +95,10 @@ class Stats:
     def count_plan(self, plan: Plan, tokens: Sequence[int]) -> None:
         """Count who proposed what was verified, and what of it the text went on with."""
         self.n_expected += plan.n_expected
-        for names in map(plan.guesses.names_of, plan.nodes):
+        for names in map(plan.candidates.names_of, plan.nodes):
             for name in names:
                 self.drafters.setdefault(name, DrafterStats()).n_drafted += 1
-        for names in map(plan.guesses.names_of, plan.path(tokens)):
+        for names in map(plan.candidates.names_of, plan.path(tokens)):
             for name in names:
                 self.drafters[name].n_accepted += 1
 

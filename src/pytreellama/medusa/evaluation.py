@@ -49,7 +49,7 @@ class Hits:
 
 
 @dataclass(slots=True)
-class Steps:
+class StepCounts:
     """What trees of some size saved. n_tokens: accepted ones included; n_steps: passes."""
 
     n_tokens: int = 0
@@ -70,11 +70,11 @@ class Steps:
 
 
 @dataclass(slots=True)
-class Evaluation:
+class HeadsEvaluation:
     """Heads on some prompts. steps: by the number of guesses in a tree."""
 
     hits: Hits
-    steps: dict[int, Steps] = field(default_factory=dict)
+    steps: dict[int, StepCounts] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -109,7 +109,7 @@ def count_steps(
     n_nodes: int,
     n_tokens: int,
     **options: Any,
-) -> Steps:
+) -> StepCounts:
     """Let the model continue prompts greedily with trees of its heads' likeliest guesses.
 
     Args:
@@ -118,7 +118,7 @@ def count_steps(
         n_tokens: most tokens of an answer.
         options: of the engine.
     """
-    steps = Steps()
+    steps = StepCounts()
     with Engine(model, Medusa(path, min_p=0.0), n_draft=n_nodes, **options) as engine:
         for prompt in prompts:
             steps.add(engine.submit(list(prompt), max_tokens=n_tokens).result())
@@ -133,7 +133,7 @@ def evaluate(
     sizes: Sequence[int] = (8, 16, 32),
     n_tokens: int = 128,
     report: Callable[[float], None] = lambda _: None,
-) -> Evaluation:
+) -> HeadsEvaluation:
     """Measure heads on what their model writes greedily behind some prompts.
 
     Args:
@@ -147,7 +147,7 @@ def evaluate(
     n_parts = len(sizes) + 2
     texts = answers(model, prompts, n_tokens)
     report(1 / n_parts)
-    evaluation = Evaluation(Hits.none(heads.n_heads))
+    evaluation = HeadsEvaluation(Hits.none(heads.n_heads))
     for text in texts:
         evaluation.hits += count_hits(heads, text)
     report(2 / n_parts)

@@ -23,7 +23,7 @@ Prompt = tuple[int, ...]
 Sink = Callable[[Prompt, Text], None]
 
 
-class Recorder:
+class StateRecorder:
     """A drafter that guesses nothing; at a text's end it tells what was written."""
 
     name = "recorder"
@@ -39,18 +39,18 @@ class Recorder:
         self._states: list[Float32Array] = []
 
     def observe_hidden(self, states: Float32Array) -> None:
-        """See HiddenObserver."""
+        """Take the hidden states of accepted tokens."""
         self._states.append(states)
 
     def observe(self, tokens: Tokens) -> None:
-        """See Drafter: what comes before the first state is the prompt."""
+        """Take committed text; the text before the first state is the prompt."""
         if self._states:
             self._tokens += checked_tokens(tokens)
         else:
             self._prompt += tuple(checked_tokens(tokens))
 
     def propose(self, n_nodes: int) -> TokenTree:
-        """See Drafter."""
+        """Propose nothing."""
         checked_n_nodes(n_nodes)
         return EMPTY_TREE
 
@@ -81,7 +81,7 @@ class RecordingEngine(Engine):
     ) -> None:
         super().__init__(
             model,
-            lambda: Recorder(sink),
+            lambda: StateRecorder(sink),
             n_draft=1,
             n_seq_max=n_parallel,
             n_ctx=n_parallel * n_text,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.errors import MedusaError
+from pytreellama.errors import MedusaError, not_one_of
 from pytreellama.files import replaced_file
 from pytreellama.medusa.store import Texts
 from pytreellama.medusa.target import Target
@@ -50,7 +50,7 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         if self.sees not in SEES:
-            raise MedusaError(f"sees = {self.sees!r} was asked for; give one of {', '.join(SEES)}")
+            raise MedusaError(not_one_of("sees", self.sees, SEES))
         for name, least, most in (
             ("n_heads", 1, 16),
             ("n_layers", 1, 16),
@@ -60,13 +60,13 @@ class TrainingOptions:
         ):
             value = getattr(self, name)
             if not least <= value <= most:
-                raise MedusaError(f"{name} = {value} was asked for; allowed is {least} to {most}")
+                raise MedusaError(f"invalid {name}={value}: expected {least} to {most}")
         if not 0.0 < self.learning_rate <= 1.0:
             raise MedusaError(
-                f"learning_rate = {self.learning_rate} was asked for; give more than 0, at most 1"
+                f"invalid learning_rate={self.learning_rate}: expected more than 0, at most 1"
             )
         if not 0.0 <= self.distil <= 1.0:
-            raise MedusaError(f"distil = {self.distil} was asked for; allowed is 0 to 1")
+            raise MedusaError(f"invalid distil={self.distil}: expected 0 to 1")
 
     @property
     def key(self) -> str:
@@ -241,7 +241,7 @@ class Training:
         foreseen = self._foreseen(places)
         for head in range(self._options.n_heads):
             wanted = self._row_of[self._tokens[places + head + 1]].to(self._device)
-            states = self._guessing_states(head, places)
+            states = self._draft_states(head, places)
             loss, gradient = self._cross_entropy(states.detach(), wanted, foreseen(head))
             states.backward(gradient)
             total += loss
@@ -292,7 +292,7 @@ class Training:
     def _logits(self, states: Any) -> Any:
         return self._torch.nn.functional.linear(states.to(self._output.dtype), self._output)
 
-    def _guessing_states(self, head: int, places: Any) -> Any:
+    def _draft_states(self, head: int, places: Any) -> Any:
         """What a head makes of the states at some places, before the output matrix."""
         torch = self._torch
         states = self._states[places].float().to(self._device)
@@ -323,7 +323,7 @@ class Training:
                 wanted = self._row_of[self._tokens[places + head + 1]]
                 found = torch.cat(
                     [
-                        self._logits(self._guessing_states(head, part)).topk(n_top).indices.cpu()
+                        self._logits(self._draft_states(head, part)).topk(n_top).indices.cpu()
                         for part in places.split(1024)
                     ]
                 )

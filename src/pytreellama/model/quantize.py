@@ -11,12 +11,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from pytreellama.errors import QuantizeError
+from pytreellama.errors import QuantizeError, not_one_of
 from pytreellama.native import drain_log
 from pytreellama.native import model as native_model
+from pytreellama.native.model import Progress
 from pytreellama.native.quantize import run_quantizer
-
-Progress = Callable[[float], None]
 
 FILE_TYPES = (
     "F32",
@@ -55,25 +54,29 @@ def quantize(
     pure: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write ``source`` again with weights of another type. Already quantised files are allowed.
+    """Quantise a GGUF model to another weight type. The source may be quantised already.
 
-    The target appears whole or not at all. If interrupted, the call returns at once and llama.cpp,
-    which cannot be stopped, finishes in the background; what it wrote is removed.
+    The target appears complete or not at all. If interrupted, the call returns at once; llama.cpp
+    cannot be stopped and finishes in the background, and its output is removed.
+
+    Example:
+        path = quantize("model-f16.gguf", "model-q4_k_m.gguf", "Q4_K_M")
+        model = Model(path)
 
     Args:
         source: a GGUF file.
         target: the file to write; replaced if it exists.
-        ftype: one of ``FILE_TYPES``, in any case.
-        n_threads: threads to use; None is one a CPU.
-        pure: give every tensor the same type, where llama.cpp would keep some finer.
-        progress: called with a share from 0.0 to 1.0, in this thread.
+        ftype: one of ``FILE_TYPES``, case-insensitive.
+        n_threads: number of threads; None for all CPUs.
+        pure: use the same type for every tensor; llama.cpp keeps some at a higher precision.
+        progress: called with a fraction from 0.0 to 1.0, in this thread.
 
     Returns:
         The target's path.
 
     Raises:
-        QuantizeError: an unknown type, source and target the same, a damaged source, or
-            llama.cpp's reason to fail.
+        QuantizeError: an unknown type, equal source and target, a damaged source, or llama.cpp's
+            reason to fail.
     """
     source, target = Path(source), Path(os.path.realpath(target))
     name = _checked_type(ftype, n_threads)
@@ -96,9 +99,11 @@ def _checked_type(ftype: str, n_threads: int | None) -> str:
     """llama.h's name of a file type."""
     name = _ALIASES.get(ftype.upper(), ftype.upper())
     if name not in FILE_TYPES:
-        raise QuantizeError(f"unknown type {ftype!r}; known are {', '.join(FILE_TYPES)}")
+        raise QuantizeError(not_one_of("ftype", ftype, FILE_TYPES))
     if n_threads is not None and n_threads < 1:
-        raise QuantizeError(f"n_threads must be at least 1, or None for all CPUs, not {n_threads}")
+        raise QuantizeError(
+            f"invalid n_threads={n_threads}: expected at least 1, or None for all CPUs"
+        )
     return name
 
 

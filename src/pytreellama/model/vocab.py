@@ -1,4 +1,4 @@
-"""Vocab: text to tokens and back, and the tokens that mean something special."""
+"""Vocab: tokenises and detokenises text; special tokens."""
 
 from __future__ import annotations
 
@@ -29,7 +29,17 @@ _WHITESPACE = b" \t\n\v\f\r"
 
 
 class Vocab:
-    """The vocabulary of a model. Made by ``Model``; raises once the model is closed."""
+    """The vocabulary of a model, ``model.vocab``; usable until the model is closed.
+
+    Example:
+        tokens = model.vocab.encode("Once upon a time")
+        text = model.vocab.decode(tokens)
+        model.vocab.eos, model.vocab.n_tokens
+
+    Attributes:
+        n_tokens: vocabulary size.
+        has_text: False for models without a tokenizer.
+    """
 
     def __init__(self, model: Handle) -> None:
         self._model = model
@@ -44,7 +54,7 @@ class Vocab:
         return self._model
 
     def held_by(self, model: Handle) -> Vocab:
-        """The same vocabulary for another owner of the model; what it has learned is shared."""
+        """Return the same vocabulary for another owner of the model; cached pieces are shared."""
         other = copy.copy(self)
         other._model = model
         return other
@@ -57,42 +67,42 @@ class Vocab:
 
     @property
     def bos(self) -> int | None:
-        """The token that begins a text, if the model has one."""
+        """Beginning-of-sequence token; None without one."""
         return native_vocab.bos(self._model)
 
     @property
     def eos(self) -> int | None:
-        """The token that ends a text, if the model has one."""
+        """End-of-sequence token; None without one."""
         return native_vocab.eos(self._model)
 
     @property
     def eot(self) -> int | None:
-        """The token that ends a turn of a chat, if the model has one."""
+        """End-of-turn token of a chat; None without one."""
         return native_vocab.eot(self._model)
 
     @property
     def newline(self) -> int | None:
-        """The token of a line break, if there is one."""
+        """Line-break token; None without one."""
         return native_vocab.newline(self._model)
 
     @property
     def adds_bos(self) -> bool:
-        """True if ``encode`` puts the BOS token in front."""
+        """True if ``encode`` prepends the BOS token."""
         return native_vocab.adds_bos(self._model)
 
     @property
     def adds_eos(self) -> bool:
-        """True if ``encode`` puts the EOS token (BERT: SEP) at the end."""
+        """True if ``encode`` appends the EOS token (BERT: SEP)."""
         return bool(self._ends[1])
 
     @cached_property
     def eog_tokens(self) -> frozenset[int]:
-        """All tokens that end a generation (end of text, of turn, of message)."""
+        """All end-of-generation tokens (end of text, of turn, of message)."""
         return native_vocab.eog_tokens(self._model)
 
     @property
     def control_tokens(self) -> frozenset[int]:
-        """All tokens that steer and are not text, such as ``<|im_start|>``."""
+        """All control tokens, such as ``<|im_start|>``."""
         return native_vocab.control_tokens(self._model)
 
     @cached_property
@@ -101,7 +111,7 @@ class Vocab:
         return self._pieces(np.arange(self.n_tokens, dtype=np.int32), special=True)
 
     def is_control(self, token: int) -> bool:
-        """True for tokens that steer and are not text, such as ``<|im_start|>``."""
+        """True for control tokens, such as ``<|im_start|>``."""
         return native_vocab.is_control(self._model, int(self._checked([token])[0]))
 
     def encode(
@@ -113,16 +123,19 @@ class Vocab:
         add_eos: bool | None = None,
         parse_special: bool = False,
     ) -> list[int]:
-        """Tokens of a text.
+        """Tokenise text.
 
         Args:
             text: text, or UTF-8 bytes. NUL is a character like any other.
-            add_special: add BOS in front and EOS at the end, each only if the model's file says
-                so (``adds_bos``, ``adds_eos``); BERT's CLS and SEP likewise.
-            add_bos, add_eos: the same for one end alone; by default as ``add_special``. A prompt
-                to be continued must not have EOS: ``add_eos=False``.
-            parse_special: read the names of special tokens, such as ``<|im_end|>``, as these
-                tokens and not as text. For prompts that a template wrote, not for a user's words.
+            add_special: add BOS and EOS, each only if the model's metadata says so (``adds_bos``,
+                ``adds_eos``); BERT's CLS and SEP likewise.
+            add_bos, add_eos: override ``add_special`` for one end. A prompt that will be continued
+                must not end with EOS: ``add_eos=False``.
+            parse_special: parse names of special tokens, such as ``<|im_end|>``, as tokens. Use it
+                for rendered templates, not for untrusted text.
+
+        Returns:
+            Token ids.
 
         Raises:
             VocabError: the text is not valid UTF-8, or the model has no tokenizer.
@@ -155,10 +168,10 @@ class Vocab:
         )
 
     def least_tokens(self, text: str | bytes) -> int:
-        """Lower bound on the number of tokens of a text, which is not tokenised for it.
+        """Lower bound on the number of tokens of a text, without tokenising it.
 
-        0 where there is none: WordPiece and unigram tokenizers shorten a text before they read
-        it, and a word of any length may be one unknown token.
+        Returns 0 for WordPiece and unigram tokenizers, which normalise text first and may map
+        a word of any length to one unknown token.
 
         Raises:
             VocabError: the text is not valid UTF-8.
@@ -169,12 +182,12 @@ class Vocab:
         return -(-len(data.translate(None, self._free_bytes)) // self._longest_token)
 
     def require_fits(self, text: str | bytes, n_tokens: int) -> None:
-        """Refuse a text that is more than ``n_tokens`` however it is split, before that is done.
+        """Refuse a text that exceeds ``n_tokens`` however it is tokenised, before tokenising it.
 
-        Takes about a millisecond for a megabyte. A text that passes may still be too long.
+        Takes about a millisecond per megabyte. A text that passes may still be too long.
 
         Raises:
-            RequestError: it cannot fit.
+            RequestError: the text cannot fit.
             VocabError: the text is not valid UTF-8.
         """
         data = _utf8(text)

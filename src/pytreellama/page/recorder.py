@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pytreellama.engine import Engine, Step
 
 
-class Recorder:
+class StepRecorder:
     """Collects every step of one text, with what it took and what a plain one would have.
 
     Steps are added on the engine's thread, and may be taken on any other.

@@ -1,6 +1,6 @@
-"""Planning: what a pass costs, and which guesses are worth it.
+"""Planning: the cost of passes, and which draft nodes pay off.
 
-No native code is imported here: a policy is a function of drafts, a curve and a clock.
+No native code is imported here: a policy is a function of drafts, a cost curve and a clock.
 """
 
 from pytreellama.plan.budget import DrafterBudget
@@ -10,18 +10,18 @@ from pytreellama.plan.gate import DraftGate
 from pytreellama.plan.planner import Plan, Planner
 from pytreellama.plan.policy import DraftPolicy, PlannedRequest, RequestDrafters
 from pytreellama.plan.text_cost import AttentionShare, TextCost
-from pytreellama.tree.guesses import Guesses
+from pytreellama.tree.candidates import Candidates
 
 __all__ = [
     "KNOTS",
     "N_SIZES_KNOWN",
     "AttentionShare",
+    "Candidates",
     "Choice",
     "CostCurve",
     "DraftGate",
     "DraftPolicy",
     "DrafterBudget",
-    "Guesses",
     "PassCost",
     "Plan",
     "PlannedRequest",

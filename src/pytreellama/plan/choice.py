@@ -1,4 +1,4 @@
-"""The choice: which guesses of which sequences are worth their share of the next pass."""
+"""The choice of the draft nodes of each sequence that pay off in the next pass."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _N_ROUNDS = 32  # far more than are ever needed: each round's rate is higher, an
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How many of each sequence's likeliest guesses to verify, and what is expected of it.
+    """The number of draft nodes of each sequence to verify, and the expected result.
 
     Attributes:
-        sizes: guesses taken of each sequence, 0 where it is decoded plainly.
-        n_tokens: expected of the pass, one for each sequence and those of accepted guesses.
+        sizes: draft nodes of each sequence, 0 for plain decoding.
+        n_tokens: expected tokens of the pass: one per sequence and the accepted draft tokens.
         seconds: that the step takes: drafting so far, and the pass.
-        plain_rate: expected tokens a second without any guess, drafting so far included.
+        plain_rate: expected tokens per second without draft nodes, drafting so far included.
     """
 
     sizes: tuple[int, ...]
@@ -58,19 +58,19 @@ def choose(
 ) -> Choice:
     """The sizes of trees that give the most expected tokens a second.
 
-    A tree of one sequence is the likeliest of its guesses, which is always a tree because path
+    The tree of one sequence is its most likely candidates, which is always a tree because path
     probabilities never rise with depth, and no other set of as many brings more. So the choice is
-    how many to take, and of which sequences: a marginal guess goes where it is worth most.
+    how many to take, and of which sequences: a marginal node goes where it saves most.
 
     Without ``node_s``, or for one sequence, all prefixes of one common order are tried. With it
-    sequences' guesses differ in cost, and the order depends on the best rate itself, so it is
+    sequences' nodes differ in cost, and the order depends on the best rate itself, so it is
     looked for in rounds (Dinkelbach 1967, "On nonlinear fractional programming"); both are exact.
 
     Args:
-        p: for each sequence, the path probabilities of its guesses, falling.
+        p: for each sequence, the path probabilities of its candidates, falling.
         pass_s: seconds of a pass over n nodes, n from 0, the sequences' last tokens included. It
             may rise in any way; a pass cannot hold more nodes than it tells of.
-        node_s: seconds more that a guess of each sequence costs, for the text before it.
+        node_s: additional seconds per node of each sequence, for attention to its context.
         spent_s: seconds that the step took so far, and what it takes however it is chosen.
 
     Raises:
@@ -105,7 +105,7 @@ def choose(
 def _in_order(
     p: Sequence[Sequence[float]], extra_s: Sequence[float], rate: float
 ) -> list[tuple[float, int, int]]:
-    """All guesses, most worth first; each with its sequence and place there."""
+    """All candidates by value, best first; each with its sequence and place there."""
     candidates = [
         (rate * extra_s[sequence] - p_one, sequence, place)
         for sequence, of_sequence in enumerate(p)

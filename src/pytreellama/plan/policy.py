@@ -12,8 +12,8 @@ from pytreellama.plan.cost import PassCost
 from pytreellama.plan.gate import DraftGate
 from pytreellama.plan.planner import Plan, Planner
 from pytreellama.tree import TokenTree
+from pytreellama.tree.candidates import Candidates
 from pytreellama.tree.grown import NOTHING, Grown
-from pytreellama.tree.guesses import Guesses
 
 _NOTHING_DRAFTED = NOTHING.tree()
 
@@ -51,11 +51,11 @@ class RequestDrafters(Protocol):
         """
         ...
 
-    def combine(self, drafts: Sequence[Grown]) -> Guesses:
+    def combine(self, drafts: Sequence[Grown]) -> Candidates:
         """The union of drafts, one of each drafter, with estimates of their acceptance."""
         ...
 
-    def expect(self, guesses: Guesses) -> None:
+    def expect(self, candidates: Candidates) -> None:
         """Learn from what is observed next which of these were accepted."""
         ...
 
@@ -96,7 +96,7 @@ class _Draft:
         spent_s: seconds that the drafters took.
     """
 
-    guesses: Guesses
+    candidates: Candidates
     asked: Sequence[int] = ()
     by_drafter: Sequence[Grown] = ()
     spent_s: float = 0.0
@@ -204,9 +204,9 @@ class DraftPolicy:
             self._draft(request, room, min_p) for request, room in zip(drafting, rooms, strict=True)
         ]
         drafted_s = self._clock()
-        guesses = [draft.guesses for draft in drafts]
+        candidates = [draft.candidates for draft in drafts]
         spent_s = drafted_s - started_s
-        plans = self.planner.plan(guesses, cells, spent_s, rooms, n_shared_cells)
+        plans = self.planner.plan(candidates, cells, spent_s, rooms, n_shared_cells)
         planned_s = (self._clock() - drafted_s) / len(drafting)
         for request, draft, plan in zip(drafting, drafts, plans, strict=True):
             request.plan, request.plan_s = plan, planned_s
@@ -225,7 +225,7 @@ class DraftPolicy:
 
     def _draft(self, request: PlannedRequest, room: int, min_p: float) -> _Draft:
         if request.error is not None:
-            return _Draft(Guesses.of([]))
+            return _Draft(Candidates.of([]))
         drafters = request.drafters
         started_s = self._clock()
         asked = [i for i in range(drafters.n_drafters) if self.budget.allows(i)]
@@ -233,14 +233,14 @@ class DraftPolicy:
         try:
             for i in asked:
                 by_drafter[i] = self._ask(drafters, i, room, min_p)
-            guesses = drafters.combine(by_drafter)
-            drafters.expect(guesses)
+            candidates = drafters.combine(by_drafter)
+            drafters.expect(candidates)
         except BaseException as error:  # it is this request's own
             request.error = error
-            guesses = Guesses.of([])
+            candidates = Candidates.of([])
         spent_s = self._clock() - started_s
         request.draft_s += spent_s
-        return _Draft(guesses, asked, by_drafter, spent_s)
+        return _Draft(candidates, asked, by_drafter, spent_s)
 
     def _ask(self, drafters: RequestDrafters, i: int, room: int, min_p: float) -> Grown:
         started_s = self._clock()
@@ -257,7 +257,7 @@ class DraftPolicy:
                 others = list(draft.by_drafter)
                 others[i] = NOTHING
                 less = request.drafters.combine(others)
-                gain_s = self.planner.gain_s(draft.guesses, less, request.n_cells)
+                gain_s = self.planner.gain_s(draft.candidates, less, request.n_cells)
                 self.budget.learn_gain(i, gain_s)
 
     def _tree(self, request: PlannedRequest) -> TokenTree:

@@ -36,20 +36,20 @@ class Probes:
         return self._n_plain >= _period(is_unsure)
 
     def sizes(
-        self, best: Sequence[int], n_guesses: Sequence[int], is_unsure: bool
+        self, best: Sequence[int], n_candidates: Sequence[int], is_unsure: bool
     ) -> tuple[int, ...] | None:
-        """Guesses of each sequence to verify instead of the best choice; None to leave it so.
+        """Draft nodes of each sequence to verify instead of the best choice; None to keep it.
 
         Args:
             best: how many the best choice verifies.
-            n_guesses: how many there are.
+            n_candidates: number of candidates of each sequence.
             is_unsure: whether little is known of what trees cost beside plain steps.
         """
         if not any(best):
-            return _few(n_guesses) if self.wants_tree(is_unsure) and any(n_guesses) else None
+            return _few(n_candidates) if self.wants_tree(is_unsure) and any(n_candidates) else None
         if self._n_trees >= _period(is_unsure):
             return (0,) * len(best)
-        larger = tuple(min(2 * size, n) for size, n in zip(best, n_guesses, strict=True))
+        larger = tuple(min(2 * size, n) for size, n in zip(best, n_candidates, strict=True))
         if self._n_no_larger < _period(is_unsure) or larger == tuple(best):
             return None
         self._n_no_larger = 0
@@ -60,10 +60,10 @@ def _period(is_unsure: bool) -> int:
     return _EVERY_UNSURE if is_unsure else _EVERY
 
 
-def _few(n_guesses: Sequence[int]) -> tuple[int, ...]:
-    """A few guesses in all, of the first sequences that have some."""
+def _few(n_candidates: Sequence[int]) -> tuple[int, ...]:
+    """A few draft nodes in all, of the first sequences that have some."""
     n_left, sizes = _N_FEW, []
-    for n in n_guesses:
+    for n in n_candidates:
         sizes.append(min(n, n_left))
         n_left -= sizes[-1]
     return tuple(sizes)

@@ -1,4 +1,4 @@
-"""SamplingParams: what a caller may ask of a sampler, checked before anything native sees it."""
+"""SamplingParams: sampling options, validated before they reach native code."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class _Range:
         is_float = isinstance(value, float) and not self.integer
         if not (isinstance(value, int) or is_float) or isinstance(value, bool):
             kind = "an integer" if self.integer else "a number"
-            raise SamplerError(f"{name} must be {kind}, not {shown(value)}")
+            raise SamplerError(f"invalid {name}={shown(value)}: expected {kind}")
         if not self.low <= value <= self.high:  # NaN fails both comparisons
             raise SamplerError(
-                f"{name} must be from {self.low:g} to {self.high:g}, not {shown(value)}"
+                f"invalid {name}={shown(value)}: expected {self.low:g} to {self.high:g}"
             )
 
 
@@ -68,52 +68,58 @@ _RANGES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """How the next token is chosen from a row of logits.
+    """Options for sampling the next token from a row of logits.
 
-    Every default is neutral: a stage that is not asked for is off, and the defaults together are
-    greedy decoding. ``temperature=1.0`` alone therefore draws from the model's own distribution;
-    nothing is cut off unless ``top_k``, ``top_p``... say so (llama.cpp's own tools default to
-    top_k 40, top_p 0.95, min_p 0.05).
+    Every default is neutral, and all defaults together are greedy decoding. ``temperature=1.0``
+    alone samples from the model's own distribution; nothing is truncated unless ``top_k``,
+    ``top_p``... are set (llama.cpp's tools default to top_k 40, top_p 0.95, min_p 0.05).
 
     Stages run in llama.cpp's order: logit bias, penalties, DRY, top-n-sigma, top-k, typical,
-    top-p, min-p, XTC, temperature, draw. Mirostat cuts and draws by itself after the temperature.
+    top-p, min-p, XTC, temperature, sampling. Mirostat truncates and samples after the temperature.
+
+    Example:
+        params = SamplingParams(temperature=0.8, top_p=0.95, seed=1)
+        sampler = Sampler(model.vocab, params)
+        engine.generate("Once upon a time", temperature=0.8, top_p=0.95, seed=1)   # the same
 
     Args:
-        temperature: 0.0 takes the likeliest token that the other stages leave.
+        temperature: 0.0 for the most likely token that the other stages leave.
         dynatemp_range: the temperature moves by up to this much either way with the entropy of
-            the row; less than ``temperature``. 0.0 is off.
-        dynatemp_exponent: shape of that movement.
-        top_k: keep the k likeliest tokens; 0 is off.
-        top_p: keep the smallest set of tokens with at least this probability; 1.0 is off.
+            the row; less than ``temperature``. 0.0 to disable.
+        dynatemp_exponent: exponent of that movement.
+        top_k: keep the k most likely tokens; 0 to disable.
+        top_p: keep the smallest set of tokens with at least this probability; 1.0 to disable.
             (Holtzman et al. 2019, arXiv:1904.09751)
-        min_p: keep tokens with at least this share of the likeliest one's probability; 0.0 is off.
-        typical_p: keep this probability mass of tokens nearest to the row's entropy; 1.0 is off.
+        min_p: keep tokens with at least this fraction of the top token's probability; 0.0 to
+            disable.
+        typical_p: keep this probability mass of tokens nearest to the row's entropy; 1.0 to
+            disable.
             (Meister et al. 2022, arXiv:2202.00666)
-        top_n_sigma: keep logits within n standard deviations of the largest; 0.0 is off.
+        top_n_sigma: keep logits within n standard deviations of the maximum; 0.0 to disable.
             (Tang et al. 2024, arXiv:2411.07641)
         repeat_penalty: logits of recent tokens are divided by it if positive, else multiplied;
-            1.0 is off. (Keskar et al. 2019, arXiv:1909.05858)
+            1.0 to disable. (Keskar et al. 2019, arXiv:1909.05858)
         frequency_penalty: subtracted once for every recent occurrence.
         presence_penalty: subtracted once from every token that occurred recently.
         penalty_last_n: how many tokens, prompt included, count as recent for the three penalties.
         dry_multiplier: strength of DRY, which penalises tokens that would lengthen a repetition;
-            0.0 is off. (oobabooga/text-generation-webui pull request 5677)
+            0.0 to disable. (oobabooga/text-generation-webui pull request 5677)
         dry_base: the penalty is multiplier * base ** (length - allowed_length).
         dry_allowed_length: repetitions up to this many tokens are free.
         dry_penalty_last_n: how many tokens DRY looks back.
         dry_sequence_breakers: texts across which no repetition is counted.
         xtc_probability: chance, at each token, of leaving out all but the least likely of the
-            tokens above the threshold; 0.0 is off.
+            tokens above the threshold; 0.0 to disable.
             (oobabooga/text-generation-webui pull request 6335)
-        xtc_threshold: probability that makes a token a likely one.
-        mirostat: 1 or 2 for that version of Mirostat; 0 is off. (Basu et al. 2020,
+        xtc_threshold: minimum probability of a likely token.
+        mirostat: version 1 or 2 of Mirostat; 0 to disable. (Basu et al. 2020,
             arXiv:2007.14966)
-        mirostat_tau: the surprise aimed at, in bits.
-        mirostat_eta: how fast it is corrected.
-        logit_bias: token id to what is added to its logit; ``-math.inf`` bans the token.
+        mirostat_tau: target entropy, in bits.
+        mirostat_eta: learning rate.
+        logit_bias: token id to the value that is added to its logit; ``-math.inf`` bans the token.
         grammar: GBNF text with a rule ``root`` that the generated text must follow.
         json_schema: JSON schema (mapping or JSON text) that the generated text must satisfy.
-        seed: from 0 to 2**32 - 2; None draws a fresh one, which ``Sampler.seed`` reports.
+        seed: from 0 to 2**32 - 2; None for a random one, which ``Sampler.seed`` reports.
 
     Raises:
         SamplerError: a value out of range, or two that exclude each other.
@@ -159,28 +165,28 @@ class SamplingParams:
 
     @property
     def has_penalties(self) -> bool:
-        """Do the repeat, frequency or presence penalties change anything?"""
+        """True if the repeat, frequency or presence penalty is active."""
         strengths = (self.repeat_penalty, self.frequency_penalty, self.presence_penalty)
         return self.penalty_last_n > 0 and strengths != (1.0, 0.0, 0.0)
 
     @property
     def has_dry(self) -> bool:
-        """Does DRY change anything?"""
+        """True if DRY is active."""
         return self.dry_multiplier > 0.0 and self.dry_penalty_last_n > 0
 
     @property
     def has_xtc(self) -> bool:
-        """May XTC change anything?"""
+        """True if XTC is active."""
         return self.xtc_probability > 0.0
 
     @property
     def is_constrained(self) -> bool:
-        """Must the text follow a grammar or schema?"""
+        """True if a grammar or JSON schema constrains the text."""
         return self.grammar is not None or self.json_schema is not None
 
     @property
     def is_greedy(self) -> bool:
-        """Is the choice always the argmax of the plain logits?
+        """True if every choice is the argmax of the plain logits.
 
         ``top_k``, ``top_p``, ``min_p`` and ``top_n_sigma`` never cut off the likeliest token, so
         at temperature 0 they do not matter; typical-p and XTC may.
@@ -196,7 +202,7 @@ class SamplingParams:
 
     @property
     def has_usual_stages(self) -> bool:
-        """Are logit bias, penalties, top-k, top-p, min-p and temperature all that is asked for?"""
+        """True if only logit bias, penalties, top-k, top-p, min-p and temperature are active."""
         return not (
             self.has_dry
             or self.has_xtc
@@ -208,28 +214,30 @@ class SamplingParams:
 
     @property
     def n_history(self) -> int:
-        """How many of the last tokens, prompt included, the choice of the next depends on."""
+        """Number of recent tokens, prompt included, on which sampling depends."""
         penalties = self.penalty_last_n if self.has_penalties else 0
         return max(penalties, self.dry_penalty_last_n if self.has_dry else 0)
 
     def _check_temperature(self) -> None:
         if 0.0 < self.temperature < MIN_TEMPERATURE:
             raise SamplerError(
-                f"temperature must be 0 (greedy) or at least {MIN_TEMPERATURE:g}, "
-                f"not {self.temperature!r}"
+                f"invalid temperature={self.temperature!r}: expected 0 (greedy), or at least "
+                f"{MIN_TEMPERATURE:g}"
             )
         lowest = self.temperature - self.dynatemp_range
         if self.dynatemp_range > 0.0 and lowest < MIN_TEMPERATURE:
             raise SamplerError(
-                f"dynatemp_range must be less than temperature ({self.temperature!r}), "
-                f"not {self.dynatemp_range!r}"
+                f"invalid dynatemp_range={self.dynatemp_range!r}: expected less than "
+                f"temperature={self.temperature!r}"
             )
 
     def _check_mirostat(self) -> None:
         if self.mirostat == 0:
             return
         if self.temperature == 0.0:
-            raise SamplerError("mirostat draws at random and needs a temperature above 0, e.g. 1.0")
+            raise SamplerError(
+                "invalid temperature=0 with mirostat, which samples: set a temperature such as 1.0"
+            )
         neutral = {
             "top_k": 0,
             "top_p": 1.0,
@@ -242,36 +250,41 @@ class SamplingParams:
         clashing = [name for name, value in neutral.items() if getattr(self, name) != value]
         if clashing:
             raise SamplerError(
-                f"mirostat decides by itself what to cut off: leave out {', '.join(clashing)}"
+                f"mirostat replaces other truncation samplers: leave out {', '.join(clashing)}"
             )
 
     def _check_constraints(self) -> None:
         if self.grammar is not None and self.json_schema is not None:
             raise SamplerError("give either grammar or json_schema, not both")
         if not isinstance(self.grammar, (str, type(None))):
-            raise SamplerError(f"grammar must be GBNF text, not {type(self.grammar).__name__}")
+            raise SamplerError(f"invalid grammar={shown(self.grammar)}: expected GBNF text")
         if not isinstance(self.json_schema, (str, Mapping, type(None))):
-            kind = type(self.json_schema).__name__
-            raise SamplerError(f"json_schema must be a mapping or JSON text, not {kind}")
+            raise SamplerError(
+                f"invalid json_schema={shown(self.json_schema)}: expected a mapping or JSON text"
+            )
 
 
 def _checked_breakers(params: SamplingParams) -> tuple[str, ...]:
     breakers = params.dry_sequence_breakers
     if not isinstance(breakers, (tuple, list, set, frozenset)):
-        kind = type(breakers).__name__
-        raise SamplerError(f"dry_sequence_breakers must be several texts, not {kind}")
+        raise SamplerError(
+            f"invalid dry_sequence_breakers={shown(breakers)}: expected a tuple of strings"
+        )
     if len(breakers) > _MAX_BREAKERS:
         raise SamplerError(
-            f"dry_sequence_breakers has {len(breakers)} texts; at most {_MAX_BREAKERS} are allowed"
+            f"invalid dry_sequence_breakers: expected at most {_MAX_BREAKERS} strings, not "
+            f"{len(breakers)}"
         )
     for text in breakers:
         if not isinstance(text, str):
-            raise SamplerError(f"a DRY sequence breaker must be a text, not {shown(text)}")
+            raise SamplerError(
+                f"invalid dry_sequence_breakers item {shown(text)}: expected a string"
+            )
         n_bytes = len(text.encode("utf-8", "replace"))
         if not 0 < n_bytes <= _MAX_BREAKER_BYTES or "\0" in text or not _is_unicode(text):
             raise SamplerError(
-                f"a DRY sequence breaker must be 1 to {_MAX_BREAKER_BYTES} bytes of UTF-8 "
-                f"without NUL, not {shown(text)}"
+                f"invalid dry_sequence_breakers item {shown(text)}: expected 1 to "
+                f"{_MAX_BREAKER_BYTES} bytes of UTF-8 without NUL"
             )
     return tuple(breakers)
 
@@ -282,10 +295,12 @@ def _is_unicode(text: str) -> bool:
 
 def _checked_bias(logit_bias: Mapping[int, float]) -> dict[int, float]:
     if not isinstance(logit_bias, Mapping):
-        raise SamplerError(f"logit_bias must map token ids to numbers, not {shown(logit_bias)}")
+        raise SamplerError(
+            f"invalid logit_bias={shown(logit_bias)}: expected a mapping of token ids to numbers"
+        )
     for token, bias in logit_bias.items():
         if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < 2**31:
-            raise SamplerError(f"logit_bias must map token ids to numbers, not {shown(token)}")
+            raise SamplerError(f"invalid logit_bias key {shown(token)}: expected a token id")
         if bias != -math.inf:
             _Range(-_MAX_BIAS, _MAX_BIAS).check(f"logit_bias[{shown(token)}]", bias)
     return {token: float(bias) for token, bias in logit_bias.items() if bias != 0}

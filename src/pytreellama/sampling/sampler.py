@@ -1,4 +1,4 @@
-"""Sampler: draws the next token from a row of logits, and remembers what that depends on."""
+"""Sampler: samples the next token from a row of logits, with the state that this needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pytreellama.sampling.stages import new_stages
 
 
 class LogitsSource(Protocol):
-    """Whatever holds rows of logits, as ``Context.outputs`` does."""
+    """Anything that holds rows of logits, such as ``Context.outputs``."""
 
     def logits_pointer(self, row: int) -> Any:
         """cdata ``float *`` to the n_tokens logits of one row."""
@@ -31,19 +31,27 @@ class LogitsSource(Protocol):
 
 
 class Sampler(Closing):
-    """Draws tokens as ``SamplingParams`` ask for. One sampler follows one text.
+    """Samples tokens as ``SamplingParams`` say. One sampler follows one text.
 
     A sampler belongs to one thread at a time. The same seed, parameters and logits give the same
-    tokens. A grammar or schema is applied as llama.cpp does: a token is drawn without it first,
-    and only if it is refused are all others checked and the draw repeated.
+    tokens. Grammars and schemas work as in llama.cpp: a token is sampled without the constraint,
+    and only if it is invalid are all tokens masked and sampled again.
+
+    Example:
+        with Sampler(model.vocab, SamplingParams(temperature=0.8, seed=1)) as sampler:
+            sampler.accept_prompt(prompt)
+            token = sampler.sample(context.outputs, 0)
 
     Args:
-        vocab: the vocabulary of the model whose logits are drawn from.
-        params: what to draw; None is greedy.
+        vocab: the vocabulary of the model that computes the logits.
+        params: sampling options; None for greedy decoding.
+
+    Attributes:
+        seed: the seed in use.
 
     Raises:
-        SamplerError: a ``logit_bias`` token that the vocabulary does not have.
-        GrammarError: a grammar or schema that cannot be used.
+        SamplerError: ``logit_bias`` has a token that is not in the vocabulary.
+        GrammarError: an invalid grammar or schema.
     """
 
     def __init__(self, vocab: Vocab, params: SamplingParams | None = None) -> None:
@@ -64,20 +72,23 @@ class Sampler(Closing):
         self._chain = new_stages(vocab, self.params, biases, self.seed)
 
     def sample(self, outputs: LogitsSource, row: int) -> int:
-        """Draw a token from a row of the last decode, and take it as the next of the text.
+        """Sample a token from a row of the last decode, and accept it.
 
         Args:
-            outputs: where the logits are: ``Context.outputs``.
-            row: the row's number among the outputs of the last decode.
+            outputs: the source of the logits: ``Context.outputs``.
+            row: index among the outputs of the last decode.
+
+        Returns:
+            The token id.
 
         Raises:
-            SamplerError: the sampler is closed, or no token is left to choose from.
+            SamplerError: the sampler is closed, or no token is left to choose.
             GrammarError: no token can continue the text under the grammar or schema.
         """
         return self._choose(outputs.logits_pointer(row))
 
     def sample_row(self, logits: NDArray[np.float32]) -> int:
-        """Draw a token from float32 logits of shape (n_tokens,). Otherwise as ``sample``."""
+        """Sample a token from float32 logits of shape (n_tokens,), otherwise as ``sample``."""
         row = np.ascontiguousarray(logits, dtype=np.float32)
         if row.shape != (self.vocab.n_tokens,):
             raise SamplerError(
@@ -86,11 +97,11 @@ class Sampler(Closing):
         return self._choose(float_row(row))
 
     def accept(self, token: int) -> None:
-        """Take ``token`` as the next of the text, as if it had been drawn.
+        """Append ``token`` to the text, as if it had been sampled.
 
         Raises:
             SamplerError: not a token of the vocabulary.
-            GrammarError: the grammar or schema does not allow it here; nothing has changed.
+            GrammarError: the grammar or schema does not allow it; the state is unchanged.
         """
         self._chain.require_open()
         token = int(self._checked([token])[0])
@@ -99,10 +110,10 @@ class Sampler(Closing):
         self._chain.accept(token)
 
     def accept_prompt(self, tokens: Sequence[int] | NDArray[np.int32]) -> None:
-        """Tell penalties and DRY what stands before the text; grammars do not see it.
+        """Give the prompt to the penalties and DRY; grammars do not see it.
 
         Args:
-            tokens: ids in the order of the prompt; only the last ``params.n_history`` matter.
+            tokens: token ids of the prompt; only the last ``params.n_history`` matter.
         """
         self._chain.require_open()
         n_history = self.params.n_history
@@ -111,13 +122,13 @@ class Sampler(Closing):
         self._chain.accept_all(self._checked(tokens[-n_history:]))
 
     def reset(self) -> None:
-        """Forget text, prompt and draws: the sampler is as it was made, with the same seed."""
+        """Reset to the initial state, with the same seed."""
         self._chain.reset()
         if self._constraint is not None:
             self._constraint.reset()
 
     def clone(self) -> Sampler:
-        """An independent sampler in the same state: it would draw the same tokens from here on."""
+        """Return an independent sampler in the same state, which would sample the same tokens."""
         chain = self._chain.clone()
         other: Sampler = object.__new__(type(self))
         other.vocab, other.params, other.seed = self.vocab, self.params, self.seed
@@ -127,7 +138,7 @@ class Sampler(Closing):
         return other
 
     def close(self) -> None:
-        """Free the native samplers now; a second call does nothing."""
+        """Free the native samplers; a second call does nothing."""
         self._chain.close()
         self._model.close()
 

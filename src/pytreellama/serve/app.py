@@ -1,4 +1,4 @@
-"""The app: routes behind guards, around one engine."""
+"""The app: routes and middleware around one engine."""
 
 from __future__ import annotations
 
@@ -17,21 +17,27 @@ from pytreellama.page.document import CONTENT_TYPES, asset
 from pytreellama.serve.answers import Health, ModelCard, ModelList
 from pytreellama.serve.callers import Callers
 from pytreellama.serve.chat_routes import chat_router
+from pytreellama.serve.errors import APIError, handle_errors
 from pytreellama.serve.evaluation_routes import evaluation_router
-from pytreellama.serve.faults import Fault, handle_faults
-from pytreellama.serve.guards import BodyGuard, HeaderGuard, HeadGuard, HostGuard, KeyGuard
-from pytreellama.serve.openapi import answers_of, describe, faults
+from pytreellama.serve.middleware import (
+    BodyLimitMiddleware,
+    HeaderMiddleware,
+    HeadMiddleware,
+    HostMiddleware,
+    KeyMiddleware,
+)
+from pytreellama.serve.openapi import answers_of, describe, errors
 from pytreellama.serve.service import Service, json_response
-from pytreellama.serve.settings import Settings
+from pytreellama.serve.settings import ServerSettings
 from pytreellama.serve.text_routes import text_router
 
 _log = logging.getLogger(__name__)
 
-_DESCRIPTION = """OpenAI's interface to a local model whose texts are written with trees of guesses:
+_DESCRIPTION = """OpenAI's API for a local model that decodes speculatively with draft trees:
 every request's tree is verified in one pass. Every answer is what the model writes alone."""
 
 
-def make_app(engine: Engine, settings: Settings) -> FastAPI:
+def make_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     """An ASGI app that serves an engine, and closes it when it is shut down.
 
     Args:
@@ -49,11 +55,11 @@ def make_app(engine: Engine, settings: Settings) -> FastAPI:
     for router in (text_router, chat_router, evaluation_router, _facts_router):
         app.include_router(router(service))
     app.include_router(_page_router())
-    handle_faults(app)
+    handle_errors(app)
     describe(app, bool(settings.api_keys))
     # the last one added sees a request first
-    app.add_middleware(BodyGuard, max_bytes=settings.max_body_bytes)
-    app.add_middleware(KeyGuard, keys=settings.api_keys)
+    app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
+    app.add_middleware(KeyMiddleware, keys=settings.api_keys)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -61,12 +67,12 @@ def make_app(engine: Engine, settings: Settings) -> FastAPI:
             allow_methods=["GET", "POST"],
             allow_headers=["*"],  # clients tell much of themselves in headers
         )
-    app.add_middleware(HostGuard, hosts=settings.allowed_hosts)
-    app.add_middleware(HeaderGuard, on_fault=service.metrics.count_fault)
-    app.add_middleware(HeadGuard)
+    app.add_middleware(HostMiddleware, hosts=settings.allowed_hosts)
+    app.add_middleware(HeaderMiddleware, on_error=service.metrics.count_error)
+    app.add_middleware(HeadMiddleware)
     app.state.service = service
     app.state.callers = Callers(
-        service.workers, settings.request_s, lambda: service.desk.retry_after_s
+        service.workers, settings.request_s, lambda: service.queue.retry_after_s
     )
     return app
 
@@ -96,7 +102,7 @@ def _save_kept(engine: Engine, path: str) -> None:
 def _facts_router(service: Service) -> APIRouter:
     router = APIRouter(tags=["facts"])
 
-    @router.get("/v1/models", responses=answers_of(ModelList) | faults(401, 403, 500))
+    @router.get("/v1/models", responses=answers_of(ModelList) | errors(401, 403, 500))
     async def models() -> Response:
         """The model that is served."""
         return json_response(ModelList(data=[_card(service)]))
@@ -107,16 +113,16 @@ def _facts_router(service: Service) -> APIRouter:
         service.require_model(model)
         return json_response(_card(service))
 
-    @router.get("/health", responses=faults(403, 500, 503) | {200: {"model": Health}})
+    @router.get("/health", responses=errors(403, 500, 503) | {200: {"model": Health}})
     async def health() -> Response:
         """Does the engine run?"""
         if service.engine.engine.is_closed:
-            raise Fault(503, "the engine does not run")
+            raise APIError(503, "the engine does not run")
         return json_response(Health(status="ok"))
 
     @router.get(
         "/metrics",
-        responses=faults(401, 403, 500)
+        responses=errors(401, 403, 500)
         | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
         response_class=Response,
     )
@@ -155,7 +161,7 @@ def _page_router() -> APIRouter:
     @router.get("/assets/{name}")
     async def assets(name: str) -> Response:
         if name not in CONTENT_TYPES or name == "index.html":
-            raise Fault(404, f"there is no {name!r}")
+            raise APIError(404, f"there is no {name!r}")
         return _asset(name)
 
     return router

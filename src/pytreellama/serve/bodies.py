@@ -15,8 +15,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from pytreellama.serve.callers import QUICK_BYTES, Caller, Callers
-from pytreellama.serve.faults import Fault
-from pytreellama.serve.validation import fault_of_validation
+from pytreellama.serve.errors import APIError
+from pytreellama.serve.validation import api_error_of_validation
 
 N_CONTAINERS_MAX = 1 << 15
 """Objects and arrays in one body; 4,096 messages of parts need fewer."""
@@ -38,7 +38,7 @@ class JsonRoute(APIRoute):
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """See APIRoute. The endpoint is called with ``body`` and ``request``."""
+        """Return the handler; the endpoint is called with ``body`` and ``request``."""
         field = self.body_field
         assert field is not None, f"{self.path} has no body"
         model: type[BaseModel] = field.field_info.annotation  # type: ignore[assignment]
@@ -47,7 +47,7 @@ class JsonRoute(APIRoute):
             try:
                 content = await request.body()
             except ClientDisconnect:
-                raise Fault(499, "the client went away") from None
+                raise APIError(499, "the client went away") from None
             _require_json(request.headers.get("content-type", ""))
             callers: Callers = request.app.state.callers
             is_large = len(content) > QUICK_BYTES
@@ -70,18 +70,18 @@ def read_body(model: type[BaseModel], content: bytes) -> BaseModel:
     """A body that is checked.
 
     Raises:
-        Fault: it is no JSON, has too many elements, or is not what the model says.
+        APIError: it is no JSON, has too many elements, or is not what the model says.
     """
     if len(content) > QUICK_BYTES:
         _require_few(content)
     try:
         value = from_json(content.removeprefix(_BYTE_ORDER_MARK), allow_inf_nan=False)
     except ValueError as error:
-        raise Fault(400, f"the body is not JSON: {error}") from None
+        raise APIError(400, f"the body is not JSON: {error}") from None
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise fault_of_validation(error, value) from None
+        raise api_error_of_validation(error, value, model) from None
 
 
 def _require_json(content_type: str) -> None:
@@ -91,11 +91,11 @@ def _require_json(content_type: str) -> None:
     subtype = message.get_content_subtype()
     is_json = subtype == "json" or subtype.endswith("+json")
     if message.get_content_maintype() != "application" or not is_json:
-        raise Fault(400, "the body must be a JSON object, with Content-Type: application/json")
+        raise APIError(400, "the body must be a JSON object, with Content-Type: application/json")
 
 
 def _require_few(content: bytes) -> None:
-    """Raise Fault for JSON of more elements than allowed; counted before anything is made of it."""
+    """Raise APIError for JSON with too many elements, counted before it is parsed."""
     if _excess(_counts(content)) is None:
         return  # even with what stands in strings
     n_all = [0] * len(_LIMITS)
@@ -103,7 +103,7 @@ def _require_few(content: bytes) -> None:
         n_all = [n + n_more for n, n_more in zip(n_all, _counts(piece), strict=True)]
         excess = _excess(n_all)
         if excess is not None:
-            raise Fault(400, f"the body has more than {excess} in one request; send several")
+            raise APIError(400, f"the body has more than {excess} in one request; send several")
 
 
 _LIMITS = {

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from pytreellama.serve.faults import Fault
+from pytreellama.serve.errors import APIError
 from pytreellama.serve.workers import Workers
 
 _T = TypeVar("_T")
@@ -55,7 +55,7 @@ class Caller:
         """Wait for work as long as its client does, and as the request may take.
 
         Raises:
-            Fault: its time is over, or its client went away; the work is cancelled.
+            APIError: its time is over, or its client went away; the work is cancelled.
         """
         return await unless_gone(self.request, self._in_time(work))
 
@@ -63,7 +63,7 @@ class Caller:
         try:
             return await asyncio.wait_for(work, self.left_s)
         except asyncio.TimeoutError:
-            raise Fault(
+            raise APIError(
                 503,
                 f"it was not done within {self.limit_s:g} seconds; the server is too busy",
                 code="timeout",
@@ -102,7 +102,7 @@ async def unless_gone(request: Request, work: Awaitable[_T]) -> _T:
     """Do some work, and drop it where the client goes away first.
 
     Raises:
-        Fault: it went away; nobody hears of it.
+        APIError: it went away; nobody hears of it.
     """
     working = asyncio.ensure_future(work)
     working.add_done_callback(_retrieved)
@@ -111,7 +111,7 @@ async def unless_gone(request: Request, work: Awaitable[_T]) -> _T:
         await asyncio.wait([working, watching], return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
-        raise Fault(499, "the client went away")
+        raise APIError(499, "the client went away")
     finally:
         for task in (working, watching):
             task.cancel()

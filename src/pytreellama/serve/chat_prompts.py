@@ -10,7 +10,7 @@ from pytreellama.errors import ChatTemplateError
 from pytreellama.model.model import Model
 from pytreellama.serve import tools as tools_
 from pytreellama.serve.calls import OPEN
-from pytreellama.serve.faults import Fault
+from pytreellama.serve.errors import APIError
 from pytreellama.serve.requests import ChatRequest, Message, NamedTool
 from pytreellama.serve.text_limit import TextLimit
 
@@ -33,7 +33,7 @@ class ChatPrompts:
 
         Raises:
             ChatTemplateError: the model has no template, or it refuses these messages.
-            Fault: they are too long for the context, or a call in them has arguments that are not
+            APIError: they are too long for the context, or the arguments of a call in them are not
                 a JSON object.
         """
         self._text_limit.check_bytes(*map(_written, messages))
@@ -80,15 +80,17 @@ def answer_schema(request: ChatRequest) -> dict[str, Any] | None:
     """The JSON schema that the answer must satisfy, if any.
 
     Raises:
-        Fault: a tool is chosen that is not there, or two things constrain the answer.
+        APIError: a tool is chosen that is not there, or two things constrain the answer.
     """
     choice, chosen = request.tool_choice, None
     if isinstance(choice, NamedTool):
         chosen = choice.function.name
         if chosen not in [tool.function.name for tool in request.tools or []]:
-            raise Fault(400, f"tool_choice names {chosen}, which is no tool", param="tool_choice")
+            raise APIError(
+                400, f"tool_choice names {chosen}, which is no tool", param="tool_choice"
+            )
     if choice == "required" and not request.tools:
-        raise Fault(400, "tool_choice is required, but there are no tools", param="tool_choice")
+        raise APIError(400, "tool_choice is required, but there are no tools", param="tool_choice")
     format = request.response_format
     schema: dict[str, Any] | None = None
     if format is not None and format.type == "json_object":
@@ -98,7 +100,7 @@ def answer_schema(request: ChatRequest) -> dict[str, Any] | None:
         schema = {"type": "object"} if given is None else dict(given)
     if must_call(request):
         if schema is not None:
-            raise Fault(
+            raise APIError(
                 400, "an answer that must be a call has no response_format", param="response_format"
             )
         return tools_.tool_schema(offered_tools(request), chosen)

@@ -26,12 +26,12 @@ from pytreellama.serve.bodies import JsonRoute, caller_of
 from pytreellama.serve.callers import Caller
 from pytreellama.serve.calls import Call, CallWatch
 from pytreellama.serve.chat_prompts import answer_schema, must_call
-from pytreellama.serve.faults import Fault
+from pytreellama.serve.errors import APIError
 from pytreellama.serve.logprobs import chat_logprobs
 from pytreellama.serve.openapi import answers_of
+from pytreellama.serve.request_queue import Answer, AnswerOptions, finish_of, usage_of
 from pytreellama.serve.requests import ChatRequest
 from pytreellama.serve.service import Service, respond
-from pytreellama.serve.writing import Answer, Asked, finish_of, usage_of
 
 
 def chat_router(service: Service) -> APIRouter:
@@ -59,24 +59,24 @@ def _is_constrained(body: ChatRequest) -> bool:
 
 async def _begin(service: Service, body: ChatRequest, caller: Caller) -> _Writer:
     service.require_model(body.model)
-    service.desk.check_room(1, body.n_answers)
+    service.queue.check_room(1, body.n_answers)
     if body.top_logprobs is not None and not body.logprobs:
-        raise Fault(400, "top_logprobs needs logprobs: true", param="top_logprobs")
+        raise APIError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
     prompt, schema = await caller.run(partial(_prepare, service, body))
     asked_tokens = body.max_completion_tokens or body.max_tokens
     max_tokens = service.max_tokens(asked_tokens, None, len(prompt))
     options = body.options(max_tokens, (body.top_logprobs or 0) if body.logprobs else None)
     if schema is not None:
         options["json_schema"] = schema
-    asked = Asked([prompt], body.n_answers, options, bool(body.stream), body.wants_steps)
-    return _Writer(service, body, await service.desk.begin(asked, caller))
+    asked = AnswerOptions([prompt], body.n_answers, options, bool(body.stream), body.wants_steps)
+    return _Writer(service, body, await service.queue.begin(asked, caller))
 
 
 def _prepare(service: Service, body: ChatRequest) -> tuple[list[int], dict[str, Any] | None]:
     """The prompt's token ids, and the schema of the answer if there is one."""
     schema = answer_schema(body)
     if schema is not None and body.grammar is not None:
-        raise Fault(400, "give a grammar or a schema, not both", param="grammar")
+        raise APIError(400, "give a grammar or a schema, not both", param="grammar")
     return service.chat_prompts.tokens(body.messages, body), schema
 
 
@@ -93,7 +93,7 @@ class _Writer:
         self._functions = {f.function.name: f.function.parameters or {} for f in functions}
 
     async def whole(self) -> ChatCompletion:
-        chunks = await self._service.desk.whole(self.answers)
+        chunks = await self._service.queue.whole(self.answers)
         stats = [chunk.stats for chunk in chunks if chunk.stats is not None]
         return ChatCompletion(
             **self._head,
@@ -119,7 +119,7 @@ class _Writer:
             yield head | {"choices": [first.model_dump()]}
         watches = [CallWatch(self._functions) for _ in self.answers]
         stats: dict[int, Stats] = {}
-        async for answer, chunk in self._service.desk.pieces(self.answers):
+        async for answer, chunk in self._service.queue.pieces(self.answers):
             if chunk.stats is not None:
                 stats[answer.index] = chunk.stats
             choice = self._piece(answer.index, chunk, watches[answer.index])

@@ -14,7 +14,7 @@ from pytreellama.engine.evaluation import Embedding, Evaluation, Scoring
 from pytreellama.serve.answers import Embedded, EmbeddingList, Scored, ScoreList, Usage
 from pytreellama.serve.bodies import JsonRoute, caller_of
 from pytreellama.serve.callers import Caller
-from pytreellama.serve.faults import Fault, fault_of
+from pytreellama.serve.errors import APIError, api_error_of
 from pytreellama.serve.openapi import answers_of
 from pytreellama.serve.requests import EmbeddingRequest, ScoreRequest, as_prompts
 from pytreellama.serve.service import Service, json_response
@@ -44,7 +44,7 @@ async def _embed(service: Service, body: EmbeddingRequest, caller: Caller) -> Re
     engine = service.engine.engine
     n_values = engine.model.n_embd_out
     if body.dimensions not in (None, n_values):
-        raise Fault(400, f"this model's vectors have {n_values} dimensions", param="dimensions")
+        raise APIError(400, f"this model's vectors have {n_values} dimensions", param="dimensions")
     texts = as_prompts(body.input)
     _require_few(service, len(texts), "input")
 
@@ -78,7 +78,7 @@ def _embedded(
 async def _score(service: Service, body: ScoreRequest, caller: Caller) -> Response:
     service.require_model(body.model)
     if (body.prompt is None) == (body.messages is None):
-        raise Fault(400, "give either a prompt or messages", param="prompt")
+        raise APIError(400, "give either a prompt or messages", param="prompt")
     _require_few(service, len(body.continuations), "continuations")
     prompt = await caller.run(partial(_prompt, service, body))
     continuations = [
@@ -121,12 +121,12 @@ async def _evaluate(service: Service, evaluation: Evaluation, caller: Caller) ->
     try:
         await service.engine.finish(await caller.run(submit, drop=Generation.cancel))
     except Exception as error:
-        raise fault_of(error, service.desk.retry_after_s) from error
+        raise api_error_of(error, service.queue.retry_after_s) from error
 
 
 def _require_few(service: Service, n_texts: int, param: str) -> None:
     most = service.settings.n_continuations_max
     if n_texts > most:
-        raise Fault(
+        raise APIError(
             400, f"{n_texts} were given; this server takes {most} in one request", param=param
         )

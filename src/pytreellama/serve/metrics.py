@@ -30,13 +30,13 @@ class Metrics:
             return Histogram(f"pytreellama_{name}", help, registry=registry, buckets=buckets)
 
         self.answers = counter("answers", "Answers by why they ended.", "finish_reason")
-        self._faults = counter("faults", "Requests that were refused or failed.", "status")
+        self._errors = counter("faults", "Requests that were refused or failed.", "status")
         self._prompt_tokens = counter("prompt_tokens", "Tokens of prompts.")
         self._cached_tokens = counter("cached_tokens", "Of these, those in the cache already.")
         self._tokens = counter("tokens", "Tokens written.")
         self._steps = counter("steps", "Steps: passes, for each text that took part.")
-        self._drafted = counter("drafted_tokens", "Guessed tokens that were verified.")
-        self._accepted = counter("accepted_tokens", "Of these, those that came true.")
+        self._drafted = counter("drafted_tokens", "Draft tokens that were verified.")
+        self._accepted = counter("accepted_tokens", "Draft tokens that were accepted.")
         self._preempted = counter("preemptions", "Times that a text had to leave the cache.")
         self._per_step = histogram("tokens_per_step", "Of each answer.", _PER_STEP)
         self.first_s = histogram("first_token_seconds", "To a text's first token.", _FIRST_S)
@@ -59,9 +59,9 @@ class Metrics:
         if stats.n_tokens > 1:
             self.next_s.observe(stats.decode_s / stats.n_tokens)
 
-    def count_fault(self, status: int) -> None:
+    def count_error(self, status: int) -> None:
         """Count a request that was refused or failed."""
-        self._faults.labels(str(status)).inc()
+        self._errors.labels(str(status)).inc()
 
     def text(self) -> bytes:
         """All of them in Prometheus's format."""
@@ -69,23 +69,23 @@ class Metrics:
 
 
 class _EngineGauges(Collector):
-    """What an engine tells when it is asked."""
+    """Gauges that read the engine's load at each scrape."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
-        """See Collector."""
+        """Yield the current gauges."""
         load, n_ctx = self._engine.load, self._engine.context.n_ctx
         gauges = {
-            "running": ("Requests in the cache.", load.n_running),
+            "running": ("Running requests.", load.n_running),
             "queued": (
-                "Requests that wait.",
+                "Waiting requests.",
                 max(self._engine.n_open - load.n_running, load.n_waiting),
             ),
-            "kept_texts": ("Ended texts that stay for prompts alike.", load.n_kept),
-            "cache_cells_used": ("Tokens in the cache.", load.n_cells_used),
-            "cache_cells": ("Tokens that the cache holds.", n_ctx),
+            "kept_texts": ("Finished sequences in the prefix cache.", load.n_kept),
+            "cache_cells_used": ("KV-cache cells in use.", load.n_cells_used),
+            "cache_cells": ("KV-cache cells in total.", n_ctx),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(f"pytreellama_{name}", text, value)

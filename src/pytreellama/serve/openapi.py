@@ -9,11 +9,11 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from pytreellama.serve.answers import ChatChunk, ErrorBody
-from pytreellama.serve.guards import needs_key
+from pytreellama.serve.middleware import needs_key
 
 _REF = "#/components/schemas/{model}"
 
-_FAULTS = {
+_ERRORS = {
     400: "The request cannot be served as it is.",
     401: "The API key is missing or wrong.",
     403: "The server was called by a name that is not its own.",
@@ -28,15 +28,15 @@ _FAULTS = {
 def answers_of(
     model: type[BaseModel], *, streams: bool = False, chunk: type[BaseModel] | None = None
 ) -> dict[int | str, dict[str, Any]]:
-    """What a route answers, faults among it."""
+    """The responses of a route, errors included."""
     success: dict[str, Any] = {"model": model, "description": "The answer."}
     if streams:
         success["content"] = {"text/event-stream": {"itemSchema": _event(chunk or model)}}
-    return {200: success} | faults()
+    return {200: success} | errors()
 
 
 def _event(model: type[BaseModel]) -> dict[str, Any]:
-    """An event of a stream: a piece of the answer, a fault in its middle, or the end."""
+    """An event of a stream: a piece of the answer, an error in mid-stream, or the end."""
     forms = [{"$ref": _REF.format(model=one.__name__)} for one in (model, ErrorBody)]
     written = {
         "type": "string",
@@ -47,11 +47,11 @@ def _event(model: type[BaseModel]) -> dict[str, Any]:
     return {"type": "object", "properties": {"data": data}, "required": ["data"]}
 
 
-def faults(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What a route may answer instead; all of them by default."""
     return {
         status: {"model": ErrorBody, "description": text}
-        for status, text in _FAULTS.items()
+        for status, text in _ERRORS.items()
         if not statuses or status in statuses
     }
 
@@ -73,7 +73,7 @@ def _document(app: FastAPI, has_keys: bool) -> dict[str, Any]:
     )
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            # faults have OpenAI's form here, with a status of 400
+            # errors have OpenAI's form here, with a status of 400
             operation["responses"].pop("422", None)
             if has_keys and needs_key(path):
                 operation["security"] = [{"key": []}]

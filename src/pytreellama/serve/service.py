@@ -18,12 +18,12 @@ from pytreellama.engine import AsyncEngine
 from pytreellama.serve.answers import new_id, now
 from pytreellama.serve.callers import unless_gone
 from pytreellama.serve.chat_prompts import ChatPrompts
-from pytreellama.serve.faults import Fault, fault_of
+from pytreellama.serve.errors import APIError, api_error_of
 from pytreellama.serve.metrics import Metrics
-from pytreellama.serve.settings import LEAVING_S, Settings
+from pytreellama.serve.request_queue import Answer, RequestQueue
+from pytreellama.serve.settings import LEAVING_S, ServerSettings
 from pytreellama.serve.text_limit import TextLimit
 from pytreellama.serve.workers import Workers
-from pytreellama.serve.writing import Answer, Desk
 from pytreellama.system import build_info
 
 _PING_S = 15
@@ -38,9 +38,9 @@ class Service:
     """
 
     engine: AsyncEngine
-    settings: Settings
+    settings: ServerSettings
     metrics: Metrics = field(init=False)
-    desk: Desk = field(init=False)
+    queue: RequestQueue = field(init=False)
     workers: Workers = field(default_factory=Workers)
     text_limit: TextLimit = field(init=False)
     chat_prompts: ChatPrompts = field(init=False)
@@ -49,15 +49,15 @@ class Service:
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.engine.engine)
-        self.desk = Desk(self.engine, self.settings, self.metrics)
+        self.queue = RequestQueue(self.engine, self.settings, self.metrics)
         self.text_limit = TextLimit(self.engine.engine)
         self.chat_prompts = ChatPrompts(self.engine.engine.model, self.text_limit)
         self.fingerprint = f"pytreellama-{str(build_info()['key'])[:12]}"
 
     def require_model(self, name: str | None) -> None:
-        """Raise Fault for a model that is not the one that is served; None is that one."""
+        """Raise APIError for a model that is not the one that is served; None is that one."""
         if name not in (None, self.settings.model_name):
-            raise Fault(
+            raise APIError(
                 404,
                 f"the model {name!r} is not served here; there is {self.settings.model_name!r}",
                 param="model",
@@ -67,7 +67,7 @@ class Service:
     def end_all(self) -> None:
         """End every request where it stands."""
         self.workers.close()
-        self.desk.end_all()
+        self.queue.end_all()
 
     def head(self, kind: str) -> dict[str, Any]:
         """What an answer to a request for text begins with."""
@@ -111,13 +111,13 @@ async def respond(service: Service, request: Request, writer: Writer, *, streams
     try:
         return json_response(await unless_gone(request, writer.whole()))
     finally:
-        service.desk.end(writer.answers)
+        service.queue.end(writer.answers)
 
 
 class EventResponse(EventSourceResponse):
     """Answers in pieces, as server-sent events; the last one's data is ``[DONE]``.
 
-    However it ends, as when the client goes away, the answers are ended. A fault in mid-stream is
+    However it ends, as when the client goes away, the answers are ended. An error in mid-stream is
     an event of its own.
 
     Args:
@@ -139,12 +139,12 @@ class EventResponse(EventSourceResponse):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Send the response, and end its answers however it ends."""
         try:
             await super().__call__(scope, receive, send)
         finally:
             # a generator that was never begun would not do it
-            self._service.desk.end(self._answers)
+            self._service.queue.end(self._answers)
 
     async def _data(self, events: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[bytes]:
         async with aclosing(events):
@@ -152,9 +152,9 @@ class EventResponse(EventSourceResponse):
                 async for event in events:
                     yield _event(json.dumps(event, separators=(",", ":")))
             except Exception as error:
-                fault = fault_of(error, self._service.desk.retry_after_s)
-                self._service.metrics.count_fault(fault.status_code)
-                yield _event(fault.body.model_dump_json())
+                api_error = api_error_of(error, self._service.queue.retry_after_s)
+                self._service.metrics.count_error(api_error.status_code)
+                yield _event(api_error.body.model_dump_json())
         yield _event("[DONE]")
 
 

@@ -9,7 +9,7 @@ LEAVING_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ServerSettings:
     """Limits of a server.
 
     Attributes:

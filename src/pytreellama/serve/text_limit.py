@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytreellama.engine import Engine
-from pytreellama.serve.faults import Fault
+from pytreellama.serve.errors import APIError
 
 
 class TextLimit:
@@ -27,7 +27,7 @@ class TextLimit:
             add_eos: as ``Engine.encode_prompt``.
 
         Raises:
-            Fault: it leaves no room for an answer.
+            APIError: it leaves no room for an answer.
             VocabError, RequestError: no ids can be made of it.
         """
         if isinstance(prompt, str):
@@ -47,12 +47,12 @@ class TextLimit:
         return list(text)
 
     def check_tokens(self, prompt: Sequence[int]) -> None:
-        """Raise Fault for a prompt that leaves no room for an answer."""
+        """Raise APIError for a prompt that leaves no room for an answer."""
         if len(prompt) >= self.n_tokens:
-            raise self._fault(f"the prompt has {len(prompt)} tokens")
+            raise self._too_long(f"the prompt has {len(prompt)} tokens")
 
     def check_bytes(self, *texts: str) -> None:
-        """Raise Fault for texts that together are too long whatever their tokens are.
+        """Raise APIError for texts that together are too long whatever their tokens are.
 
         It takes no longer than to count their bytes, so it comes before templates and tokenizers.
         """
@@ -60,11 +60,11 @@ class TextLimit:
         n_least = self._engine.vocab.least_tokens(text)
         if n_least >= self.n_tokens:
             n_bytes = len(_utf8(text))
-            raise self._fault(f"the prompt of {n_bytes} bytes has at least {n_least} tokens")
+            raise self._too_long(f"the prompt of {n_bytes} bytes has at least {n_least} tokens")
 
-    def _fault(self, what: str) -> Fault:
-        # clients tell this fault from others by "maximum context length is"
-        return Fault(
+    def _too_long(self, what: str) -> APIError:
+        # clients recognise this error by "maximum context length is"
+        return APIError(
             400,
             f"{what}, and this server's maximum context length is {self.n_tokens} tokens, for the "
             "prompt and the answer; shorten it, or serve with a larger --n-ctx",

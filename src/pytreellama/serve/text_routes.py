@@ -13,12 +13,12 @@ from pytreellama.engine import Chunk, Stats
 from pytreellama.serve.answers import TextChoice, TextCompletion
 from pytreellama.serve.bodies import JsonRoute, caller_of
 from pytreellama.serve.callers import Caller
-from pytreellama.serve.faults import Fault
+from pytreellama.serve.errors import APIError
 from pytreellama.serve.logprobs import TextLogprobWriter
 from pytreellama.serve.openapi import answers_of
+from pytreellama.serve.request_queue import Answer, AnswerOptions, finish_of, usage_of
 from pytreellama.serve.requests import CompletionRequest, as_prompts
 from pytreellama.serve.service import Service, respond
-from pytreellama.serve.writing import Answer, Asked, finish_of, usage_of
 
 _N_TOKENS = 16  # OpenAI's default
 
@@ -40,21 +40,21 @@ def text_router(service: Service) -> APIRouter:
 async def _begin(service: Service, body: CompletionRequest, caller: Caller) -> _Writer:
     service.require_model(body.model)
     if body.best_of not in (None, body.n_answers):
-        raise Fault(400, "best_of must equal n", param="best_of")
+        raise APIError(400, "best_of must equal n", param="best_of")
     if body.echo and body.logprobs is not None:
-        raise Fault(
+        raise APIError(
             400,
             "logprobs of the prompt are not supported; leave echo out, or use /v1/score",
             param="echo",
         )
     given = as_prompts(body.prompt)
-    service.desk.check_room(len(given), body.n_answers)
+    service.queue.check_room(len(given), body.n_answers)
     prompts = [await caller.run(partial(service.text_limit.encode, one)) for one in given]
     longest = max(map(len, prompts))
     max_tokens = service.max_tokens(body.max_tokens, _N_TOKENS, longest)
     options = body.options(max_tokens, body.logprobs)
-    asked = Asked(prompts, body.n_answers, options, bool(body.stream), body.wants_steps)
-    return _Writer(service, body, await service.desk.begin(asked, caller))
+    asked = AnswerOptions(prompts, body.n_answers, options, bool(body.stream), body.wants_steps)
+    return _Writer(service, body, await service.queue.begin(asked, caller))
 
 
 class _Writer:
@@ -71,7 +71,7 @@ class _Writer:
         self._logprobs = [TextLogprobWriter(self._vocab) for _ in answers]
 
     async def whole(self) -> TextCompletion:
-        chunks = await self._service.desk.whole(self.answers)
+        chunks = await self._service.queue.whole(self.answers)
         stats = [chunk.stats for chunk in chunks if chunk.stats is not None]
         completion = self._completion(
             [self._choice(a, c) for a, c in zip(self.answers, chunks, strict=True)]
@@ -83,7 +83,7 @@ class _Writer:
         head = self._completion([]).model_dump()
         stats: dict[int, Stats] = {}
         seen: set[int] = set()
-        async for answer, chunk in self._service.desk.pieces(self.answers):
+        async for answer, chunk in self._service.queue.pieces(self.answers):
             if chunk.stats is not None:
                 stats[answer.index] = chunk.stats
             choice = self._choice(answer, chunk, answer.index not in seen)

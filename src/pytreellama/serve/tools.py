@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytreellama.serve.calls import CLOSE, OPEN
-from pytreellama.serve.faults import Fault
+from pytreellama.serve.errors import APIError
 
-Message = dict[str, Any]
+MessageDict = dict[str, Any]
 
 _INSTRUCTION = """\
 You can call functions. To call one, answer with nothing but its name and arguments as JSON:
@@ -55,16 +55,16 @@ def knows_tools(template: str) -> bool:
     return re.search(r"\btools\b", template) is not None
 
 
-def with_objects(messages: Sequence[Message]) -> list[Message]:
+def with_objects(messages: Sequence[MessageDict]) -> list[MessageDict]:
     """Messages for a template that knows tools: arguments as objects, not as text.
 
     Raises:
-        Fault: arguments that are not a JSON object.
+        APIError: arguments that are not a JSON object.
     """
     return [_with_objects(i, message) for i, message in enumerate(messages)]
 
 
-def _with_objects(i: int, message: Message) -> Message:
+def _with_objects(i: int, message: MessageDict) -> MessageDict:
     if not message.get("tool_calls"):
         return message
     calls = [
@@ -75,8 +75,11 @@ def _with_objects(i: int, message: Message) -> Message:
 
 
 def in_words(
-    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, takes_system: bool = True
-) -> list[Message]:
+    messages: Sequence[MessageDict],
+    tools: Sequence[Mapping[str, Any]],
+    *,
+    takes_system: bool = True,
+) -> list[MessageDict]:
     """Messages for a template that knows no tools: all is told in texts.
 
     Results of tools are the user's turn, in one message for as many as come in a row: many
@@ -87,9 +90,9 @@ def in_words(
             with the tools.
 
     Raises:
-        Fault: arguments that are not a JSON object.
+        APIError: arguments that are not a JSON object.
     """
-    told: list[Message] = []
+    told: list[MessageDict] = []
     for i, message in enumerate(messages):
         one = _in_words(i, message)
         is_result = message["role"] == "tool" or (i > 0 and messages[i - 1]["role"] == "tool")
@@ -103,7 +106,7 @@ def in_words(
     return _told_first(told, _INSTRUCTION + "\n".join(functions), takes_system)
 
 
-def _told_first(messages: list[Message], text: str, takes_system: bool) -> list[Message]:
+def _told_first(messages: list[MessageDict], text: str, takes_system: bool) -> list[MessageDict]:
     """Messages that begin with a text of the server's own."""
     if messages[0]["role"] == "system":
         first = messages[0] | {"content": f"{messages[0]['content']}\n\n{text}"}
@@ -116,7 +119,7 @@ def _told_first(messages: list[Message], text: str, takes_system: bool) -> list[
     return [{"role": "user", "content": text}, *messages]
 
 
-def _in_words(i: int, message: Message) -> Message:
+def _in_words(i: int, message: MessageDict) -> MessageDict:
     if message["role"] == "tool":
         content = f"<tool_response>\n{message.get('content') or ''}\n</tool_response>"
         return {"role": "user", "content": content}
@@ -131,7 +134,7 @@ def _in_words(i: int, message: Message) -> Message:
     return {"role": message["role"], "content": "\n".join([message.get("content") or "", *texts])}
 
 
-def _arguments(i: int, k: int, call: Message) -> dict[str, Any]:
+def _arguments(i: int, k: int, call: MessageDict) -> dict[str, Any]:
     """The arguments of message i's call k; some clients send none as an empty text."""
     text = call["function"]["arguments"]
     if not text.strip():
@@ -143,4 +146,4 @@ def _arguments(i: int, k: int, call: Message) -> dict[str, Any]:
     if isinstance(arguments, dict):
         return arguments
     param = f"messages.{i}.tool_calls.{k}.function.arguments"
-    raise Fault(400, f"{param}: expected a JSON object as text, such as '{{}}'", param=param)
+    raise APIError(400, f"{param}: expected a JSON object as text, such as '{{}}'", param=param)

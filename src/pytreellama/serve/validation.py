@@ -1,13 +1,14 @@
-"""What is wrong with a body, in one fault that names the field as it stands in the body."""
+"""Validation of request bodies: one API error that names the field as the body spells it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from pytreellama.serve.faults import Fault
+from pytreellama.errors import did_you_mean
+from pytreellama.serve.errors import APIError
 
 _N_TOLD_MAX = 100
 """Errors of which pydantic makes objects; it makes them of all or none, 10 us each."""
@@ -15,17 +16,25 @@ _N_TOLD_MAX = 100
 _SHOULD_BE = "Input should be "  # as pydantic's texts of wrong types begin
 
 
-def fault_of_validation(error: ValidationError, body: object) -> Fault:
-    """One fault of the many that pydantic finds: it tries every form that a field may have."""
+def api_error_of_validation(
+    error: ValidationError, body: object, model: type[BaseModel]
+) -> APIError:
+    """The most specific of the errors that pydantic finds.
+
+    Args:
+        error: pydantic's, which has an error for every form that a field may have.
+        body: the JSON value that was checked.
+        model: what it was checked against; its fields are suggested for unknown names.
+    """
     n_errors = error.error_count()
     if n_errors > _N_TOLD_MAX:
-        return Fault(
+        return APIError(
             400,
             f"the body has {n_errors} values or fields that this server does not take, too many to "
             "name; /openapi.json says what it takes",
         )
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    return _fault_of([_Found(one, body) for one in found])
+    return _api_error_of([_Found(one, body) for one in found], list(model.model_fields))
 
 
 class _Found:
@@ -47,22 +56,23 @@ class _Found:
         return self.type.endswith("_type") or self.type == "literal_error"
 
 
-def _fault_of(errors: Sequence[_Found]) -> Fault:
+def _api_error_of(errors: Sequence[_Found], fields: Sequence[str]) -> APIError:
     # of a field with several forms, the value's own form gets farthest
     first = max(errors, key=lambda one: (not one.is_of_form, len(one.path), one.n_passed))
     param = ".".join(first.path) or None
     if first.type == "extra_forbidden":
-        return Fault(400, f"{param} is not a field that this server knows", param=param)
+        meant = did_you_mean(param, fields)
+        return APIError(400, f"{param} is not a field that this server knows{meant}", param=param)
     if first.type == "none_required":
-        return Fault(400, f"{param} is not supported; leave it out", param=param)
+        return APIError(400, f"{param} is not supported; leave it out", param=param)
     if not first.path:
-        return Fault(400, "the body must be a JSON object, with Content-Type: application/json")
+        return APIError(400, "the body must be a JSON object, with Content-Type: application/json")
     message = first.message
     if first.is_of_form:
         alike = [one.message for one in errors if one.path == first.path and one.is_of_form]
         forms = dict.fromkeys(one.removeprefix(_SHOULD_BE) for one in alike)
         message = _SHOULD_BE + " or ".join(forms)
-    return Fault(400, f"{param}: {message}", param=param)
+    return APIError(400, f"{param}: {message}", param=param)
 
 
 def _path_in(body: object, parts: Sequence[str | int], is_missing: bool) -> list[str]:

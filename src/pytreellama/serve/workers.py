@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from pytreellama.engine.async_engine import call_in
 from pytreellama.errors import QueueFullError
-from pytreellama.serve.faults import Fault
+from pytreellama.serve.errors import APIError
 
 _T = TypeVar("_T")
 
@@ -124,7 +124,7 @@ class Lane:
 
         Raises:
             QueueFullError: too many jobs wait.
-            Fault: the server is stopped meanwhile.
+            APIError: the server is stopped meanwhile.
             Exception: whatever ``act`` raises.
         """
         loop = asyncio.get_running_loop()
@@ -217,5 +217,5 @@ def _tell(job: _Job[Any], error: Exception) -> None:
     call_in(job.loop, partial(job.fail, error))
 
 
-def _stopping() -> Fault:
-    return Fault(503, "the server is being stopped")
+def _stopping() -> APIError:
+    return APIError(503, "the server is being stopped")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.context.params import CACHE_TYPES, CacheType
-from pytreellama.errors import BatchError, DecodeError
+from pytreellama.errors import BatchError, DecodeError, not_one_of
 from pytreellama.native.log import last_error
 from pytreellama.native.tensors import ggml_type
 from pytreellama.testing.library import ffi, lib
@@ -195,7 +195,7 @@ def attention(
 
 def _type(name: CacheType, values: Float32) -> int:
     if name not in CACHE_TYPES:
-        raise BatchError(f"type {name} was asked for; allowed is {', '.join(CACHE_TYPES)}")
+        raise BatchError(not_one_of("type", name, CACHE_TYPES))
     kind = ggml_type(name)
     block = lib.ggml_blck_size(kind)
     if values.shape[2] % block:

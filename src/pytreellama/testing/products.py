@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pytreellama.errors import BatchError, DecodeError
+from pytreellama.errors import BatchError, DecodeError, not_one_of
 from pytreellama.native.limits import N_THREADS_MAX
 from pytreellama.native.log import last_error
 from pytreellama.native.tensors import ggml_type
@@ -49,7 +49,7 @@ def encode_weights(values: Float32, type_w: WeightType) -> Bytes:
     data = np.empty((*values.shape[:-1], row_bytes(type_w, values.shape[-1])), dtype=np.uint8)
     kind = ggml_type(type_w)
     if lib.ggml_quantize_requires_imatrix(kind):
-        raise BatchError(f"{type_w} was asked for, which needs an importance matrix; give bytes")
+        raise BatchError(f"invalid type={type_w!r}: it needs an importance matrix; give bytes")
     if not np.isfinite(values).all():
         raise BatchError("weights with infinities or NaN were given; allowed is what is finite")
     n_in = values.shape[-1]
@@ -88,7 +88,7 @@ def block_size(type_w: WeightType) -> int:
         BatchError: an unknown type.
     """
     if type_w not in WEIGHT_TYPES:
-        raise BatchError(f"type {type_w} was asked for; allowed is {', '.join(WEIGHT_TYPES)}")
+        raise BatchError(not_one_of("type", type_w, WEIGHT_TYPES))
     return int(lib.ggml_blck_size(ggml_type(type_w)))
 
 
@@ -100,9 +100,7 @@ def row_bytes(type_w: WeightType, n_in: int) -> int:
     """
     block = block_size(type_w)
     if n_in < 1 or n_in % block:
-        raise BatchError(
-            f"rows of {n_in} were asked for; {type_w} has rows of multiples of {block}"
-        )
+        raise BatchError(f"invalid n_in={n_in}: rows of {type_w} have multiples of {block} values")
     return int(lib.ggml_row_size(ggml_type(type_w), n_in))
 
 
@@ -141,7 +139,7 @@ def matmul(
     ids = None if ids is None else _checked_ids(ids)
     _check_shapes(np.shape(w), x, ids)
     if not 1 <= n_threads <= N_THREADS_MAX:
-        raise BatchError(f"{n_threads} threads were asked for; allowed are 1 to {N_THREADS_MAX}")
+        raise BatchError(f"invalid n_threads={n_threads}: expected 1 to {N_THREADS_MAX}")
     data = _stored(np.asarray(w), type_w, x.shape[-1])
     _check_experts(ids, len(data))
     params = ffi.new("struct treellama_matmul_params *")
@@ -222,8 +220,7 @@ def _check_experts(ids: Int32 | None, n_experts: int) -> None:
         return
     if ids.min() < 0 or ids.max() >= n_experts:
         raise BatchError(
-            f"experts from {ids.min()} to {ids.max()} were asked for; allowed are 0 to "
-            f"{n_experts - 1}"
+            f"invalid experts {ids.min()} to {ids.max()}: expected 0 to {n_experts - 1}"
         )
     if (np.diff(np.sort(ids, axis=1), axis=1) == 0).any():
         raise BatchError("a token has an expert twice; name each once")

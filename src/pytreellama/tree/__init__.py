@@ -1,4 +1,4 @@
-"""Trees of guessed tokens, who sees whom in them, and how they are laid out: NumPy alone."""
+"""Token trees, their attention masks and layouts; NumPy only."""
 
 from pytreellama.tree.layout import bfs_order, depths, dfs_order, positions, subtree_sizes
 from pytreellama.tree.mask import ancestor_mask, leaves, mask_of_sequence_sets, sequence_sets

@@ -1,4 +1,4 @@
-"""TokenTree: many guessed continuations of one text, with equal prefixes stored once."""
+"""TokenTree: many continuations of one text, with shared prefixes stored once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pytreellama.errors import TreeError
+from pytreellama.errors import TreeError, did_you_mean
 from pytreellama.tree import layout, mask
 from pytreellama.tree.arrays import (
     INT32_MAX,
@@ -41,21 +41,29 @@ _ROOT_P = read_only(np.ones(1, dtype=np.float32))
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
 class TokenTree:
-    """An immutable tree of tokens that hangs on the end of the committed text (the trunk).
+    """An immutable tree of tokens that continues the committed text (the trunk).
 
-    Nodes are numbered in BFS order: parents before children, depth never falls. Two children of
-    one node never carry the same token. Several roots are allowed, and so is a tree without nodes.
+    Nodes are in BFS order: parents come before children, and depth never falls. Children of one
+    node carry different tokens. Several roots are allowed, and so is an empty tree.
 
-    tokens:  int32[n], token ids, not negative.
-    parents: int32[n], index of each node's parent, -1 for a root.
-    p:       float32[n] or None: the probability, as the drafter estimates it, that a node's whole
-             path is accepted. In [0, 1], never higher than the parent's; what rounding carries
-             above (up to 1e-6) is lowered to it.
-    depths:  int32[n], 0 for a root.
+    All arrays are read-only copies. Trees compare and hash by value, ``p`` included. The
+    constructor is strict; the ``from_...`` methods sort nodes and merge equal siblings.
 
-    All arrays are read-only copies. Trees compare and hash by value, p included. The constructor
-    is strict and raises TreeError; the `from_...` methods put nodes in order and merge equal
-    siblings.
+    Example:
+        tree = TokenTree.from_paths([[11, 12, 13], [11, 14]])
+        tree.parents                          # [-1, 0, 0, 1]
+        logits = context.decode(tree, seq=seq).logits
+
+    Attributes:
+        tokens: int32, shape (n,), token ids.
+        parents: int32, shape (n,), index of each node's parent, -1 for a root.
+        p: float32, shape (n,), or None: the drafter's estimate of the probability that the whole
+            path of a node is accepted. In [0, 1] and never above the parent's; rounding errors up
+            to 1e-6 are corrected.
+        depths: int32, shape (n,), 0 for a root.
+
+    Raises:
+        TreeError: the arrays do not form such a tree.
     """
 
     tokens: Int32Array
@@ -116,9 +124,14 @@ class TokenTree:
 
     @classmethod
     def chain(cls, tokens: npt.ArrayLike, p: npt.ArrayLike | None = None) -> TokenTree:
-        """One path: each token the only child of the one before.
+        """A single path: each token is the only child of the one before.
 
-        tokens: integers, shape (n,); p: path probabilities, shape (n,), not rising. TreeError.
+        Args:
+            tokens: integers, shape (n,).
+            p: path probabilities, shape (n,), not rising.
+
+        Raises:
+            TreeError: invalid tokens or probabilities.
         """
         checked = as_tokens(tokens)
         return cls(checked, np.arange(-1, len(checked) - 1), p)
@@ -129,10 +142,16 @@ class TokenTree:
     ) -> TokenTree:
         """A tree of nodes in any order: sorted by depth, equal siblings merged.
 
-        tokens, parents: integers, shape (n,); parents are indices into the given order, -1 for a
-        root. p: path probabilities, shape (n,); merged nodes keep the largest (see `merge`).
-        Within a level nodes keep the given order, so arrays in BFS order without equal siblings
-        come out as they went in. TreeError for cycles and whatever the constructor rejects.
+        Within a level nodes keep the given order, so arrays in BFS order without equal siblings are
+        unchanged.
+
+        Args:
+            tokens: integers, shape (n,).
+            parents: integers, shape (n,): indices into the given order, -1 for a root.
+            p: path probabilities, shape (n,); merged nodes keep the largest (see ``merge``).
+
+        Raises:
+            TreeError: a cycle, or invalid tokens or probabilities.
         """
         given_tokens = as_tokens(tokens)
         given_parents = as_parents(parents, len(given_tokens))
@@ -152,12 +171,19 @@ class TokenTree:
     def from_grown(
         cls, tokens: Sequence[int], parents: Sequence[int], p: Sequence[float]
     ) -> TokenTree:
-        """A tree of nodes as a drafter grows them, each after its parent; sorted by depth.
+        """A tree of nodes in the order in which a drafter grew them; sorted by depth.
 
-        tokens, parents, p: n integers, n indices of earlier nodes or -1, n path probabilities.
-        Within a level nodes keep the given order. It is `from_parents` for trees of some tens of
-        nodes, of which lists are made sooner than arrays. TreeError for a parent that does not come
-        before its node, equal siblings, negative tokens, and p that rises or is not in [0, 1].
+        Like ``from_parents``, but faster for trees of some tens of nodes in lists. Within a level
+        nodes keep the given order.
+
+        Args:
+            tokens: n token ids.
+            parents: n indices of earlier nodes, -1 for a root.
+            p: n path probabilities.
+
+        Raises:
+            TreeError: a parent that does not precede its node, equal siblings, negative tokens, or
+                probabilities that rise or are not in [0, 1].
         """
         depths: list[int] = []
         bounded: list[float] = []
@@ -186,11 +212,13 @@ class TokenTree:
 
     @classmethod
     def from_paths(cls, paths: Iterable[Iterable[int]]) -> TokenTree:
-        """The smallest tree that holds all paths of token ids; equal prefixes are merged.
+        """The smallest tree that contains all paths of token ids; equal prefixes are merged.
 
-        Levels are numbered from left to right, siblings in the order in which they first occur.
-        `TokenTree.from_paths(tree.paths())` is the same tree again. TreeError for what is not a
-        token id.
+        Levels are numbered from left to right, siblings in the order of their first occurrence.
+        ``TokenTree.from_paths(tree.paths())`` gives the same nodes again.
+
+        Raises:
+            TreeError: something that is not a token id.
         """
         tokens: list[int] = []
         parents: list[int] = []
@@ -219,14 +247,18 @@ class TokenTree:
         top_k_tokens: npt.ArrayLike,
         top_k_p: npt.ArrayLike | None = None,
     ) -> TokenTree:
-        """A tree in the manner of Medusa: a fixed shape, filled with each head's best tokens.
+        """A tree of fixed shape, filled with the top tokens of each head, as in Medusa.
 
-        choices: tuples of ranks; (0, 2) is the third best token of head 1 below the best token of
-        head 0. Each prefix of a choice must be a choice too.
-        top_k_tokens: integers, shape (n_heads, k), the best first: row d fills depth d.
-        top_k_p: probabilities of those tokens, the same shape; the product down a path becomes p.
-        TreeError for ranks and depths beyond the table, and for a missing prefix. Source: Medusa,
-        Cai et al. 2024 (arXiv 2401.10774), "sparse tree".
+        Source: Medusa, Cai et al. 2024 (arXiv 2401.10774), "sparse tree".
+
+        Args:
+            choices: tuples of ranks; (0, 2) is the third best token of head 1 below the best token
+                of head 0. Each prefix of a choice must be a choice too.
+            top_k_tokens: integers, shape (n_heads, k), best first: row d fills depth d.
+            top_k_p: probabilities of those tokens, same shape; products down a path become ``p``.
+
+        Raises:
+            TreeError: ranks or depths beyond the table, or a missing prefix.
         """
         table, p_table = _as_top_k(top_k_tokens, top_k_p)
         # Shortest first: a parent is numbered before its children. One step a distinct choice.
@@ -242,20 +274,25 @@ class TokenTree:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TokenTree:
-        """The tree that `to_dict` wrote; strict about order, keys and values (TreeError)."""
+        """The tree that ``to_dict`` wrote.
+
+        Raises:
+            TreeError: missing or unknown keys, wrong order, or invalid values.
+        """
         if not isinstance(data, Mapping):
             raise TreeError(f"a tree is read from a mapping, not from {type(data).__name__}")
         missing = [key for key in _DICT_KEYS[:2] if key not in data]
         unknown = [key for key in data if key not in _DICT_KEYS]
         if missing or unknown:
             raise TreeError(
-                f"a tree has the keys tokens, parents and, if known, p;"
-                f" missing: {missing}, unknown: {unknown}"
+                f"invalid tree: expected the keys tokens, parents and optionally p; "
+                f"missing: {missing}, unknown: {unknown}"
+                f"{did_you_mean(unknown[0], _DICT_KEYS) if unknown else ''}"
             )
         return cls(data["tokens"], data["parents"], data.get("p"))
 
     def to_dict(self) -> dict[str, list[int] | list[float]]:
-        """Plain lists under `tokens`, `parents` and, where there are probabilities, `p`."""
+        """Plain lists under ``tokens``, ``parents`` and, if there are probabilities, ``p``."""
         data: dict[str, list[int] | list[float]] = {
             "tokens": self.tokens.tolist(),
             "parents": self.parents.tolist(),
@@ -281,14 +318,14 @@ class TokenTree:
 
     @property
     def n_levels(self) -> int:
-        """Number of nodes on the longest path; 0 for the empty tree."""
+        """Length of the longest path in nodes; 0 for the empty tree."""
         return int(self.depths[-1]) + 1 if len(self) else 0
 
     @property
     def leaves(self) -> Int32Array:
         """Nodes without children from left to right (depth first), int32[n_leaves], read-only.
 
-        The k-th leaf is the end of `paths()[k]` and number k in `mask.sequence_sets`.
+        The k-th leaf is the end of ``paths()[k]`` and number k in ``mask.sequence_sets``.
         """
         if self._leaves is None:
             self._set("_leaves", read_only(mask.leaves(self.parents)))
@@ -297,13 +334,16 @@ class TokenTree:
 
     @property
     def roots(self) -> Int32Array:
-        """Nodes that hang on the trunk, int32[n_roots], read-only."""
+        """Nodes that continue the trunk, int32[n_roots], read-only."""
         return self.children(TRUNK)
 
     def child(self, node: int, token: int) -> int | None:
-        """The child of `node` (-1: of the trunk) that carries `token`, or None.
+        """The child of ``node`` (-1 for the trunk) that carries ``token``, or None.
 
-        O(1) after the first call on a tree. TreeError if there is no such node.
+        O(1) after the first call on a tree.
+
+        Raises:
+            TreeError: no such node.
         """
         self._check_node(node)
         if self._child_of is None:
@@ -352,10 +392,12 @@ class TokenTree:
     # --- new trees from it ------------------------------------------------------------------
 
     def merge(self, other: TokenTree) -> TokenTree:
-        """The union of both trees' paths, both hanging on the same trunk.
+        """The union of the paths of both trees, on the same trunk.
 
-        This tree's nodes come first within each level. A path in both keeps the larger p. Both
-        trees carry p or neither does (an empty tree fits either), else TreeError.
+        This tree's nodes come first within each level. A path in both keeps the larger ``p``.
+
+        Raises:
+            TreeError: one tree has probabilities and the other, not empty, has none.
         """
         if not isinstance(other, TokenTree):
             raise TreeError(f"merge takes a TokenTree, not {type(other).__name__}")
@@ -371,19 +413,25 @@ class TokenTree:
         )
 
     def prune(self, keep: npt.ArrayLike) -> TokenTree:
-        """The tree of the kept nodes; a node that is not kept takes its whole subtree along.
+        """The tree of the kept nodes; a node that is dropped takes its subtree along.
 
-        keep: bool, shape (n,), or node indices. The nodes left stay in order. TreeError for a mask
-        of another length and for indices out of range.
+        Args:
+            keep: bool, shape (n,), or node indices. The kept nodes stay in order.
+
+        Raises:
+            TreeError: a mask of another length, or indices out of range.
         """
         kept = self._as_node_mask(keep)
         n_dropped_above = layout.sums_along_paths(self.parents, (~kept).astype(np.int64))
         return self._take(np.flatnonzero(n_dropped_above == 0))
 
     def truncate(self, n_nodes: int) -> TokenTree:
-        """The `n_nodes` nodes of highest path probability; the tree itself if it has no more.
+        """The ``n_nodes`` nodes with the highest path probability, or the tree itself.
 
-        Ties and trees without p go in BFS order; see `nodes_by_p`. TreeError if negative.
+        Ties and trees without ``p`` go in BFS order; see ``nodes_by_p``.
+
+        Raises:
+            TreeError: ``n_nodes`` is negative.
         """
         if n_nodes < 0:
             raise TreeError(f"cannot truncate to {n_nodes} nodes; give 0 or more")
@@ -392,10 +440,13 @@ class TokenTree:
         return self._take(np.sort(self.nodes_by_p()[:n_nodes]))
 
     def with_root(self, token: int) -> TokenTree:
-        """A tree with one root, node 0, that carries `token`; this tree's roots hang on it.
+        """A tree with the root ``token``, node 0, above this tree's roots.
 
-        Node i becomes node i + 1. The new root's p, where there is p, is 1: in speculation it is
-        the last accepted token. TreeError for a negative token.
+        Node i becomes node i + 1. The new root's ``p`` is 1: in speculation it is the last accepted
+        token.
+
+        Raises:
+            TreeError: a negative token.
         """
         if len(self) == 0:
             return TokenTree._lone_root(as_tokens([token], "the root's token"), self.p is not None)
@@ -417,7 +468,7 @@ class TokenTree:
     def to_text(
         self, labels: Labels = None, accepted: Iterable[int] = (), *, colour: bool = False
     ) -> str:
-        """The tree drawn with box characters, a line a node; see `draw_text.draw_text`."""
+        """Draw the tree with box characters, one line per node; arguments as for ``draw_text``."""
         return draw_text(
             self.tokens, self.parents, self.p, labels=labels, accepted=accepted, colour=colour
         )
@@ -425,7 +476,7 @@ class TokenTree:
     def to_svg(
         self, labels: Labels = None, accepted: Iterable[int] = (), *, title: str | None = None
     ) -> str:
-        """The tree as a standalone SVG; see `draw_svg.draw_svg`."""
+        """Draw the tree as a standalone SVG; arguments as for ``draw_svg``."""
         return draw_svg(
             self.tokens, self.parents, self.p, labels=labels, accepted=accepted, title=title
         )

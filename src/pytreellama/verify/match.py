@@ -1,4 +1,4 @@
-"""Verification by matching: follow the target's own draws for as long as the tree foresaw them."""
+"""Verification by matching: accept draft nodes that equal the target's own samples."""
 
 from __future__ import annotations
 
@@ -17,22 +17,30 @@ def match(
     draw: Callable[[int], int],
     stop: Callable[[int], bool] | None = None,
 ) -> Verdict:
-    """Walk `tree` from node 0 by the target's own draws.
+    """Walk ``tree`` from node 0 along the target's own samples.
 
-    Node 0, the only root, is the last token of the text so far. `draw(node)` returns the token
-    that the target's sampler draws from its logits at that node, grammar and penalties included.
-    If a child of the node carries it, the walk goes on there; if none does, it ends. Every drawn
-    token is emitted. `stop(token)` is asked once for each of them, in order; when it is true
-    (end of generation, token limit) the walk ends at once, even if the tree goes on.
+    At each node the target's sampler draws a token. If a child carries it, the walk continues
+    there; else it ends. Every drawn token is emitted.
 
-    Exact for every sampler and grammar, deterministic or random: each emitted token was drawn by
-    the target's own sampler, in the order of the text, from logits under exactly the text before
-    it. The tree decides only how many draws one pass pays for, never what is drawn; a draw is
-    never repeated nor thrown away, so the sampler's state and random stream advance as in plain
-    decoding. Source: SpecInfer (arXiv 2305.09781), and sampling with acceptance by equality in
-    llama.cpp's speculative examples.
+    This is exact for every sampler and grammar: each emitted token was drawn by the target's own
+    sampler, in text order, from logits under exactly the preceding text. The tree decides only how
+    many draws one pass pays for. No draw is repeated or discarded, so the sampler's state and
+    random stream advance as in plain decoding. O(1) per token. Source: SpecInfer (arXiv
+    2305.09781); also the acceptance by equality in llama.cpp's speculative examples.
 
-    Raises TreeError if the tree is empty or has more than one root. Costs O(1) per drawn token.
+    Example:
+        tree = TokenTree.chain([5, 6, 7])                       # node 0: last token of the text
+        match(tree, {0: 6, 1: 9}.__getitem__)                   # target: 6 after node 0, then 9
+        # Verdict(path=(0, 1), tokens=(6, 9))
+
+    Args:
+        tree: the draft, with node 0, the last token of the text, as its only root.
+        draw: returns the token that the target samples at a node, grammar and penalties included.
+        stop: called once for each token in order; True (end of generation, token limit) ends the
+            walk, even if the tree continues.
+
+    Raises:
+        TreeError: the tree is empty or has more than one root.
     """
     require_one_root(tree)
     node = 0
@@ -56,10 +64,15 @@ def match_greedy(
     argmax: NDArray[np.int32],
     stop: Callable[[int], bool] | None = None,
 ) -> Verdict:
-    """`match` for greedy decoding: `argmax[node]` is the target's likeliest token at that node.
+    """``match`` for greedy decoding.
 
-    `argmax` is an integer array of shape (n_nodes,). Raises TreeError for another shape or dtype,
-    and where `match` does.
+    Args:
+        tree: as for ``match``.
+        argmax: integers of shape (n_nodes,), the target's most likely token at each node.
+        stop: as for ``match``.
+
+    Raises:
+        TreeError: another shape or dtype, an empty tree, or several roots.
     """
     if argmax.shape != (len(tree),) or argmax.dtype.kind not in "iu":
         raise TreeError(
@@ -71,12 +84,12 @@ def match_greedy(
 
 
 def require_one_root(tree: TokenTree) -> None:
-    """TreeError unless node 0 is the only root."""
-    # Roots come first in BFS order, so the second node tells whether there is another.
+    """Raise ``TreeError`` unless node 0 is the only root."""
+    # Roots come first in BFS order, so the second node shows whether there is another.
     if len(tree) == 0:
         raise TreeError("the tree is empty; its node 0 must be the last token of the text")
     if len(tree) > 1 and tree.parents[1] < 0:
         raise TreeError(
             "the tree has several roots; verification starts from one, node 0, the last token of "
-            "the text: put it above the guesses with tree.with_root(token)"
+            "the text: put it above the draft with tree.with_root(token)"
         )

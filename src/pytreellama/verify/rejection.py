@@ -1,4 +1,4 @@
-"""Verification by rejection: keep the guesses that are also good draws of the target."""
+"""Verification by rejection sampling: accept draft nodes with probability min(1, p/q)."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def rejection(
     none of the children's then, since a rejected token has no probability left in p. `stop` is
     asked as in `match`.
 
-    A child that q gives no probability, or none any more, counts as a certain guess: q is one at
-    its token and zero elsewhere, for that child alone. So a drafter that does not draw at all
-    gives such a q for its first child, the others follow by themselves, and the rule then does
+    A child that q gives no probability, or none any more, counts as a deterministic draft: q is
+    one at its token and zero elsewhere, for that child alone. So a drafter that does not draw at
+    all gives such a q for its first child, the others follow by themselves, and the rule then does
     what `match` does. If max(p - q, 0) is zero everywhere, p is q up to rounding; then it was
     rounding that rejected x, and x is accepted.
 
     Exact in distribution if the drafter did draw from q. Whether a node is in the tree may depend
     on the tokens drawn before it, but not on its own: to draw more children than fit and keep the
-    likeliest is to draw from another distribution than q. Guesses that were chosen, not drawn,
+    likeliest is to draw from another distribution than q. Drafts that were chosen, not sampled,
     belong to `match`.
 
     Sources: speculative sampling, Leviathan et al. (arXiv 2211.17192) and Chen et al. (arXiv
@@ -82,10 +82,10 @@ def _accepted_or_drawn(
     tokens: Iterable[int], p: Distribution, q: Distribution, chance: Chance
 ) -> int:
     for token in tokens:
-        guess = q if q[token] > 0 else _certain(token, len(q))
-        if chance.accept(_ratio_up_to_one(p[token], guess[token])):
+        candidate = q if q[token] > 0 else _certain(token, len(q))
+        if chance.accept(_ratio_up_to_one(p[token], candidate[token])):
             return token
-        residual = np.maximum(p - guess, 0)
+        residual = np.maximum(p - candidate, 0)
         if not residual.any():
             return token
         p = residual / residual.sum()

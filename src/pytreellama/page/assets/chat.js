@@ -151,7 +151,7 @@ class Chat {
     this.abort = null;
     this.frame = null;
     this.view = new StepView($("steps"), {
-      empty: "The tree of every pass appears here: what was guessed, and what the model took of it.",
+      empty: "The tree of every pass appears here: draft nodes, and the path that was accepted.",
       onShow: (index) => this.shownAnswer?.marked.light(index),
     });
     this.listen();

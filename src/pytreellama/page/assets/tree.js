@@ -242,8 +242,8 @@ function detailsOf(box) {
   const lines = [box.text];
   if (box.kind === "root") lines.push("the text's last token");
   if (box.kind === "drawn") lines.push("drawn by the model after the path");
-  if (box.kind === "accepted") lines.push("guessed, and accepted");
-  if (box.kind === "guess") lines.push("guessed, not taken");
+  if (box.kind === "accepted") lines.push("drafted, accepted");
+  if (box.kind === "guess") lines.push("drafted, rejected");
   if (box.names.length) lines.push(`proposed by ${listed(box.names)}`);
   if (box.p !== null && box.kind !== "drawn") {
     lines.push(`its path was called ${percent(box.p)} likely`);
@@ -281,8 +281,8 @@ function headingOf(step) {
   const n = step.tokens.length;
   const brought = `${counted(n, "token")} in one pass`;
   const took = step.seconds === null ? "" : ` of ${milliseconds(step.seconds)}`;
-  if (!nGuesses(step)) return `No guesses: ${brought}${took}`;
-  return `${nAccepted(step)} of ${counted(nGuesses(step), "guess")} accepted: ${brought}${took}`;
+  if (!nGuesses(step)) return `No draft: ${brought}${took}`;
+  return `${nAccepted(step)} of ${counted(nGuesses(step), "draft node")} accepted: ${brought}${took}`;
 }
 
 // -- numbers
@@ -305,7 +305,7 @@ function numbersOf(steps) {
 }
 
 const NUMBERS = [
-  ["accepted", "guesses accepted a step", "mean of all steps so far", ""],
+  ["accepted", "draft nodes accepted per step", "mean of all steps so far", ""],
   ["rate", "tokens a second", `last ${N_LAST} steps`, ""],
   ["plainRate", "tokens a second, plain", "by measured cost", ""],
   ["speedUp", "speed-up", "over plain, by measured cost", "×"],
@@ -406,7 +406,7 @@ class Legend {
     this.element.replaceChildren(
       ...order.filter((name) => names.has(name)).map((name) => this.drafter(name)),
       this.sample("accepted", "accepted"),
-      this.sample("guess", "not taken"),
+      this.sample("guess", "rejected"),
       this.sample("drawn", "the model's own"),
     );
   }
@@ -547,7 +547,7 @@ export class StepView {
     const pick = (index) => this.go(index);
     this.series = [
       new Series("Nodes in the tree", "nodes", (step) => step.tree.texts.length, pick),
-      new Series("Guesses accepted", "accepted", nAccepted, pick),
+      new Series("Draft nodes accepted", "accepted", nAccepted, pick),
     ];
     this.timer = null;
     this.frame = null;

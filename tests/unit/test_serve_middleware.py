@@ -1,4 +1,4 @@
-"""Guards: who may ask, by which name, with how large a body, and what browsers are told."""
+"""Middleware: who may ask, by which name, with how large a body, and what browsers are told."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pytreellama.serve.guards import BodyGuard, HeaderGuard, HeadGuard, HostGuard, KeyGuard
+from pytreellama.serve.middleware import (
+    BodyLimitMiddleware,
+    HeaderMiddleware,
+    HeadMiddleware,
+    HostMiddleware,
+    KeyMiddleware,
+)
 
 
 async def inner(scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,7 +53,7 @@ def message_of(answer: httpx.Response) -> str:
 
 
 class TestKeys:
-    app = KeyGuard(inner, ["sesame", "schlüssel"])
+    app = KeyMiddleware(inner, ["sesame", "schlüssel"])
 
     @pytest.mark.parametrize(
         "header", [b"Bearer sesame", b"bearer sesame", b"Bearer  sesame ", "Bearer schlüssel"]
@@ -85,7 +91,7 @@ class TestKeys:
         assert ask(self.app, path).status_code == 200
 
     def test_without_keys_all_is_open(self) -> None:
-        assert ask(KeyGuard(inner, [])).status_code == 200
+        assert ask(KeyMiddleware(inner, [])).status_code == 200
 
     def test_every_key_is_compared_in_a_time_that_tells_nothing(
         self, monkeypatch: pytest.MonkeyPatch
@@ -103,7 +109,7 @@ class TestKeys:
 
 
 class TestHosts:
-    app = HostGuard(inner, ["localhost", "[::1]", "Box.local"])
+    app = HostMiddleware(inner, ["localhost", "[::1]", "Box.local"])
 
     @pytest.mark.parametrize(
         "host", ["localhost", "LOCALHOST:8000", "[::1]:8000", "[::1]", "box.local:1"]
@@ -122,17 +128,19 @@ class TestHosts:
         assert "--allow-host" in message_of(answer)
 
     def test_without_names_all_are_answered(self) -> None:
-        assert ask(HostGuard(inner, []), "/", {"Host": "evil.example"}).status_code == 200
+        assert ask(HostMiddleware(inner, []), "/", {"Host": "evil.example"}).status_code == 200
 
 
 class TestBodies:
     @pytest.mark.parametrize("size", [0, 1, 100])
     def test_a_body_within_the_limit_comes_through(self, size: int) -> None:
-        assert ask(BodyGuard(inner, 100), content=b"x" * size).text == str(size)
+        assert ask(BodyLimitMiddleware(inner, 100), content=b"x" * size).text == str(size)
 
     @pytest.mark.parametrize("told", ["101", "9" * 5000, "-1", "1.0", "", b"\xb2"])
     def test_a_body_that_is_told_to_be_larger_is_not_read(self, told: str | bytes) -> None:
-        answer = ask(BodyGuard(unread, 100), headers={"Content-Length": told}, content=b"x")
+        answer = ask(
+            BodyLimitMiddleware(unread, 100), headers={"Content-Length": told}, content=b"x"
+        )
         assert answer.status_code == 413
         assert "100 bytes" in message_of(answer)
 
@@ -142,32 +150,34 @@ async def unread(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def test_browsers_are_told_to_load_nothing_from_elsewhere_and_faults_are_counted() -> None:
-    faults: list[int] = []
-    guarded = HeaderGuard(KeyGuard(inner, ["sesame"]), faults.append)
+    errors: list[int] = []
+    with_headers = HeaderMiddleware(KeyMiddleware(inner, ["sesame"]), errors.append)
     for path in ("/v1/models", "/health"):
-        answer = ask(guarded, path)
+        answer = ask(with_headers, path)
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
         assert answer.headers["Referrer-Policy"] == "no-referrer"
-    assert faults == [401]
+    assert errors == [401]
 
 
 @pytest.mark.parametrize(
-    "guard",
+    "middleware",
     [
-        lambda app: KeyGuard(app, ["sesame"]),
-        lambda app: HostGuard(app, ["localhost"]),
-        lambda app: BodyGuard(app, 1),
-        lambda app: HeaderGuard(app, lambda status: None),
+        lambda app: KeyMiddleware(app, ["sesame"]),
+        lambda app: HostMiddleware(app, ["localhost"]),
+        lambda app: BodyLimitMiddleware(app, 1),
+        lambda app: HeaderMiddleware(app, lambda status: None),
     ],
 )
-def test_what_is_no_request_passes_every_guard(guard: Callable[[ASGIApp], ASGIApp]) -> None:
+def test_what_is_no_request_passes_every_middleware(
+    middleware: Callable[[ASGIApp], ASGIApp],
+) -> None:
     seen: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         seen.append(scope["type"])
 
-    asyncio.run(guard(app)({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
+    asyncio.run(middleware(app)({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
     assert seen == ["lifespan"]
 
 
@@ -179,7 +189,7 @@ def test_a_head_request_is_answered_as_get_without_the_body() -> None:
         await inner(scope, receive, send)
 
     async def answer(method: str) -> httpx.Response:
-        transport = httpx.ASGITransport(app=HeadGuard(noted))
+        transport = httpx.ASGITransport(app=HeadMiddleware(noted))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.request(method, "/health")
 

@@ -14,13 +14,13 @@ from pytreellama.engine import AsyncEngine, Chunk, Generation, Stats
 from pytreellama.engine.async_engine import call_in, chunks
 from pytreellama.engine.completion import FinishReason
 from pytreellama.errors import QueueFullError
-from pytreellama.page.recorder import Recorder
+from pytreellama.page.recorder import StepRecorder
 from pytreellama.sampling.params import MAX_SEED
 from pytreellama.serve.answers import CompletionDetails, Finish, PromptDetails, Usage
 from pytreellama.serve.callers import Caller
-from pytreellama.serve.faults import Fault, fault_of
+from pytreellama.serve.errors import APIError, api_error_of
 from pytreellama.serve.metrics import Metrics
-from pytreellama.serve.settings import Settings
+from pytreellama.serve.settings import ServerSettings
 
 _FINISH: dict[FinishReason, Finish] = {
     "stop": "stop",
@@ -47,13 +47,13 @@ class Answer:
 
     index: int
     generation: Generation
-    log: Recorder | None
+    log: StepRecorder | None
     asked_s: float
     limit: asyncio.TimerHandle
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AnswerOptions:
     """What answers are asked for.
 
     Attributes:
@@ -70,7 +70,7 @@ class Asked:
     wants_steps: bool = False
 
 
-class Desk:
+class RequestQueue:
     """Takes in requests for text, within a server's limits.
 
     Args:
@@ -78,7 +78,7 @@ class Desk:
         metrics: hear of every answer.
     """
 
-    def __init__(self, engine: AsyncEngine, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, engine: AsyncEngine, settings: ServerSettings, metrics: Metrics) -> None:
         self._engine = engine
         self._settings = settings
         self._metrics = metrics
@@ -95,24 +95,24 @@ class Desk:
         """Refuse a request before anything is made for it: that is cheap, however many ask.
 
         Raises:
-            Fault: it asks for too many answers, or the queue is full.
+            APIError: it asks for too many answers, or the queue is full.
         """
         n_answers = n_prompts * n
         if n_answers > self._settings.n_choices_max:
-            raise Fault(
+            raise APIError(
                 400,
                 f"{n_answers} answers were asked for; this server gives at most "
                 f"{self._settings.n_choices_max} to one request",
                 param="n",
             )
         if self._engine.engine.is_full:
-            raise fault_of(QueueFullError(), self.retry_after_s)
+            raise api_error_of(QueueFullError(), self.retry_after_s)
 
-    async def begin(self, asked: Asked, caller: Caller) -> list[Answer]:
+    async def begin(self, asked: AnswerOptions, caller: Caller) -> list[Answer]:
         """Queue all answers, or none.
 
         Raises:
-            Fault: what the engine refuses, or too much at once.
+            APIError: what the engine refuses, or too much at once.
         """
         answers: list[Answer] = []
         try:
@@ -121,16 +121,16 @@ class Desk:
         except BaseException as error:
             self.end(answers)
             if isinstance(error, Exception):
-                raise fault_of(error, self.retry_after_s) from error
+                raise api_error_of(error, self.retry_after_s) from error
             raise
         return answers
 
-    async def _begin_one(self, asked: Asked, index: int, caller: Caller) -> Answer:
+    async def _begin_one(self, asked: AnswerOptions, index: int, caller: Caller) -> Answer:
         prompt = asked.prompts[index // asked.n]
         options = dict(asked.options)
         if options.get("seed") is not None:
             options["seed"] = (options["seed"] + index % asked.n) % (MAX_SEED + 1)
-        log = Recorder(self._engine.engine, len(prompt)) if asked.wants_steps else None
+        log = StepRecorder(self._engine.engine, len(prompt)) if asked.wants_steps else None
         if log is not None:
             options["on_step"] = log.watch
             options["logprobs"] = options.get("logprobs") or 0
@@ -232,9 +232,9 @@ class Desk:
             yield chunk
 
     def _check(self, chunk: Chunk) -> None:
-        """Raise Fault for an answer whose time was over before it began."""
+        """Raise APIError for an answer whose time was over before it began."""
         if chunk.finish_reason == "cancelled" and chunk.stats and chunk.stats.n_steps == 0:
-            raise Fault(
+            raise APIError(
                 503,
                 f"the answer did not begin within {self._settings.request_s:g} seconds; the server "
                 "is too busy",

@@ -1,4 +1,4 @@
-"""Faults: whatever goes wrong, in OpenAI's form and with the right status."""
+"""API errors: exceptions as HTTP responses in OpenAI's form, with the matching status."""
 
 from __future__ import annotations
 
@@ -42,11 +42,15 @@ _TYPES = {
 }
 
 
-class Fault(HTTPException):
-    """An answer that is an error.
+class APIError(HTTPException):
+    """A response that is an error.
 
     Args:
-        retry_after_s: when it is worth asking again.
+        status: HTTP status.
+        message: what went wrong and what to do.
+        param: the field of the body that is wrong, if any.
+        code: OpenAI's name of the error, if it has one.
+        retry_after_s: value of the ``Retry-After`` header, in seconds.
     """
 
     def __init__(
@@ -75,52 +79,54 @@ class Fault(HTTPException):
         self.headers: Mapping[str, str] = headers
 
     def response(self) -> JSONResponse:
-        """As HTTP."""
+        """The error as an HTTP response."""
         return JSONResponse(self.body.model_dump(), self.status_code, self.headers)
 
 
-def fault_of(error: Exception, retry_after_s: int = 1) -> Fault:
-    """What an exception means to a client; what is no client's doing goes to the log."""
-    if isinstance(error, Fault):
+def api_error_of(error: Exception, retry_after_s: int = 1) -> APIError:
+    """Convert an exception to an API error; log it unless the client caused it."""
+    if isinstance(error, APIError):
         return error
     if isinstance(error, QueueFullError):
-        return Fault(
+        return APIError(
             429,
             "too many requests are under way or wait; try again later",
             code="queue_full",
             retry_after_s=retry_after_s,
         )
     if isinstance(error, _REFUSED):
-        return Fault(400, str(error))
+        return APIError(400, str(error))
     if isinstance(error, CacheFullError):
-        return Fault(400, str(error), code="context_length_exceeded")
+        return APIError(400, str(error), code="context_length_exceeded")
     _log.error("a request failed", exc_info=error)
     if isinstance(error, ContextError):
-        return Fault(503, "the engine does not run; the server must be started again")
+        return APIError(503, "the engine does not run; the server must be started again")
     if isinstance(error, PyTreeLlamaError):
-        return Fault(500, f"{type(error).__name__}: {error}")
-    return Fault(500, "the server failed; its log says why")
+        return APIError(500, f"{type(error).__name__}: {error}")
+    return APIError(500, "the server failed; its log says why")
 
 
-def handle_faults(app: FastAPI) -> None:
-    """Let an app answer errors in OpenAI's form, its framework's own among them."""
+def handle_errors(app: FastAPI) -> None:
+    """Make an app respond to all errors in OpenAI's form, including those of FastAPI."""
 
     async def known(request: Request, error: Exception) -> JSONResponse:
-        return fault_of(error).response()
+        return api_error_of(error).response()
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        fault = Fault(error.status_code, f"{error.detail}: {request.method} {request.url.path}")
-        fault.headers = {**fault.headers, **(error.headers or {})}
-        return fault.response()
+        api_error = APIError(
+            error.status_code, f"{error.detail}: {request.method} {request.url.path}"
+        )
+        api_error.headers = {**api_error.headers, **(error.headers or {})}
+        return api_error.response()
 
-    app.add_exception_handler(Fault, known)
+    app.add_exception_handler(APIError, known)
     app.add_exception_handler(PyTreeLlamaError, known)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, known)
 
 
 def _printable(text: str) -> str:
-    """Short text that UTF-8 can hold: clients send names of 4 MiB, and half surrogate pairs."""
+    """Truncate text and escape lone surrogates: clients send field names of 4 MiB."""
     short = text if len(text) <= _N_CHARACTERS else text[:_N_CHARACTERS] + "..."
     return short.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""Guesses: what several drafters propose for one text, as one set of nodes."""
+"""Candidates: the draft nodes that several drafters propose for one text, as one set."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pytreellama.tree.grown import Grown
 from pytreellama.tree.union import Union
 
 View = tuple[int, int, float]
-"""Who proposed a node (a drafter's index), the rank among siblings it gave, its conditional p."""
+"""A drafter's index, the rank among siblings that it gave a node, and its conditional p."""
 
 
 @dataclass(slots=True)
-class Guesses:
-    """The union of drafters' trees, with what each of them holds of each node.
+class Candidates:
+    """The union of the drafters' trees, with each drafter's estimate for each node.
 
-    A drafter's opinion of a node is the probability that its token comes, if its parent did.
+    A drafter's estimate for a node is the probability of its token if its parent is accepted.
 
     Attributes:
         union: all nodes, parents first.
-        views: of each node, who proposed it and how; in the order of the drafters.
-        p_token: of each node, the estimated probability of its token if its parent came true.
-        p: of each node, the estimated probability of its whole path. Both are filled in by
-            ``Acceptance``.
-        names: of the drafters.
+        views: of each node, its drafters with their ranks and estimates.
+        p_token: of each node, the estimated probability of its token given its parent.
+        p: of each node, the estimated probability of its whole path. ``Acceptance`` fills in
+            both.
+        names: names of the drafters.
     """
 
     union: Union
@@ -37,16 +37,16 @@ class Guesses:
     kinds: list[int] = field(default_factory=list)
 
     @classmethod
-    def of(cls, trees: Sequence[TokenTree], names: Sequence[str] = ()) -> Guesses:
-        """One tree for each drafter, empty where it proposes nothing; by default without names.
+    def of(cls, trees: Sequence[TokenTree], names: Sequence[str] = ()) -> Candidates:
+        """The candidates of one tree per drafter; a tree may be empty.
 
-        Raises DraftError for a tree without probabilities, which a planner cannot weigh.
+        Raises ``DraftError`` for a tree without probabilities, which a planner cannot weigh.
         """
         return cls.of_grown([grown(tree, f"drafter {i}") for i, tree in enumerate(trees)], names)
 
     @classmethod
-    def of_grown(cls, trees: Sequence[Grown], names: Sequence[str] = ()) -> Guesses:
-        """The same of trees that are not in order yet."""
+    def of_grown(cls, trees: Sequence[Grown], names: Sequence[str] = ()) -> Candidates:
+        """The candidates of one unsorted tree per drafter."""
         union = Union.of_nodes((tokens, parents) for tokens, parents, _ in trees)
         views: list[list[View]] = [[] for _ in range(len(union))]
         for drafter, ((_, parents, p), places) in enumerate(zip(trees, union.places, strict=True)):
@@ -70,7 +70,7 @@ class Guesses:
         return self.union.tree(nodes, self.p, root)
 
     def path(self, went_on: Sequence[int]) -> list[int]:
-        """The guesses that come true one after the other if the text goes on with these tokens."""
+        """The nodes of the accepted path if the text continues with these tokens."""
         found: list[int] = []
         parent = -1
         for token in went_on:
@@ -82,13 +82,13 @@ class Guesses:
         return found
 
     def names_of(self, node: int) -> tuple[str, ...]:
-        """The drafters that proposed a guess."""
+        """Names of the drafters that proposed a node."""
         return tuple(self.names[drafter] for drafter, _, _ in self.views[node])
 
     def outcomes(self, went_on: Sequence[int]) -> list[tuple[int, bool]]:
-        """Nodes whose turn came when the text went on with these tokens, and whether they came.
+        """Roots and nodes with an accepted parent, and whether each was accepted.
 
-        A node's turn comes if its parent came true, or it is a root.
+        The text continued with the tokens ``went_on``.
         """
         actual = dict(zip((-1, *self.path(went_on)), went_on, strict=False))
         tokens = self.union.tokens
@@ -100,7 +100,7 @@ class Guesses:
 
 
 def grown(tree: TokenTree, whose: str) -> Grown:
-    """A proposed tree's nodes in lists. Raises DraftError if it has no probabilities to weigh."""
+    """A proposed tree's nodes in lists. Raises ``DraftError`` for a tree without probabilities."""
     if tree.p is None:
         raise DraftError(
             f"{whose} proposed {len(tree)} nodes without probabilities, which cannot be weighed; "

@@ -1,4 +1,4 @@
-"""Guards: what a request must be before anything reads it; plain ASGI, so that streams stay so."""
+"""Middleware: checks of every request before its body is read; plain ASGI, for streaming."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pytreellama.serve.faults import Fault
+from pytreellama.serve.errors import APIError
 
 _SAFE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; frame-ancestors 'none'; "
@@ -20,15 +20,15 @@ _NEEDS_KEY = ("/v1/", "/metrics")
 
 
 def needs_key(path: str) -> bool:
-    """Is a key asked for there, where there are any?"""
+    """True if a path requires an API key, on a server that has keys."""
     return path.startswith(_NEEDS_KEY)
 
 
-class KeyGuard:
-    """Asks for one of several API keys, as ``Authorization: Bearer KEY``, where there are any.
+class KeyMiddleware:
+    """Requires one of the API keys, as ``Authorization: Bearer KEY``, if there are any.
 
-    The page and ``/health`` need none. Keys are compared in a time that tells nothing of them. What
-    is behind it finds the key that was sent at ``pytreellama.key`` of the scope.
+    The page and ``/health`` need no key. Keys are compared in constant time. The accepted key is
+    stored in the scope as ``pytreellama.key``.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
@@ -36,7 +36,7 @@ class KeyGuard:
         self._keys = [key.encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Handle one ASGI connection."""
         if scope["type"] != "http" or not self._is_asked(scope):
             await self._app(scope, receive, send)
             return
@@ -44,12 +44,12 @@ class KeyGuard:
         if key is not None:
             await self._app({**scope, "pytreellama.key": key}, receive, send)
             return
-        fault = Fault(
+        api_error = APIError(
             401,
             "the API key is missing or wrong; send Authorization: Bearer KEY",
             code="invalid_api_key",
         )
-        await fault.response()(scope, receive, send)
+        await api_error.response()(scope, receive, send)
 
     def _is_asked(self, scope: Scope) -> bool:
         return bool(self._keys) and needs_key(scope["path"])
@@ -63,11 +63,10 @@ class KeyGuard:
         return key.strip() if kind.lower() == "bearer" and any(matches) else None
 
 
-class HostGuard:
-    """Refuses requests that call this server by a name that is not its own.
+class HostMiddleware:
+    """Refuses requests whose ``Host`` header is not a name of this server.
 
-    A page in a browser can reach a server on loopback under a name whose address its owner has
-    changed meanwhile (DNS rebinding); that name is in the request's ``Host``.
+    Protects a server on loopback from DNS rebinding by a page in a browser.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
@@ -75,7 +74,7 @@ class HostGuard:
         self._hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Handle one ASGI connection."""
         if scope["type"] != "http" or not self._hosts:
             await self._app(scope, receive, send)
             return
@@ -83,30 +82,30 @@ class HostGuard:
         if host in self._hosts:
             await self._app(scope, receive, send)
             return
-        fault = Fault(
+        api_error = APIError(
             403,
             f"this server is not called {host!r}; it answers to "
             f"{', '.join(sorted(self._hosts))} (--allow-host adds one)",
             code="host_not_allowed",
         )
-        await fault.response()(scope, receive, send)
+        await api_error.response()(scope, receive, send)
 
 
-class BodyGuard:
-    """Refuses bodies that are larger than allowed, before they are in memory."""
+class BodyLimitMiddleware:
+    """Refuses bodies above a size limit before they are read into memory."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Handle one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         told = Headers(scope=scope).get("content-length", "0")
         if not told.isdecimal() or int(told[:20]) > self._max_bytes:
-            await self._fault().response()(scope, receive, send)
+            await self._too_large().response()(scope, receive, send)
             return
         n_bytes = 0
 
@@ -115,27 +114,27 @@ class BodyGuard:
             message = await receive()
             n_bytes += len(message.get("body", b""))
             if n_bytes > self._max_bytes:
-                raise self._fault()
+                raise self._too_large()
             return message
 
         await self._app(scope, counted, send)
 
-    def _fault(self) -> Fault:
-        return Fault(
+    def _too_large(self) -> APIError:
+        return APIError(
             413,
             f"the body is larger than {self._max_bytes} bytes, the most that this server takes",
             code="body_too_large",
         )
 
 
-class HeadGuard:
-    """Answers HEAD as GET, without the body: what the framework does only for its own routes."""
+class HeadMiddleware:
+    """Responds to HEAD as to GET, without the body; FastAPI does this only for its own routes."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Handle one ASGI connection."""
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self._app(scope, receive, send)
             return
@@ -146,30 +145,30 @@ class HeadGuard:
         await self._app({**scope, "method": "GET"}, receive, without_body)
 
 
-class HeaderGuard:
-    """Tells browsers to load nothing from elsewhere, and to believe content types.
+class HeaderMiddleware:
+    """Adds security headers: no content from other origins, no content-type sniffing.
 
     Args:
-        on_fault: told of every status from 400 on.
+        on_error: called with the status of every response of 400 or above.
     """
 
-    def __init__(self, app: ASGIApp, on_fault: Callable[[int], None]) -> None:
+    def __init__(self, app: ASGIApp, on_error: Callable[[int], None]) -> None:
         self._app = app
-        self._on_fault = on_fault
+        self._on_error = on_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
+        """Handle one ASGI connection."""
 
-        async def guarded(message: Message) -> None:
+        async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in _SAFE_HEADERS.items():
                     headers.setdefault(name, value)
                 if message["status"] >= 400:
-                    self._on_fault(message["status"])
+                    self._on_error(message["status"])
             await send(message)
 
-        await self._app(scope, receive, guarded)
+        await self._app(scope, receive, with_headers)
 
 
 def _without_port(host: str) -> str:

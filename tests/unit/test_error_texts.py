@@ -1,0 +1,51 @@
+"""Messages about wrong names repeat the name, list the valid ones, and suggest a close one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytreellama.draft import DRAFTERS, Recycling, drafter_factory
+from pytreellama.errors import DraftError, TreeError, did_you_mean, not_one_of
+from pytreellama.tree import TokenTree
+
+NAMES = st.lists(st.text("abcdefgh", min_size=4, max_size=12), min_size=1, unique=True)
+
+
+@given(NAMES, st.data())
+def test_a_name_in_capitals_is_taken_for_the_name(names: list[str], data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(names))
+    assert did_you_mean(name.upper(), names) == f"; did you mean {name!r}?"
+
+
+@given(st.text("xyz", min_size=1), NAMES)
+def test_a_name_of_other_letters_gets_no_suggestion(typed: str, names: list[str]) -> None:
+    assert did_you_mean(typed, names) == ""
+
+
+@pytest.mark.parametrize("typed", [3, None, ["a"], "a" * 10_000])
+def test_what_cannot_be_a_name_gets_no_suggestion(typed: object) -> None:
+    assert did_you_mean(typed, ["aaaa", "bbbb"]) == ""
+
+
+@given(NAMES)
+def test_the_message_lists_the_valid_names_in_order(names: list[str]) -> None:
+    told = not_one_of("color", "zzz", names)
+    assert told == f"invalid color='zzz': expected one of {', '.join(names)}"
+
+
+@pytest.mark.parametrize("name", sorted(DRAFTERS))
+def test_a_drafter_with_a_letter_twice_is_suggested(name: str) -> None:
+    with pytest.raises(DraftError, match=f"invalid drafter=.*did you mean '{name}'"):
+        drafter_factory(name + name[-1])
+
+
+def test_options_of_drafters_name_what_was_typed_and_what_is_expected() -> None:
+    with pytest.raises(DraftError, match="invalid n_top=0: expected 1 to 64"):
+        Recycling(n_top=0)
+
+
+def test_a_misspelt_key_of_a_tree_is_suggested() -> None:
+    with pytest.raises(TreeError, match="did you mean 'parents'"):
+        TokenTree.from_dict({"tokens": [1], "parents": [-1], "parnts": [-1]})
