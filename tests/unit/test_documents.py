@@ -76,7 +76,7 @@ def test_documents_use_the_words_of_the_field(document: Path) -> None:
 
 
 def _helps(command: Any, name: str) -> Iterator[tuple[str, str]]:
-    """The text of ``--help`` of a command and of those below it; typer brings a click of its own."""
+    """The text of ``--help`` of a command and of those below it."""
     texts = [command.help or "", *(getattr(p, "help", None) or "" for p in command.params)]
     yield f"{name} --help", "\n".join(texts)
     for child, below in getattr(command, "commands", {}).items():
