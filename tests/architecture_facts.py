@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gguf import GGUFReader
 from numpy.typing import NDArray
 
 from pytreellama import Context, Model
+from tiny_architectures.parts import attends
 from tiny_models import N_VOCAB_MIN, tiny_model
 
 N_VOCAB = 320
+MAX_LAYER = 8
 N_SHORT, N_LONG = 40, 600
 DISTANCES = (1, 4, 20)
 """How far before the last token of a text another stands: 20 is outside of the window of -swa."""
@@ -39,6 +44,27 @@ def _text_facts(context: Context, text: list[int]) -> dict[str, Any]:
         "spread": float(logits.std()),
         "changes": {d: float(np.abs(o - logits).max()) for d, o in others.items()},
     }
+
+
+def state_change(path: Path, kind: str) -> float:
+    """The change of logits by a token 4 places back where states alone hold the history."""
+    silent = path.with_suffix(".silent")
+    shutil.copy(path, silent)
+    everywhere = kind == "falcon-h1"
+    _silence_attention(silent, [i for i in range(MAX_LAYER) if everywhere or attends(i)])
+    with Model(silent) as model, Context(model, n_ctx=256, n_threads=1) as context:
+        text = _text(N_SHORT)
+        logits, other = (_last_logits(context, t) for t in (text, _changed(text, 4)))
+    silent.unlink()
+    return float(np.abs(other - logits).max())
+
+
+def _silence_attention(path: Path, layers: Sequence[int]) -> None:
+    """Zero what attention adds in some layers."""
+    outputs = {f"blk.{layer}.attn_output.weight" for layer in layers}
+    for tensor in GGUFReader(path, "r+").tensors:
+        if tensor.name in outputs:
+            tensor.data[:] = 0
 
 
 def _memory(model: Model) -> str:
@@ -88,6 +114,8 @@ def _report(kind: str, path: Path, n_texts: tuple[int, ...]) -> None:
     """Print a line and end this process, without what the parent would do at its end."""
     try:
         found = facts(path, n_texts)
+        if found["memory"] == "hybrid":
+            found["state_change"] = state_change(path, kind)
     except Exception as error:
         found = {"error": f"{type(error).__name__}: {error}"}
     print(json.dumps({"kind": kind, **found}), flush=True)

@@ -15,6 +15,11 @@ from architecture_facts import DISTANCES, N_LONG, N_SHORT
 KINDS = tuple(tiny_architectures.KINDS)
 DECODERS = tuple(name for name, kind in tiny_architectures.KINDS.items() if kind.memory != "none")
 REFUSED = tuple(name for name in KINDS if name not in DECODERS)
+HYBRIDS = tuple(
+    name
+    for name, kind in tiny_architectures.KINDS.items()
+    if kind.memory == "hybrid" and name != "deepseek4"  # whose states are compressed cells
+)
 ACCEPTED_TODAY = tuple(name for name in REFUSED if name != "eagle3")
 """Encoders, whose logits are all zero, and decoders whose graph fails or ends the process."""
 
@@ -87,6 +92,11 @@ def test_another_token_in_sight_changes_logits_by_far_more_than_roundings(
 def test_a_recurrent_state_is_not_full_after_600_tokens(kind: str, facts: Facts) -> None:
     if tiny_architectures.KINDS[kind].memory != "kv":
         assert facts[kind]["texts"][str(N_LONG)]["changes"]["1"] > 0.2
+
+
+@pytest.mark.parametrize("kind", HYBRIDS)
+def test_the_state_of_a_hybrid_alone_carries_history(kind: str, facts: Facts) -> None:
+    assert facts[kind]["state_change"] > 0.2
 
 
 @pytest.mark.parametrize("dtype", QUANTISED)
