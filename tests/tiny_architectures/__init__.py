@@ -1,7 +1,8 @@
 """Tiny models of the architecture families that `tiny_models` has no kind of memory for.
 
 A kind is named as llama.cpp names its architecture; what follows a hyphen at the end tells a
-variant: ``-mtp`` has a head that predicts several tokens, ``-swa`` a sliding window.
+variant: ``-mtp`` has a block that predicts several tokens, ``-swa`` a sliding window, ``-mrope``
+positions of several parts.
 """
 
 from __future__ import annotations

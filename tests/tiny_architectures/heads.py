@@ -29,8 +29,14 @@ TARGET_LAYERS = (0, 1, 1)
 """Whose inputs EAGLE-3 reads: those of a target with two layers, as "rope" is."""
 
 
+def _glm4v_moe(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
+    """GLM 4.5V: positions of several parts, as llama.cpp asserts not to meet in `-mtp`."""
+    g.add_rope_dimension_sections([s.head_dim // 2 - 10, 5, 5, 0])
+    _glm4moe(g, w, s, stops)
+
+
 def _glm4moe(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
-    model_keys(g, s, rope__dimension_sections=[s.head_dim // 2 - 10, 5, 5, 0])
+    model_keys(g, s)
     expert_keys(
         g,
         s,
@@ -84,6 +90,7 @@ def _eagle3(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
 
 KINDS = {
     "glm4moe": Kind("glm4moe", _glm4moe, grouped=True, n_ff=64),
+    "glm4moe-mrope": Kind("glm4moe", _glm4v_moe, grouped=True, n_ff=64),
     "glm4moe-mtp": Kind("glm4moe", _glm4moe_mtp, grouped=True, n_ff=64, n_mtp=1),
     "eagle3": Kind("eagle3", _eagle3, grouped=True, memory="none", n_layer=1),
 }
