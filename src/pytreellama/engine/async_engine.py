@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from pytreellama.draft import DrafterSpec
 from pytreellama.engine.completion import Chunk, Completion
 from pytreellama.engine.engine import Engine
-from pytreellama.engine.evaluation import Evaluation, Pooling, Score
 from pytreellama.engine.generation import Generation
+from pytreellama.engine.jobs import EvaluationJob
+from pytreellama.engine.jobs.embed import Pooling
+from pytreellama.engine.jobs.score import Score
 from pytreellama.engine.prompts import Continuation, Prompt, as_list, is_many
 from pytreellama.model.model import Model
 
@@ -86,24 +88,24 @@ class AsyncEngine:
         self, prompt: Prompt, continuations: Sequence[Continuation], *, wait: bool = True
     ) -> list[Score]:
         """As `Engine.score`; raises QueueFullError instead of waiting for room, if asked."""
-        scoring = await asyncio.to_thread(self.engine.scoring, prompt, continuations)
-        await self._evaluate(scoring, wait)
-        return scoring.scores
+        job = await asyncio.to_thread(self.engine.score_job, prompt, continuations)
+        await self._evaluate(job, wait)
+        return job.scores
 
     async def embed(
         self, texts: Sequence[Prompt], pooling: Pooling | None = None, *, wait: bool = True
     ) -> Float32:
         """As `Engine.embed`; raises QueueFullError instead of waiting for room, if asked."""
-        embeddings = [
-            await asyncio.to_thread(self.engine.embedding, text, pooling)
+        jobs = [
+            await asyncio.to_thread(self.engine.embed_job, text, pooling)
             for text in as_list(texts, "texts")
         ]
-        for one in embeddings:
-            await self._evaluate(one, wait)
-        return np.array([one.state for one in embeddings])
+        for job in jobs:
+            await self._evaluate(job, wait)
+        return np.array([job.embedding for job in jobs])
 
-    async def _evaluate(self, evaluation: Evaluation, wait: bool) -> None:
-        generation = await self._submitted(self.engine.submit_evaluation, evaluation, wait=wait)
+    async def _evaluate(self, job: EvaluationJob, wait: bool) -> None:
+        generation = await self._submitted(self.engine.submit_job, job, wait=wait)
         await self.finish(generation)
 
     async def submit(self, prompt: Prompt, **options: Any) -> Generation:

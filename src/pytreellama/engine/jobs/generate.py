@@ -1,238 +1,194 @@
-"""Sequence: the state of one request while it runs."""
+"""GenerateJob: a request that continues its prompt, with a drafter and a sampler."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence as Sequence_
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from pytreellama.draft import Drafter, HiddenObserver, PassObserver
-from pytreellama.engine.completion import Chunk, Completion, FinishReason, Stats, TokenLogp
-from pytreellama.engine.request import Request
-from pytreellama.engine.stop_strings import StopStrings
-from pytreellama.errors import CallbackError, RequestError
-from pytreellama.model.vocab import Detokenizer, Vocab
+from pytreellama.engine.completion import Chunk, Completion, FinishReason, TokenLogp
+from pytreellama.engine.jobs.job import Job, JobLimits, ReadyJobs
+from pytreellama.engine.output import Output
+from pytreellama.engine.request import Request, sampling_params
+from pytreellama.errors import RequestError
+from pytreellama.model.vocab import Vocab
 from pytreellama.plan import Plan, PlannedRequest
 from pytreellama.sampling.params import SamplingParams
 from pytreellama.sampling.sampler import Sampler
 
+_log = logging.getLogger(__name__)
 
-class Sequence:
-    """One request, its place in the cache, its drafter, its sampler and its text so far.
+
+class GenerateJob(Job):
+    """Generates by steps: a tree of draft nodes is verified, and the accepted path is appended.
+
+    Args:
+        request: what was asked for.
+        vocab: the target's vocabulary.
+        drafter: proposes the trees; it belongs to this job.
+        index: as ``Job.index``.
 
     Attributes:
-        index: which prompt of a call it belongs to, for whoever watches.
-        arrival: its turn; what arrived later gives way first.
-        seq_id: its place in the cache, None while it waits.
-        context: what the model sees: prompt and text, but for what a shift has dropped.
-        n_past: tokens of ``context`` in the cache.
-        n_unshifted: of those, what was computed without anything dropped before it.
-        is_forked: it goes on with another's text, which its sampler knows already.
-        error: what ended it, if it could not be served.
-        plan: why its last tree is as it is, where trees are planned.
-        planned: what the draft policy keeps of it, there.
+        output: what has been generated.
+        sampler: draws the tokens.
+        n_top: likeliest tokens of each row of a pass that the drafter observes; 0 for none.
+        plan: why the last tree is as it is, where trees are planned.
+        planned: what the draft policy keeps of this request, there.
     """
 
     def __init__(self, request: Request, vocab: Vocab, drafter: Drafter, index: int = 0) -> None:
-        self.index = index
-        self.arrival = -1
+        super().__init__(request.prompt, index)
         self.request = request
         self.drafter = drafter
         self.n_top = drafter.n_top if isinstance(drafter, PassObserver) else 0
-        self._sees_hidden = isinstance(drafter, HiddenObserver)
         self.sampler = Sampler(vocab, request.sampling)
-        self.seq_id: int | None = None
-        self.context: list[int] = list(request.prompt)
-        self._ids = np.zeros(0, np.int32)
-        self.n_past = 0
-        self.n_unshifted = 2**31 - 1
-        self.stats = Stats(n_prompt=len(request.prompt))
-        self.tokens: list[int] = []
-        self.finish_reason: FinishReason | None = None
-        self.error: Exception | None = None
+        self.output = Output(request, vocab)
         self.plan: Plan | None = None
         self.planned: PlannedRequest | None = None
-        self.is_started = False
-        self.is_forked = False
-        self._logprobs: list[TokenLogp] = []
+        self._vocab = vocab
+        self._observes_hidden = isinstance(drafter, HiddenObserver)
         self._end_tokens = frozenset() if request.ignore_eos else vocab.eog_tokens
         self._end_tokens |= request.stop_tokens
-        self._detokenizer = Detokenizer(vocab)
-        self._stops = StopStrings(request.stop)
-        self._text: list[str] = []
-        self._new_text: list[str] = []
-        self._n_chunked = 0
-        self._started_s = time.perf_counter()
+        self._sampler_knows_prompt = False
 
-    @property
-    def wants_hidden(self) -> bool:
-        """True if the drafter guesses from hidden states, and wants those of the next pass."""
-        return self._sees_hidden and self.drafter.wants_hidden  # type: ignore[attr-defined]
+    # -- see Job
 
-    def start(self) -> None:
-        """The clock runs from here: time in the queue is not the generation's."""
-        self.is_started = True
-        self._started_s = time.perf_counter()
+    def join(self, ready: ReadyJobs) -> None:
+        """See Job."""
+        ready.for_tree_pass.append(self)
 
-    @property
-    def is_finished(self) -> bool:
-        """True once nothing more will be written, for whatever reason."""
-        return self.finish_reason is not None or self.error is not None
+    def check(self, limits: JobLimits) -> None:
+        """See Job."""
+        super().check(limits)
+        if limits.greedy_only and not self.sampler.is_argmax:
+            raise RequestError(
+                "verify='typical' takes greedy requests alone; leave the sampler's options out, or "
+                "make the engine with verify='match', which is exact for every sampler"
+            )
+        if self.request.context_shift and not limits.can_shift:
+            raise RequestError(
+                "context_shift was asked for, but this model's positions cannot be moved; leave it "
+                "out, or make the engine with a larger n_ctx"
+            )
 
-    @property
-    def last_token(self) -> int:
-        """The root of the next tree: the one token that is not in the cache yet."""
-        return self.context[-1]
+    def start(self, drafts: bool) -> None:
+        """See Job."""
+        super().start(drafts)
+        if not self._sampler_knows_prompt:
+            self.sampler.accept_prompt(self.state.ids)
+        if drafts:
+            started_s = time.perf_counter()
+            self.drafter.observe(self.state.ids)
+            # the drafter reads the prompt as the model does: count it as prefill
+            self.stats.prefill_s += time.perf_counter() - started_s
 
-    @property
-    def n_missing(self) -> int:
-        """Tokens before the last that are not in the cache yet."""
-        return len(self.context) - 1 - self.n_past
+    def report_prefill(self) -> None:
+        """See Job."""
+        if self.request.on_prefill is not None:
+            self.request.on_prefill(self.state.n_past / max(len(self.state) - 1, 1))
 
-    @property
-    def can_be_set_aside(self) -> bool:
-        """Is all that it needs in its part of the cache, so that a copy of that brings it back?"""
-        return self.n_missing == 0
+    def close(self, drafts: bool) -> None:
+        """See Job."""
+        self.sampler.close()
+        if not drafts:
+            return
+        try:
+            self.drafter.reset()  # it may hold cells of a draft model's KV cache
+        except BaseException:
+            _log.warning("the drafter %r fails to reset", self.drafter.name, exc_info=True)
+
+    def finish(self, reason: FinishReason) -> None:
+        """See Job."""
+        self.output.finish()
+        super().finish(reason)
+
+    def take_chunk(self) -> Chunk:
+        """See Job."""
+        return self.output.take_chunk(self.finish_reason, self.stats, self.sampler.seed)
+
+    def completion(self) -> Completion:
+        """See Job."""
+        assert self.finish_reason is not None
+        return self.output.completion(self.finish_reason, self.stats, self.sampler.seed)
+
+    # -- its steps
 
     @property
     def n_left(self) -> int:
-        """Tokens that may still be written."""
-        return self.request.max_tokens - len(self.tokens)
-
-    def fork(self, vocab: Vocab, drafter: Drafter, sampling: SamplingParams | None) -> Sequence:
-        """Another sequence that goes on from here; its chunks begin where it forks.
-
-        Args:
-            sampling: how it draws; None goes on with a copy of this one's sampler.
-
-        Raises:
-            RequestError: it is finished, or was shifted, so that its text is not all there is.
-            GrammarError: the text does not fit the other grammar.
-        """
-        if self.is_finished:
-            raise RequestError("a finished generation cannot be forked; fork it while it runs")
-        if self.n_unshifted < len(self.context):
-            raise RequestError("a generation that was shifted cannot be forked")
-        request = replace(self.request, sampling=sampling or self.request.sampling)
-        other = Sequence(request, vocab, drafter, self.index)
-        other.accept(self.tokens)
-        other._new_text.clear()
-        other._n_chunked = len(other.tokens)
-        other._logprobs = list(self._logprobs)
-        other.is_forked = True
-        other._take_sampler(self, sampling)
-        return other
-
-    def _take_sampler(self, parent: Sequence, sampling: SamplingParams | None) -> None:
-        if sampling is None:
-            self.sampler.close()
-            self.sampler = parent.sampler.clone()
-            if parent.is_started or parent.is_forked:
-                return
-        self.sampler.accept_prompt(np.array(self.request.prompt, dtype=np.int32))
-        for token in self.tokens:
-            self.sampler.accept(token)
+        """Number of tokens that may still be generated."""
+        return self.request.max_tokens - len(self.output.tokens)
 
     @property
-    def ids(self) -> NDArray[np.int32]:
-        """``context`` as int32, shape (n,); not to be changed."""
-        if len(self._ids) != len(self.context):
-            self._ids = np.array(self.context, np.int32)
-        return self._ids
-
-    @property
-    def shareable(self) -> NDArray[np.int32]:
-        """The beginning that is in the cache as if nothing had been shifted: ids, shape (n,)."""
-        return self.ids[: min(self.n_past, self.n_unshifted)]
-
-    def drop(self, first: int, last: int) -> None:
-        """Take tokens [first, last) out of ``context``."""
-        del self.context[first:last]
-        self._ids = np.zeros(0, np.int32)
-
-    def require_id(self) -> int:
-        assert self.seq_id is not None
-        return self.seq_id
+    def wants_hidden(self) -> bool:
+        """True if the drafter uses hidden states, and wants those of the next pass."""
+        return self._observes_hidden and self.drafter.wants_hidden  # type: ignore[attr-defined]
 
     def ends_at(self, token: int, n_new: int) -> bool:
-        """True if the text ends with this token, the ``n_new``-th of the step."""
+        """True if the output ends with this token, the ``n_new``-th of the step."""
         return token in self._end_tokens or n_new >= self.n_left
 
-    def accept(self, tokens: Sequence_[int], logprobs: Sequence_[TokenLogp] = ()) -> None:
-        """Take verified tokens into the text, up to the one that ends it."""
+    def accept(self, tokens: Sequence[int], logprobs: Sequence[TokenLogp] = ()) -> None:
+        """Append verified tokens, up to one that ends the output.
+
+        Args:
+            tokens: what was drawn in this step, in order.
+            logprobs: one for each of the tokens, if the request asked for them.
+        """
         for i, token in enumerate(tokens):
-            if self._accept_one(token) and logprobs:
-                self._logprobs.append(logprobs[i])
+            self._accept_one(token, logprobs[i] if logprobs else None)
             if self.is_finished:
                 break
-        self.context.extend(tokens)
+        self.stats.n_tokens = len(self.output.tokens)
+        self.state.extend(tokens)
 
-    def _accept_one(self, token: int) -> bool:
-        """False for an end token, which is not part of the text."""
+    def _accept_one(self, token: int, logp: TokenLogp | None) -> None:
         if token in self._end_tokens:
             self.finish("stop")
-            return False
-        self.tokens.append(token)
-        self._write(self._stops.push(self._detokenizer.add((token,))))
-        if self._stops.found is not None:
+            return
+        self.output.append(token, logp)
+        if self.output.has_stopped:
             self.finish("stop")
         elif self.n_left == 0:
             self.finish("length")
-        return True
 
-    def finish(self, reason: FinishReason) -> None:
-        """End the text; what was held back comes out unless a stop string was found."""
-        self.finish_reason = reason
-        if self._stops.found is None:
-            self._write(self._stops.push(self._detokenizer.finish()) + self._stops.finish())
-        self._count()
+    # -- forks
 
-    def fail(self, error: BaseException) -> None:
-        """End without a completion; the error is raised to whoever waits for it."""
-        self.error = _raisable(error)
-        self._count()
+    def prepare_fork(self, changes: Mapping[str, Any]) -> Callable[[Drafter], GenerateJob]:
+        """See Job."""
+        sampling = sampling_params(changes, self.request.sampling) if changes else None
+        return lambda drafter: self._fork(drafter, sampling)
 
-    def _count(self) -> None:
-        self.stats.n_tokens = len(self.tokens)
-        self.stats.total_s = time.perf_counter() - self._started_s
+    def _fork(self, drafter: Drafter, sampling: SamplingParams | None) -> GenerateJob:
+        """Another job that continues the present output; its chunks begin here.
 
-    def _write(self, text: str) -> None:
-        self._text.append(text)
-        self._new_text.append(text)
+        Args:
+            sampling: how the fork draws; None continues with a copy of this job's sampler.
 
-    def take_chunk(self) -> Chunk:
-        """The text and tokens since the last call."""
-        text = "".join(self._new_text)
-        begin = self._n_chunked
-        tokens = tuple(self.tokens[begin:])
-        logprobs = tuple(self._logprobs[begin:]) if self.request.logprobs is not None else None
-        self._new_text.clear()
-        self._n_chunked = len(self.tokens)
-        if self.finish_reason is None:
-            return Chunk(text, tokens, logprobs)
-        return Chunk(text, tokens, logprobs, self.finish_reason, self.stats, self.sampler.seed)
+        Raises:
+            RequestError: this job has ended, or a context shift has dropped some of its tokens.
+            GrammarError: the output does not match the fork's grammar.
+        """
+        if self.is_finished:
+            raise RequestError("a finished generation cannot be forked; fork it while it runs")
+        if self.state.is_shifted:
+            raise RequestError("a generation that was shifted cannot be forked")
+        request = replace(self.request, sampling=sampling or self.request.sampling)
+        fork = GenerateJob(request, self._vocab, drafter, self.index)
+        fork.accept(self.output.tokens, self.output.logprobs)
+        fork.take_chunk()
+        fork._take_sampler(self, sampling)
+        return fork
 
-    def completion(self) -> Completion:
-        """The finished generation."""
-        assert self.finish_reason is not None
-        return Completion(
-            "".join(self._text),
-            tuple(self.tokens),
-            self.finish_reason,
-            self.sampler.seed,
-            self.stats,
-            tuple(self._logprobs) if self.request.logprobs is not None else None,
-        )
-
-
-def _raisable(error: BaseException) -> Exception:
-    """What a callback raises must not end the thread, generator or task that waits for the text."""
-    ends_others = isinstance(error, (StopIteration, StopAsyncIteration))
-    if isinstance(error, Exception) and not ends_others:
-        return error
-    wrapped = CallbackError(f"a callback or drafter of this request raised {error!r}")
-    wrapped.__cause__ = error
-    return wrapped
+    def _take_sampler(self, parent: GenerateJob, sampling: SamplingParams | None) -> None:
+        self._sampler_knows_prompt = True
+        if sampling is None:
+            self.sampler.close()
+            self.sampler = parent.sampler.clone()
+            if parent.is_started or parent._sampler_knows_prompt:
+                return
+        self.sampler.accept_prompt(self.request.prompt)
+        for token in self.output.tokens:
+            self.sampler.accept(token)
