@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from pytreellama.cli.options import (
     Debug,
@@ -29,6 +31,7 @@ _SERVER, _LIMITS, _ENGINE = "Server", "Limits", "Engine"
 _LOOPBACK_ADDRESSES = ("localhost", "127.0.0.1", "::1")
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _KEYS_VARIABLE = "PYTREELLAMA_API_KEY"
+_N_CACHED_MAX = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +89,11 @@ class ServeOptions:
             panel=_SERVER,
         ),
     ] = None
-    kept_file: Annotated[
+    prefix_cache_file: Annotated[
         Path | None,
         option(
-            "--kept-file",
-            help="Keep the cache of prompts in this file from one start to the next.",
+            "--prefix-cache-file",
+            help="Load the prefix cache from this file at the start, and save it there at the end.",
             panel=_SERVER,
         ),
     ] = None
@@ -114,14 +117,15 @@ class ServeOptions:
         int,
         option("--parallel", help="Requests that run at once.", panel=_ENGINE, min=1, max=128),
     ] = 16
-    kept: Annotated[
+    cached_prefixes: Annotated[
         int,
         option(
-            "--kept",
-            help="Ended texts that stay in the cache for prompts that begin alike.",
+            "--cached-prefixes",
+            help="Maximum number of ended requests whose tokens stay in the KV cache, for prompts "
+            "with the same prefix.",
             panel=_ENGINE,
             min=0,
-            max=128,
+            max=_N_CACHED_MAX,
         ),
     ] = 32
     drafter: Annotated[
@@ -179,6 +183,12 @@ class ServeOptions:
 
     debug: Debug = False
 
+    # names before 0.2
+    kept: Annotated[
+        int | None, option("--kept", help="", hidden=True, min=0, max=_N_CACHED_MAX)
+    ] = None
+    kept_file: Annotated[Path | None, option("--kept-file", help="", hidden=True)] = None
+
 
 @unpacked(ServeOptions)
 def serve(options: ServeOptions) -> None:
@@ -188,6 +198,8 @@ def serve(options: ServeOptions) -> None:
     """
     run = _required_run()
     from pytreellama.cli import session
+
+    options = _with_new_names(options)
 
     _check_log_level(options.log_level)
     keys = _api_keys(options)
@@ -205,6 +217,17 @@ def serve(options: ServeOptions) -> None:
                 shutdown_s=options.shutdown_time,
                 log_level=options.log_level,
             )
+
+
+def _with_new_names(options: ServeOptions) -> ServeOptions:
+    """Options in which deprecated names stand under their new ones; warns on stderr."""
+    for old, new in (("kept", "cached_prefixes"), ("kept_file", "prefix_cache_file")):
+        value = getattr(options, old)
+        if value is not None:
+            flags = [f"--{name.replace('_', '-')}" for name in (old, new)]
+            typer.echo(f"warning: {flags[0]} is deprecated; use {flags[1]}", err=True)
+            options = replace(options, **{new: value, old: None})
+    return options
 
 
 def _required_run() -> ModuleType:
@@ -228,7 +251,7 @@ def _engine(options: ServeOptions, model: Model) -> Engine:
         n_ctx=options.n_ctx,
         n_seq_max=options.parallel,
         n_queue_max=options.queue,
-        n_kept=options.kept,
+        n_cached_prefixes=options.cached_prefixes,
         n_threads=options.threads,
     )
 
@@ -247,7 +270,9 @@ def _settings(options: ServeOptions, model: Model, keys: tuple[str, ...]) -> Set
         api_keys=keys,
         cors_origins=tuple(options.cors or ()),
         allowed_hosts=(*(_LOOPBACK if is_local else ()), *(options.allow_host or ())),
-        kept_file=None if options.kept_file is None else str(options.kept_file),
+        prefix_cache_file=(
+            None if options.prefix_cache_file is None else str(options.prefix_cache_file)
+        ),
     )
 
 

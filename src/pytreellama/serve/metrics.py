@@ -83,7 +83,8 @@ class _EngineGauges(Collector):
                 "Requests that wait.",
                 max(self._engine.n_open - load.n_running, load.n_waiting),
             ),
-            "kept_texts": ("Ended texts that stay for prompts alike.", load.n_kept),
+            "cached_prefixes": ("Prefixes in the prefix cache.", load.n_cached_prefixes),
+            "kept_texts": ("Deprecated: cached_prefixes.", load.n_cached_prefixes),
             "cache_cells_used": ("Tokens in the cache.", load.n_cells_used),
             "cache_cells": ("Tokens that the cache holds.", n_ctx),
         }
