@@ -8,7 +8,7 @@ from functools import partial
 
 from pytreellama.context.context import Context
 from pytreellama.engine.drafting import Drafting, FixedDrafting
-from pytreellama.engine.jobs import GenerateJob, Job, JobLimits, ReadyJobs
+from pytreellama.engine.jobs import EvaluationJob, GenerateJob, Job, JobLimits, ReadyJobs
 from pytreellama.engine.kv.manager import KVCacheManager
 from pytreellama.engine.kv.prefix_cache import PrefixCache
 from pytreellama.engine.kv.shift import shift
@@ -160,8 +160,9 @@ class Scheduler:
             self._admit()
             stepped += self._running
             self._run_prefill()
-            self._run_own_passes()
-            self._run_tree_pass()
+            ready = self._ready()
+            self._run_own_passes(ready.for_own_pass)
+            self._run_tree_pass(ready.for_tree_pass)
         except BaseException as error:
             # a failed pass fails every job in it; a failed admission fails the job to be admitted
             for job in self._running or self._waiting[:1]:
@@ -239,9 +240,9 @@ class Scheduler:
         except CacheFullError as error:
             self._make_room(error)
 
-    def _run_own_passes(self) -> None:
-        """One pass for each job that runs its own; without room, others run first."""
-        for job in self._ready().for_own_pass:
+    def _run_own_passes(self, ready: Sequence[EvaluationJob]) -> None:
+        """One pass for each job; without room for one, the rest wait for the next step."""
+        for job in ready:
             self._kv.evict_for(job.n_cells)
             try:
                 job.run(self._context)
@@ -251,8 +252,9 @@ class Scheduler:
             except BaseException as error:  # it belongs to this request only
                 job.fail(error)
 
-    def _run_tree_pass(self) -> None:
-        ready = [job for job in self._ready().for_tree_pass if self._has_text_room(job)]
+    def _run_tree_pass(self, ready: Sequence[GenerateJob]) -> None:
+        # passes before this one may have preempted or failed some of them
+        ready = [job for job in ready if job.seq_id is not None and self._has_text_room(job)]
         self._kv.evict_for(len(ready) * (1 + self._n_draft))
         while len(ready) > 1 and self._kv.n_free < len(ready):
             self._preempt(self._newest())

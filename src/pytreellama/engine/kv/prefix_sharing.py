@@ -43,13 +43,13 @@ class PrefixSharing:
             return
         ids, n_shared, seq_id, hit = job.state.ids, job.state.n_past, None, None
         for other in running:
-            n_common_cells = self._n_shareable(ids, other)
-            if n_common_cells > n_shared:
-                n_shared, seq_id = n_common_cells, other.seq_id
+            n_cells = 0 if other is job else self._n_shareable(ids, other)
+            if n_cells > n_shared:
+                n_shared, seq_id = n_cells, other.seq_id
         for prefix in self.cache:
-            n_common_cells = self._n_whole(n_common(ids[:-1], prefix.ids))
-            if n_common_cells > n_shared:
-                n_shared, seq_id, hit = n_common_cells, prefix.seq_id, prefix
+            n_cells = self._n_whole(n_common(ids[:-1], prefix.ids))
+            if n_cells > n_shared:
+                n_shared, seq_id, hit = n_cells, prefix.seq_id, prefix
         if seq_id is None:
             return
         if hit is not None:
