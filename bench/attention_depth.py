@@ -121,7 +121,7 @@ def serve(options: argparse.Namespace) -> None:
     n_ctx = max(options.depths) + N_SPARE + max(NODES)
     threads = {"n_threads": options.threads} if options.threads else {}
     with model, Context(model, n_ctx=n_ctx, type_k=kind, type_v=kind, **threads) as context:
-        seq = context.new_sequence()
+        seq = context.sequences.new()
         for line in sys.stdin:
             depth, nodes = map(int, line.split())
             if nodes == 0:
@@ -131,7 +131,7 @@ def serve(options: argparse.Namespace) -> None:
                 )
                 print(1e3 * n_bytes / bandwidth(context.n_threads), flush=True)
                 continue
-            have = context.n_past(seq)
+            have = context.sequences.n_past(seq)
             if have > depth:
                 context.memory.rm(seq, depth)
             elif have < depth:
@@ -142,7 +142,7 @@ def serve(options: argparse.Namespace) -> None:
             best = 1e9
             for _ in range(3):
                 start_s = time.perf_counter()
-                context.decode_tree(seq, tree)
+                context.decode(tree, seq=seq)
                 best = min(best, time.perf_counter() - start_s)
                 context.discard(seq)
             print(1e3 * best, flush=True)

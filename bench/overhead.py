@@ -151,9 +151,9 @@ def timed_passes() -> Iterator[list[float]]:
     originals = {name: getattr(NativeContext, name) for name in names}
 
     def timed(call: Callable[..., None]) -> Callable[..., None]:
-        def wrapper(*arguments: Any) -> None:
+        def wrapper(*arguments: Any, **options: Any) -> None:
             started_s = time.perf_counter()
-            call(*arguments)
+            call(*arguments, **options)
             seconds.append(time.perf_counter() - started_s)
 
         return wrapper

@@ -162,13 +162,13 @@ def growth_over_steps(model: Model, n_threads: int) -> int:
     note(f"growth: {N_STEPS} steps")
     tree = TokenTree.from_paths([[1, 2], [1, 3]])
     with Context(model, n_ctx=256, n_threads=n_threads) as context:
-        seq = context.new_sequence()
+        seq = context.sequences.new()
 
         def run(n_steps: int) -> int:
             for _ in range(n_steps):
-                if context.n_past(seq) > 100:
+                if context.sequences.n_past(seq) > 100:
                     context.memory.rm(seq)
-                context.decode_tree(seq, tree)
+                context.decode(tree, seq=seq)
                 context.commit(seq, [0, 2])
             return resident_bytes()
 
@@ -184,7 +184,7 @@ def growth_over_cycles(path: Path, n_threads: int) -> int:
         for _ in range(n_cycles):
             # without repacking, a load is quick and maps the file
             with Model(path, repack=False) as model, Context(model, n_ctx=256) as context:
-                context.decode_tree(context.prefill([1]), TokenTree.chain([2]))
+                context.decode(TokenTree.chain([2]), seq=context.prefill([1]))
         return resident_bytes()
 
     before = run(N_CYCLES // 10)

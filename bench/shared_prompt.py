@@ -75,9 +75,9 @@ class Sequences:
         batch = Batch(self.n_seqs * n_nodes)
         for seq in range(self.n_seqs):
             tokens = 3 + self.rng.choice(1000, n_nodes, replace=False)
-            self.context.add_tree(batch, seq, TokenTree.from_parents(tokens, parents))
+            self.context.place(batch, seq, TokenTree.from_parents(tokens, parents))
         started_s = time.process_time()
-        self.context.decode_trees(batch, range(self.n_seqs))
+        self.context.decode(batch)
         spent_s = time.process_time() - started_s
         for seq in range(self.n_seqs):
             self.context.discard(seq)

@@ -101,7 +101,7 @@ class Side:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._rng = np.random.default_rng(1)
-        self._seq = context.new_sequence()
+        self._seq = context.sequences.new()
         self._batch = Batch(context.n_batch)
 
     def answer(self, kind: str, n_past: int, n_nodes: int, n_leaves: int) -> list[float]:
@@ -109,21 +109,21 @@ class Side:
         self._resize(n_past)
         if kind == "plain":
             start_s = time.perf_counter()
-            self._context.decode_one(self._seq, 5)
+            self._context.decode(5, seq=self._seq)
             return [0.0, time.perf_counter() - start_s, 0.0]
         tree = self._tree(n_nodes, n_leaves)
         times_s = [time.perf_counter()]
         self._batch.clear()
-        self._context.add_tree(self._batch, self._seq, tree)
+        self._context.place(self._batch, self._seq, tree)
         times_s.append(time.perf_counter())
-        self._context.decode_trees(self._batch, [self._seq])
+        self._context.decode(self._batch)
         times_s.append(time.perf_counter())
         self._context.commit(self._seq, tree.path(len(tree) - 1).tolist())
         times_s.append(time.perf_counter())
         return [b - a for a, b in itertools.pairwise(times_s)]
 
     def _resize(self, n_past: int) -> None:
-        have = self._context.n_past(self._seq)
+        have = self._context.sequences.n_past(self._seq)
         if have > n_past:
             self._context.memory.rm(self._seq, n_past)
         elif have < n_past:

@@ -16,15 +16,15 @@ prompt = model.vocab.encode("The best way to learn a language is")
 
 with ptl.Context(model, n_ctx=1024) as context:
     seq = context.prefill(prompt, logits=True)
-    tokens, logp = context.top_k(WIDTH)
+    tokens, logp = context.outputs.top_k(WIDTH)
     beams = [[int(token)] for token in tokens[0]]
     scores = logp[0].astype(np.float64)
-    context.decode_tree(seq, ptl.TokenTree.from_paths(beams))
+    context.decode(ptl.TokenTree.from_paths(beams), seq=seq)
     ends = list(range(WIDTH))  # the node at which each beam ends
 
     for _ in range(DEPTH - 1):
         # the last pass was over the ends of the beams: its rows are theirs
-        tokens, logp = context.top_k(WIDTH)
+        tokens, logp = context.outputs.top_k(WIDTH)
         totals = scores[:, None] + logp
         best = np.argsort(-totals, axis=None, kind="stable")[:WIDTH]
         parents, ranks = np.unravel_index(best, totals.shape)
@@ -33,7 +33,7 @@ with ptl.Context(model, n_ctx=1024) as context:
         scores = totals[parents, ranks]
         numbers = context.prune(seq, [ends[p] for p in parents])  # drop what no beam goes on from
         above = [int(numbers[ends[p]]) for p in parents]
-        context.grow_tree(seq, [beam[-1] for beam in beams], above)
+        context.grow(seq, [beam[-1] for beam in beams], above)
         n_nodes = int(numbers.max()) + 1
         ends = list(range(n_nodes, n_nodes + WIDTH))
 

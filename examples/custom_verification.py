@@ -36,8 +36,8 @@ with ptl.Context(model, n_ctx=2048) as context:
 
     while len(text) < len(prompt) + 40:
         tree = drafter.propose(8).with_root(text[-1])
-        context.decode_tree(seq, tree)  # one pass over all nodes
-        tokens, _ = context.top_k(N_LIKELIEST)  # (n_nodes, 3), likeliest first
+        context.decode(tree, seq=seq)  # one pass over all nodes
+        tokens, _ = context.outputs.top_k(N_LIKELIEST)  # (n_nodes, 3), likeliest first
 
         verdict = match(tree, partial(choose, tree, tokens))
         context.commit(seq, verdict.path)

@@ -52,7 +52,7 @@ def generate(model: ptl.Model, prompt: str, max_tokens: int, n_draft: int) -> tu
         seq = context.prefill(text[:-1])
         while len(text) < n_prompt + max_tokens:
             tree = drafter.propose(n_draft).with_root(text[-1])
-            logits = context.decode_tree(seq, tree)
+            logits = context.decode(tree, seq=seq).logits
             verdict = match(tree, partial(draw, tree, logits))
             context.commit(seq, verdict.path)
             drafter.observe(verdict.tokens)

@@ -37,17 +37,17 @@ with ptl.Context(target_model, n_ctx=1024) as target, ptl.Context(draft_model, n
     while len(text) < len(prompt) + N_TOKENS:
         # the draft: two draws without replacement at each node, level by level
         tokens, parents, level = [text[-1]], [-1], [0]
-        q = softmax(draft.decode_tree(draft_seq, ptl.TokenTree.chain(text[-1:])), 1.3)
+        q = softmax(draft.decode(ptl.TokenTree.chain(text[-1:]), seq=draft_seq).logits, 1.3)
         for _ in range(N_LEVELS):
             drawn = [(node, rng.choice(q.shape[1], N_CHILDREN, False, q[node])) for node in level]
             level = list(range(len(tokens), len(tokens) + N_CHILDREN * len(level)))
             parents += [node for node, children in drawn for _ in children]
             tokens += [int(child) for _, children in drawn for child in children]
-            rows = draft.grow_tree(draft_seq, tokens[level[0] :], parents[level[0] :])
+            rows = draft.grow(draft_seq, tokens[level[0] :], parents[level[0] :]).logits
             q = np.vstack([q, softmax(rows, 1.3)])
 
         tree = ptl.TokenTree.from_parents(tokens, parents)
-        p = softmax(target.decode_tree(seq, tree), 1.0)  # one pass over the whole tree
+        p = softmax(target.decode(tree, seq=seq).logits, 1.0)  # one pass over the whole tree
         chance = UniformChance(random.Random(n_passes).random)
         verdict = rejection(tree, p.__getitem__, q.__getitem__, chance)
         target.commit(seq, verdict.path)

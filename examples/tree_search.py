@@ -52,13 +52,13 @@ with ptl.Context(model, n_ctx=1024) as context:
         if leaf.path and leaf.place < 0:  # a child that is visited for the first time
             above = visited[-2].place
             if n_nodes:
-                context.grow_tree(seq, leaf.path[-1:], [above])
+                context.grow(seq, leaf.path[-1:], [above])
             else:
-                context.decode_tree(seq, ptl.TokenTree.chain(leaf.path))
+                context.decode(ptl.TokenTree.chain(leaf.path), seq=seq)
             leaf.place, n_nodes = n_nodes, n_nodes + 1
         text = model.vocab.decode(leaf.path)
         if len(leaf.path) < DEPTH and (leaf is root or leaf.place == n_nodes - 1):
-            tokens, logp = context.top_k(WIDTH)  # of the node that was just evaluated
+            tokens, logp = context.outputs.top_k(WIDTH)  # of the node that was just evaluated
             leaf.children = [
                 Node([*leaf.path, int(token)], prior=math.exp(p))
                 for token, p in zip(tokens[0], logp[0], strict=True)

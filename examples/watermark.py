@@ -51,7 +51,7 @@ def write(model: ptl.Model, prompt: Sequence[int], delta: float) -> list[int]:
         seq = context.prefill(text[:-1])
         while len(text) < len(prompt) + N_TOKENS:
             tree = drafter.propose(8).with_root(text[-1])
-            logits = context.decode_tree(seq, tree)
+            logits = context.decode(tree, seq=seq).logits
             verdict = match(tree, partial(draw, tree, logits))
             context.commit(seq, verdict.path)
             drafter.observe(verdict.tokens)

@@ -24,6 +24,6 @@ def logits_of_plain_steps(context: Context, seq: int, text: Sequence[int]) -> np
     """Logits behind each token, decoded one by one, float32, shape (n_tokens, n_vocab)."""
     rows = []
     for token in text:
-        context.decode_one(seq, token)
-        rows.append(context.logits[0])
+        context.decode(token, seq=seq)
+        rows.append(context.outputs.logits[0])
     return np.array(rows)

@@ -262,7 +262,7 @@ def use(path: Path) -> None:
                 seq = context.prefill(np.arange(8) % context.n_vocab)
                 tree = [[3, 4], [3, 5], [6]] if model.can_branch else [[3, 4]]
                 nodes = [[token % context.n_vocab for token in path] for path in tree]
-                context.decode_tree(seq, TokenTree.from_paths(nodes))
+                context.decode(TokenTree.from_paths(nodes), seq=seq)
                 context.commit(seq, [0])
         with Engine(model, n_ctx=64, n_threads=2) as engine:
             prompt = [token % engine.context.n_vocab for token in (3, 4, 5)]

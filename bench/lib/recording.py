@@ -176,9 +176,9 @@ class LiveModel:
         self._stand_behind(prompt[:-1])
         while len(text) < n_tokens and not (text and text[-1] in self.model.vocab.eog_tokens):
             last = text[-1] if text else prompt[-1]
-            self._context.decode_one(self._require_seq(), last)
+            self._context.decode(last, seq=self._require_seq())
             self._text.append(last)
-            text.append(int(self._context.argmax()[0]))
+            text.append(int(self._context.outputs.argmax()[0]))
         return Answer(question.category, prompt, text)
 
     def rows(self, answer: Answer, n_written: int, tree: TokenTree) -> list[Row]:
@@ -186,9 +186,9 @@ class LiveModel:
         self._stand_behind([*answer.prompt, *answer.text[:n_written]][:-1])
         seq, batch = self._require_seq(), self._batch
         batch.clear()
-        self._context.add_tree(batch, seq, tree)
-        self._context.decode_trees(batch, [seq])
-        tokens, logits = self._context.top_k(N_TOP, normalise=False)
+        self._context.place(batch, seq, tree)
+        self._context.decode(batch)
+        tokens, logits = self._context.outputs.top_k(N_TOP, normalise=False)
         found = [(row.copy(), values.copy()) for row, values in zip(tokens, logits, strict=True)]
         self._context.discard(seq)
         return found
@@ -198,8 +198,8 @@ class LiveModel:
         n_known = len(self._text)
         if self._seq is None or list(text[:n_known]) != self._text:
             if self._seq is not None:
-                self._context.free_sequence(self._seq)
-            self._seq, self._text, n_known = self._context.new_sequence(), [], 0
+                self._context.sequences.free(self._seq)
+            self._seq, self._text, n_known = self._context.sequences.new(), [], 0
         if len(text) > n_known:
             self._context.prefill(list(text[n_known:]), self._seq)
         self._text = list(text)

@@ -62,11 +62,11 @@ e = engine(); g = e.submit("Once", max_tokens=400, ignore_eos=True); next(g); us
     "prefix cache": "e = engine(n_cached_prefixes=2); text_of(e); use = lambda: "
     "e.save_prefix_cache('kept')",
     "a context": """
-c = ptl.Context(MODEL, n_ctx=256); s = c.prefill([5, 6]); use = lambda: c.decode_one(s, 5)""",
+c = ptl.Context(MODEL, n_ctx=256); s = c.prefill([5, 6]); use = lambda: c.decode(5, seq=s)""",
     "a new sequence": "c = ptl.Context(MODEL, n_ctx=256); use = lambda: c.prefill([5, 6])",
     "a tree": """
 c = ptl.Context(MODEL, n_ctx=256); s = c.prefill([5, 6])
-use = lambda: c.decode_tree(s, ptl.TokenTree.from_paths([[5], [6]]))""",
+use = lambda: c.decode(ptl.TokenTree.from_paths([[5], [6]]), seq=s)""",
     "memory": """
 c = ptl.Context(MODEL, n_ctx=256); s = c.prefill([5, 6]); use = lambda: c.memory.rm(s)""",
 }

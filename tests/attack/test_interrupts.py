@@ -101,7 +101,7 @@ context = ptl.Context(MODEL, n_ctx=8192, n_batch=256)
 interrupt_in(0.6)
 try: context.prefill([5] * 8000)
 except KeyboardInterrupt: print("interrupted", context.memory.n_cells_used)
-print(context.n_past(context.prefill([5, 6, 7])))
+print(context.sequences.n_past(context.prefill([5, 6, 7])))
 """
     )
     assert out == "interrupted 0\n3\n"

@@ -41,7 +41,7 @@ def context(model, **options):
 def logits(c, seq):
     c.prefill(TEXT, seq)
     c.prefill([300], seq, logits=True)
-    return c.logits[0].copy()
+    return c.outputs.logits[0].copy()
 model = ptl.Model(sys.argv[1])
 """
 
@@ -60,12 +60,13 @@ for at in range(len(state) - 4):
         n_changed += 1
         with context(model) as c:
             if refused(c.memory.load, bytes(bad), 1):
-                assert c.n_past(1) == 0
+                assert c.sequences.n_past(1) == 0
                 continue
             assert c.memory.pos_max(1) < 2**30, (at, position)
-            refused(c.prefill, TEXT, 1), refused(c.decode_one, 1, 5), refused(c.memory.save, 1)
+            refused(c.prefill, TEXT, 1), refused(lambda: c.decode(5, seq=1))
+            refused(c.memory.save, 1)
             c.memory.rm(1)
-            assert c.n_past(1) == 0 and not c.memory.n_cells_used, (at, position)
+            assert c.sequences.n_past(1) == 0 and not c.memory.n_cells_used, (at, position)
 print(n_changed)
 """
 
@@ -151,10 +152,10 @@ for type_k in sys.argv[3:]:
                     "cp": lambda: m.cp(0, 1),
                     "save": lambda: m.load(m.save(0), 1),
                     "file": lambda: (m.save_file("state.bin"), m.load_file("state.bin")),
-                    "tree": lambda: (c.decode_tree(0, chain), c.commit(0, [0])),
+                    "tree": lambda: (c.decode(chain, seq=0), c.commit(0, [0])),
                 }[how]
                 refused(call)
-                refused(c.decode_one, 0, 5)
+                refused(lambda: c.decode(5, seq=0))
                 refused(c.prefill, [5, 6], 0)
 """
 
@@ -188,9 +189,9 @@ for i in range(int(sys.argv[2])):
         bad = bytes(bad[: chance.choice((len(bad), chance.randrange(len(bad))))])
         with context(model) as c:
             refused(c.memory.load, bad, seq)
-            refused(c.prefill, [5, 6], 0), refused(c.decode_one, 0, 7)
+            refused(c.prefill, [5, 6], 0), refused(lambda: c.decode(7, seq=0))
             refused(c.memory.save), refused(c.memory.rm, 0), c.memory.clear()
-            assert c.n_past(0) == 0
+            assert c.sequences.n_past(0) == 0
 """
 
 

@@ -30,7 +30,7 @@ def perplexity(model: Model) -> float:
         batch = Batch(len(tokens))
         batch.add(tokens, np.arange(len(tokens)), 0, np.ones(len(tokens), dtype=bool))
         context.decode(batch)
-        logits = context.logits[:-1].astype(np.float64)
+        logits = context.outputs.logits[:-1].astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
     logp = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     return math.exp(-float(logp[np.arange(len(logp)), tokens[1:]].mean()))

@@ -67,7 +67,7 @@ class Snapshot:
 
 def next_logits(context: Context, seq: int = 0) -> np.ndarray:
     context.prefill([300], seq, logits=True)
-    return context.logits[0]
+    return context.outputs.logits[0]
 
 
 def batch(
@@ -113,12 +113,12 @@ BAD_BATCHES: dict[str, tuple[Callable[[], Batch], str]] = {
 def test_bad_batches_are_refused_and_change_nothing(tiny_model: TinyModel, kind: str) -> None:
     model = tiny_model(kind)
     with at_work(model) as context, at_work(model) as untouched:
-        before, logits = Snapshot.of(context), context.logits
+        before, logits = Snapshot.of(context), context.outputs.logits
         for make_batch, message in BAD_BATCHES.values():
             with pytest.raises(BatchError, match=message):
                 context.decode(make_batch())
         assert Snapshot.of(context) == before
-        assert np.array_equal(context.logits, logits)
+        assert np.array_equal(context.outputs.logits, logits)
         assert np.array_equal(next_logits(context), next_logits(untouched))
 
 
@@ -133,7 +133,7 @@ def test_a_bad_plain_step_is_refused_and_changes_nothing(
     with at_work(model) as context, at_work(model) as untouched:
         before = Snapshot.of(context)
         with pytest.raises(BatchError, match="token ids are from 0 to 319, sequences from 0 to 2"):
-            context.decode_one(seq, token)
+            context.decode(token, seq=seq)
         assert Snapshot.of(context) == before
         assert np.array_equal(next_logits(context), next_logits(untouched))
 
@@ -142,13 +142,13 @@ def test_a_plain_step_without_room_or_position_is_refused(tiny_model: TinyModel)
     with make(tiny_model("rope")) as context:
         context.prefill([290] * N_CTX, 0)
         with pytest.raises(CacheFullError, match="no room for 1 more token"):
-            context.decode_one(0, 5)
-        assert context.n_past(0) == N_CTX
+            context.decode(5, seq=0)
+        assert context.sequences.n_past(0) == N_CTX
     with make(tiny_model("learned"), n_ctx=1024) as context:
         context.prefill([290] * 512, 0)
         with pytest.raises(BatchError, match="learned 512 positions"):
-            context.decode_one(0, 5)
-        assert context.n_past(0) == 512
+            context.decode(5, seq=0)
+        assert context.sequences.n_past(0) == 512
 
 
 BAD_TEXTS: dict[str, Any] = {
@@ -173,7 +173,7 @@ def test_bad_texts_are_refused_and_take_no_sequence(tiny_model: TinyModel, name:
             with pytest.raises(BatchError):
                 context.prefill(BAD_TEXTS[name], seq)
         assert Snapshot.of(context) == before
-        assert context.new_sequence() == 2  # the only one that is not in use
+        assert context.sequences.new() == 2  # the only one that is not in use
 
 
 def test_sequences_that_went_apart_cannot_share_a_token(tiny_model: TinyModel) -> None:
@@ -203,7 +203,7 @@ def test_a_full_cache_refuses_and_stays_as_it_is(
         n_used = N_PAST + (5 if kv_unified else 0)
         for each in (context, untouched):
             each.prefill([290] * (N_CTX - n_used - n_left), 0)
-        before, n_past = Snapshot.of(context), context.n_past(0)
+        before, n_past = Snapshot.of(context), context.sequences.n_past(0)
         for n_more in (n_left + 1, N_BATCH):
             with pytest.raises(CacheFullError, match=rf"no room for {n_more} more tokens"):
                 context.decode(batch([5] * n_more, range(n_past, n_past + n_more)))
@@ -221,7 +221,7 @@ def test_what_did_not_fit_fits_when_room_is_made(tiny_model: TinyModel) -> None:
         context.memory.rm(1)
         context.prefill(TEXT * 3, 2, logits=True)
         roomy.prefill(TEXT * 3, 2, logits=True)
-        np.testing.assert_allclose(context.logits, roomy.logits, atol=2e-2)
+        np.testing.assert_allclose(context.outputs.logits, roomy.outputs.logits, atol=2e-2)
 
 
 def test_a_tree_without_room_is_not_pending(tiny_model: TinyModel) -> None:
@@ -231,8 +231,8 @@ def test_a_tree_without_room_is_not_pending(tiny_model: TinyModel) -> None:
             each.prefill([290] * (N_CTX - N_PAST - 5 - 3), 2)
         before = Snapshot.of(context)
         with pytest.raises(CacheFullError):
-            context.decode_tree(0, TREE)
-        assert not context.is_pending(0)
+            context.decode(TREE, seq=0)
+        assert not context.sequences.is_pending(0)
         assert Snapshot.of(context) == before
         assert np.array_equal(next_logits(context), next_logits(untouched))
 
@@ -246,30 +246,29 @@ def test_bad_trees_are_refused_and_change_nothing(tiny_model: TinyModel) -> None
     with at_work(model) as context, at_work(model) as untouched:
         before = Snapshot.of(context)
         calls: list[tuple[type[PyTreeLlamaError], Callable[[], Any]]] = [
-            (BatchError, lambda: context.decode_tree(0, TokenTree.from_paths([[N_VOCAB]]))),
-            (PyTreeLlamaError, lambda: context.decode_tree(0, TokenTree.from_paths([[-1]]))),
-            (TreeError, lambda: context.decode_tree(0, wide)),
-            (TreeError, lambda: context.grow_tree(0, [], [])),
-            (TreeError, lambda: context.grow_tree(0, [5], [0])),
-            (TreeError, lambda: context.grow_tree(0, [5], [-2])),
-            (TreeError, lambda: context.grow_tree(0, [5, 6], [-1])),
-            (BatchError, lambda: context.grow_tree(0, [1.5], [-1])),  # type: ignore[list-item]
+            (BatchError, lambda: context.decode(TokenTree.from_paths([[N_VOCAB]]), seq=0)),
+            (PyTreeLlamaError, lambda: context.decode(TokenTree.from_paths([[-1]]), seq=0)),
+            (TreeError, lambda: context.decode(wide, seq=0)),
+            (TreeError, lambda: context.grow(0, [], [])),
+            (TreeError, lambda: context.grow(0, [5], [0])),
+            (TreeError, lambda: context.grow(0, [5], [-2])),
+            (TreeError, lambda: context.grow(0, [5, 6], [-1])),
+            (BatchError, lambda: context.grow(0, [1.5], [-1])),  # type: ignore[list-item]
             (MemoryStateError, lambda: context.commit(0, [0])),
-            (MemoryStateError, lambda: context.decode_trees(batch(), [0])),
-            (MemoryStateError, lambda: context.decode_tree(N_SEQ_MAX, TREE)),
-            (MemoryStateError, lambda: context.decode_tree(-1, TREE)),
+            (MemoryStateError, lambda: context.decode(TREE, seq=N_SEQ_MAX)),
+            (MemoryStateError, lambda: context.decode(TREE, seq=-1)),
         ]
         for error, call in calls:
             with pytest.raises(error):
                 call()
-            assert not context.is_pending(0)
+            assert not context.sequences.is_pending(0)
         assert Snapshot.of(context) == before
         assert np.array_equal(next_logits(context), next_logits(untouched))
 
 
 def test_bad_paths_leave_the_tree_pending(tiny_model: TinyModel) -> None:
     with at_work(tiny_model("rope")) as context:
-        context.decode_tree(0, TREE)
+        context.decode(TREE, seq=0)
         before = Snapshot.of(context)
         root, other_root = np.flatnonzero(TREE.parents == -1).tolist()
         child = TREE.children(root)[0]
@@ -286,11 +285,11 @@ def test_bad_paths_leave_the_tree_pending(tiny_model: TinyModel) -> None:
             with pytest.raises(TreeError, match="is not a path of the pending tree"):
                 context.commit(0, path)
         with pytest.raises(MemoryStateError, match="pending"):
-            context.decode_tree(0, TREE)
-        assert context.is_pending(0)
+            context.decode(TREE, seq=0)
+        assert context.sequences.is_pending(0)
         assert Snapshot.of(context) == before
         context.discard(0)
-        assert context.n_past(0) == N_PAST
+        assert context.sequences.n_past(0) == N_PAST
 
 
 # -- after the end
@@ -306,16 +305,17 @@ def test_a_closed_context_refuses_every_use(tiny_model: TinyModel) -> None:
     for call in (
         lambda: context.prefill([5], 0),
         lambda: context.decode(batch()),
-        lambda: context.decode_tree(0, TREE),
-        lambda: context.grow_tree(0, [5], [-1]),
-        lambda: context.decode_trees(batch(), []),
-        lambda: context.n_past(0),
-        lambda: context.free_sequence(0),
-        lambda: context.logits,
-        lambda: context.logits_pointer(0),
-        lambda: context.argmax(),
-        lambda: context.top_k(1),
-        lambda: context.logp([5]),
+        lambda: context.decode(TREE, seq=0),
+        lambda: context.grow(0, [5], [-1]),
+        lambda: context.decode(5, seq=0),
+        lambda: context.place(Batch(8), 0, TREE),
+        lambda: context.sequences.n_past(0),
+        lambda: context.sequences.free(0),
+        lambda: context.outputs.logits,
+        lambda: context.outputs.logits_pointer(0),
+        lambda: context.outputs.argmax(),
+        lambda: context.outputs.top_k(1),
+        lambda: context.outputs.token_logps([5]),
         lambda: context.n_reused_graphs,
         lambda: memory.is_shared(0),
         lambda: memory.can_shift,
@@ -331,7 +331,7 @@ def test_a_closed_context_refuses_every_use(tiny_model: TinyModel) -> None:
         lambda: memory.save(0),
         lambda: memory.load(b"x"),
         lambda: memory.load(b"x", 0),
-        lambda: context.decode_one(0, 5),
+        lambda: context.decode(5, seq=0),
     ):
         with pytest.raises(ContextError, match="closed"):
             call()
@@ -348,11 +348,11 @@ def test_a_context_closes_at_the_end_of_its_block(tiny_model: TinyModel) -> None
 def test_a_closed_sampler_refuses_every_use(tiny_model: TinyModel) -> None:
     with at_work(tiny_model("rope")) as context:
         sampler = Sampler(context.model.vocab, SamplingParams(temperature=1.0))
-        sampler.sample(context, 0)
+        sampler.sample(context.outputs, 0)
         sampler.close()
         sampler.close()
         for call in (
-            lambda: sampler.sample(context, 0),
+            lambda: sampler.sample(context.outputs, 0),
             lambda: sampler.accept(5),
             lambda: sampler.reset(),
             lambda: sampler.clone(),
@@ -370,17 +370,19 @@ def calls_of(context: Context) -> dict[str, Callable[[], Any]]:
     return {
         "prefill": lambda: context.prefill([5], 0),
         "decode": lambda: context.decode(batch()),
-        "decode_one": lambda: context.decode_one(0, 5),
-        "decode_tree": lambda: context.decode_tree(0, TREE),
-        "grow_tree": lambda: context.grow_tree(0, [5], [-1]),
+        "decode a token": lambda: context.decode(5, seq=0),
+        "decode a tree": lambda: context.decode(TREE, seq=0),
+        "place": lambda: context.place(Batch(8), 0, TREE),
+        "new": lambda: context.sequences.new(),
+        "grow": lambda: context.grow(0, [5], [-1]),
         "commit": lambda: context.commit(0, []),
         "discard": lambda: context.discard(0),
-        "free_sequence": lambda: context.free_sequence(0),
-        "n_past": lambda: context.n_past(0),
-        "logits": lambda: context.logits,
-        "argmax": lambda: context.argmax(),
-        "top_k": lambda: context.top_k(1),
-        "logp": lambda: context.logp([5]),
+        "free": lambda: context.sequences.free(0),
+        "n_past": lambda: context.sequences.n_past(0),
+        "logits": lambda: context.outputs.logits,
+        "argmax": lambda: context.outputs.argmax(),
+        "top_k": lambda: context.outputs.top_k(1),
+        "token_logps": lambda: context.outputs.token_logps([5]),
         "is_shared": lambda: memory.is_shared(0),
         "pos_min": lambda: memory.pos_min(0),
         "pos_max": lambda: memory.pos_max(0),
@@ -440,7 +442,7 @@ def test_a_pass_keeps_other_threads_out_and_lets_them_run(tiny_model: TinyModel)
                 n_refused += 1
         thread.join()
         assert n_refused > 0  # so this thread ran while the other was in its passes
-        assert context.n_past(0) == 3000
+        assert context.sequences.n_past(0) == 3000
 
 
 def test_contexts_of_one_model_work_in_threads_of_their_own(tiny_model: TinyModel) -> None:
@@ -450,7 +452,7 @@ def test_contexts_of_one_model_work_in_threads_of_their_own(tiny_model: TinyMode
     for text in texts:
         with make(model) as context:
             context.prefill(text, 0, logits=True)
-            expected.append(context.logits)
+            expected.append(context.outputs.logits)
     found: dict[int, list[np.ndarray]] = {}
 
     def run(i: int) -> None:
@@ -458,7 +460,7 @@ def test_contexts_of_one_model_work_in_threads_of_their_own(tiny_model: TinyMode
             found[i] = []
             for _ in range(10):
                 context.prefill(texts[i], 0, logits=True)
-                found[i].append(context.logits)
+                found[i].append(context.outputs.logits)
                 context.memory.clear()
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 
-from pytreellama import Batch
+from pytreellama import Batch, Context, Model, TokenTree
 from pytreellama.context.batch import SequenceSets
-from pytreellama.errors import BatchError
+from pytreellama.errors import BatchError, MemoryStateError
 from pytreellama.native.decode import TEXT
 from pytreellama.native.library import ffi
 
@@ -128,3 +131,116 @@ def test_tokens_are_text_unless_they_have_parents() -> None:
     assert batch.parents.tolist() == [TEXT]
     with pytest.raises(BatchError, match="parents of shape"):
         batch.add([5, 6], [1, 2], parents=[0, 1, 2])
+
+
+# -- what Context.decode takes
+
+
+@pytest.fixture
+def context(tiny_model: Callable[[str], Model]) -> Iterator[Context]:
+    with Context(tiny_model("rope"), n_ctx=128, n_seq_max=2) as made:
+        for seq in (0, 1):
+            made.prefill([280, 281, 282], seq)
+        yield made
+
+
+TREE = TokenTree.from_paths([[5, 6], [7]])
+
+
+@pytest.mark.parametrize(
+    ("what", "seq", "message"),
+    [
+        pytest.param("a", 0, "expected a Batch, a TokenTree or one token id", id="a text"),
+        pytest.param([5], 0, "expected a Batch, a TokenTree or one token id", id="a list"),
+        pytest.param(True, 0, "expected a Batch, a TokenTree or one token id", id="a truth"),
+        pytest.param(5, None, "expected the sequence of the token", id="a token alone"),
+        pytest.param(5, 1.0, "seq=1.0: expected the sequence of the token", id="a fraction"),
+        pytest.param(TREE, None, "expected the sequence of the tree", id="a tree alone"),
+        pytest.param(Batch(1), 0, "expected None, a batch has its own", id="a batch's sequence"),
+    ],
+)
+def test_decode_refuses_what_it_does_not_take(
+    context: Context, what: Any, seq: Any, message: str
+) -> None:
+    with pytest.raises(BatchError, match=message):
+        context.decode(what, seq=seq)
+    assert context.sequences.n_past(0) == 3
+
+
+def test_one_decode_runs_a_token_a_tree_or_a_batch_of_both(context: Context) -> None:
+    token = context.decode(np.int32(9), seq=1).logits  # type: ignore[call-overload]
+    tree = context.decode(TREE, seq=0).logits
+    context.discard(0)
+    context.memory.rm(1, 3)
+    batch = Batch(8)
+    where = context.place(batch, 0, TREE)
+    row = batch.add([9], [3], 1, True)
+    outputs = context.decode(batch)
+    assert outputs is context.outputs and outputs.n_rows == 4
+    assert np.array_equal(outputs.logits[where], tree)
+    assert np.array_equal(outputs.logits[row], token)
+    assert context.sequences.is_pending(0) and not context.sequences.is_pending(1)
+
+
+def decoded(context: Context, batch: Batch) -> None:
+    context.place(batch, 0, TREE)
+    context.decode(batch)
+
+
+def discarded(context: Context, batch: Batch) -> None:
+    context.place(batch, 0, TREE)
+    context.discard(0)
+
+
+def placed_elsewhere(context: Context, batch: Batch) -> None:
+    discarded(context, batch)
+    context.place(Batch(8), 0, TREE)
+
+
+def forgotten(context: Context, batch: Batch) -> None:
+    context.place(batch, 0, TREE)
+    context.memory.clear()
+
+
+@pytest.mark.parametrize("happened", [decoded, discarded, placed_elsewhere, forgotten])
+def test_nodes_that_no_longer_wait_in_a_batch_are_not_decoded(
+    context: Context, happened: Callable[[Context, Batch], None]
+) -> None:
+    batch = Batch(8)
+    happened(context, batch)
+    with pytest.raises(MemoryStateError, match="sequence 0 in this batch were decoded or discard"):
+        context.decode(batch)
+    context.discard(0)
+    with pytest.raises(MemoryStateError, match="holds nodes of sequence 0 that were discarded"):
+        context.place(batch, 0, TREE)
+    batch.clear()
+    context.place(batch, 0, TREE)
+    assert context.decode(batch).n_rows == len(TREE)
+
+
+def test_a_tree_next_to_text_behind_pending_nodes_is_refused(context: Context) -> None:
+    context.decode(TREE, seq=1)
+    batch = Batch(8)
+    context.place(batch, 0, TREE)
+    batch.add([9], [3], 1)
+    with pytest.raises(MemoryStateError, match="sequence 1 has pending tree nodes"):
+        context.decode(batch)
+    assert context.sequences.is_pending(1) and not context.sequences.is_pending(0)
+
+
+@pytest.mark.parametrize(
+    "read", [lambda o: o.logit(0, 320), lambda o: o.logp(0, -1), lambda o: o.top_logp(0, 320, 1)]
+)
+def test_a_token_out_of_the_vocabulary_has_no_logit(
+    context: Context, read: Callable[[Any], object]
+) -> None:
+    with pytest.raises(BatchError, match="expected an id from 0 to 319"):
+        read(context.decode(5, seq=0))
+
+
+def test_text_of_a_reused_batch_is_what_was_filled_last(context: Context) -> None:
+    batch = Batch(4)
+    batch.add([1, 2, 3, 4], [9, 9, 9, 9], [[0, 1], [1], [0], [1, 0]], True, [-1, 0, 1, 2])
+    batch.fill_text(np.array([7, 8], np.int32), 3, 1, wants_last=True)
+    assert contents(batch) == [(7, 3, [1], False), (8, 4, [1], True)]
+    assert batch.parents.tolist() == [TEXT, TEXT]

@@ -28,7 +28,7 @@ def make(model: Model, **options: Any) -> Context:
 def last_logits(model: Model, tokens: list[int] = TEXT, **options: Any) -> Float32:
     with make(model, **options) as context:
         context.prefill(tokens, logits=True)
-        return context.logits[0]
+        return context.outputs.logits[0]
 
 
 def log_softmax(logits: Float32) -> np.ndarray:
@@ -46,19 +46,19 @@ def test_reductions_in_c_are_those_of_numpy(tiny_model: TinyModel, n_vocab: int)
         batch = Batch(len(TEXT))
         batch.add(TEXT, np.arange(len(TEXT)), logits=True)
         context.decode(batch)
-        logits = context.logits
+        logits = context.outputs.logits
         assert logits.shape == (len(TEXT), n_vocab)
         assert logits.dtype == np.float32
         expected = log_softmax(logits)
-        assert np.array_equal(context.argmax(), logits.argmax(axis=1))
+        assert np.array_equal(context.outputs.argmax(), logits.argmax(axis=1))
         for k in (1, 2, 17, n_vocab):
-            tokens, logp = context.top_k(k)
+            tokens, logp = context.outputs.top_k(k)
             order = np.argsort(-logits, axis=1, kind="stable")[:, :k]  # ties by id
             assert np.array_equal(tokens, order)
             np.testing.assert_allclose(logp, np.take_along_axis(expected, order, 1), atol=2e-5)
         chosen = np.arange(len(TEXT)) * 11 % n_vocab
         np.testing.assert_allclose(
-            context.logp(chosen), expected[np.arange(len(TEXT)), chosen], atol=2e-5
+            context.outputs.token_logps(chosen), expected[np.arange(len(TEXT)), chosen], atol=2e-5
         )
 
 
@@ -96,39 +96,41 @@ def test_rows_are_those_of_the_flagged_tokens_in_order(tiny_model: TinyModel) ->
         flags = np.array([0, 1, 0, 0, 1, 0, 0, 1], dtype=bool)
         batch.logits[:] = flags
         some_rows.decode(batch)
-        assert some_rows.n_outputs == 3
-        np.testing.assert_allclose(some_rows.logits, all_rows.logits[flags], atol=LOGIT_TOLERANCE)
+        assert some_rows.outputs.n_rows == 3
+        np.testing.assert_allclose(
+            some_rows.outputs.logits, all_rows.outputs.logits[flags], atol=LOGIT_TOLERANCE
+        )
 
 
 def test_a_pass_without_flags_leaves_no_rows(tiny_model: TinyModel) -> None:
     with make(tiny_model("rope")) as context:
         context.prefill(TEXT, logits=True)
         context.prefill([300], 0)
-        assert context.n_outputs == 0
-        assert context.logits.shape == (0, 320)
-        assert context.argmax().shape == (0,)
-        assert context.top_k(3)[0].shape == (0, 3)
+        assert context.outputs.n_rows == 0
+        assert context.outputs.logits.shape == (0, 320)
+        assert context.outputs.argmax().shape == (0,)
+        assert context.outputs.top_k(3)[0].shape == (0, 3)
         with pytest.raises(ContextError, match="flag the tokens whose logits you want"):
-            context.logits_pointer(0)
+            context.outputs.logits_pointer(0)
 
 
 @pytest.mark.parametrize("row", [-2, 3, 2**31, 2**40])
 def test_embeddings_are_there_if_asked_for(tiny_model: TinyModel, row: int) -> None:
     with make(tiny_model("rope"), embeddings=True) as context:
         context.prefill(TEXT[:3])
-        rows = [context.embedding(i) for i in range(3)]
-        assert np.array_equal(context.embedding(), rows[2])
+        rows = [context.outputs.embedding(i) for i in range(3)]
+        assert np.array_equal(context.outputs.embedding(), rows[2])
         assert all(each.shape == (64,) and np.isfinite(each).all() for each in rows)
         assert not np.array_equal(rows[0], rows[1])
         with pytest.raises(ContextError, match=f"no hidden state in row {row}"):
-            context.embedding(row)
+            context.outputs.embedding(row)
 
 
 def test_no_embeddings_unless_asked_for(tiny_model: TinyModel) -> None:
     with make(tiny_model("rope")) as context:
         context.prefill(TEXT, logits=True)
         with pytest.raises(ContextError, match="embeddings=True"):
-            context.embedding()
+            context.outputs.embedding()
 
 
 def test_out_of_range_questions_are_refused(tiny_model: TinyModel) -> None:
@@ -136,13 +138,13 @@ def test_out_of_range_questions_are_refused(tiny_model: TinyModel) -> None:
         context.prefill(TEXT, logits=True)
         for k in (0, -1, 321, 2**40):
             with pytest.raises(ContextError, match="allowed is 1 to 320"):
-                context.top_k(k)
+                context.outputs.top_k(k)
         for tokens in ([], [1, 2], [-1], [320], [2**31]):
             with pytest.raises(BatchError):
-                context.logp(tokens)
+                context.outputs.token_logps(tokens)
         for row in (-1, 1, 2**40):
             with pytest.raises(ContextError, match="the last pass left 1"):
-                context.logits_pointer(row)
+                context.outputs.logits_pointer(row)
 
 
 # -- passes
@@ -199,14 +201,14 @@ def test_a_failed_prefill_takes_everything_back(tiny_model: TinyModel) -> None:
         seq = context.prefill(TEXT)
         with pytest.raises(CacheFullError, match=r"make the context with a larger n_ctx"):
             context.prefill([300] * 300, seq)
-        assert context.n_past(seq) == len(TEXT)
+        assert context.sequences.n_past(seq) == len(TEXT)
         with pytest.raises(CacheFullError):
             context.prefill([300] * 300)
         assert context.memory.pos_max(1) == -1
-        assert context.new_sequence() == 1
+        assert context.sequences.new() == 1
         context.prefill([300], seq, logits=True)
         np.testing.assert_allclose(
-            context.logits[0], last_logits(model, [*TEXT, 300]), atol=LOGIT_TOLERANCE
+            context.outputs.logits[0], last_logits(model, [*TEXT, 300]), atol=LOGIT_TOLERANCE
         )
 
 
@@ -225,7 +227,7 @@ def test_learned_positions_end_where_the_model_has_no_more(tiny_model: TinyModel
                 context.prefill([300], seq)
         with pytest.raises(BatchError, match="learned 512 positions"):
             context.prefill([300] * 600, seq)
-        assert context.n_past(seq) == 512
+        assert context.sequences.n_past(seq) == 512
 
 
 # -- abort
@@ -239,7 +241,7 @@ def test_abort_ends_the_pass_that_another_thread_waits_for(tiny_model: TinyModel
             try:
                 while True:
                     seq = context.prefill([300] * 4096)
-                    context.free_sequence(seq)
+                    context.sequences.free(seq)
             except BaseException as error:
                 failures.append(error)
 
@@ -252,14 +254,14 @@ def test_abort_ends_the_pass_that_another_thread_waits_for(tiny_model: TinyModel
         assert "aborted, as asked" in str(failures[0])
         assert context.memory.pos_max(0) == -1
         context.prefill(TEXT, logits=True)  # the next pass runs as usual
-        assert np.isfinite(context.logits).all()
+        assert np.isfinite(context.outputs.logits).all()
 
 
 def test_an_abort_before_a_pass_does_not_end_it(tiny_model: TinyModel) -> None:
     with make(tiny_model("rope")) as context:
         context.abort()
         context.prefill(TEXT)
-        assert context.n_past(0) == len(TEXT)
+        assert context.sequences.n_past(0) == len(TEXT)
 
 
 # -- making
@@ -322,18 +324,18 @@ def test_a_cache_beyond_memory_is_refused_before_any_is_taken(
 def test_a_recurrent_state_has_no_size_that_grows(tiny_model: TinyModel) -> None:
     with make(tiny_model("recurrent"), n_ctx=2**31 - 1) as context:
         context.prefill(TEXT)
-        assert context.n_past(0) == len(TEXT)
+        assert context.sequences.n_past(0) == len(TEXT)
 
 
 def test_sequences_are_handed_out_and_given_back(tiny_model: TinyModel) -> None:
     with make(tiny_model("rope"), n_seq_max=3) as context:
-        assert [context.new_sequence() for _ in range(3)] == [0, 1, 2]
+        assert [context.sequences.new() for _ in range(3)] == [0, 1, 2]
         with pytest.raises(ContextError, match=r"all 3 sequences .* larger n_seq_max"):
-            context.new_sequence()
+            context.sequences.new()
         context.prefill(TEXT, 1)
-        context.free_sequence(1)
+        context.sequences.free(1)
         assert context.memory.pos_max(1) == -1
-        assert context.new_sequence() == 1
+        assert context.sequences.new() == 1
 
 
 @pytest.mark.parametrize("n_seq_max", [1, 256])
@@ -347,5 +349,5 @@ def test_the_last_sequence_works_as_the_first(
     with make(model, kv_unified=kv_unified, **sizes) as context:
         context.prefill(TEXT[:9], n_seq_max - 1, logits=True)
         np.testing.assert_allclose(
-            context.logits[0], last_logits(model, TEXT[:9]), atol=LOGIT_TOLERANCE
+            context.outputs.logits[0], last_logits(model, TEXT[:9]), atol=LOGIT_TOLERANCE
         )

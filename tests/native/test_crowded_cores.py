@@ -26,7 +26,7 @@ def cost_s(model, n_threads):
         seq = context.prefill([1, 2, 3])
         begun = time.process_time()
         for _ in range(5):
-            context.decode_tree(seq, tree)
+            context.decode(tree, seq=seq)
             context.discard(seq)
         return time.process_time() - begun
 

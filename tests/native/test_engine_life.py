@@ -245,8 +245,8 @@ class TestWrongArguments:
         with Context(tiny_model("rope"), n_ctx=256, n_threads=1) as context:
             context.prefill([5, 6])
             with pytest.raises(MemoryStateError, match="sequence id False"):
-                context.free_sequence(False)
-            context.free_sequence(0)
+                context.sequences.free(False)
+            context.sequences.free(0)
             assert context.prefill([5]) == 0
 
 

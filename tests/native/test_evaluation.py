@@ -30,8 +30,8 @@ def logps_alone(model: Model, prompt: list[int], tokens: list[int]) -> list[floa
     with Context(model, n_ctx=256, n_threads=1) as context:
         seq = context.prefill(prompt[:-1])
         for last, token in zip([prompt[-1], *tokens[:-1]], tokens, strict=True):
-            context.decode_one(seq, last)
-            logps.append(float(context.logp([token])[0]))
+            context.decode(last, seq=seq)
+            logps.append(float(context.outputs.token_logps([token])[0]))
     return logps
 
 
@@ -94,7 +94,7 @@ def test_nothing_is_left_of_a_score(engine: Engine) -> None:
 def hidden_states(model: Model, tokens: list[int]) -> np.ndarray:
     with Context(model, n_ctx=256, n_threads=1, embeddings=True) as context:
         context.prefill(tokens)
-        return np.array([context.embedding(row) for row in range(len(tokens))])
+        return np.array([context.outputs.embedding(row) for row in range(len(tokens))])
 
 
 @pytest.mark.parametrize("n_prefill", [7, 128])

@@ -52,7 +52,7 @@ def use(path: Path) -> None:
             sizes = {"n_ctx": 64, "n_batch": 16, "n_threads": 1}
             with Context(model, flash_attention=flash_attention, **sizes) as context:
                 context.prefill(np.arange(8) % context.n_vocab, logits=True)
-                context.top_k(1)
+                context.outputs.top_k(1)
 
 
 def outcome(path: Path) -> str:

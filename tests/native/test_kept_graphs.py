@@ -26,9 +26,9 @@ def passes(context: Context, sizes: list[int]) -> list[np.ndarray]:
     rows = []
     for size in sizes:
         tokens = rng.integers(5, context.n_vocab, size)
-        rows.append(context.decode_tree(seq, TokenTree.chain(tokens)))
+        rows.append(context.decode(TokenTree.chain(tokens), seq=seq).logits)
         context.discard(seq)
-    context.free_sequence(seq)
+    context.sequences.free(seq)
     return rows
 
 
@@ -44,12 +44,12 @@ def test_sizes_in_turns_use_their_graphs_again(tiny_model: TinyModel) -> None:
 def test_larger_trees_leave_the_graph_of_plain_steps_alone(tiny_model: TinyModel) -> None:
     with Context(tiny_model("rope"), n_ctx=256, n_threads=1) as context:
         seq = context.prefill(TEXT)
-        context.decode_one(seq, 7)
+        context.decode(7, seq=seq)
         before = context.n_reused_graphs
         for _ in range(5):
-            context.decode_tree(seq, TokenTree.chain(range(20, 32)))
+            context.decode(TokenTree.chain(range(20, 32)), seq=seq)
             context.discard(seq)
-            context.decode_one(seq, 7)
+            context.decode(7, seq=seq)
         assert context.n_reused_graphs - before >= 9
 
 
@@ -64,7 +64,7 @@ def test_logits_are_those_of_a_context_that_saw_one_size_alone(tiny_model: TinyM
         with Context(model, n_ctx=256, n_threads=1) as context:
             seq = context.prefill(TEXT)
             chain = TokenTree.chain(rng.integers(5, context.n_vocab, size))
-            assert np.array_equal(context.decode_tree(seq, chain), rows)
+            assert np.array_equal(context.decode(chain, seq=seq).logits, rows)
 
 
 @needs_exact
@@ -78,7 +78,7 @@ def test_a_shift_in_between_forgets_what_was_kept(tiny_model: TinyModel) -> None
             seq = context.prefill(TEXT, 0)
             context.memory.rm(seq, 4, 10)
             context.memory.add(seq, 10, len(TEXT), -6)
-            return context.decode_tree(seq, TokenTree.chain([7, 8, 9]))
+            return context.decode(TokenTree.chain([7, 8, 9]), seq=seq).logits
 
     assert np.array_equal(shifted([3, 1, 8, 3, 20]), shifted([1]))
 
@@ -90,7 +90,7 @@ from pytreellama import Context, Model, TokenTree
 context = Context(Model(sys.argv[1]), n_ctx=256, n_threads=1)
 seq = context.prefill(list(range(10, 40)))
 for size in (1, 3, 1, 3, 12, 3):
-    logits = context.decode_tree(seq, TokenTree.chain(range(20, 20 + size)))
+    logits = context.decode(TokenTree.chain(range(20, 20 + size)), seq=seq).logits
     context.discard(seq)
 print(context.n_reused_graphs, logits.tobytes().hex())
 """
@@ -110,5 +110,5 @@ def test_the_environment_can_turn_it_off(
     assert (int(n_reused) == 0) == (disable == "1")
     with Context(tiny_model("rope"), n_ctx=256, n_threads=1) as context:
         seq = context.prefill(TEXT)
-        expected = context.decode_tree(seq, TokenTree.chain(range(20, 23)))
+        expected = context.decode(TokenTree.chain(range(20, 23)), seq=seq).logits
     assert logits == expected.tobytes().hex()

@@ -38,7 +38,7 @@ def make(model: Model, **options: Any) -> Context:
 
 def next_logits(context: Context, seq: int) -> np.ndarray:
     context.prefill([300], seq, logits=True)
-    return context.logits[0]
+    return context.outputs.logits[0]
 
 
 # -- states as bytes
@@ -51,8 +51,8 @@ def test_a_saved_sequence_goes_on_in_another_context(tiny_model: TinyModel, kind
         state = first.memory.save(0)
         second.prefill(TEXT[:5], 0)
         second.memory.load(state, 1)
-        assert second.n_past(1) == len(TEXT)
-        assert second.n_past(0) == 5
+        assert second.sequences.n_past(1) == len(TEXT)
+        assert second.sequences.n_past(0) == 5
         assert np.array_equal(next_logits(second, 1), next_logits(first, 0))
 
 
@@ -63,7 +63,7 @@ def test_a_saved_context_comes_back_whole(tiny_model: TinyModel, kind: str) -> N
         first.prefill(TEXT[:7], 1)
         second.prefill([300] * 10, 0)
         second.memory.load(first.memory.save())
-        assert (second.n_past(0), second.n_past(1)) == (len(TEXT), 7)
+        assert (second.sequences.n_past(0), second.sequences.n_past(1)) == (len(TEXT), 7)
         for seq in (0, 1):
             assert np.array_equal(next_logits(second, seq), next_logits(first, seq))
 
@@ -123,9 +123,9 @@ def test_a_state_of_something_else_is_refused_and_leaves_nothing(
             with pytest.raises(MemoryStateError, match="use a state saved with the same model"):
                 context.memory.load(data, seq)
                 pytest.fail(f"a state {name} was taken")
-            assert context.n_past(0) == 0, name
+            assert context.sequences.n_past(0) == 0, name
         context.memory.load(good, seq)
-        assert context.n_past(0) == len(TEXT)
+        assert context.sequences.n_past(0) == len(TEXT)
 
 
 def test_a_state_too_long_for_the_cache_is_refused(tiny_model: TinyModel) -> None:
@@ -136,7 +136,7 @@ def test_a_state_too_long_for_the_cache_is_refused(tiny_model: TinyModel) -> Non
             with pytest.raises(MemoryStateError, match="not a state that this context can take"):
                 small.memory.load(large.memory.save(seq), seq)
         small.prefill(TEXT, 0)
-        assert small.n_past(0) == len(TEXT)
+        assert small.sequences.n_past(0) == len(TEXT)
 
 
 DAMAGED_STATES = """
@@ -167,7 +167,7 @@ for seed in range(n_damages):
     for each in (0, 1):  # damage that cannot be told from a state must be borne
         try:
             context.prefill([7, 8], each, logits=True)
-            context.argmax()
+            context.outputs.argmax()
         except PyTreeLlamaError:
             pass
     context.memory.clear(data=False)
@@ -216,17 +216,17 @@ def test_sequences_that_are_none_are_refused_everywhere(tiny_model: TinyModel, s
             lambda: memory.div(seq, 0, -1, 2),
             lambda: memory.save(seq),
             lambda: memory.load(b"x", seq),
-            lambda: context.n_past(seq),
+            lambda: context.sequences.n_past(seq),
             lambda: memory.is_shared(seq),
             lambda: context.prefill([5], seq),
-            lambda: context.decode_tree(seq, tree),
-            lambda: context.grow_tree(seq, [5], [-1]),
+            lambda: context.decode(tree, seq=seq),
+            lambda: context.grow(seq, [5], [-1]),
             lambda: context.commit(seq, [0]),
-            lambda: context.free_sequence(seq),
+            lambda: context.sequences.free(seq),
         ):
             with pytest.raises(PyTreeLlamaError, match=rf"sequence (id )?{seq}"):
                 call()
-        assert context.n_past(0) == len(TEXT)
+        assert context.sequences.n_past(0) == len(TEXT)
 
 
 @pytest.mark.parametrize("number", [2**31, -(2**31) - 1, 2**40])
@@ -253,7 +253,7 @@ def test_shifts_without_room_are_refused(tiny_model: TinyModel) -> None:
         for divisor in (0, -1):
             with pytest.raises(MemoryStateError, match="give 1 or more"):
                 context.memory.div(0, 0, -1, divisor)
-        assert context.n_past(0) == len(TEXT)
+        assert context.sequences.n_past(0) == len(TEXT)
 
 
 @pytest.mark.parametrize("type_k", CACHE_TYPES)
@@ -285,7 +285,7 @@ def moved_logits(model: Model, delta: int, type_k: str) -> np.ndarray:
         context.prefill(TEXT, 0)
         assert context.memory.can_shift
         context.memory.add(0, 0, -1, delta)
-        assert context.n_past(0) == len(TEXT) + delta
+        assert context.sequences.n_past(0) == len(TEXT) + delta
         return next_logits(context, 0).copy()
 
 
@@ -307,16 +307,16 @@ def test_a_recurrent_state_loses_all_or_nothing(tiny_model: TinyModel, kind: str
         context.prefill(TEXT, 0)
         with pytest.raises(MemoryStateError, match="only the whole can be removed"):
             context.memory.rm(0, 5)
-        assert context.n_past(0) == len(TEXT)
+        assert context.sequences.n_past(0) == len(TEXT)
         context.memory.rm(0)
-        assert context.n_past(0) == 0
+        assert context.sequences.n_past(0) == 0
 
 
 def test_pending_nodes_are_settled_first(tiny_model: TinyModel) -> None:
     with make(tiny_model("rope")) as context:
         context.prefill(TEXT, 0)
         context.prefill(TEXT[:5], 1)
-        context.decode_tree(0, TokenTree.from_paths([[5, 6], [5, 7]]))
+        context.decode(TokenTree.from_paths([[5, 6], [5, 7]]), seq=0)
         memory = context.memory
         for call in (
             lambda: memory.rm(0),
@@ -332,9 +332,9 @@ def test_pending_nodes_are_settled_first(tiny_model: TinyModel) -> None:
         ):
             with pytest.raises(MemoryStateError, match="pending tree nodes; commit or discard"):
                 call()
-        assert context.is_pending(0)
+        assert context.sequences.is_pending(0)
         context.commit(0, [0, 2])
-        assert context.n_past(0) == len(TEXT) + 2
+        assert context.sequences.n_past(0) == len(TEXT) + 2
 
 
 def test_a_text_that_has_lost_its_window_is_gone_whole(tiny_model: TinyModel) -> None:
@@ -344,7 +344,7 @@ def test_a_text_that_has_lost_its_window_is_gone_whole(tiny_model: TinyModel) ->
         context.memory.load(context.memory.save(0), 0)
         assert context.memory.pos_min(0) > 5
         context.memory.rm(0, 5)
-        assert context.n_past(0) == 0
+        assert context.sequences.n_past(0) == 0
         assert not np.any(read_cells(context).positions >= 0)
         context.prefill(TEXT[:5], 0)
-        assert context.n_past(0) == 5
+        assert context.sequences.n_past(0) == 5

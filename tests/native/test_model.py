@@ -74,7 +74,7 @@ def test_ways_to_load_change_no_logits(
     def logits(model: Model) -> np.ndarray:
         with Context(model, **SMALL) as context:
             context.prefill([1, 270, 280], logits=True)
-            return context.logits
+            return context.outputs.logits
 
     with Model(tiny_model_path("rope"), **options) as model:
         assert np.array_equal(logits(model), logits(tiny_model("rope")))
@@ -144,7 +144,7 @@ def test_contexts_go_on_when_their_model_is_closed(
         model.close()
         for each in (other, context):
             each.prefill([1, 270, 280], logits=True)
-        assert np.array_equal(context.logits, other.logits)
+        assert np.array_equal(context.outputs.logits, other.outputs.logits)
 
 
 @pytest.mark.parametrize("order", [("model", "context"), ("context", "model")])

@@ -288,7 +288,7 @@ def test_a_context_can_be_asked_for_by_name(tiny_model: TinyModel) -> None:
 
 
 @pytest.mark.parametrize("error", [DecodeError, CacheFullError])
-@pytest.mark.parametrize("method", ["prefill", "grow_tree", "commit"])
+@pytest.mark.parametrize("method", ["prefill", "grow", "commit"])
 def test_failures_of_the_draft_model_are_named_and_leave_a_working_drafter(
     tiny_model: TinyModel,
     monkeypatch: pytest.MonkeyPatch,

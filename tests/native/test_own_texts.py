@@ -61,15 +61,15 @@ def test_states_are_those_that_tokens_were_drawn_from(tiny_model: TinyModel) -> 
     prompts = [[1, 270, 271, 272], [1, 280]]
     texts = answers(model, prompts, 10)
     with Context(model, n_ctx=256, n_threads=1) as context:
-        context.keep_hidden()
+        context.outputs.keep_hidden()
         for prompt, text in zip(prompts, texts, strict=True):
             assert text.states.shape == (len(text.tokens), model.n_embd_out)
             seq = context.prefill(prompt, logits=True)
             for state, token in zip(text.states, text.tokens.tolist(), strict=True):
-                np.testing.assert_allclose(context.hidden([0])[0], state, atol=1e-2)
-                assert int(context.argmax()[0]) == token
-                context.decode_one(seq, token)
-            context.free_sequence(seq)
+                np.testing.assert_allclose(context.outputs.hidden([0])[0], state, atol=1e-2)
+                assert int(context.outputs.argmax()[0]) == token
+                context.decode(token, seq=seq)
+            context.sequences.free(seq)
 
 
 def test_models_that_no_one_drafts_for_are_refused(tiny_model: TinyModel) -> None:

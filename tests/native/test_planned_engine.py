@@ -370,7 +370,7 @@ def test_costs_can_be_measured_in_tight_places(
         curve = measured_curve(context, budget_s=0.2)
         assert 0.0 < curve.seconds(1) <= curve.seconds(2) <= curve.seconds(64)
         assert context.memory.n_cells_used == 0
-        assert context.new_sequence() == 0
+        assert context.sequences.new() == 0
 
 
 def test_three_sizes_are_measured_whatever_the_budget(tiny_model: TinyModel) -> None:

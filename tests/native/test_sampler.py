@@ -57,11 +57,11 @@ def test_a_row_of_a_context_is_drawn_from_like_an_array(tiny_model):
     model = tiny_model("rope")
     with Context(model, n_ctx=64) as context:
         context.prefill([1, 5, 9], logits=True)
-        logits = context.logits[0]
-        assert Sampler(model.vocab).sample(context, 0) == logits.argmax()
+        logits = context.outputs.logits[0]
+        assert Sampler(model.vocab).sample(context.outputs, 0) == logits.argmax()
         options = {"temperature": 1.0, "seed": 8}
         from_context, from_array = sampler(model.vocab, **options), sampler(model.vocab, **options)
-        tokens = [from_context.sample(context, 0) for _ in range(20)]
+        tokens = [from_context.sample(context.outputs, 0) for _ in range(20)]
         assert tokens == [from_array.sample_row(logits) for _ in range(20)]
 
 

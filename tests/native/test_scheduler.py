@@ -65,7 +65,7 @@ class Desk:
         return no_text and self.context.memory.n_cells_used == 0
 
     def has_all_ids(self) -> bool:
-        taken = [self.context.new_sequence() for _ in range(self.context.n_seq_max)]
+        taken = [self.context.sequences.new() for _ in range(self.context.n_seq_max)]
         return sorted(taken) == list(range(self.context.n_seq_max))
 
 
@@ -144,7 +144,7 @@ class TestReading:
         read = Context.prefill
 
         def spy(self: Context, tokens: list[int], seq: int) -> int:
-            pieces.append((self.n_past(seq), len(tokens)))
+            pieces.append((self.sequences.n_past(seq), len(tokens)))
             return read(self, tokens, seq)
 
         monkeypatch.setattr(Context, "prefill", spy)
@@ -237,18 +237,18 @@ class TestShift:
         job = desk.add(prompt_of(20, 5), 260, ignore_eos=True, context_shift=True, n_keep=4)
         desk.run()
         with Context(model, n_ctx=256, **SIZES) as context:
-            seq = context.new_sequence()
+            seq = context.sequences.new()
             tokens = list(job.request.prompt)
             written: list[int] = []
             for token in tokens[:-1]:
-                context.decode_one(seq, token)
+                context.decode(token, seq=seq)
             last = tokens[-1]
             while len(written) < 260:
-                if context.n_past(seq) == 256:
+                if context.sequences.n_past(seq) == 256:
                     context.memory.rm(seq, 4, 4 + 126)
                     context.memory.add(seq, 130, 256, -126)
-                context.decode_one(seq, last)
-                last = int(context.argmax()[0])
+                context.decode(last, seq=seq)
+                last = int(context.outputs.argmax()[0])
                 written.append(last)
         assert job.output.tokens == written
 
@@ -349,11 +349,12 @@ class TestOptions:
         with Context(model, n_ctx=256, **SIZES) as context:
             seq = context.prefill(prompt, logits=True)
             for told in done.logprobs:
-                tokens, logp = context.top_k(3)
+                tokens, logp = context.outputs.top_k(3)
                 assert [token for token, _ in told.top] == tokens[0].tolist()
                 np.testing.assert_allclose([p for _, p in told.top], logp[0], atol=1e-4)
-                assert told.logp == pytest.approx(context.logp([told.token])[0], abs=1e-4)
-                context.decode_one(seq, told.token)
+                (expected,) = context.outputs.token_logps([told.token])
+                assert told.logp == pytest.approx(expected, abs=1e-4)
+                context.decode(told.token, seq=seq)
 
     def test_logprobs_come_with_their_chunks(self, tiny_model: TinyModel) -> None:
         engine = Engine(tiny_model("rope"), EAGER, n_ctx=256, **SIZES)

@@ -89,7 +89,7 @@ def test_a_real_model_answers_in_the_schemas_form(default_model):
     tokens: list[int] = []
     with Context(default_model, n_ctx=256) as context:
         seq = context.prefill(vocab.encode("A person as JSON:\n"), logits=True)
-        while (token := sampler.sample(context, 0)) not in vocab.eog_tokens:
+        while (token := sampler.sample(context.outputs, 0)) not in vocab.eog_tokens:
             tokens.append(token)
             context.prefill([token], seq, logits=True)
     check_person(vocab.decode(tokens))

@@ -26,7 +26,7 @@ class Text:
 
     def __post_init__(self) -> None:
         self.stats.n_shared = self.n_taken
-        self.state = TokenState(np.array(self.tokens, np.int32))
+        self.state = TokenState(np.array([*self.tokens, 0], np.int32))  # the last is not cached
         self.state.n_past = len(self.tokens)
 
 

@@ -22,9 +22,9 @@ def n_threads_of_this_process() -> int:
 def logits(context: Context) -> np.ndarray:
     seq = context.prefill(TEXT)
     try:
-        return context.decode_tree(seq, TokenTree.chain([7, 8, 9]))
+        return context.decode(TokenTree.chain([7, 8, 9]), seq=seq).logits
     finally:
-        context.free_sequence(seq)
+        context.sequences.free(seq)
 
 
 def test_more_contexts_need_no_more_threads(tiny_model: TinyModel) -> None:

@@ -70,7 +70,7 @@ def make_context(
         context = made_contexts[key]
         context.memory.clear(data=False)
         for seq in range(context.n_seq_max):
-            context.free_sequence(seq)
+            context.sequences.free(seq)
         return context
 
     return make
@@ -93,12 +93,12 @@ def used_cells(context: Context) -> list[tuple[int, tuple[int, ...]]]:
 
 def next_logits(context: Context, seq: int, token: int = 77) -> np.ndarray:
     context.prefill([token], seq, logits=True)
-    return context.logits[0]
+    return context.outputs.logits[0]
 
 
 def assert_is_text(context: Context, seq: int, text: list[int], other: Context) -> None:
     """The cache goes on as one that has only ever seen this text."""
-    assert context.n_past(seq) == len(text)
+    assert context.sequences.n_past(seq) == len(text)
     other.memory.clear(data=False)
     other.prefill(text, 0)
     assert np.abs(next_logits(context, seq) - next_logits(other, 0)).max() < 2e-2
@@ -110,7 +110,7 @@ def assert_is_text(context: Context, seq: int, text: list[int], other: Context) 
 def test_a_tree_may_have_many_leaves(context: Context) -> None:
     seq = context.prefill(TEXT)
     tree = TokenTree.from_paths([[5, token] for token in range(10, 210)])
-    logits = context.decode_tree(seq, tree)
+    logits = context.decode(tree, seq=seq).logits
     assert tree.n_leaves == 200
     assert logits.shape == (201, context.n_vocab)
     context.commit(seq, [0, 150])
@@ -124,15 +124,15 @@ def test_trees_of_several_sequences_share_the_ids_for_leaves(make_context: MakeC
     batch = Batch(300)
     for seq in (0, 1):
         context.prefill(TEXT, seq)
-        context.add_tree(batch, seq, tree)
+        context.place(batch, seq, tree)
     context.prefill(TEXT, 2)
     with pytest.raises(TreeError, match="sequence ids are free; truncate the tree"):
-        context.add_tree(batch, 2, tree)
-    assert not context.is_pending(2)
-    context.decode_trees(batch, [0, 1])
-    assert context.n_outputs == 200
+        context.place(batch, 2, tree)
+    assert not context.sequences.is_pending(2)
+    context.decode(batch)
+    assert context.outputs.n_rows == 200
     context.discard(0)
-    context.decode_tree(2, tree)
+    context.decode(tree, seq=2)
 
 
 @by_sequences
@@ -142,18 +142,18 @@ def test_too_many_leaves_are_refused_and_leave_nothing_behind(make_context: Make
     before = used_cells(context)
     tree = TokenTree.from_paths([[token] for token in range(3, 3 + 255)])
     with pytest.raises(TreeError, match=r"255 leaves.*253 of llama\.cpp's 256.*truncate"):
-        context.decode_tree(seq, tree)
-    assert not context.is_pending(seq)
+        context.decode(tree, seq=seq)
+    assert not context.sequences.is_pending(seq)
     assert used_cells(context) == before
-    assert len(context.decode_tree(seq, tree.truncate(254))) == 254
+    assert len(context.decode(tree.truncate(254), seq=seq).logits) == 254
 
 
 def test_a_tree_larger_than_the_batch_is_refused(context: Context) -> None:
     seq = context.prefill(TEXT)
     with pytest.raises(TreeError, match=r"257 nodes.*room for 256.*larger n_batch"):
-        context.decode_tree(seq, TokenTree.chain([5] * 257))
-    assert not context.is_pending(seq)
-    assert len(context.decode_tree(seq, TokenTree.chain([5] * 256))) == 256
+        context.decode(TokenTree.chain([5] * 257), seq=seq)
+    assert not context.sequences.is_pending(seq)
+    assert len(context.decode(TokenTree.chain([5] * 256), seq=seq).logits) == 256
 
 
 BIG = TokenTree.from_parents(np.arange(600) % 250 + 3, [-1, *(i // 3 for i in range(1, 600))])
@@ -168,9 +168,9 @@ def test_sequences_have_big_trees_of_their_own_in_one_pass(make_context: MakeCon
     for seq, text in texts.items():
         if text:
             context.prefill(text, seq)
-    places = {seq: context.add_tree(batch, seq, BIG) for seq in texts}
-    context.decode_trees(batch, [0, 1, 2])
-    logits = context.logits
+    places = {seq: context.place(batch, seq, BIG) for seq in texts}
+    context.decode(batch)
+    logits = context.outputs.logits
     assert BIG.n_leaves > 256
     plain = make_context(n_ctx=2048, n_batch=2048)
     for seq, text in texts.items():
@@ -178,7 +178,7 @@ def test_sequences_have_big_trees_of_their_own_in_one_pass(make_context: MakeCon
             path = BIG.tokens[BIG.path(node)].tolist()
             plain.memory.clear()
             plain.prefill([*text, *path], 0, logits=True)
-            assert np.abs(logits[places[seq]][node] - plain.logits[0]).max() < 2e-2
+            assert np.abs(logits[places[seq]][node] - plain.outputs.logits[0]).max() < 2e-2
     context.commit(1, BIG.path(599).tolist())
     assert_is_text(context, 1, BIG.tokens[BIG.path(599)].tolist(), plain)
 
@@ -190,11 +190,11 @@ def test_a_sequence_has_1024_nodes_at_most(make_context: MakeContext) -> None:
     before = used_cells(context)
     many = TokenTree.from_parents(np.full(1025, 5), np.arange(-1, 1024))
     with pytest.raises(TreeError, match=r"1025 pending nodes, at most 1024.*truncate"):
-        context.decode_tree(1, many)
+        context.decode(many, seq=1)
     assert used_cells(context) == before
-    assert len(context.decode_tree(1, many.truncate(1024))) == 1024
+    assert len(context.decode(many.truncate(1024), seq=1).logits) == 1024
     with pytest.raises(TreeError, match="1025 pending nodes"):
-        context.grow_tree(1, [5], [7])
+        context.grow(1, [5], [7])
     context.commit(1, [0, 1])
     assert_is_text(context, 1, [*TEXT, 5, 5], make_context())
 
@@ -214,13 +214,13 @@ def test_growth_anywhere_goes_deeper_than_any_shortcut(
     tokens, parents = rng.integers(3, 320, 210).tolist(), list[int]()
     for begin in range(0, 210, n_new):
         parents += [parent_deep_down(rng, parents + [-1] * i) for i in range(n_new)]
-        logits = context.grow_tree(1, tokens[begin : begin + n_new], parents[begin:])
+        logits = context.grow(1, tokens[begin : begin + n_new], parents[begin:]).logits
         if begin % 30 == 0:
             for row in range(n_new):
                 path = [tokens[node] for node in path_to(parents, begin + row)]
                 plain.memory.clear()
                 plain.prefill([*text, *path], 0, logits=True)
-                assert np.abs(logits[row] - plain.logits[0]).max() < 2e-2
+                assert np.abs(logits[row] - plain.outputs.logits[0]).max() < 2e-2
     path = max((path_to(parents, node) for node in range(210)), key=len)
     assert len(path) > 50
     context.commit(1, path)
@@ -239,11 +239,11 @@ def test_nodes_may_come_branch_by_branch(make_context: MakeContext, kind: str) -
     context, plain = make_context(kind, n_seq_max=3), make_context(kind)
     context.prefill(TEXT, 1)
     tokens, parents = [5, 6, 7, 8, 9, 11, 12], [-1, 0, 1, 0, -1, 4, 2]
-    logits = context.grow_tree(1, tokens, parents)
+    logits = context.grow(1, tokens, parents).logits
     for node in range(7):
         plain.memory.clear()
         plain.prefill([*TEXT, *(tokens[n] for n in path_to(parents, node))], 0, logits=True)
-        assert np.abs(logits[node] - plain.logits[0]).max() < 2e-2
+        assert np.abs(logits[node] - plain.outputs.logits[0]).max() < 2e-2
     context.commit(1, [0, 1, 2, 6])
     assert_is_text(context, 1, [*TEXT, 5, 6, 7, 12], plain)
 
@@ -257,10 +257,10 @@ def test_a_stream_of_its_own_and_a_small_window_take_trees(make_context: MakeCon
         for seq in (1, 0):
             context.prefill(text, seq)
         for _ in range(30):
-            context.decode_tree(1, BRANCHING)
-            context.grow_tree(1, [11, 12], [4, -1])
+            context.decode(BRANCHING, seq=1)
+            context.grow(1, [11, 12], [4, -1])
             context.commit(1, [0, 2])
-            context.decode_tree(0, BRANCHING)
+            context.decode(BRANCHING, seq=0)
             context.discard(0)
             text = [*text, 5, 6]
         assert_is_text(context, 1, text, plain)
@@ -277,7 +277,7 @@ def test_a_tree_deeper_than_a_small_window_costs_its_text_no_cell(
     context = make_context("swa", n_ctx=1024, n_seq_max=2, n_ubatch=64, swa_full=False)
     text, chain = list(range(40, 60)), list(range(100, 130))
     context.prefill(text, 0)
-    context.decode_tree(0, TokenTree.chain(chain))
+    context.decode(TokenTree.chain(chain), seq=0)
     context.prefill([6] * 400, 1)
     cells = read_cells(context, sliding=True)
     assert cells is not None
@@ -295,8 +295,8 @@ def test_a_small_window_without_room_for_a_tree_refuses_it_whole(
     context = make_context("swa", n_ctx=2048, n_batch=1024, n_ubatch=64, swa_full=False)
     seq = context.prefill(TEXT * 40)
     with pytest.raises(CacheFullError, match="no room for 600"):
-        context.decode_tree(seq, BIG)
-    assert not context.is_pending(seq)
+        context.decode(BIG, seq=seq)
+    assert not context.sequences.is_pending(seq)
     assert_is_text(context, seq, TEXT * 40, make_context("swa"))
 
 
@@ -309,17 +309,17 @@ def test_a_refused_growth_leaves_the_nodes_before_it_where_they_are(
     text, neighbour = list(range(10, 110)), list(range(10, 164))  # 254 cells
     a, b = context.prefill(text), context.prefill(neighbour)
     with pytest.raises(CacheFullError):  # two of them have found cells when the third finds none
-        context.decode_tree(a, TokenTree([20, 21, 22], [-1, -1, -1]))
-    context.decode_one(b, 30)
-    context.decode_tree(a, TokenTree([20], [-1]))
+        context.decode(TokenTree([20, 21, 22], [-1, -1, -1]), seq=a)
+    context.decode(30, seq=b)
+    context.decode(TokenTree([20], [-1]), seq=a)
     with pytest.raises(CacheFullError):
-        context.grow_tree(a, [21], [-1])
+        context.grow(a, [21], [-1])
     with pytest.raises(CacheFullError):  # the node has not lost its cell
-        context.decode_one(b, 31)
+        context.decode(31, seq=b)
     context.commit(a, [0])
     plain = make_context("rope", n_ctx=256, n_seq_max=3, n_batch=64, n_ubatch=64)
     for seq, written in ((a, [*text, 20]), (b, [*neighbour, 30])):
-        assert context.n_past(seq) == len(written)
+        assert context.sequences.n_past(seq) == len(written)
     context.memory.rm(a)
     assert_is_text(context, b, [*neighbour, 30], plain)
 
@@ -331,9 +331,9 @@ def test_text_of_one_sequence_and_nodes_of_another_share_a_pass(
     context, batch = make_context(n_seq_max=2), Batch(8)
     context.prefill(TEXT, 0)
     context.prefill(TEXT, 1)
-    context.add_tree(batch, 1, BRANCHING)
-    batch.add([60], context.n_past(0), 0, True)
-    context.decode_trees(batch, [1])
+    context.place(batch, 1, BRANCHING)
+    batch.add([60], context.sequences.n_past(0), 0, True)
+    context.decode(batch)
     context.commit(1, [0, 2])
     assert_is_text(context, 0, [*TEXT, 60], make_context())
     assert_is_text(context, 1, [*TEXT, 5, 6], make_context())
@@ -348,11 +348,11 @@ def test_text_of_a_sequence_beside_its_own_nodes_is_refused(
     context.prefill(TEXT, 0)
     context.prefill(TEXT, 1)
     before = used_cells(context)
-    context.add_tree(batch, 1, BRANCHING)
+    context.place(batch, 1, BRANCHING)
     batch.add([60], position, 1, True)
     with pytest.raises(BatchError):
-        context.decode_trees(batch, [1])
-    assert not context.is_pending(1)
+        context.decode(batch)
+    assert not context.sequences.is_pending(1)
     assert used_cells(context) == before
 
 
@@ -360,13 +360,13 @@ def test_text_of_a_sequence_with_pending_nodes_is_refused_and_they_stay(
     context: Context,
 ) -> None:
     context.prefill(TEXT, 0)
-    context.decode_tree(0, BRANCHING)
+    context.decode(BRANCHING, seq=0)
     before = used_cells(context)
     batch = Batch(2)
     batch.add([60], [len(TEXT)], 0)
     for act in (
         lambda: context.decode(batch),
-        lambda: context.decode_one(0, 60),
+        lambda: context.decode(60, seq=0),
         lambda: context.prefill([60], 0),
     ):
         with pytest.raises(MemoryStateError, match="commit or discard"):
@@ -379,14 +379,14 @@ def test_text_of_a_sequence_with_pending_nodes_is_refused_and_they_stay(
 def test_the_native_side_refuses_what_would_mix_text_and_nodes(context: Context) -> None:
     """Checked in C as well, for whoever calls it without Context."""
     context.prefill(TEXT, 0)
-    context.decode_tree(0, BRANCHING)
+    context.decode(BRANCHING, seq=0)
     before = used_cells(context)
     batch = Batch(2)
     batch.add([60], [len(TEXT) + 3], 0, True)
     with pytest.raises(BatchError, match="refuses the batch"):
         context.native.decode(batch.as_struct())
     with pytest.raises(BatchError, match="refuses the batch"):
-        context.native.decode_one(0, 60)
+        context.native.decode_one(seq=0, token=60)
     for parents, positions in (
         ([-1, NO_NODE], [5, 8]),  # a node, and text of its sequence
         ([5, 4], [6, 8]),  # a child of a node that comes later
@@ -413,7 +413,7 @@ def test_trees_of_one_size_reuse_the_graph(make_context: MakeContext, by_graph: 
     before = context.n_reused_graphs
     text = list(TEXT)
     for step in range(10):
-        context.decode_tree(0, TokenTree.from_parents([5, 6, 7, 8], [-1, -1, step % 2, 1]))
+        context.decode(TokenTree.from_parents([5, 6, 7, 8], [-1, -1, step % 2, 1]), seq=0)
         commit_natively(context, 0, [1, 3], by_graph)
         text += [6, 8]
     assert context.n_reused_graphs - before >= 8
@@ -452,7 +452,7 @@ def test_a_commit_moves_the_path_to_the_lowest_cells_bit_for_bit(
     with Context(tiny_model(kind), **sizes, **options) as context:
         context.prefill(TEXT, 1)
         first = lowest_free_cell(context)
-        context.decode_tree(1, SCATTERED)
+        context.decode(SCATTERED, seq=1)
         commit_natively(context, 1, PATH, by_graph)
         for sliding in (False, True):
             cells = read_cells(context, 1, sliding=sliding)
@@ -465,7 +465,7 @@ def test_a_commit_moves_the_path_to_the_lowest_cells_bit_for_bit(
     usual = {name: value for name, value in options.items() if name not in STOCK_CANNOT}
     with Context(tiny_model(kind), **sizes, **usual, tree_encoding=SEQUENCES) as context:
         context.prefill(TEXT, 1)
-        context.decode_tree(1, SCATTERED)
+        context.decode(SCATTERED, seq=1)
         context.commit(1, PATH)
         expected = context.memory.save(1)
     assert moved == expected
@@ -497,9 +497,9 @@ def test_a_tree_whose_cells_wrap_around_is_committed_as_well(
     context.prefill([3] * 3, 1)
     context.prefill(TEXT, 0)
     context.prefill([4] * 246, 2)  # all but two cells
-    context.decode_tree(0, TokenTree.chain([5, 6]))
+    context.decode(TokenTree.chain([5, 6]), seq=0)
     context.memory.rm(1)
-    context.grow_tree(0, [7, 8, 9], [1, 0, -1])
+    context.grow(0, [7, 8, 9], [1, 0, -1])
     cells = read_cells(context)
     assert cells is not None
     stands = [int(np.flatnonzero(cells.nodes == node)[0]) for node in range(5)]
@@ -524,9 +524,9 @@ def test_many_commits_leave_the_cells_that_plain_decoding_leaves(
     context.prefill(text, 1)
     for step in range(50):
         tree = BIG.truncate(int(rng.integers(1, 60)))
-        context.decode_tree(1, tree)
+        context.decode(tree, seq=1)
         if step % 3 == 0:
-            context.grow_tree(1, [11, 12], [len(tree) - 1, -1])
+            context.grow(1, [11, 12], [len(tree) - 1, -1])
         path = tree.path(int(rng.integers(-1, len(tree)))).tolist()
         context.commit(1, path)
         text += tree.tokens[path].tolist()
@@ -552,16 +552,16 @@ def lowest_free_cell(context: Context) -> int:
 def test_an_empty_tree_is_refused(context: Context) -> None:
     seq = context.prefill(TEXT)
     with pytest.raises(TreeError, match="empty"):
-        context.decode_tree(seq, TokenTree.empty())
+        context.decode(TokenTree.empty(), seq=seq)
     with pytest.raises(TreeError, match="empty"):
-        context.grow_tree(seq, [], [])
-    assert not context.is_pending(seq)
+        context.grow(seq, [], [])
+    assert not context.sequences.is_pending(seq)
 
 
 def test_a_tree_may_stand_at_the_beginning_of_a_text(make_context: MakeContext) -> None:
     context = make_context(n_seq_max=3)
-    context.decode_tree(1, BRANCHING)
-    assert context.n_past(1) == 0
+    context.decode(BRANCHING, seq=1)
+    assert context.sequences.n_past(1) == 0
     context.commit(1, [0, 2, 4])
     assert_is_text(context, 1, [5, 6, 7], make_context())
 
@@ -570,8 +570,8 @@ def test_a_token_out_of_the_vocabulary_is_refused(context: Context) -> None:
     seq = context.prefill(TEXT)
     before = used_cells(context)
     with pytest.raises(BatchError, match="id 320"):
-        context.decode_tree(seq, TokenTree.from_paths([[5, 6], [5, 320]]))
-    assert not context.is_pending(seq)
+        context.decode(TokenTree.from_paths([[5, 6], [5, 320]]), seq=seq)
+    assert not context.sequences.is_pending(seq)
     assert used_cells(context) == before
 
 
@@ -586,10 +586,10 @@ def test_a_commit_of_what_is_no_path_is_refused_and_the_tree_stays(
 ) -> None:
     context = make_context(n_seq_max=3)
     seq = context.prefill(TEXT)
-    context.decode_tree(seq, BRANCHING)
+    context.decode(BRANCHING, seq=seq)
     with pytest.raises(TreeError, match="not a path of the pending tree of 5 nodes"):
         context.commit(seq, path)
-    assert context.is_pending(seq)
+    assert context.sequences.is_pending(seq)
     context.commit(seq, [0, 3])
     assert_is_text(context, seq, [*TEXT, 5, 8], make_context())
 
@@ -597,7 +597,7 @@ def test_a_commit_of_what_is_no_path_is_refused_and_the_tree_stays(
 def test_an_empty_path_commits_nothing(make_context: MakeContext) -> None:
     context = make_context(n_seq_max=3)
     seq = context.prefill(TEXT)
-    context.decode_tree(seq, BRANCHING)
+    context.decode(BRANCHING, seq=seq)
     context.commit(seq, [])
     assert_is_text(context, seq, TEXT, make_context())
 
@@ -607,23 +607,23 @@ def test_a_commit_without_a_tree_is_refused(context: Context) -> None:
     with pytest.raises(MemoryStateError, match="no pending nodes; decode a tree first"):
         context.commit(seq, [])
     context.discard(seq)
-    assert context.n_past(seq) == len(TEXT)
+    assert context.sequences.n_past(seq) == len(TEXT)
 
 
 def test_a_second_tree_is_refused_while_one_is_pending(context: Context) -> None:
     seq = context.prefill(TEXT)
-    context.decode_tree(seq, BRANCHING)
+    context.decode(BRANCHING, seq=seq)
     with pytest.raises(MemoryStateError, match="grow, commit or discard"):
-        context.decode_tree(seq, BRANCHING)
+        context.decode(BRANCHING, seq=seq)
     context.commit(seq, [0])
-    context.decode_tree(seq, BRANCHING)
+    context.decode(BRANCHING, seq=seq)
 
 
 def test_growth_may_begin_where_nothing_is_pending(make_context: MakeContext) -> None:
     context = make_context(n_seq_max=3)
     seq = context.prefill(TEXT)
-    context.grow_tree(seq, [5, 9], [-1, -1])
-    context.grow_tree(seq, [6, 7], [0, 2])
+    context.grow(seq, [5, 9], [-1, -1])
+    context.grow(seq, [6, 7], [0, 2])
     context.commit(seq, [0, 2, 3])
     assert_is_text(context, seq, [*TEXT, 5, 6, 7], make_context())
 
@@ -633,24 +633,24 @@ def test_growth_on_a_parent_that_is_not_there_is_refused(
     context: Context, parents: list[int]
 ) -> None:
     seq = context.prefill(TEXT)
-    context.decode_tree(seq, BRANCHING)
+    context.decode(BRANCHING, seq=seq)
     before = used_cells(context)
     with pytest.raises(TreeError, match="a parent stands before its child"):
-        context.grow_tree(seq, [7] * len(parents), parents)
+        context.grow(seq, [7] * len(parents), parents)
     assert used_cells(context) == before
     context.commit(seq, [0, 2, 4])
 
 
 def test_nodes_that_were_added_and_not_decoded_are_in_the_way(context: Context) -> None:
     seq = context.prefill(TEXT)
-    context.add_tree(Batch(8), seq, BRANCHING)
+    context.place(Batch(8), seq, BRANCHING)
     with pytest.raises(MemoryStateError, match="not decoded"):
         context.commit(seq, [])
     with pytest.raises(MemoryStateError, match="not decoded"):
-        context.grow_tree(seq, [5], [-1])
+        context.grow(seq, [5], [-1])
     context.discard(seq)
     assert used_cells(context) == [(p, (seq,)) for p in range(5)]
-    context.decode_tree(seq, BRANCHING)
+    context.decode(BRANCHING, seq=seq)
 
 
 # -- memory
@@ -661,7 +661,7 @@ def test_memory_operations_refuse_a_sequence_with_pending_nodes(context: Context
     context.prefill(TEXT, 0)
     context.prefill(TEXT, 1)
     saved = memory.save(0)
-    context.decode_tree(0, BRANCHING)
+    context.decode(BRANCHING, seq=0)
     before = used_cells(context)
     for act in (
         lambda: memory.rm(0),
@@ -687,7 +687,7 @@ def test_memory_operations_refuse_a_sequence_with_pending_nodes(context: Context
 def test_cells_that_a_pending_tree_may_share_are_not_moved(context: Context) -> None:
     context.prefill(TEXT, 0)
     context.memory.cp(0, 1)
-    context.decode_tree(1, BRANCHING)
+    context.decode(BRANCHING, seq=1)
     with pytest.raises(MemoryStateError, match="sequence 1 has pending"):
         context.memory.add(0, 0, -1, 3)
     with pytest.raises(MemoryStateError, match="sequence 1 has pending"):
@@ -697,7 +697,7 @@ def test_cells_that_a_pending_tree_may_share_are_not_moved(context: Context) -> 
 @by_sequences
 def test_the_ids_of_leaves_are_out_of_a_users_reach(context: Context) -> None:
     seq = context.prefill(TEXT)
-    context.decode_tree(seq, BRANCHING)
+    context.decode(BRANCHING, seq=seq)
     before = used_cells(context)
     for borrowed in range(context.n_seq_max, 6):
         with pytest.raises(MemoryStateError, match="out of range"):
@@ -709,7 +709,7 @@ def test_other_sequences_may_change_while_a_tree_is_pending(make_context: MakeCo
     context = make_context(n_seq_max=3)
     context.prefill(TEXT, 0)
     context.memory.cp(0, 1)
-    context.decode_tree(0, BRANCHING)
+    context.decode(BRANCHING, seq=0)
     context.prefill([60, 70], 1)
     context.memory.rm(1)
     context.prefill([60, 70], 2)
@@ -724,7 +724,7 @@ def test_a_new_sequence_is_never_one_that_holds_text(make_context: MakeContext) 
     assert context.prefill(TEXT) == 1
     context.memory.cp(0, 2)
     with pytest.raises(ContextError, match="in use"):
-        context.new_sequence()
+        context.sequences.new()
 
 
 def test_a_prefill_that_its_watcher_ends_leaves_nothing(make_context: MakeContext) -> None:
@@ -741,13 +741,13 @@ def test_a_prefill_that_its_watcher_ends_leaves_nothing(make_context: MakeContex
 
 def test_clear_and_free_forget_pending_nodes(context: Context) -> None:
     seq = context.prefill(TEXT)
-    context.decode_tree(seq, BRANCHING)
-    context.free_sequence(seq)
-    assert not context.is_pending(seq) and used_cells(context) == []
+    context.decode(BRANCHING, seq=seq)
+    context.sequences.free(seq)
+    assert not context.sequences.is_pending(seq) and used_cells(context) == []
     seq = context.prefill(TEXT)
-    context.decode_tree(seq, BRANCHING)
+    context.decode(BRANCHING, seq=seq)
     context.memory.clear()
-    assert not context.is_pending(seq) and used_cells(context) == []
+    assert not context.sequences.is_pending(seq) and used_cells(context) == []
 
 
 # -- kinds of memory
@@ -758,11 +758,11 @@ def test_a_recurrent_model_refuses_branches(make_context: MakeContext, kind: str
     context = make_context(kind, n_seq_max=2)
     seq = context.prefill(TEXT)
     with pytest.raises(TreeError, match=r"recurrent.*chain"):
-        context.decode_tree(seq, BRANCHING)
-    assert not context.is_pending(seq)
-    context.decode_tree(seq, TokenTree.chain([5, 6]))
+        context.decode(BRANCHING, seq=seq)
+    assert not context.sequences.is_pending(seq)
+    context.decode(TokenTree.chain([5, 6]), seq=seq)
     with pytest.raises(TreeError, match=r"recurrent.*chain"):
-        context.grow_tree(seq, [7], [1])
+        context.grow(seq, [7], [1])
     context.commit(seq, [0, 1])
 
 
@@ -776,17 +776,17 @@ def test_a_recurrent_model_takes_chains_and_goes_back_to_any_part_of_one(
     if text:
         context.prefill(text, 1)
     chain = [5, 6, 7]
-    logits = context.decode_tree(1, TokenTree.chain(chain))
+    logits = context.decode(TokenTree.chain(chain), seq=1).logits
     context.commit(1, list(range(n_kept)))
     plain.prefill([*text, *chain], 0, logits=True)
-    assert np.abs(logits[-1] - plain.logits[0]).max() < 2e-2
-    assert context.n_past(1) == len(text) + n_kept
+    assert np.abs(logits[-1] - plain.outputs.logits[0]).max() < 2e-2
+    assert context.sequences.n_past(1) == len(text) + n_kept
     if text or n_kept:
         assert_is_text(context, 1, [*text, *chain[:n_kept]], plain)
-    context.decode_tree(1, TokenTree.chain(chain))
+    context.decode(TokenTree.chain(chain), seq=1)
     context.discard(1)
-    context.free_sequence(1)
-    assert context.n_past(1) == 0
+    context.sequences.free(1)
+    assert context.sequences.n_past(1) == 0
 
 
 @by_sequences
@@ -794,11 +794,11 @@ def test_a_sequence_with_a_stream_of_its_own_takes_chains_alone(make_context: Ma
     context = make_context(n_seq_max=2, kv_unified=False)
     context.prefill(TEXT, 1)
     with pytest.raises(TreeError, match="without kv_unified only chains"):
-        context.decode_tree(1, BRANCHING)
-    context.decode_tree(1, TokenTree.chain([5, 6, 7]))
-    context.grow_tree(1, [8], [2])
+        context.decode(BRANCHING, seq=1)
+    context.decode(TokenTree.chain([5, 6, 7]), seq=1)
+    context.grow(1, [8], [2])
     with pytest.raises(TreeError, match="without kv_unified only chains"):
-        context.grow_tree(1, [9], [0])
+        context.grow(1, [9], [0])
     context.commit(1, [0, 1])
     assert_is_text(context, 1, [*TEXT, 5, 6], make_context())
 
@@ -809,10 +809,10 @@ def test_a_small_window_cache_takes_no_trees(make_context: MakeContext) -> None:
     seq = context.prefill(TEXT)
     for tree in (BRANCHING, TokenTree.chain([5, 6])):
         with pytest.raises(TreeError, match="swa_full=True"):
-            context.decode_tree(seq, tree)
-    context.decode_tree(seq, TokenTree.chain([5]))
+            context.decode(tree, seq=seq)
+    context.decode(TokenTree.chain([5]), seq=seq)
     with pytest.raises(TreeError, match="swa_full=True"):
-        context.grow_tree(seq, [6], [0])
+        context.grow(seq, [6], [0])
     context.commit(seq, [0])
     assert_is_text(context, seq, [*TEXT, 5], make_context("swa"))
 
@@ -835,11 +835,11 @@ def test_a_full_cache_leaves_the_text_and_a_retry_works(
     context = nearly_full
     before = used_cells(context)
     with pytest.raises(CacheFullError, match="no room for 5"):
-        context.decode_tree(0, BRANCHING)
-    assert not context.is_pending(0)
+        context.decode(BRANCHING, seq=0)
+    assert not context.sequences.is_pending(0)
     assert used_cells(context) == before
     context.memory.rm(1, 240)
-    context.decode_tree(0, BRANCHING)
+    context.decode(BRANCHING, seq=0)
     context.commit(0, [0, 3])
     assert_is_text(context, 0, [*TEXT, 5, 8], make_context())
 
@@ -848,13 +848,13 @@ def test_a_full_cache_leaves_the_nodes_that_were_pending(
     make_context: MakeContext, nearly_full: Context
 ) -> None:
     context = nearly_full
-    context.decode_tree(0, BRANCHING.truncate(3))
+    context.decode(BRANCHING.truncate(3), seq=0)
     before = used_cells(context)
     with pytest.raises(CacheFullError):
-        context.grow_tree(0, [8, 7, 7], [0, 2, -1])
+        context.grow(0, [8, 7, 7], [0, 2, -1])
     assert used_cells(context) == before
     context.memory.rm(1, 240)
-    context.grow_tree(0, [8, 7, 7], [0, 2, -1])
+    context.grow(0, [8, 7, 7], [0, 2, -1])
     context.commit(0, [0, 2, 4])
     assert_is_text(context, 0, [*TEXT, 5, 6, 7], make_context())
 
@@ -863,10 +863,10 @@ def test_all_trees_of_a_pass_that_fails_are_forgotten(nearly_full: Context) -> N
     context, batch = nearly_full, Batch(16)
     before = used_cells(context)
     for seq in (0, 1):
-        context.add_tree(batch, seq, BRANCHING)
+        context.place(batch, seq, BRANCHING)
     with pytest.raises(CacheFullError):
-        context.decode_trees(batch, [0, 1])
-    assert not context.is_pending(0) and not context.is_pending(1)
+        context.decode(batch)
+    assert not context.sequences.is_pending(0) and not context.sequences.is_pending(1)
     assert used_cells(context) == before
 
 
@@ -876,7 +876,7 @@ def test_an_aborted_pass_leaves_the_text_and_the_nodes_that_were_pending(
 ) -> None:
     context = make_context(n_seq_max=3, n_ubatch=1)
     seq = context.prefill(TEXT)
-    context.decode_tree(seq, BRANCHING)
+    context.decode(BRANCHING, seq=seq)
     before = used_cells(context)
     many = [parent, *range(5, 205)]
     assert any(is_aborted(context, seq, many) for _ in range(50))
@@ -890,12 +890,12 @@ def is_aborted(context: Context, seq: int, parents: list[int]) -> bool:
     forgetting what was asked. False, and all as before, if that thread got no time to."""
     try:
         with aborting(context):
-            context.grow_tree(seq, [7] * len(parents), parents)
+            context.grow(seq, [7] * len(parents), parents)
     except DecodeError as error:
         assert "aborted, as asked" in str(error)
         return True
     context.discard(seq)
-    context.decode_tree(seq, BRANCHING)
+    context.decode(BRANCHING, seq=seq)
     return False
 
 
@@ -905,12 +905,12 @@ def test_a_pass_that_is_aborted_in_its_middle_leaves_none_of_its_nodes(
     """Micro-batches that were done before the abort have put nodes into the cache."""
     context = make_context(n_seq_max=3, n_ubatch=1, probe=True)
     seq = context.prefill(TEXT)
-    context.decode_tree(seq, BRANCHING)
+    context.decode(BRANCHING, seq=seq)
     before = used_cells(context)
     delays_s = (step / 4000 for step in range(1, 80))
     assert any(0 < passes_until_abort(context, seq, delay_s) < 200 for delay_s in delays_s)
     assert used_cells(context) == before
-    context.grow_tree(seq, [7], [2])
+    context.grow(seq, [7], [2])
     context.commit(seq, [0, 2, 5])
     assert_is_text(context, seq, [*TEXT, 5, 6, 7], make_context())
 
@@ -922,7 +922,7 @@ def passes_until_abort(context: Context, seq: int, delay_s: float) -> int:
     timer = threading.Timer(delay_s, context.abort)
     timer.start()
     try:
-        context.grow_tree(seq, [7] * 200, [-1, *range(5, 204)])
+        context.grow(seq, [7] * 200, [-1, *range(5, 204)])
     except DecodeError:
         assert used_cells(context) == before
         return len(probe_of(context).records()) - 1
@@ -930,7 +930,7 @@ def passes_until_abort(context: Context, seq: int, delay_s: float) -> int:
         timer.cancel()
         timer.join()
     context.discard(seq)
-    context.decode_tree(seq, BRANCHING)
+    context.decode(BRANCHING, seq=seq)
     return 200
 
 
@@ -963,12 +963,12 @@ def test_a_thousand_rounds_leave_no_id_and_no_cell_behind(context: Context) -> N
     context.prefill(TEXT, 1)
     for step in range(1000):
         seq = step % 2
-        context.decode_tree(seq, BRANCHING)
+        context.decode(BRANCHING, seq=seq)
         if step % 3 == 0:
-            context.grow_tree(seq, [11, 12], [4, -1])
+            context.grow(seq, [11, 12], [4, -1])
         if step % 5 == 0:
             with pytest.raises(TreeError):
-                context.grow_tree(seq, [11], [99])
+                context.grow(seq, [11], [99])
         if step % 4:
             context.commit(seq, BRANCHING.path(int(rng.integers(5))))
         else:
@@ -976,32 +976,32 @@ def test_a_thousand_rounds_leave_no_id_and_no_cell_behind(context: Context) -> N
         context.memory.rm(seq, len(TEXT))
     assert used_cells(context) == sorted((p, (seq,)) for p in range(5) for seq in (0, 1))
     leaves = TokenTree.from_paths([[token] for token in range(3, 3 + 254)])
-    assert len(context.decode_tree(0, leaves)) == 254
+    assert len(context.decode(leaves, seq=0).logits) == 254
 
 
 def test_a_lone_tree_needs_no_batch(make_context: MakeContext) -> None:
     context = make_context("rope")
     seq = context.prefill(TEXT)
-    expected = context.decode_tree(seq, BRANCHING)
+    expected = context.decode(BRANCHING, seq=seq).logits
     context.discard(seq)
-    context.decode_one_tree(seq, BRANCHING)
-    assert np.array_equal(context.logits, expected)
-    assert context.is_pending(seq)
+    context.decode(BRANCHING, seq=seq)
+    assert np.array_equal(context.outputs.logits, expected)
+    assert context.sequences.is_pending(seq)
     path = BRANCHING.path(4).tolist()
     context.commit(seq, path)
-    assert context.n_past(seq) == len(TEXT) + len(path)
+    assert context.sequences.n_past(seq) == len(TEXT) + len(path)
 
 
 def test_a_lone_tree_that_cannot_be_changes_nothing(make_context: MakeContext) -> None:
     context = make_context("rope")
     seq = context.prefill(TEXT)
     with pytest.raises(BatchError, match="token"):
-        context.decode_one_tree(seq, TokenTree.chain([5, context.n_vocab]))
+        context.decode(TokenTree.chain([5, context.n_vocab]), seq=seq)
     with pytest.raises((TreeError, BatchError)):
-        context.decode_one_tree(seq, TokenTree.empty())
-    assert not context.is_pending(seq)
-    context.decode_one_tree(seq, BRANCHING)
+        context.decode(TokenTree.empty(), seq=seq)
+    assert not context.sequences.is_pending(seq)
+    context.decode(BRANCHING, seq=seq)
     with pytest.raises(MemoryStateError, match="pending"):
-        context.decode_one_tree(seq, BRANCHING)
+        context.decode(BRANCHING, seq=seq)
     context.discard(seq)
-    assert context.n_past(seq) == len(TEXT)
+    assert context.sequences.n_past(seq) == len(TEXT)

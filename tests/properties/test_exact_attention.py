@@ -65,8 +65,8 @@ def test_plain_steps_among_trees_and_other_sequences_are_plain_decodings_bits(
     rows = []
     for token in text:
         disturb(data, busy)
-        busy.decode_one(0, token)
-        rows.append(busy.logits[0])
+        busy.decode(token, seq=0)
+        rows.append(busy.outputs.logits[0])
     expected = logits_of_plain_steps(plain, 0, text)
     assert np.array(rows).tobytes() == expected.tobytes()
 
@@ -80,12 +80,12 @@ def disturb(data: st.DataObject, context: Context) -> None:
             context.prefill([5, 6, 7], seq)
         elif what == "guess":
             tree = data.draw(trees)
-            context.decode_tree(seq, tree)
+            context.decode(tree, seq=seq)
             context.commit(seq, tree.path(len(tree) - 1).tolist())
         elif what == "leave":
             context.memory.rm(seq)
     if data.draw(st.booleans(), "guess"):
-        context.decode_tree(0, data.draw(trees))
+        context.decode(data.draw(trees), seq=0)
         context.discard(0)
 
 
@@ -112,10 +112,10 @@ def test_a_node_that_was_committed_leaves_the_cells_of_plain_decoding(
     for _ in range(50):
         parents = [int(rng.integers(-1, node)) for node in range(12)]
         tree = TokenTree.from_parents(rng.choice(300, 12, replace=False) + 3, parents)
-        context.decode_tree(0, tree)
+        context.decode(tree, seq=0)
         context.commit(0, tree.path(int(rng.integers(12))).tolist())
     cells = read_cells(context)
     assert cells is not None
-    n_past = context.n_past(0)
+    n_past = context.sequences.n_past(0)
     assert cells.positions[:n_past].tolist() == list(range(n_past))
     assert (cells.positions[n_past:] == -1).all()

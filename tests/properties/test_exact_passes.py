@@ -79,7 +79,7 @@ def in_one_pass(context: Context, text: list[int]) -> np.ndarray:
     batch = Batch(len(text))
     batch.add(np.array(text), np.arange(len(text)), 0, np.ones(len(text), dtype=bool))
     context.decode(batch)
-    return context.logits
+    return context.outputs.logits
 
 
 def text_of(seed: int, n_tokens: int) -> list[int]:
@@ -118,10 +118,10 @@ def test_nodes_of_a_tree_have_the_bits_of_plain_decoding(
     context.prefill(text, 0)
     context.prefill(text_of(11, 7), 1)
     batch = Batch(len(tree) + len(beside))
-    rows = context.add_tree(batch, 0, tree)
-    context.add_tree(batch, 1, beside)
-    context.decode_trees(batch, [0, 1])
-    together = context.logits[rows]
+    rows = context.place(batch, 0, tree)
+    context.place(batch, 1, beside)
+    context.decode(batch)
+    together = context.outputs.logits[rows]
     path = tree.path(data.draw(st.integers(0, len(tree) - 1), "node"))
     plain = context_of(kind, file_type, True, cache, data.draw(threads, "other threads"))
     alone = logits_of_plain_steps(plain, 0, text + tree.tokens[path].tolist())[len(text) :]
@@ -149,5 +149,5 @@ def test_a_mixture_of_experts_does_not_see_the_neighbours_routing(model_of: Mode
                 tokens = text if seq == 0 else text_of(seq, 9)
                 batch.add(np.array(tokens), np.arange(9), seq, np.ones(9, dtype=bool))
             context.decode(batch)
-            bits.add(context.logits[:9].tobytes())
+            bits.add(context.outputs.logits[:9].tobytes())
     assert len(bits) == 1

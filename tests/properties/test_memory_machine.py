@@ -65,7 +65,7 @@ class CacheMachine(RuleBasedStateMachine):
         )
         context.memory.clear(data=False)
         for seq in range(N_SEQ_MAX):
-            context.free_sequence(seq)
+            context.sequences.free(seq)
         self.in_use: set[int] = set()
         self.saved: dict[str, tuple[bytes, object]] = {}
 
@@ -90,16 +90,16 @@ class CacheMachine(RuleBasedStateMachine):
         free = set(range(N_SEQ_MAX)) - self.in_use - holds_text - set(self.model.pending)
         if not free:
             with pytest.raises(ContextError):
-                self.context.new_sequence()
+                self.context.sequences.new()
             return
-        seq = self.context.new_sequence()
+        seq = self.context.sequences.new()
         assert seq == min(free)
         self.in_use.add(seq)
 
     @precondition(lambda self: len(self.in_use) == N_SEQ_MAX)
     @rule(seq=seqs)
     def free_sequence(self, seq: int) -> None:
-        self.context.free_sequence(seq)
+        self.context.sequences.free(seq)
         self.model.discard(seq)
         self.model.rm(seq, -1, -1)
         self.in_use.discard(seq)
@@ -149,7 +149,7 @@ class CacheMachine(RuleBasedStateMachine):
             return
         batch = Batch(2)
         for s in pair:
-            batch.add([token], [self.context.n_past(s)], s)
+            batch.add([token], [self.context.sequences.n_past(s)], s)
         self.context.decode(batch)
         for s in pair:
             self.model.append(s, [token])
@@ -163,7 +163,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.model.append(seq, [token])
         self.plain.memory.clear(data=False)
         self.plain.prefill([*text, token], 0, logits=True)
-        difference = np.abs(self.context.logits[0] - self.plain.logits[0]).max()
+        difference = np.abs(self.context.outputs.logits[0] - self.plain.outputs.logits[0]).max()
         assert difference <= TOLERANCE
 
     # -- trees
@@ -172,11 +172,11 @@ class CacheMachine(RuleBasedStateMachine):
     def decode_tree(self, seq: int, tree: TokenTree) -> None:
         if seq in self.model.pending:
             with pytest.raises(MemoryStateError):
-                self.context.decode_tree(seq, tree)
+                self.context.decode(tree, seq=seq)
             return
         self._grow(
             seq,
-            lambda: self.context.decode_tree(seq, tree),
+            lambda: self.context.decode(tree, seq=seq),
             lambda: self.model.grow(seq, tree.tokens.tolist(), tree.parents.tolist()),
         )
 
@@ -190,7 +190,7 @@ class CacheMachine(RuleBasedStateMachine):
         new = data.draw(st.lists(tokens, min_size=n_new, max_size=n_new), "tokens")
         self._grow(
             seq,
-            lambda: self.context.grow_tree(seq, new, parents),
+            lambda: self.context.grow(seq, new, parents),
             lambda: self.model.grow(seq, new, parents),
         )
 
@@ -233,7 +233,7 @@ class CacheMachine(RuleBasedStateMachine):
             planted = {s: TokenTree.chain(tree.tokens.tolist()) for s, tree in planted.items()}
         batch = Batch(64)
         for s, tree in planted.items():
-            self.context.add_tree(batch, s, tree)
+            self.context.place(batch, s, tree)
         if self._fit({s: len(tree) for s, tree in planted.items()}, batch, [seq, other]):
             for s, tree in planted.items():
                 self.model.grow(s, tree.tokens.tolist(), tree.parents.tolist())
@@ -248,8 +248,8 @@ class CacheMachine(RuleBasedStateMachine):
         if not self.model.branches:
             tree = TokenTree.chain(tree.tokens.tolist())
         batch = Batch(64)
-        self.context.add_tree(batch, seq, tree)
-        batch.add([token], self.context.n_past(other), other)
+        self.context.place(batch, seq, tree)
+        batch.add([token], self.context.sequences.n_past(other), other)
         if self._fit({seq: len(tree), other: 1}, batch, [seq]):
             self.model.grow(seq, tree.tokens.tolist(), tree.parents.tolist())
             self.model.append(other, [token])
@@ -259,10 +259,10 @@ class CacheMachine(RuleBasedStateMachine):
         probe_of(self.context).reset()
         n_wanted = sum(n_new.values())
         if all(self.model.n_free(s) >= (n_wanted if self.unified else n_new[s]) for s in n_new):
-            self.context.decode_trees(batch, trees_of)
+            self.context.decode(batch)
             return True
         with pytest.raises(CacheFullError):
-            self.context.decode_trees(batch, trees_of)
+            self.context.decode(batch)
         return False
 
     @rule(seq=seqs)
@@ -339,7 +339,7 @@ class CacheMachine(RuleBasedStateMachine):
             self.context.prefill([5], seq)
         except CacheFullError:
             return
-        self.context.memory.rm(seq, self.context.n_past(seq) - 1)
+        self.context.memory.rm(seq, self.context.sequences.n_past(seq) - 1)
 
     @rule(seq=seqs)
     def keep(self, seq: int) -> None:
@@ -429,7 +429,7 @@ class CacheMachine(RuleBasedStateMachine):
             lambda: memory.add(seq, 0, -1, 1),
             lambda: memory.save(seq),
             lambda: memory.pos_max(seq),
-            lambda: self.context.discard(seq) or self.context.free_sequence(seq),
+            lambda: self.context.discard(seq) or self.context.sequences.free(seq),
         ):
             with pytest.raises(MemoryStateError):
                 act()
@@ -448,10 +448,10 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def compare(self) -> None:
         for seq in range(N_SEQ_MAX):
-            assert self.context.is_pending(seq) == (seq in self.model.pending)
+            assert self.context.sequences.is_pending(seq) == (seq in self.model.pending)
             if self.by_ancestors:
                 assert native_parents(self.context, seq) == self.model.pending.get(seq, [])
-            assert self.context.n_past(seq) == self.model.pos_max(seq) + 1
+            assert self.context.sequences.n_past(seq) == self.model.pos_max(seq) + 1
             if seq not in self.model.pending:
                 assert self.context.memory.pos_min(seq) == self.model.pos_min(seq)
                 assert self.context.memory.pos_max(seq) == self.model.pos_max(seq)
@@ -496,7 +496,7 @@ def native_parents(context: Context, seq: int) -> list[int]:
     count = lib.treellama_tree_nodes(pointer, seq, ffi.NULL, ffi.NULL)
     parents, positions = ffi.new("int32_t[]", count), ffi.new("llama_pos[]", count)
     assert lib.treellama_tree_nodes(pointer, seq, parents, positions) == count
-    n_past = context.n_past(seq)
+    n_past = context.sequences.n_past(seq)
     assert list(positions) == (n_past + depths(list(parents))).tolist()
     return list(parents)
 
@@ -563,7 +563,7 @@ def test_the_cache_is_what_the_model_of_it_says(
 
 def next_logits(context: Context, seq: int, token: int) -> np.ndarray:
     context.prefill([token], seq, logits=True)
-    return context.logits[0]
+    return context.outputs.logits[0]
 
 
 def place_apart(context: Context, seq: int, text: list[int], positions: list[int]) -> None:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytreellama import Context, Model, draft
+from pytreellama import Batch, Context, Model, draft
+from pytreellama.context.passes import Passes
 from pytreellama.draft.growth import TRUNK, Growth, Row, grow_tree
 from pytreellama.testing.cells import read_cells
 from pytreellama.tree import TokenTree
@@ -78,8 +79,8 @@ class PlainDecoding:
         if key not in self._known:
             self._context.memory.clear(data=False)
             for token in key:
-                self._context.decode_one(0, token)
-            logits = self._context.logits[0].astype(np.float64)
+                self._context.decode(token, seq=0)
+            logits = self._context.outputs.logits[0].astype(np.float64)
             weights = np.exp(logits - logits.max())
             self._known[key] = weights / weights.sum()
         return self._known[key]
@@ -270,18 +271,18 @@ class Spy:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.passes: list[int] = []
-        run, decode_one = Context._run, Context.decode_one
+        run, token = Passes._run, Passes.token
 
-        def counted_run(context: Context, batch: object, *rest: object) -> None:
-            self.passes.append(len(batch))  # type: ignore[arg-type]
-            run(context, batch, *rest)  # type: ignore[arg-type]
+        def counted_run(passes: Passes, batch: Batch) -> None:
+            self.passes.append(len(batch))
+            run(passes, batch)
 
-        def counted_one(context: Context, *rest: int) -> None:
+        def counted_one(passes: Passes, *rest: int) -> None:
             self.passes.append(1)
-            decode_one(context, *rest)
+            token(passes, *rest)
 
-        monkeypatch.setattr(Context, "_run", counted_run)
-        monkeypatch.setattr(Context, "decode_one", counted_one)
+        monkeypatch.setattr(Passes, "_run", counted_run)
+        monkeypatch.setattr(Passes, "token", counted_one)
 
     def during(self, act: Callable[[], TokenTree]) -> tuple[TokenTree, list[int]]:
         self.passes.clear()

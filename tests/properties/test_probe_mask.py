@@ -216,8 +216,8 @@ def test_trees_of_several_sequences_in_one_pass_see_their_text_and_their_ancesto
     batch = Batch(context.n_batch)
     for seq, tree in zip(seqs, trees, strict=True):
         ledger.keep_text(seq)
-        context.add_tree(batch, seq, tree)
-    run(context, lambda: context.decode_trees(batch, seqs))
+        context.place(batch, seq, tree)
+    run(context, lambda: context.decode(batch))
     rows = ledger.add([(s, t.parents.tolist()) for s, t in zip(seqs, trees, strict=True)])
     assert n_differences(context, kind, rows) == 0
 
@@ -240,7 +240,7 @@ def test_trees_that_grow_in_many_passes_see_their_text_and_their_ancestors(
             seq, n_new = part
             grow(context, kind, ledger, seq, random_growth(data, ledger.parents[seq], n_new))
         for seq in seqs:
-            if context.is_pending(seq):
+            if context.sequences.is_pending(seq):
                 context.commit(seq, random_path(data, ledger.parents[seq]))
 
 
@@ -256,7 +256,7 @@ def random_growth(data: st.DataObject, old: list[int], n_new: int) -> list[int]:
 
 
 def grow(context: Context, kind: str, ledger: Ledger, seq: int, parents: list[int]) -> None:
-    run(context, lambda: context.grow_tree(seq, [TEXT] * len(parents), parents))
+    run(context, lambda: context.grow(seq, [TEXT] * len(parents), parents))
     assert n_differences(context, kind, ledger.add([(seq, parents)])) == 0
 
 
@@ -334,7 +334,7 @@ def test_trees_in_streams_of_their_own_see_their_own_stream(
     n_nodes = data.draw(st.integers(1, 12), "nodes")
     if branches and context.tree_encoding is TreeEncoding.SEQUENCES:
         with pytest.raises(TreeError, match="only chains"):
-            context.grow_tree(0, [TEXT] * 2, [-1, -1])
+            context.grow(0, [TEXT] * 2, [-1, -1])
         return
     batch, n_text, forests = Batch(64), {}, {}
     for seq in (0, 1):
@@ -344,8 +344,8 @@ def test_trees_in_streams_of_their_own_see_their_own_stream(
         parents = data.draw(shape, "parents") if branches else list(range(-1, n_nodes - 1))
         tree = TokenTree.from_parents(np.arange(n_nodes), parents)
         forests[seq] = tree.parents
-        context.add_tree(batch, seq, tree)
-    run(context, lambda: context.decode_trees(batch, [0, 1]))
+        context.place(batch, seq, tree)
+    run(context, lambda: context.decode(batch))
     for record in probe_of(context).records():
         assert record.values.shape[:2] == (2, n_nodes)
         for seq, visible in enumerate(record.visible):
@@ -387,12 +387,12 @@ def test_rounds_of_unlike_trees_see_their_text_and_their_ancestors_in_any_cache(
         for seq in data.draw(st.lists(st.sampled_from(SEQS), min_size=1, unique=True), "growing"):
             tree = data.draw(bushes_and_long_chains, "tree")
             forests[seq] = tree.parents.tolist()
-            context.add_tree(batch, seq, tree)
-        run(context, lambda b=batch, seqs=list(forests): context.decode_trees(b, seqs))
+            context.place(batch, seq, tree)
+        run(context, lambda b=batch, seqs=list(forests): context.decode(b))
         assert_rows_are_of(context, kind, forests, n_old={})
         seq = data.draw(st.sampled_from(sorted(forests)), "grown")
         n_old, new = len(forests[seq]), random_growth(data, forests[seq], 3)
-        run(context, lambda s=seq, n=new: context.grow_tree(s, [TEXT] * len(n), n))
+        run(context, lambda s=seq, n=new: context.grow(s, [TEXT] * len(n), n))
         forests[seq] += new
         assert_rows_are_of(context, kind, {seq: forests[seq]}, n_old={seq: n_old})
         for seq, parents in forests.items():
@@ -438,7 +438,7 @@ def seen_by(
     path = [node]
     while parents[path[-1]] >= 0:
         path.append(parents[path[-1]])
-    n_past = context.n_past(seq)
+    n_past = context.sequences.n_past(seq)
     position = n_past + len(path) - 1
     first = max(0, position - N_SWA + 1) if sliding else 0
     own = cells.members[:, seq] & (cells.positions >= first)
@@ -459,7 +459,7 @@ def test_a_wrong_ancestor_would_be_noticed(
     tree = data.draw(token_trees(min_nodes=4, max_nodes=16).filter(has_two_on_a_level), "tree")
     ledger = Ledger(context)
     ledger.keep_text(0)
-    run(context, lambda: context.decode_tree(0, tree))
+    run(context, lambda: context.decode(tree, seq=0))
     rows = ledger.add([(0, tree.parents.tolist())])
     assert n_differences(context, kind, rows) == 0
     first = next(d for d in range(tree.n_levels) if (tree.depths == d).sum() > 1)

@@ -39,10 +39,10 @@ class Texts(RuleBasedStateMachine):
         self.rng = np.random.default_rng(0)
         shared.memory.clear(data=False)
         for seq in range(N_SEQS):
-            shared.free_sequence(seq)
+            shared.sequences.free(seq)
 
     def n_past(self, seq: int) -> int:
-        return self.shared.n_past(seq)
+        return self.shared.sequences.n_past(seq)
 
     @rule(seq=seqs, length=lengths)
     def write(self, seq: int, length: int) -> None:
@@ -90,9 +90,9 @@ class Texts(RuleBasedStateMachine):
             return
         grown = {seq: data.draw(trees, f"tree of {seq}") for seq in ready}
         batch = Batch(sum(len(tree) for tree in grown.values()))
-        rows = {seq: self.shared.add_tree(batch, seq, tree) for seq, tree in grown.items()}
-        self.shared.decode_trees(batch, ready)
-        found = self.shared.logits.copy()
+        rows = {seq: self.shared.place(batch, seq, tree) for seq, tree in grown.items()}
+        self.shared.decode(batch)
+        found = self.shared.outputs.logits.copy()
         seq = data.draw(st.sampled_from(ready), "asked")
         path = grown[seq].path(len(grown[seq]) - 1).tolist()
         for other in ready:
@@ -110,7 +110,7 @@ class Texts(RuleBasedStateMachine):
         self.alone.memory.clear(data=False)
         for edit in edits:
             apply(self.alone, 0, edit)
-        found = self.alone.decode_tree(0, tree).copy()
+        found = self.alone.decode(tree, seq=0).logits.copy()
         self.alone.discard(0)
         return found
 
@@ -177,9 +177,9 @@ def test_many_texts_behind_one_prompt_have_the_logits_of_each_alone(
         texts.edit(seq, ("write", tuple(range(7 * seq, 9 * seq))))
     tree = TokenTree.from_parents([5, 6, 7], [-1, 0, 0])
     batch = Batch(3 * N_SEQS)
-    rows = [shared.add_tree(batch, seq, tree) for seq in range(N_SEQS)]
-    shared.decode_trees(batch, range(N_SEQS))
-    found = shared.logits.copy()
+    rows = [shared.place(batch, seq, tree) for seq in range(N_SEQS)]
+    shared.decode(batch)
+    found = shared.outputs.logits.copy()
     for seq in range(N_SEQS):
         shared.discard(seq)
         assert found[rows[seq]].tobytes() == texts.logits_alone(texts.done[seq], tree).tobytes()

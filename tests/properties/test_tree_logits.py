@@ -130,17 +130,17 @@ def plain_logits(plain: Context, text: Sequence[int], n_last: int) -> np.ndarray
     flags = np.arange(len(text)) >= len(text) - n_last
     batch.add(np.array(text), np.arange(len(text)), 0, flags)
     plain.decode(batch)
-    return plain.logits
+    return plain.outputs.logits
 
 
 def next_logits(context: Context, seq: int, token: int) -> np.ndarray:
     """Logits after one more token, which is taken out again."""
-    position = context.n_past(seq)
+    position = context.sequences.n_past(seq)
     batch = Batch(1)
     batch.add([token], [position], seq, True)
     context.decode(batch)
     context.memory.rm(seq, position)
-    return context.logits[0]
+    return context.outputs.logits[0]
 
 
 def tree_differences(
@@ -197,9 +197,9 @@ def test_logits_of_each_node_equal_decoding_its_path_alone(
     batch, planted = Batch(context.n_batch), []
     for seq in seqs:
         tree = data.draw(trees(), "tree")
-        planted.append((tree, context.add_tree(batch, seq, tree)))
-    context.decode_trees(batch, seqs)
-    logits = context.logits
+        planted.append((tree, context.place(batch, seq, tree)))
+    context.decode(batch)
+    logits = context.outputs.logits
     for seq, (tree, rows) in zip(seqs, planted, strict=True):
         worst = tree_differences(plain, both[seq], tree, logits[rows])
         assert worst.max() <= cache.tolerance
@@ -236,9 +236,9 @@ def grow_in_passes(data: st.DataObject, context: Context, tree: TokenTree) -> np
     """Decode a tree cut anywhere into passes, the first of which is a tree of its own."""
     cuts = data.draw(st.sets(st.integers(1, len(tree)), max_size=4), "cuts")
     bounds = sorted({*cuts, len(tree)})
-    rows = [context.decode_tree(0, tree.truncate(bounds[0]))]
+    rows = [context.decode(tree.truncate(bounds[0]), seq=0).logits]
     for begin, end in pairwise(bounds):
-        rows.append(context.grow_tree(0, tree.tokens[begin:end], tree.parents[begin:end]))
+        rows.append(context.grow(0, tree.tokens[begin:end], tree.parents[begin:end]).logits)
     return np.concatenate(rows)
 
 
@@ -283,7 +283,7 @@ def test_discard_then_decode_equals_decoding_without_the_tree(
 def assert_goes_on_as(
     context: Context, plain: Context, seq: int, text: list[int], cache: CacheKind
 ) -> None:
-    assert context.n_past(seq) == len(text)
+    assert context.sequences.n_past(seq) == len(text)
     token = 3 + sum(text) % (N_VOCAB - 3)
     alone = plain_logits(plain, [*text, token], 1)[0]
     assert np.abs(next_logits(context, seq, token) - alone).max() <= cache.tolerance
@@ -312,9 +312,9 @@ def test_many_rounds_of_trees_equal_sequential_decode(
         batch, planted = Batch(context.n_batch), {}
         for seq in seqs:
             tree = random_tree(rng)
-            planted[seq] = tree, context.add_tree(batch, seq, tree)
-        context.decode_trees(batch, seqs)
-        logits = context.logits
+            planted[seq] = tree, context.place(batch, seq, tree)
+        context.decode(batch)
+        logits = context.outputs.logits
         checked = int(rng.choice(seqs))
         tree, rows = planted[checked]
         worst = tree_differences(plain, written[checked], tree, logits[rows])
@@ -337,7 +337,7 @@ def test_a_pending_chain_longer_than_the_window_costs_its_text_no_cell(
     text = list(range(40, 60))
     context.prefill(text[:5], 1)
     context.prefill(text, 0)
-    context.decode_tree(0, TokenTree.chain([5] * 30))
+    context.decode(TokenTree.chain([5] * 30), seq=0)
     context.memory.rm(1)
     context.prefill([6] * 40, 2)
     context.discard(0)

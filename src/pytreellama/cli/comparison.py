@@ -88,7 +88,7 @@ class _PartingWatch:
         is_same_end = at == len(self.expected) and step.tokens[0] in self.engine.vocab.eog_tokens
         self.has_parted = not is_same_end
         if self.has_parted and self.is_greedy:
-            _, logp = self.engine.context.top_k(2)
+            _, logp = self.engine.context.outputs.top_k(2)
             self.logp_gap = float(logp[0, 0] - logp[0, 1])
 
 

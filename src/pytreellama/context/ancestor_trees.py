@@ -70,12 +70,13 @@ class AncestorTrees(PendingBook[_PendingTree]):
         self._pending[seq] = _PendingTree(tree.n_past, joined, n_old)
         return where
 
-    def decode_one(self, seq: int, tree: TokenTree) -> None:
+    def decode_alone(self, seq: int, tree: TokenTree) -> None:
         """A pass over a tree of its own, without a batch; raises as ``NativeContext.decode``."""
-        check_nodes(tree.tokens, tree.parents, 0)
+        if len(tree) == 0:  # all else a TokenTree has checked itself
+            raise TreeError("the tree is empty; give at least one node")
         _check_count(seq, 0, len(tree))
         n_past = self._cache.pos_max(seq) + 1
-        self._native.decode_one_tree(seq, tree)
+        self._native.decode_one_tree(seq=seq, tree=tree)
         self._pending[seq] = _PendingTree(n_past, tree.parents, len(tree))
 
     def confirm(self, seq: int) -> None:

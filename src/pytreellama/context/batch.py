@@ -56,6 +56,7 @@ class Batch:
         logits: bool view, shape (n_tokens,); whose logits are wanted.
         parents: int32 view, shape (n_tokens,): the parent of a token that is a tree's node, counted
             among the pending nodes of its sequence (-1: the end of its text), or ``TEXT``.
+        tree_sequences: the sequences whose trees ``Context.place`` has put here.
 
     Args:
         capacity: most tokens that the batch can hold.
@@ -66,6 +67,7 @@ class Batch:
             raise BatchError(f"a batch of capacity {capacity} was asked for; it must be at least 1")
         self.capacity = capacity
         self.n_tokens = 0
+        self.tree_sequences: tuple[int, ...] = ()
         self._n_flat = 0
         self._tokens = np.zeros(capacity, dtype=np.int32)
         self._positions = np.zeros(capacity, dtype=np.int32)
@@ -112,6 +114,26 @@ class Batch:
         """Make the batch empty."""
         self.n_tokens = 0
         self._n_flat = 0
+        self.tree_sequences = ()
+
+    def fill_text(self, tokens: Int32, start: int, seq: int, *, wants_last: bool) -> None:
+        """Hold one sequence's text and nothing else; the caller has checked it.
+
+        Args:
+            tokens: int32, shape (n,), n at most ``capacity``.
+            start: position of the first token.
+            wants_last: want the logits of the last token.
+        """
+        n_tokens = len(tokens)
+        self.clear()
+        self._tokens[:n_tokens] = tokens
+        self._positions[:n_tokens] = np.arange(start, start + n_tokens, dtype=np.int32)
+        self._counts[:n_tokens] = 1
+        self._flat[:n_tokens] = seq
+        self._parents[:n_tokens] = TEXT
+        self._logits[:n_tokens] = False
+        self._logits[n_tokens - 1] = wants_last
+        self.n_tokens = self._n_flat = n_tokens
 
     def add(
         self,
@@ -128,8 +150,8 @@ class Batch:
             positions: shape (n,), or one position for all.
             sequences: the sets of sequences that see each token; one id may stand for all.
             logits: which tokens' logits are wanted, shape (n,) or one flag for all.
-            parents: of a tree's nodes, shape (n,); by default the tokens are text. Such a batch is
-                for ``Context.decode_trees``, and made by ``Context.add_tree``.
+            parents: of a tree's nodes, shape (n,); by default the tokens are text. For the encoder
+                behind ``Context.place``.
 
         Raises:
             BatchError: no room for n tokens, or shapes that do not fit.

@@ -5,12 +5,15 @@ llama.cpp refuses some of this itself with a log line and aborts the process on 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.context.batch import Batch
+from pytreellama.context.token_ids import check_tokens
 from pytreellama.errors import BatchError
 from pytreellama.native.decode import TEXT
 
@@ -28,9 +31,18 @@ class Limits(Protocol):
     def n_batch(self) -> int: ...
     @property
     def n_vocab(self) -> int: ...
-    def position_ranges(self, seq_ids: Int32) -> tuple[Int32, Int32]:
+    def position_ranges(self, seq_ids: Int32, /) -> tuple[Int32, Int32]:
         """Smallest and largest position in the cache of each sequence, -1 where empty."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class ContextLimits:
+    """The ``Limits`` of a context."""
+
+    n_batch: int
+    n_vocab: int
+    position_ranges: Callable[[Int32], tuple[Int32, Int32]]
 
 
 def check_batch(batch: Batch, limits: Limits, n_seq_ids: int) -> None:
@@ -40,7 +52,7 @@ def check_batch(batch: Batch, limits: Limits, n_seq_ids: int) -> None:
         n_seq_ids: sequence ids that may occur: those of trees are beyond the user's own.
     """
     _check_size(batch, limits)
-    _check_tokens(batch.tokens, limits.n_vocab)
+    check_tokens(batch.tokens, limits.n_vocab)
     _check_sequences(batch, limits, n_seq_ids)
 
 
@@ -51,15 +63,6 @@ def _check_size(batch: Batch, limits: Limits) -> None:
         raise BatchError(
             f"the batch has {batch.n_tokens} tokens, this context takes at most n_batch = "
             f"{limits.n_batch}; decode it in pieces or make the context with a larger n_batch"
-        )
-
-
-def _check_tokens(tokens: Int32, n_vocab: int) -> None:
-    wrong = (tokens < 0) | (tokens >= n_vocab)
-    if wrong.any():
-        i = int(wrong.argmax())
-        raise BatchError(
-            f"token {i} of the batch has id {tokens[i]}; ids are from 0 to {n_vocab - 1}"
         )
 
 

@@ -72,6 +72,10 @@ class NativeContext:
                 f"{self.n_seq_max - 1}"
             )
 
+    def require_open(self) -> None:
+        """Raise ``ContextError`` after ``close``."""
+        self.handle.pointer  # noqa: B018
+
     @property
     def closed(self) -> bool:
         return self.handle.closed
@@ -128,15 +132,17 @@ class NativeContext:
         self._abort.clear()
         native_decode.decode_tree(self.handle, batch, parents)
 
-    def decode_one_tree(self, seq: int, tree: TokenTree) -> None:
+    def decode_one_tree(self, *, seq: int, tree: TokenTree) -> None:
         """A pass over one tree, with logits at all nodes; otherwise as ``decode``."""
         self._abort.clear()
-        native_decode.decode_one_tree(self.handle, seq, tree.tokens, tree.parents, tree.depths)
+        native_decode.decode_one_tree(
+            self.handle, seq=seq, tokens=tree.tokens, parents=tree.parents, depths=tree.depths
+        )
 
-    def decode_one(self, seq: int, token: int) -> None:
+    def decode_one(self, *, seq: int, token: int) -> None:
         """A pass over the next token of a sequence, with logits; otherwise as ``decode``."""
         self._abort.clear()
-        native_decode.decode_one(self.handle, seq, token)
+        native_decode.decode_one(self.handle, seq=seq, token=token)
 
 
 _contexts: ProcessWatch[NativeContext] = ProcessWatch()

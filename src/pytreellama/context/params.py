@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from pytreellama.errors import ContextError, shown
 from pytreellama.native.limits import N_SEQ_MAX, N_THREADS_MAX
@@ -120,9 +120,9 @@ _PLAIN_TYPES = ("f32", "f16", "bf16")
 _MAX_F32 = 3.4028234e38
 
 
-def is_integer(value: object) -> bool:
+def is_integer(value: object) -> TypeGuard[int]:
     """A whole number, of Python's or NumPy's types; True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
 
 
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:

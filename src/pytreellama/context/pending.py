@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -38,13 +38,14 @@ class PendingBook(Generic[P]):
         self._native = native
         self._cache = cache
         self._pending: dict[int, P] = {}
-
-    @property
-    def pending_sequences(self) -> frozenset[int]:
-        return frozenset(self._pending)
+        self.pending_sequences: Set[int] = self._pending.keys()  # a live view
 
     def is_pending(self, seq: int) -> bool:
         return seq in self._pending
+
+    def is_placed(self, seq: int) -> bool:
+        pending = self._pending.get(seq)
+        return pending is not None and pending.is_placed
 
     def n_past(self, seq: int) -> int:
         pending = self._pending.get(seq)

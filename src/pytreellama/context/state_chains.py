@@ -39,7 +39,7 @@ class StateChains(PendingBook[_Chain]):
     """
 
     def __init__(
-        self, native: NativeContext, cache: Cache, decode: Callable[[Batch], None]
+        self, native: NativeContext, cache: Cache, decode: Callable[[Batch], object]
     ) -> None:
         super().__init__(native, cache)
         self._decode = decode

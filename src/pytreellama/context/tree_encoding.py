@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from enum import Enum
 from typing import Protocol
 
@@ -34,10 +34,8 @@ class TreeEncoding(Enum):
 class TreeEncoder(Protocol):
     """Keeps the pending trees of a context. One encoding is one implementation."""
 
-    @property
-    def pending_sequences(self) -> frozenset[int]:
-        """Sequences that have pending nodes."""
-        ...
+    pending_sequences: Set[int]
+    """Sequences that have pending nodes: a live view."""
 
     @property
     def n_spare_leaves(self) -> int:
@@ -45,6 +43,10 @@ class TreeEncoder(Protocol):
         ...
 
     def is_pending(self, seq: int) -> bool: ...
+
+    def is_placed(self, seq: int) -> bool:
+        """True while nodes of a sequence wait in a batch."""
+        ...
 
     def n_past(self, seq: int) -> int:
         """The position after the committed text of a sequence."""

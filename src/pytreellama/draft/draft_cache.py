@@ -90,7 +90,7 @@ class DraftCache(Closing):
         self.free_abandoned()
         if len(self._n_cells) == self._context.n_seq_max:
             return None
-        seq = self._context.new_sequence()
+        seq = self._context.sequences.new()
         self._n_cells[seq] = 0
         kind = TreeText if self.can_branch else ChainText
         return kind(self, self._context, seq, min(n_top, self.n_vocab))
@@ -107,7 +107,7 @@ class DraftCache(Closing):
         while self._abandoned:
             seq = self._abandoned[0]  # meanwhile more may come, at the end
             if not self.closed:
-                self._context.free_sequence(seq)
+                self._context.sequences.free(seq)
             del self._n_cells[seq], self._abandoned[0]
 
     def count_cells(self, seq: int, n_cells: int) -> None:
@@ -116,7 +116,7 @@ class DraftCache(Closing):
 
     def rows(self, n_top: int) -> list[Row]:
         """What the last pass expects, a row an output."""
-        tokens, logp = self._context.top_k(n_top)
+        tokens, logp = self._context.outputs.top_k(n_top)
         p = np.exp(logp)
         p[~(p > 0) | (tokens >= self.n_vocab_target)] = 0  # NaN too
         return list(zip(tokens.tolist(), p.tolist(), strict=True))
@@ -228,7 +228,7 @@ class TreeText(DraftText):
     def _decode(self, guesses: list[tuple[int, int]]) -> bool:
         parents, tokens = zip(*guesses, strict=True)
         try:
-            self._context.grow_tree(self._seq, tokens, parents)
+            self._context.grow(self._seq, tokens, parents)
         except TreeError:  # these nodes make a tree, so there can only be too many of them
             return False
         return True
@@ -253,5 +253,5 @@ class ChainText(DraftText):
         ((_, token),) = guesses
         if not self._guesses:
             self._before = self._context.memory.save(self._seq)
-        self._context.decode_one(self._seq, token)
+        self._context.decode(token, seq=self._seq)
         return True

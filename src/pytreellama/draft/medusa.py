@@ -181,7 +181,7 @@ class Medusa:
 
     def attach(self, context: Context) -> None:
         """See NeedsContext."""
-        context.keep_hidden()
+        context.outputs.keep_hidden()
         self._n_threads = context.n_threads
 
     @property

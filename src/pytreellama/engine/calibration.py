@@ -95,7 +95,7 @@ class TimedPasses:
         self._context = context
         self._random = np.random.default_rng(0)
         self._batch = Batch(context.n_batch)
-        self._seq = context.new_sequence()
+        self._seq = context.sequences.new()
         self.n_past = 0
         started_s = time.perf_counter()
         self.read(max(n_past, 1))
@@ -105,7 +105,7 @@ class TimedPasses:
     def n_nodes_max(self) -> int:
         """Most nodes of a pass."""
         room = self._context.n_text_max - self.n_past
-        return min(room, self._context.n_nodes_max, 1 + self._context.n_spare_leaves)
+        return min(room, self._context.n_nodes_max, 1 + self._context.sequences.n_spare_leaves)
 
     def read(self, n_tokens: int) -> None:
         """Read so many tokens of text more."""
@@ -122,14 +122,14 @@ class TimedPasses:
     def _pass(self, n_nodes: int) -> None:
         context, batch = self._context, self._batch
         batch.clear()
-        context.add_tree(batch, self._seq, TokenTree.chain(self._tokens(n_nodes)))
-        context.decode_trees(batch, [self._seq])
-        context.argmax()
+        context.place(batch, self._seq, TokenTree.chain(self._tokens(n_nodes)))
+        context.decode(batch)
+        context.outputs.argmax()
         context.discard(self._seq)
 
     def close(self) -> None:
         """Free the sequence."""
-        self._context.free_sequence(self._seq)
+        self._context.sequences.free(self._seq)
 
     def logit_difference(self, n_nodes: int) -> float:
         """Largest difference between a chain's logits in one pass and token by token."""
@@ -137,11 +137,11 @@ class TimedPasses:
         if n_nodes == 0:
             return 0.0
         tokens = self._tokens(n_nodes)
-        together = context.decode_tree(seq, TokenTree.chain(tokens))
+        together = context.decode(TokenTree.chain(tokens), seq=seq).logits
         context.discard(seq)
         largest = 0.0
         for token, row in zip(tokens.tolist(), together, strict=True):
-            alone = context.decode_tree(seq, TokenTree.chain([token]))[0]
+            alone = context.decode(TokenTree.chain([token]), seq=seq).logits[0]
             context.commit(seq, [0])
             largest = max(largest, float(np.abs(alone - row).max()))
         return largest

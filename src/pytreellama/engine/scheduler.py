@@ -312,7 +312,7 @@ class Scheduler:
             self._limits.n_text_max - job.state.n_past - 1,
             self._pass.capacity // n_ready - 1,
             # n nodes have n leaves at most, and the first needs no id of its own
-            1 + self._context.n_spare_leaves // n_ready,
+            1 + self._context.sequences.n_spare_leaves // n_ready,
         )
         return max(room, 0)
 

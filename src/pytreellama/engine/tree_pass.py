@@ -70,9 +70,9 @@ class TreePass:
         """A step of one request, without a batch; a lone root is a plain decoding step."""
         started_s = time.perf_counter()
         if len(tree) == 1:
-            self._context.decode_one(job.require_id(), job.state.last)
+            self._context.decode(job.state.last, seq=job.require_id())
         else:
-            self._context.decode_one_tree(job.require_id(), tree)
+            self._context.decode(tree, seq=job.require_id())
         job.stats.target_s += time.perf_counter() - started_s
 
     def _decode(self, jobs: Sequence[GenerateJob], trees: Sequence[TokenTree]) -> list[slice]:
@@ -80,10 +80,10 @@ class TreePass:
         self._batch.clear()
         planned = list(zip(jobs, trees, strict=True))
         places = self._place_roots([job for job, tree in planned if len(tree) == 1])
-        branching = [(job, tree) for job, tree in planned if len(tree) > 1]
-        for job, tree in branching:
-            places[job] = self._context.add_tree(self._batch, job.require_id(), tree)
-        self._context.decode_trees(self._batch, [job.require_id() for job, _ in branching])
+        for job, tree in planned:
+            if len(tree) > 1:
+                places[job] = self._context.place(self._batch, job.require_id(), tree)
+        self._context.decode(self._batch)
         spent_s = time.perf_counter() - started_s
         for job, tree in planned:
             job.stats.target_s += spent_s * len(tree) / len(self._batch)
@@ -134,7 +134,7 @@ class TreePass:
         if job.n_top:
             job.drafter.observe_pass(tree, *rows.top(place))  # type: ignore[attr-defined]
         if job.wants_hidden:
-            states = self._context.hidden([place.start + node for node in verdict.path])
+            states = self._context.outputs.hidden([place.start + node for node in verdict.path])
             job.drafter.observe_hidden(states)  # type: ignore[attr-defined]
         job.drafter.observe(verdict.tokens)
 
@@ -152,17 +152,19 @@ class TreePass:
             verdict = match_greedy(tree, rows.argmax(place), stop)
             self._require_numbers(place.start + verdict.path[-1], verdict.next_token)
             return verdict
-        return match(tree, lambda node: job.sampler.sample(self._context, place.start + node), stop)
+        return match(
+            tree, lambda node: job.sampler.sample(self._context.outputs, place.start + node), stop
+        )
 
     def _distribution(self, row: int) -> NDArray[np.float64]:
         """Softmax of a row of logits at temperature 1, float64, shape (n_vocab,)."""
-        logits = self._context.logits_view[row]
+        logits = self._context.outputs.logits_view[row]
         p = np.exp(logits.astype(np.float64) - logits.max())
         return np.asarray(p / p.sum())
 
     def _require_numbers(self, row: int, token: int) -> None:
         """Refuse a row of NaN, as a sampler does: its argmax is a token like any other."""
-        if not self._context.logit(row, token) > -np.inf:
+        if not self._context.outputs.logit(row, token) > -np.inf:
             raise SamplerError(
                 "no token to choose from: every logit of the row is NaN or -infinity"
             )
@@ -176,9 +178,9 @@ class TreePass:
 
     def _logp(self, row: int, token: int, n_top: int) -> TokenLogp:
         if n_top == 0:
-            return TokenLogp(token, self._context.row_logp(row, token))
+            return TokenLogp(token, self._context.outputs.logp(row, token))
         k = min(n_top, self._context.n_vocab)
-        logp, tokens, logps = self._context.row_top_logp(row, token, k)
+        logp, tokens, logps = self._context.outputs.top_logp(row, token, k)
         return TokenLogp(token, logp, tuple(zip(tokens.tolist(), logps.tolist(), strict=True)))
 
 
@@ -190,10 +192,10 @@ class _Rows:
         self._top: tuple[Int32, Float32] | None = None
         self._argmax: Int32 | None = None
         if n_top:
-            self._top = context.top_k(min(n_top, context.n_vocab), normalise=False)
+            self._top = context.outputs.top_k(min(n_top, context.n_vocab), normalise=False)
             self._argmax = self._top[0][:, 0]
         elif any(job.sampler.is_argmax for job in jobs):
-            self._argmax = context.argmax()
+            self._argmax = context.outputs.argmax()
 
     def argmax(self, place: slice) -> Int32:
         assert self._argmax is not None

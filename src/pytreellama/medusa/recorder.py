@@ -93,7 +93,7 @@ class RecordingEngine(Engine):
                 f"{model.path.name} has a memory from which guesses cannot be taken back, as a "
                 "recurrent model's: heads would be of no use to it"
             )
-        self.context.keep_hidden()
+        self.context.outputs.keep_hidden()
 
 
 def answers(

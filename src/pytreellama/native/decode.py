@@ -45,7 +45,7 @@ def decode_tree(context: Handle, batch: BatchStruct, parents: Int32) -> None:
 
 
 def decode_one_tree(
-    context: Handle, seq: int, tokens: Int32, parents: Int32, depths: Int32
+    context: Handle, *, seq: int, tokens: Int32, parents: Int32, depths: Int32
 ) -> None:
     """A pass over one tree, without a batch, with logits at all nodes; raises as ``decode``."""
     pointers = [ffi.from_buffer("int32_t[]", array) for array in (tokens, parents, depths)]
@@ -54,7 +54,7 @@ def decode_one_tree(
         _raise_for(status, context, len(tokens))
 
 
-def decode_one(context: Handle, seq: int, token: int) -> None:
+def decode_one(context: Handle, *, seq: int, token: int) -> None:
     """A pass over a sequence's next token, without a batch, with logits; raises as ``decode``."""
     status = lib.treellama_decode_one(context.pointer, token, seq)
     if status != 0:

@@ -23,7 +23,7 @@ from pytreellama.sampling.stages import new_stages
 
 
 class LogitsSource(Protocol):
-    """Whatever holds rows of logits: a ``Context``."""
+    """Whatever holds rows of logits, as ``Context.outputs`` does."""
 
     def logits_pointer(self, row: int) -> Any:
         """cdata ``float *`` to the n_tokens logits of one row."""
@@ -63,18 +63,18 @@ class Sampler(Closing):
             self._constraint = JsonSchemaConstraint(vocab, self.params.json_schema)
         self._chain = new_stages(vocab, self.params, biases, self.seed)
 
-    def sample(self, context: LogitsSource, row: int) -> int:
+    def sample(self, outputs: LogitsSource, row: int) -> int:
         """Draw a token from a row of the last decode, and take it as the next of the text.
 
         Args:
-            context: where the logits are.
+            outputs: where the logits are: ``Context.outputs``.
             row: the row's number among the outputs of the last decode.
 
         Raises:
             SamplerError: the sampler is closed, or no token is left to choose from.
             GrammarError: no token can continue the text under the grammar or schema.
         """
-        return self._choose(context.logits_pointer(row))
+        return self._choose(outputs.logits_pointer(row))
 
     def sample_row(self, logits: NDArray[np.float32]) -> int:
         """Draw a token from float32 logits of shape (n_tokens,). Otherwise as ``sample``."""

@@ -54,7 +54,7 @@ class EmbedJob(EvaluationJob):
 
     def run(self, context: Context) -> None:
         """See EvaluationJob."""
-        context.keep_hidden()
+        context.outputs.keep_hidden()
         begin = self.state.n_past
         end = begin + self.n_cells
         flags = np.full(end - begin, self._pooling == "mean")
@@ -62,7 +62,7 @@ class EmbedJob(EvaluationJob):
         batch = Batch(end - begin)
         batch.add(self.state.ids[begin:end], np.arange(begin, end), self.require_id(), flags)
         context.decode(batch)
-        states = context.hidden(range(int(flags.sum()))).astype(np.float64)
+        states = context.outputs.hidden(range(int(flags.sum()))).astype(np.float64)
         before = self._sum if begin and self._pooling == "mean" else 0.0
         self._sum = before + states.sum(axis=0)
         self.state.n_past = end

@@ -81,7 +81,7 @@ class ScoreJob(EvaluationJob):
 
     def run(self, context: Context) -> None:
         """See EvaluationJob."""
-        context.decode_one_tree(self.require_id(), self._tree)
+        context.decode(self._tree, seq=self.require_id())
         logps = _node_logps(context, self._tree)
         context.discard(self.require_id())
         nodes = _node_of(self._tree)
@@ -106,10 +106,10 @@ def _node_logps(context: Context, tree: TokenTree) -> Float32:
     rows, tokens = tree.parents[1:], tree.tokens[1:]
     some = np.zeros(n_nodes, np.int32)
     some[rows] = tokens
-    logits = context.logits_view
+    logits = context.outputs.logits_view
     # a logit less its log-probability is the same for all tokens of a row
     log_sums = logits[np.arange(n_nodes), some].astype(np.float64)
-    log_sums -= context.logp(some)
+    log_sums -= context.outputs.token_logps(some)
     logps = np.zeros(n_nodes, np.float32)
     logps[1:] = logits[rows, tokens] - log_sums[rows]
     return logps

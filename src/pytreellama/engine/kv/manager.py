@@ -46,7 +46,7 @@ class KVCacheManager:
 
     def allocate(self, job: Job, running: Iterable[Job]) -> None:
         """Give a job a sequence, and fill it with what is known: swap in, then share a prefix."""
-        job.seq_id = self._context.new_sequence()
+        job.seq_id = self._context.sequences.new()
         state = self._swap_space.swap_in(job)
         if state is not None:
             self._load(job, state)
@@ -70,7 +70,7 @@ class KVCacheManager:
 
     def _free(self, job: Job) -> None:
         if job.seq_id is not None and not self._context.closed:
-            self._context.free_sequence(job.seq_id)
+            self._context.sequences.free(job.seq_id)
         job.seq_id = None
 
     def _load(self, job: Job, state: bytes) -> None:

@@ -86,7 +86,7 @@ class PrefixCache:
     def evict(self, prefix: CachedPrefix) -> None:
         """Remove a prefix, and free the cells that no other sequence shares."""
         self._prefixes.remove(prefix)
-        self._context.free_sequence(prefix.seq_id)
+        self._context.sequences.free(prefix.seq_id)
 
     def evict_oldest(self) -> bool:
         """Evict the least recently used prefix; False if there is none."""

@@ -79,16 +79,16 @@ def _restore(cache: PrefixCache, context: Context, ids: Int32, state: bytes) -> 
     if cache.is_full:
         return False
     try:
-        seq_id = context.new_sequence()
+        seq_id = context.sequences.new()
     except ContextError:
         return False
     try:
         context.memory.load(state, seq_id)
     except (MemoryStateError, CacheFullError):
-        context.free_sequence(seq_id)
+        context.sequences.free(seq_id)
         return False
-    if context.n_past(seq_id) != len(ids):
-        context.free_sequence(seq_id)
+    if context.sequences.n_past(seq_id) != len(ids):
+        context.sequences.free(seq_id)
         return False
     cache.add(CachedPrefix(ids, seq_id))
     return True
