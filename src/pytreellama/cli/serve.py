@@ -183,7 +183,7 @@ class ServeOptions:
 
     debug: Debug = False
 
-    # names before 0.2
+    # deprecated names
     kept: Annotated[
         int | None, option("--kept", help="", hidden=True, min=0, max=_N_CACHED_MAX)
     ] = None

@@ -207,7 +207,7 @@ class Engine(Closing):
                 self.context.close()
                 self.model.close()
 
-    # names before 0.2
+    # deprecated names
     save_kept = Renamed("save_prefix_cache")
     load_kept = Renamed("load_prefix_cache")
     scoring = Renamed("score_job")

@@ -23,4 +23,4 @@ class Load:
     n_cached_prefixes: int = 0
     n_cells_used: int = 0
 
-    n_kept = Renamed("n_cached_prefixes")  # its name before 0.2
+    n_kept = Renamed("n_cached_prefixes")  # deprecated name
