@@ -30,21 +30,17 @@ class Output:
         self._new_text: list[str] = []
         self._n_chunked = 0
 
-    @property
-    def has_stopped(self) -> bool:
-        """True once the text contains a stop string."""
-        return self._stops.found is not None
-
-    def append(self, token: int, logp: TokenLogp | None = None) -> None:
-        """Add a verified token that is not an end token."""
+    def append(self, token: int, logp: TokenLogp | None = None) -> bool:
+        """Add a verified token that is not an end token; True if it completes a stop string."""
         self.tokens.append(token)
         if logp is not None:
             self.logprobs.append(logp)
         self._write(self._stops.push(self._detokenizer.add((token,))))
+        return self._stops.found is not None
 
     def finish(self) -> None:
         """End the text: release what was held back, unless a stop string was found."""
-        if not self.has_stopped:
+        if self._stops.found is None:
             self._write(self._stops.push(self._detokenizer.finish()) + self._stops.finish())
 
     def take_chunk(self, reason: FinishReason | None, stats: Stats, seed: int) -> Chunk:

@@ -148,8 +148,7 @@ class GenerateJob(Job):
         if token in self._end_tokens:
             self.finish("stop")
             return
-        self.output.append(token, logp)
-        if self.output.has_stopped:
+        if self.output.append(token, logp):
             self.finish("stop")
         elif self.n_left == 0:
             self.finish("length")
