@@ -120,8 +120,8 @@ def read_kinds(outcomes: Path, report: Path) -> dict[str, Kind]:
             count(kind.ends, end_of(outcome["code"]))
             kind.longest_s = max(kind.longest_s, outcome["seconds"])
     for case in ET.parse(report).iter("testcase") if report.exists() else ():
-        name = case.get("classname", "").split(".")
-        stem = next((part for part in name if part.startswith("test_")), "")
+        parts = case.get("classname", "").split(".")
+        stem = next((part for part in parts if part.startswith("test_")), "")
         if case.find("skipped") is None:
             failed = case.find("failure") is not None or case.find("error") is not None
             kind = kinds.setdefault(stem.removeprefix("test_"), Kind())

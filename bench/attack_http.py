@@ -91,7 +91,10 @@ class Others:
     def _read(self) -> None:
         body = {"prompt": "Once upon a time", "max_tokens": 1000, "ignore_eos": True}
         while not self._is_over.is_set():
-            sent = {"json": body | {"stream": True, "temperature": 0}, "timeout": TIMEOUT_S}
+            sent: dict[str, Any] = {
+                "json": body | {"stream": True, "temperature": 0},
+                "timeout": TIMEOUT_S,
+            }
             begun_s: float | None = None
             with httpx.stream("POST", f"{self._url}/v1/completions", **sent) as events:
                 for line in events.iter_lines():

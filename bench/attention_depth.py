@@ -135,7 +135,7 @@ def serve(options: argparse.Namespace) -> None:
             if have > depth:
                 context.memory.rm(seq, depth)
             elif have < depth:
-                context.prefill(rng.integers(3, 40000, depth - have), seq)
+                context.prefill(rng.integers(3, 40000, depth - have, np.int32), seq)
             parents = [(node - 1) // 2 for node in range(nodes)]
             parents[0] = -1
             tree = TokenTree.from_parents(rng.choice(40000, nodes, replace=False) + 3, parents)

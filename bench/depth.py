@@ -185,7 +185,8 @@ def main() -> None:
         timed = passes(model, options) if "passes" in options.parts else []
         written = answers(model, options) if "answers" in options.parts else []
         name = model.path.name
-    rows = [row for one in (*timed, *written) for row in one.rows()]
+    rows = [row for one in timed for row in one.rows()]
+    rows += [row for one in written for row in one.rows()]
     publish(
         "depth",
         rows,

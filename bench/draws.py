@@ -33,7 +33,7 @@ from pytreellama.bench.results import AUTO, PLAIN, Totals, in_turn
 from pytreellama.model.default_model import default_model_path
 from pytreellama.native.logits import float_row
 from pytreellama.native.sampling import argmax_token
-from pytreellama.sampling.stages import new_chain, new_row_sampler
+from pytreellama.sampling.stages import new_chain, new_row_sampler, new_stages
 
 LENGTHS = (49_152, 151_936)
 N_ROWS = 8
@@ -41,7 +41,7 @@ N_CTX = 4096
 SEED = 1
 
 GREEDY = "greedy"
-DRAWN = {
+DRAWN: dict[str, dict[str, Any]] = {
     "T 1.0": {"temperature": 1.0},
     "T 0.7, top_p 0.95": {"temperature": 0.7, "top_p": 0.95},
     "T 1.0, top_p 0.95": {"temperature": 1.0, "top_p": 0.95},
@@ -54,7 +54,11 @@ DRAWN = {
 }
 GOAL_MS = 0.25
 OF_GOALS = ("T 0.7, top_p 0.95", "T 1.0, top_p 0.95")
-TREES = {GREEDY: {}, "T 0.7": {"temperature": 0.7}, "T 0.7, top_p 0.95": DRAWN[OF_GOALS[0]]}
+TREES: dict[str, Any] = {
+    GREEDY: {},
+    "T 0.7": {"temperature": 0.7},
+    "T 0.7, top_p 0.95": DRAWN[OF_GOALS[0]],
+}
 GOAL_OF_GAIN = 0.8
 CHAIN = " by chain"
 PARTS = ("rows", "plain", "trees")
@@ -138,13 +142,13 @@ def ms_a_row(draw: Callable[[Any], int | None], rows: list[Any]) -> float:
 @contextmanager
 def by_chain(is_on: bool) -> Iterator[None]:
     """Make new samplers of llama.cpp's chain, whatever is asked for."""
-    stages = new_chain if is_on else sampler_module.new_stages
+    stages = new_chain if is_on else new_stages
     with patch.object(sampler_module, "new_stages", stages):
         yield
 
 
 def measure_plain(options: argparse.Namespace) -> Result:
-    asked = {GREEDY: {}} | DRAWN
+    asked: dict[str, dict[str, Any]] = {GREEDY: {}} | DRAWN
     names = [name + how for name in asked for how in ("", CHAIN) if name != GREEDY or not how]
     answers: dict[str, list[Totals]] = defaultdict(list)
     with (
@@ -174,7 +178,7 @@ def measure_plain(options: argparse.Namespace) -> Result:
 
 
 def answer(
-    engine: Engine, question: Question, drawn: dict[str, float], chain: bool, n_tokens: int
+    engine: Engine, question: Question, drawn: dict[str, Any], chain: bool, n_tokens: int
 ) -> Totals:
     totals = Totals()
     with by_chain(chain):

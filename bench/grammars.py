@@ -169,7 +169,7 @@ def row_of(vocab: Any, rng: np.random.Generator) -> NDArray[np.float32]:
         )
         writable[list(vocab.eog_tokens)] = True
         _writable[id(vocab)] = writable
-    row = rng.normal(0.0, 3.0, vocab.n_tokens).astype(np.float32)
+    row: NDArray[np.float32] = rng.normal(0.0, 3.0, vocab.n_tokens).astype(np.float32)
     row[~writable] = -50.0
     # where the text may not end, a draw of its end is refused
     row[list(vocab.eog_tokens)] = 50.0 if rng.random() < 0.5 else -20.0

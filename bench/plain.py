@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -118,7 +119,7 @@ def engine_speed(engine: Engine) -> float:
 
 
 def llama_bench_speed(bench: Path, model: Path, n_threads: int) -> float:
-    command = [bench, "-m", model, "-p", "0", "-n", str(N_TOKENS), "-r", "1"]
+    command: list[Any] = [bench, "-m", model, "-p", "0", "-n", str(N_TOKENS), "-r", "1"]
     command += ["-t", str(n_threads), "-fa", "1", "-o", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout)[0]["avg_ts"])
@@ -142,7 +143,15 @@ def peak_bytes(model: Path, n_threads: int) -> tuple[int, int, int]:
     """Peak resident size of our process, of llama-completion's, and of bare Python with NumPy."""
     note("memory: one process each")
     ours = peak_of([sys.executable, "-c", GENERATE, str(model), str(N_CTX), str(n_threads)])
-    command = [tool("llama-completion"), "-m", model, "-p", "Once upon a time", "-n", "64"]
+    command: list[Any] = [
+        tool("llama-completion"),
+        "-m",
+        model,
+        "-p",
+        "Once upon a time",
+        "-n",
+        "64",
+    ]
     command += ["-c", str(N_CTX), "-t", str(n_threads), "-no-cnv", "--ignore-eos", "--temp", "0"]
     theirs = peak_of([str(word) for word in command])
     return ours, theirs, peak_of([sys.executable, "-c", "import numpy"])

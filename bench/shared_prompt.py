@@ -81,7 +81,7 @@ class Sequences:
         spent_s = time.process_time() - started_s
         for seq in range(self.n_seqs):
             self.context.discard(seq)
-        return 1000 * spent_s / self.n_threads
+        return float(1000 * spent_s / self.n_threads)
 
 
 def cases(model: Model, options: argparse.Namespace) -> list[Case]:

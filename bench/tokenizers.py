@@ -117,16 +117,22 @@ def characters() -> str:
     return "\n".join("".join(map(chr, line)) for line in lines)
 
 
+def contents(reader: GGUFReader, name: str) -> Any:
+    field = reader.get_field(name)
+    assert field is not None, f"{name} is missing"
+    return field.contents()
+
+
 def write_vocabulary(path: Path, name: str) -> Path:
     reader = GGUFReader(default_model_path())
-    tokens: list[str] = reader.get_field("tokenizer.ggml.tokens").contents()
-    types: list[int] = reader.get_field("tokenizer.ggml.token_type").contents()
+    tokens: list[str] = contents(reader, "tokenizer.ggml.tokens")
+    types: list[int] = contents(reader, "tokenizer.ggml.token_type")
     writer = GGUFWriter(path, "llama")
     add_shape(writer)
     if name not in MODELS:
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(name)
-        writer.add_token_merges(reader.get_field("tokenizer.ggml.merges").contents())
+        writer.add_token_merges(contents(reader, "tokenizer.ggml.merges"))
     else:
         writer.add_tokenizer_model(name)
         write = _rwkv_token if name == "rwkv" else _sentencepiece_token
@@ -166,12 +172,12 @@ def other_tokens(
         text = write(bytes([byte])) if write is _rwkv_token else f"<0x{byte:02X}>"
         kind = TokenType.NORMAL if write is _rwkv_token else TokenType.BYTE
         known.setdefault(text or "", int(kind))
-    for token, kind in zip(tokens, types, strict=True):
-        if kind != TokenType.NORMAL:
+    for token, known_kind in zip(tokens, types, strict=True):
+        if known_kind != TokenType.NORMAL:
             continue
         written = write(bytes(byte_of[letter] for letter in token))
         if written:
-            known.setdefault(written, int(kind))
+            known.setdefault(written, known_kind)
     return list(known), list(known.values())
 
 

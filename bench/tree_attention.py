@@ -127,7 +127,7 @@ class Side:
         if have > n_past:
             self._context.memory.rm(self._seq, n_past)
         elif have < n_past:
-            text = self._rng.integers(3, 40000, n_past - have)
+            text = self._rng.integers(3, 40000, n_past - have, np.int32)
             self._context.prefill(text, self._seq)
 
     def _tree(self, n_nodes: int, n_leaves: int) -> TokenTree:
@@ -159,7 +159,14 @@ def worker(side: str, model: Path, options: argparse.Namespace) -> Iterator[Work
     env = {**os.environ, "TREELLAMA_BENCH_SIDE": side}
     if side == "stock":
         env["LLAMA_KQ_ORDER_DISABLE"] = "1"
-    command = [sys.executable, __file__, "--worker", str(model), "--threads", str(options.threads)]
+    command: list[Any] = [
+        sys.executable,
+        __file__,
+        "--worker",
+        str(model),
+        "--threads",
+        str(options.threads),
+    ]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True) as process:
         try:
@@ -230,7 +237,20 @@ def measure_speeds(model: Path, options: argparse.Namespace) -> dict[str, list[f
 
 
 def llama_bench(path: Path, model: Path, words: list[str], n_threads: int) -> float:
-    command = [path, "-m", model, *words, "-r", "1", "-t", str(n_threads), "-fa", "1", "-o", "json"]
+    command: list[Any] = [
+        path,
+        "-m",
+        model,
+        *words,
+        "-r",
+        "1",
+        "-t",
+        str(n_threads),
+        "-fa",
+        "1",
+        "-o",
+        "json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout)[0]["avg_ts"])
 

@@ -102,7 +102,7 @@ class CacheModel:
         """Positions of the pending nodes in the pool of a sequence."""
         return Counter(c.position for c in self._pool(seq).cells if c.node is not None)
 
-    def pending_nodes(self, seq: int) -> Counter[tuple[int, int, int]]:
+    def pending_nodes(self, seq: int) -> Counter[tuple[int, ...]]:
         """Position, owner and node of the pending cells in the pool of a sequence."""
         cells = (c for c in self._pool(seq).cells if c.node is not None)
         return Counter((c.position, *c.sequences, c.node) for c in cells if c.node is not None)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+import lanes
 import tiny_models
 
 if TYPE_CHECKING:
@@ -24,6 +25,22 @@ settings.register_profile(
     "thorough", max_examples=2000, deadline=None, suppress_health_check=_SLOW_MACHINE
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Without a native build, leave out the files that cannot be imported."""
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    if is_test and not lanes.has_native_build() and lanes.needs_native(collection_path):
+        return True
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its lanes, before ``-m`` selects; what is in none is ``fast``."""
+    for item in items:
+        for lane in lanes.lanes_of(item) or {"fast"}:
+            item.add_marker(lane)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,7 +67,7 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model_path(model_directory: Path) -> Callable[..., Path]:
     """Writes a tiny random model once a session: ``tiny_model_path(kind, **options)``."""
 
-    def write(kind: str, **options: object) -> Path:
+    def write(kind: str, **options: Any) -> Path:
         return tiny_models.tiny_model(kind, model_directory, **options)
 
     return write
@@ -63,7 +80,7 @@ def tiny_model(tiny_model_path: Callable[..., Path]) -> Iterator[Callable[..., M
 
     models: dict[Path, Model] = {}
 
-    def load(kind: str, **options: object) -> Model:
+    def load(kind: str, **options: Any) -> Model:
         path = tiny_model_path(kind, **options)
         if path not in models:
             models[path] = Model(path)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
 _FORMATS = {U8: "B", I8: "b", U16: "H", I16: "h", U32: "I", I32: "i", F32: "f", BOOL: "?"}
@@ -38,14 +39,16 @@ def text(value: str | bytes) -> Value:
 
 def array(type_: int, values: Iterable[float] | Iterable[str | bytes]) -> Value:
     """An array of numbers or of strings."""
-    items = [text(v).data if type_ == STRING else _packed(type_, v) for v in values]
+    items = [
+        text(cast("str | bytes", v)).data if type_ == STRING else _packed(type_, v) for v in values
+    ]
     return Value(ARRAY, struct.pack("<IQ", type_, len(items)) + b"".join(items))
 
 
 def _packed(type_: int, value: object) -> bytes:
     if type_ in (U8, I8, U16, I16, U32, I32, U64, I64):
         size = struct.calcsize(_FORMATS[type_])
-        return (int(value) % 256**size).to_bytes(size, "little")  # type: ignore[call-overload]
+        return (int(value) % 256**size).to_bytes(size, "little")  # type: ignore[call-overload, no-any-return]
     return struct.pack("<" + _FORMATS[type_], value)
 
 

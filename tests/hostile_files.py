@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -133,7 +134,7 @@ def _vocabulary(base: Gguf) -> Iterator[Case]:
     n = struct.unpack("<Q", base.values["tokenizer.ggml.tokens"].data[4:12])[0]
     plain = [f"t{i}" for i in range(n)]
     changes: dict[str, dict[str, Value | None]] = {}
-    for label, tokens in {
+    lists: dict[str, list[Any]] = {
         "all the same": ["a"] * n,
         "all empty": [""] * n,
         "with NUL": [f"{piece}\0" for piece in plain],
@@ -144,7 +145,8 @@ def _vocabulary(base: Gguf) -> Iterator[Case]:
         "too many": [f"t{i}" for i in range(n + 5000)],
         "one of 1 MB": [*plain[:-1], "x" * 2**20],
         "one of 60 MB": [*plain[:-1], "x" * 60_000_000],
-    }.items():
+    }
+    for label, tokens in lists.items():
         changes[f"tokens {label}"] = {"tokens": array(STRING, tokens)}
     for label, scores in {
         "too few": [0.0] * 10,
@@ -167,10 +169,13 @@ def _vocabulary(base: Gguf) -> Iterator[Case]:
         for value in (n, 2**31 - 1, 2**31, 2**32 - 1):
             changes[f"{name} = {value}"] = {f"{name}_token_id": number(U32, value)}
     for data in (b"", b"\0" * 3, b"\xff\xff\xff\xff" + b"a" * 100, b"\4\0\0\0" + b"\xff" * 4):
-        charsmap = {"model": text("t5"), "precompiled_charsmap": array(U8, data)}
+        charsmap: dict[str, Value | None] = {
+            "model": text("t5"),
+            "precompiled_charsmap": array(U8, data),
+        }
         changes[f"charsmap {data[:6].hex()}"] = charsmap
     for label, change in changes.items():
-        full = {f"tokenizer.ggml.{key}": value for key, value in change.items()}
+        full: dict[str, Any] = {f"tokenizer.ggml.{key}": value for key, value in change.items()}
         yield label, lambda full=full: _with(base, **full)
 
 
@@ -257,9 +262,9 @@ def use(path: Path) -> None:
         except PyTreeLlamaError:
             pass
         for flash_attention in (None, False):
-            options = {"n_ctx": 64, "n_batch": 16, "n_threads": 2}
+            options: dict[str, Any] = {"n_ctx": 64, "n_batch": 16, "n_threads": 2}
             with Context(model, flash_attention=flash_attention, **options) as context:
-                seq = context.prefill(np.arange(8) % context.n_vocab)
+                seq = context.prefill(np.arange(8, dtype=np.int32) % context.n_vocab)
                 tree = [[3, 4], [3, 5], [6]] if model.can_branch else [[3, 4]]
                 nodes = [[token % context.n_vocab for token in path] for path in tree]
                 context.decode(TokenTree.from_paths(nodes), seq=seq)

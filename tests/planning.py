@@ -42,7 +42,8 @@ guesses_of_trees = drafted_trees().map(lambda trees: estimated(Guesses.of(trees)
 def cost_curves(draw: st.DrawFn) -> CostCurve:
     """Costs that rise with the size of a pass, steeply, hardly or not at all."""
     price = st.sampled_from([0.0, 0.001, 0.05, 0.3, 1.0])
-    knot_s, last, seconds = [], 0, draw(st.floats(0.001, 1.0))
+    knot_s: list[float] = []
+    last, seconds = 0, draw(st.floats(0.001, 1.0))
     for knot in KNOTS:
         seconds += draw(price) * knot_s[0] * (knot - last) if knot_s else 0.0
         knot_s.append(seconds)
@@ -104,7 +105,8 @@ class Scripted:
     def ask(self, drafter: int, n_nodes: int, min_p: float) -> Grown:
         self._clock.now_s += self._ask_s
         self._called("ask", drafter)
-        return Grown(*(part[:n_nodes] for part in self._drafts[drafter]))
+        tokens, parents, p = self._drafts[drafter]
+        return Grown(tokens[:n_nodes], parents[:n_nodes], p[:n_nodes])
 
     def combine(self, drafts: Sequence[Grown]) -> Guesses:
         self._clock.now_s += COMBINE_S

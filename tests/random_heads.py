@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,10 +64,10 @@ def random_heads(
 
 
 def write_random_heads(
-    model: Model, path: Path, file_type: FileType = "f32", **options: object
+    model: Model, path: Path, file_type: FileType = "f32", **options: Any
 ) -> HeadsFile:
     """Write such a file, and return what is in it."""
-    heads = random_heads(model, **options)  # type: ignore[arg-type]
+    heads = random_heads(model, **options)
     heads.write(path, file_type)
     return heads
 

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from itertools import chain, islice, product
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 from gguf.quants import quantize
+
+import q4_k
 
 BOS, EOS, IM_START, IM_END = 1, 2, 259, 260
 """Ids of <s>, </s>, <|im_start|> and <|im_end|>; generation ends at </s> and at <|im_end|>."""
@@ -41,6 +44,7 @@ DTYPES = {
     "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
     "q4_0": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
+    "q4_k": (GGMLQuantizationType.Q4_K, LlamaFileType.MOSTLY_Q4_K_S),
 }
 
 HEAD_DIM = 32  # one block of q8_0 and q4_0: quantised K and V caches demand a multiple of it
@@ -87,10 +91,12 @@ class Weights:
 
     def packed(self, name: str, values: np.ndarray) -> None:
         """Add a tensor in the model's type, or F32 if its rows do not divide into blocks."""
-        blocked = self._type not in (GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
-        if self._type == GGMLQuantizationType.F32 or (blocked and values.shape[-1] % 32):
+        n_block = GGML_QUANT_SIZES[self._type][0]
+        if self._type == GGMLQuantizationType.F32 or values.shape[-1] % n_block:
             return self.plain(name, values)
-        self._writer.add_tensor(name, quantize(values, self._type), raw_dtype=self._type)
+        is_q4_k = self._type == GGMLQuantizationType.Q4_K
+        packed = q4_k.pack(values) if is_q4_k else quantize(values, self._type)
+        self._writer.add_tensor(name, packed, raw_dtype=self._type)
 
     def matrix(self, name: str, *shape: int, gain: float = 1.0) -> None:
         """Add a product's weights, (..., n_out, n_in), that map unit variance to gain ** 2."""
@@ -110,7 +116,7 @@ class Weights:
 # --- parts that architectures share -------------------------------------------------------------
 
 
-def _embeddings(w: Weights, s: Shape, *, std: float = 1.0, stops: bool = False) -> None:
+def embeddings(w: Weights, s: Shape, *, std: float = 1.0, stops: bool = False) -> None:
     """Both ends of the model. Untied: a tied output would make every token predict itself."""
     w.packed("token_embd.weight", std * w.normal("token_embd.weight", s.n_vocab, s.n_embd))
     output = w.normal("output.weight", s.n_vocab, s.n_embd) * np.float32(LOGIT_GAIN / s.n_embd**0.5)
@@ -119,14 +125,14 @@ def _embeddings(w: Weights, s: Shape, *, std: float = 1.0, stops: bool = False) 
     w.packed("output.weight", output)
 
 
-def _separate_qkv(w: Weights, s: Shape, b: str, *, gain: float = QK_GAIN) -> None:
+def separate_qkv(w: Weights, s: Shape, b: str, *, gain: float = QK_GAIN) -> None:
     w.matrix(f"{b}.attn_q.weight", s.n_head * s.head_dim, s.n_embd, gain=gain)
     w.matrix(f"{b}.attn_k.weight", s.n_head_kv * s.head_dim, s.n_embd, gain=gain)
     w.matrix(f"{b}.attn_v.weight", s.n_head_kv * s.head_dim, s.n_embd)
-    _attention_out(w, s, b)
+    attention_out(w, s, b)
 
 
-def _attention_out(w: Weights, s: Shape, b: str) -> None:
+def attention_out(w: Weights, s: Shape, b: str) -> None:
     n_in = s.n_head * s.head_dim
     w.matrix(f"{b}.attn_output.weight", s.n_embd, n_in, gain=ATTN_OUT_GAIN)
 
@@ -137,11 +143,11 @@ def _fused_qkv(w: Weights, s: Shape, b: str) -> None:
     qkv[: n_q + n_kv] *= np.float32(QK_GAIN)
     w.packed(name, qkv)
     w.bias(f"{b}.attn_qkv.bias", n_q + 2 * n_kv)
-    _attention_out(w, s, b)
+    attention_out(w, s, b)
     w.bias(f"{b}.attn_output.bias", s.n_embd)
 
 
-def _gated_ffn(w: Weights, s: Shape, b: str) -> None:
+def gated_ffn(w: Weights, s: Shape, b: str) -> None:
     w.matrix(f"{b}.ffn_gate.weight", s.n_ff, s.n_embd, gain=1.4)
     w.matrix(f"{b}.ffn_up.weight", s.n_ff, s.n_embd, gain=1.4)
     w.matrix(f"{b}.ffn_down.weight", s.n_embd, s.n_ff)
@@ -154,7 +160,7 @@ def _gelu_ffn(w: Weights, s: Shape, b: str) -> None:
     w.bias(f"{b}.ffn_down.bias", s.n_embd)
 
 
-def _expert_ffn(w: Weights, s: Shape, b: str) -> None:
+def expert_ffn(w: Weights, s: Shape, b: str) -> None:
     # Routers stay F32, as in every converted model; the gain keeps the choice far from ties.
     router = f"{b}.ffn_gate_inp.weight"
     w.plain(router, w.normal(router, N_EXPERT, s.n_embd) * (2 / s.n_embd**0.5))
@@ -163,7 +169,7 @@ def _expert_ffn(w: Weights, s: Shape, b: str) -> None:
     w.matrix(f"{b}.ffn_down_exps.weight", N_EXPERT, s.n_embd, s.n_ff)
 
 
-def _mamba_mixer(w: Weights, s: Shape, b: str) -> None:
+def mamba_mixer(w: Weights, s: Shape, b: str) -> None:
     d_inner = 2 * s.n_embd  # the only expansion that llama.cpp supports
     w.matrix(f"{b}.ssm_in.weight", 2 * d_inner, s.n_embd, gain=1.4)
     conv = f"{b}.ssm_conv1d.weight"
@@ -178,14 +184,14 @@ def _mamba_mixer(w: Weights, s: Shape, b: str) -> None:
     w.matrix(f"{b}.ssm_out.weight", s.n_embd, d_inner, gain=ATTN_OUT_GAIN)
 
 
-def _attention_keys(g: GGUFWriter, s: Shape) -> None:
+def attention_keys(g: GGUFWriter, s: Shape) -> None:
     g.add_feed_forward_length(s.n_ff)
     g.add_head_count(s.n_head)
     g.add_head_count_kv(s.n_head_kv)
 
 
-def _rope_keys(g: GGUFWriter, s: Shape) -> None:
-    _attention_keys(g, s)
+def rope_keys(g: GGUFWriter, s: Shape) -> None:
+    attention_keys(g, s)
     g.add_key_length(s.head_dim)
     g.add_value_length(s.head_dim)
     g.add_rope_dimension_count(s.head_dim)
@@ -193,7 +199,7 @@ def _rope_keys(g: GGUFWriter, s: Shape) -> None:
     g.add_layer_norm_rms_eps(1e-5)
 
 
-def _ssm_keys(g: GGUFWriter, s: Shape) -> None:
+def ssm_keys(g: GGUFWriter, s: Shape) -> None:
     g.add_ssm_conv_kernel(SSM_D_CONV)
     g.add_ssm_inner_size(2 * s.n_embd)
     g.add_ssm_state_size(SSM_D_STATE)
@@ -205,82 +211,82 @@ def _ssm_keys(g: GGUFWriter, s: Shape) -> None:
 
 
 def _llama(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
-    _rope_keys(g, s)
-    _embeddings(w, s, stops=stops)
+    rope_keys(g, s)
+    embeddings(w, s, stops=stops)
     w.norm("output_norm.weight", s.n_embd)
-    for b in _blocks(s):
+    for b in blocks(s):
         w.norm(f"{b}.attn_norm.weight", s.n_embd)
-        _separate_qkv(w, s, b)
+        separate_qkv(w, s, b)
         w.norm(f"{b}.ffn_norm.weight", s.n_embd)
-        _gated_ffn(w, s, b)
+        gated_ffn(w, s, b)
 
 
 def _llama_moe(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
-    _rope_keys(g, s)
+    rope_keys(g, s)
     g.add_expert_count(N_EXPERT)
     g.add_expert_used_count(N_EXPERT_USED)
-    _embeddings(w, s, stops=stops)
+    embeddings(w, s, stops=stops)
     w.norm("output_norm.weight", s.n_embd)
-    for b in _blocks(s):
+    for b in blocks(s):
         w.norm(f"{b}.attn_norm.weight", s.n_embd)
-        _separate_qkv(w, s, b)
+        separate_qkv(w, s, b)
         w.norm(f"{b}.ffn_norm.weight", s.n_embd)
-        _expert_ffn(w, s, b)
+        expert_ffn(w, s, b)
 
 
 def _qwen3(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
-    _rope_keys(g, s)
-    _embeddings(w, s, stops=stops)
+    rope_keys(g, s)
+    embeddings(w, s, stops=stops)
     w.norm("output_norm.weight", s.n_embd)
-    for b in _blocks(s):
+    for b in blocks(s):
         w.norm(f"{b}.attn_norm.weight", s.n_embd)
-        _separate_qkv(w, s, b, gain=1.0)
+        separate_qkv(w, s, b, gain=1.0)
         w.norm(f"{b}.attn_q_norm.weight", s.head_dim, mean=QK_GAIN)
         w.norm(f"{b}.attn_k_norm.weight", s.head_dim, mean=QK_GAIN)
         w.norm(f"{b}.ffn_norm.weight", s.n_embd)
-        _gated_ffn(w, s, b)
+        gated_ffn(w, s, b)
 
 
 def _gemma3(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
-    _rope_keys(g, s)
+    rope_keys(g, s)
     g.add_rope_freq_base_swa(10000.0)
     g.add_sliding_window(s.n_swa)
     g.add_sliding_window_pattern([layer % 2 == 0 for layer in range(s.n_layer)])
-    _embeddings(w, s, std=s.n_embd**-0.5, stops=stops)  # the graph scales by sqrt(n_embd)
+    embeddings(w, s, std=s.n_embd**-0.5, stops=stops)  # the graph scales by sqrt(n_embd)
     w.norm("output_norm.weight", s.n_embd)
-    for b in _blocks(s):
+    for b in blocks(s):
         w.norm(f"{b}.attn_norm.weight", s.n_embd)
-        _separate_qkv(w, s, b, gain=1.0)
+        separate_qkv(w, s, b, gain=1.0)
         w.norm(f"{b}.attn_q_norm.weight", s.head_dim, mean=QK_GAIN)
         w.norm(f"{b}.attn_k_norm.weight", s.head_dim, mean=QK_GAIN)
         w.norm(f"{b}.post_attention_norm.weight", s.n_embd)
         w.norm(f"{b}.ffn_norm.weight", s.n_embd)
-        _gated_ffn(w, s, b)
+        gated_ffn(w, s, b)
         w.norm(f"{b}.post_ffw_norm.weight", s.n_embd)
 
 
 def _gpt2(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
-    _attention_keys(g, s)
+    attention_keys(g, s)
     g.add_layer_norm_eps(1e-5)
-    _embeddings(w, s, stops=stops)
+    embeddings(w, s, stops=stops)
     w.packed("position_embd.weight", w.normal("position_embd.weight", s.n_ctx_train, s.n_embd))
     w.layer_norm("output_norm", s.n_embd)
     _gpt_blocks(w, s)
 
 
 def _mpt(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
-    _attention_keys(g, s)
+    attention_keys(g, s)
     g.add_layer_norm_eps(1e-5)
     # Slopes are 2 ** (-bias * (h + 1) / n_head): this makes them 1/4, 1/16 with two heads, so
     # that a distance of a few tokens weighs as much as the spread of the scores.
     g.add_max_alibi_bias(2.0 * s.n_head)
-    _embeddings(w, s, stops=stops)
+    embeddings(w, s, stops=stops)
     w.layer_norm("output_norm", s.n_embd)
     _gpt_blocks(w, s)
 
 
 def _gpt_blocks(w: Weights, s: Shape) -> None:
-    for b in _blocks(s):
+    for b in blocks(s):
         w.layer_norm(f"{b}.attn_norm", s.n_embd)
         _fused_qkv(w, s, b)
         w.layer_norm(f"{b}.ffn_norm", s.n_embd)
@@ -290,48 +296,60 @@ def _gpt_blocks(w: Weights, s: Shape) -> None:
 def _mamba(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
     g.add_feed_forward_length(0)
     g.add_head_count(0)
-    _ssm_keys(g, s)
-    _embeddings(w, s, stops=stops)
+    ssm_keys(g, s)
+    embeddings(w, s, stops=stops)
     w.norm("output_norm.weight", s.n_embd)
-    for b in _blocks(s):
+    for b in blocks(s):
         w.norm(f"{b}.attn_norm.weight", s.n_embd)
-        _mamba_mixer(w, s, b)
+        mamba_mixer(w, s, b)
 
 
 def _jamba(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
     g.add_feed_forward_length(s.n_ff)
     g.add_head_count(s.n_head)
     g.add_head_count_kv([s.n_head_kv if layer % 2 else 0 for layer in range(s.n_layer)])
-    _ssm_keys(g, s)
-    _embeddings(w, s, stops=stops)
+    ssm_keys(g, s)
+    embeddings(w, s, stops=stops)
     w.norm("output_norm.weight", s.n_embd)
-    for layer, b in enumerate(_blocks(s)):
+    for layer, b in enumerate(blocks(s)):
         w.norm(f"{b}.attn_norm.weight", s.n_embd)
         if layer % 2:
-            _separate_qkv(w, s, b)
+            separate_qkv(w, s, b)
         else:
-            _mamba_mixer(w, s, b)
+            mamba_mixer(w, s, b)
             w.norm(f"{b}.ssm_dt_norm.weight", SSM_DT_RANK)
             w.norm(f"{b}.ssm_b_norm.weight", SSM_D_STATE)
             w.norm(f"{b}.ssm_c_norm.weight", SSM_D_STATE)
         w.norm(f"{b}.ffn_norm.weight", s.n_embd)
-        _gated_ffn(w, s, b)
+        gated_ffn(w, s, b)
 
 
-def _blocks(s: Shape) -> Iterator[str]:
+def blocks(s: Shape) -> Iterator[str]:
     return (f"blk.{layer}" for layer in range(s.n_layer))
+
+
+Writer = Callable[[GGUFWriter, Weights, Shape, bool], None]
+"""Adds an architecture's keys and tensors; the last argument is `stops`."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """An architecture and how it is used. `tied`: its heads split `n_embd` between them."""
+    """An architecture and how it is used.
+
+    `tied`: its heads split `n_embd` between them. `memory` is "kv", "recurrent", "hybrid" or, of
+    models that generate no text, "none". `n_layer` and `n_vocab` are defaults; the `n_mtp` blocks
+    at the end of the file, which predict several tokens, are not counted.
+    """
 
     arch: str
-    write: Callable[[GGUFWriter, Weights, Shape, bool], None]
+    write: Writer
     tied: bool = False
     grouped: bool = False
-    branches: bool = True
+    memory: str = "kv"
     n_ff: int = 128
+    n_layer: int = 2
+    n_mtp: int = 0
+    n_vocab: int = 320
 
 
 _KINDS = {
@@ -342,18 +360,28 @@ _KINDS = {
     "alibi": Kind("mpt", _mpt, tied=True),
     "swa": Kind("gemma3", _gemma3, grouped=True),
     "moe": Kind("llama", _llama_moe, grouped=True, n_ff=64),
-    "recurrent": Kind("mamba", _mamba, tied=True, branches=False),
-    "hybrid": Kind("jamba", _jamba, tied=True, branches=False),
+    "recurrent": Kind("mamba", _mamba, tied=True, memory="recurrent"),
+    "hybrid": Kind("jamba", _jamba, tied=True, memory="hybrid"),
 }
 
 KINDS = tuple(_KINDS)
-"""Every kind of model that can be written."""
+"""A kind for every kind of memory; `tiny_architectures.KINDS` has one for each of more families."""
 
-BRANCHING_KINDS = tuple(name for name, kind in _KINDS.items() if kind.branches)
+BRANCHING_KINDS = tuple(name for name, kind in _KINDS.items() if kind.memory == "kv")
 """The kinds whose whole memory is a KV cache, so that a tree can be evaluated."""
 
 ARCHITECTURES = {name: kind.arch for name, kind in _KINDS.items()}
 """llama.cpp's name of each kind's architecture."""
+
+
+def _find_kind(name: str) -> Kind:
+    import tiny_architectures  # imports this module
+
+    kind = _KINDS.get(name) or tiny_architectures.KINDS.get(name)
+    if kind is None:
+        names = ", ".join([*KINDS, *tiny_architectures.KINDS])
+        raise ValueError(f"kind {name!r} is not one of {names}")
+    return kind
 
 
 # --- vocabulary ---------------------------------------------------------------------------------
@@ -411,11 +439,12 @@ def write_tiny_model(
     kind: str,
     *,
     seed: int = 0,
-    n_layer: int = 2,
+    n_layer: int | None = None,
     n_embd: int = 64,
     n_head: int | None = None,
     n_head_kv: int | None = None,
-    n_vocab: int = 320,
+    n_ff: int | None = None,
+    n_vocab: int | None = None,
     n_ctx_train: int = 512,
     n_swa: int = 8,
     dtype: str = "f32",
@@ -423,26 +452,30 @@ def write_tiny_model(
     add_eos: bool = False,
     chat_template: Templates = CHAT_TEMPLATE,
 ) -> Path:
-    """Write a model of one of `KINDS` and return its path; equal arguments give equal bytes.
+    """Write a model of a kind and return its path; equal arguments give equal bytes.
 
-    Heads have 32 channels unless the architecture divides `n_embd` by `n_head`. `n_swa` is the
-    sliding window of "swa", whose even layers have it. `dtype` is one of `DTYPES`. Unless
-    `stops`, the rows of control tokens in the output matrix are zero, so that greedy text does
-    not end by chance. `add_eos` is the file's `add_eos_token`. Raises ValueError on sizes that the
-    architecture cannot have.
+    The kinds are those of `KINDS` and of `tiny_architectures.KINDS`. Heads have 32 channels unless
+    the architecture divides `n_embd` by `n_head`. `n_ff` is the width of the feed-forward part, or
+    of one expert. `n_swa` is the sliding window of "swa", whose even layers have it. `dtype` is one
+    of `DTYPES`; rows of "q4_k" want 256 values, so choose `n_embd`, `n_ff` and `n_head * 32` to be
+    256. Unless `stops`, the rows of control tokens in the output matrix are zero, so that greedy
+    text does not end by chance. `add_eos` is the file's `add_eos_token`. Raises ValueError on sizes
+    that the architecture cannot have.
     """
-    if kind not in _KINDS:
-        raise ValueError(f"kind {kind!r} is not one of {', '.join(KINDS)}")
+    found = _find_kind(kind)
+    n_layer = found.n_layer if n_layer is None else n_layer
+    n_ff = found.n_ff if n_ff is None else n_ff
+    n_vocab = found.n_vocab if n_vocab is None else n_vocab
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if n_vocab < N_VOCAB_MIN:
         raise ValueError(f"n_vocab {n_vocab} leaves no room for bytes and letters: {N_VOCAB_MIN}")
     if kind == "hybrid" and n_layer < 2:
         raise ValueError("a hybrid model needs a recurrent layer and an attention layer")
-    shape = _shape(_KINDS[kind], n_layer, n_embd, n_head, n_head_kv, n_vocab, n_ctx_train, n_swa)
+    shape = _shape(found, n_layer, n_embd, n_head, n_head_kv, n_ff, n_vocab, n_ctx_train, n_swa)
     path = Path(path)
-    writer = _writer(path, kind, shape, dtype)
-    _KINDS[kind].write(writer, Weights(writer, kind, seed, dtype), shape, stops)
+    writer = _writer(path, kind, found, shape, dtype)
+    found.write(writer, Weights(writer, kind, seed, dtype), shape, stops)
     _add_vocabulary(writer, shape.n_vocab, add_eos, chat_template)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -457,6 +490,7 @@ def _shape(
     n_embd: int,
     n_head: int | None,
     n_head_kv: int | None,
+    n_ff: int,
     n_vocab: int,
     n_ctx_train: int,
     n_swa: int,
@@ -473,25 +507,25 @@ def _shape(
         n_head=n_head,
         n_head_kv=n_head_kv,
         head_dim=n_embd // n_head if kind.tied else HEAD_DIM,
-        n_ff=kind.n_ff,
+        n_ff=n_ff,
         n_vocab=n_vocab,
         n_ctx_train=n_ctx_train,
         n_swa=n_swa,
     )
 
 
-def _writer(path: Path, kind: str, shape: Shape, dtype: str) -> GGUFWriter:
-    writer = GGUFWriter(path, ARCHITECTURES[kind])
-    writer.add_name(f"tiny random {kind}")
+def _writer(path: Path, name: str, kind: Kind, shape: Shape, dtype: str) -> GGUFWriter:
+    writer = GGUFWriter(path, kind.arch)
+    writer.add_name(f"tiny random {name}")
     writer.add_file_type(DTYPES[dtype][1])
     writer.add_context_length(shape.n_ctx_train)
     writer.add_embedding_length(shape.n_embd)
-    writer.add_block_count(shape.n_layer)
+    writer.add_block_count(shape.n_layer + kind.n_mtp)
     writer.add_vocab_size(shape.n_vocab)
     return writer
 
 
-def tiny_model(kind: str, directory: str | os.PathLike[str], **options: int | str | bool) -> Path:
+def tiny_model(kind: str, directory: str | os.PathLike[str], **options: Any) -> Path:
     """The model with these options of `write_tiny_model`, written if `directory` lacks it.
 
     A file appears whole or not at all, so that test processes can share the directory.

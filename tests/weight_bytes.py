@@ -85,7 +85,8 @@ def _set_scales(kind: WeightType, blocks: Bytes, rng: np.random.Generator) -> No
 def _f16_scales(rng: np.random.Generator, n_rows: int, n_blocks: int) -> np.ndarray:
     """float16 (n_rows, n_blocks, 1), of both signs: a quantiser gives the extreme the sign."""
     scales = rng.uniform(0.002, 0.02, (n_rows, n_blocks, 1)) * rng.choice([-1, 1], (n_rows, 1, 1))
-    return scales.astype(np.float16)
+    halves: np.ndarray = scales.astype(np.float16)
+    return halves
 
 
 def _set_nibbles(fields: Bytes, scales: np.ndarray) -> None:

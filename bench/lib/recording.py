@@ -81,7 +81,7 @@ class Recording:
             "answers": [asdict(answer) for answer in self.answers],
         }
         places = list(self.rows)
-        arrays: dict[str, NDArray[Any]] = {
+        arrays: dict[str, Any] = {
             "about": np.frombuffer(json.dumps(about).encode(), np.uint8),
             "answer": np.array([index for index, _, _ in places], np.int32),
             "n_true": np.array([n_true for _, n_true, _ in places], np.int32),

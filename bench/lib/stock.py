@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from lib.report import ROOT
 
@@ -49,11 +50,12 @@ def _fixes(recipe: Recipe) -> list[Path]:
 def _compile(work: Path, name: str, cmake_args: tuple[str, ...]) -> Path:
     cmake, folder = find_cmake(), work / "build"
     off = ("OPENSSL", "USE_PREBUILT_UI", "BUILD_UI", "BUILD_APP", "BUILD_TESTS")
-    configure = [cmake, "-S", work / "llama.cpp", "-B", folder, "-G", "Ninja"]
+    configure: list[Any] = [cmake, "-S", work / "llama.cpp", "-B", folder, "-G", "Ninja"]
     configure += [f"-DCMAKE_MAKE_PROGRAM={find_ninja()}", "-DCMAKE_BUILD_TYPE=Release"]
     configure += [*(f"-DLLAMA_{word}=OFF" for word in off), *cmake_args]
     jobs = str(native.default_jobs())
-    for command in (configure, [cmake, "--build", folder, "--parallel", jobs, "--target", name]):
+    make: list[Any] = [cmake, "--build", folder, "--parallel", jobs, "--target", name]
+    for command in (configure, make):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise SystemExit(f"stock {name} could not be built:\n{done.stdout}\n{done.stderr}")

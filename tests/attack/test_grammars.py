@@ -97,18 +97,18 @@ def ends(grammars: list[str], limit_s: float) -> list[str]:
     return lines
 
 
-def test_grammars_of_endlessly_many_ways_end_and_others_go_on():
+def test_grammars_of_endlessly_many_ways_end_and_others_go_on() -> None:
     ends(list(ENDLESS.values()), limit_s=60)
 
 
-def test_what_is_never_closed_is_refused_in_one_reading():
+def test_what_is_never_closed_is_refused_in_one_reading() -> None:
     for line in ends(list(QUADRATIC.values()), limit_s=60):
         assert "GrammarError" in line
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ALL)
-def test_a_hard_grammar_ends_in_an_error_or_a_text(name):
+def test_a_hard_grammar_ends_in_an_error_or_a_text(name: str) -> None:
     ends([ALL[name]], limit_s=30)
 
 
@@ -143,7 +143,7 @@ print(*ends)
         pytest.param("root ::= " + "(" * 200 + '"a"*' + ")" * 200, id="parentheses"),
     ],
 )
-def test_the_deepest_grammars_fit_the_smallest_stack_of_a_thread(grammar):
+def test_the_deepest_grammars_fit_the_smallest_stack_of_a_thread(grammar: str) -> None:
     assert survives(SMALL_STACK, stdin=grammar.encode()) == "used\n"
 
 
@@ -175,5 +175,7 @@ with tempfile.TemporaryDirectory() as folder:
     ("kind", "text", "begun"),
     [("grammar", "root ::= [a-z]*", "a"), ("json_schema", '{"type": "string"}', '"a')],
 )
-def test_a_token_of_a_million_letters_is_never_written(n_letters, kind, text, begun):
+def test_a_token_of_a_million_letters_is_never_written(
+    n_letters: int, kind: str, text: str, begun: str
+) -> None:
     survives(LONG_TOKEN, str(n_letters), kind, text, begun)

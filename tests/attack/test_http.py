@@ -290,7 +290,8 @@ def test_it_is_answered(server: Served, name: str) -> None:
 )
 def test_only_json_is_taken_for_it(server: Served, kind: str, status: int) -> None:
     body = {"prompt": "a", "max_tokens": 1}
-    answer = post(server, COMPLETIONS, body, **{"content-type": kind})
+    headers: dict[str, Any] = {"content-type": kind}
+    answer = post(server, COMPLETIONS, body, **headers)
     assert answer.status_code == status
     require_form(answer)
 

@@ -55,7 +55,7 @@ FORMS = {
     "nested": '{"anyOf": [{"allOf": [{"anyOf": [{"allOf": [REF]}]}]}]}',
 }
 
-DEEP = {f"chain of {n} {kind}": chain(n, form) for n in (800, 3000, 9000)
+DEEP: dict[str, Any] = {f"chain of {n} {kind}": chain(n, form) for n in (800, 3000, 9000)
         for kind, form in FORMS.items()} | {
     "nested allOf": nested(110, "allOf"),
     "nested not": nested(110, "not"),
@@ -70,7 +70,7 @@ DEEP = {f"chain of {n} {kind}": chain(n, form) for n in (800, 3000, 9000)
         f"d{i}": {"$id": f"urn:a{i}", "allOf": [{"$ref": f"urn:a{i + 1}"}]} for i in range(4000)}},
 }  # fmt: skip
 
-PATTERNS = {
+PATTERNS: dict[str, Any] = {
     "40 patterns at once": all_of(texts(40, "^.*a.{{{i}}}b.*$")),
     "22 patterns at once": all_of(texts(22, "^.*a.{{{i}}}b.*$")),
     "22 patterns through references": {
@@ -104,7 +104,7 @@ PATTERNS = {
         "whitespace_pattern": "[ ]*a[ ]{30}"}},
 }  # fmt: skip
 
-LARGE = {
+LARGE: dict[str, Any] = {
     "20000 members": {"type": "object", "properties": names(20_000)},
     "1000 members": {"type": "object", "properties": names(1000)},
     "1000 members, eight times": {"type": "array", "prefixItems": [
@@ -140,7 +140,7 @@ LARGE = {
         ("date-time", "email", "uuid", "ipv4", "ipv6", "hostname", "uri", "regex")] * 25},
 }  # fmt: skip
 
-NUMBERS = {
+NUMBERS: dict[str, Any] = {
     f"{keyword} {value!s:.9}": {"type": kind, keyword: value}
     for kind in ("number", "integer")
     for keyword in ("multipleOf", "minimum", "exclusiveMaximum", "minLength", "minItems")
@@ -158,7 +158,7 @@ NUMBERS = {
     )
 }  # fmt: skip
 
-ALL = DEEP | PATTERNS | LARGE | NUMBERS
+ALL: dict[str, Any] = DEEP | PATTERNS | LARGE | NUMBERS
 
 SHORT = (
     *("chain of 3000 plain", "chain of 3000 allOf", "chain of 9000 properties"),
@@ -173,18 +173,18 @@ def ends(schemas: list[Schema], limit_s: float) -> None:
     assert len(out.splitlines()) == len(schemas)
 
 
-def test_hard_schemas_end_and_others_go_on():
+def test_hard_schemas_end_and_others_go_on() -> None:
     ends([ALL[name] for name in SHORT], limit_s=60)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", DEEP | PATTERNS | LARGE)
-def test_a_hard_schema_ends_in_an_error_or_a_text(name):
+def test_a_hard_schema_ends_in_an_error_or_a_text(name: str) -> None:
     ends([ALL[name]], limit_s=45)
 
 
 @pytest.mark.long
-def test_odd_numbers_and_types_end_in_an_error_or_a_text():
+def test_odd_numbers_and_types_end_in_an_error_or_a_text() -> None:
     ends(list(NUMBERS.values()), limit_s=300)
 
 
@@ -209,7 +209,7 @@ print(*ends)
 
 
 @pytest.mark.parametrize("n", [300, pytest.param(2700, marks=pytest.mark.long)])
-def test_the_deepest_schemas_fit_the_smallest_stack_of_a_thread(n):
+def test_the_deepest_schemas_fit_the_smallest_stack_of_a_thread(n: int) -> None:
     forms = [form for kind, form in FORMS.items() if kind not in ("oneOf", "nested")]
     shallow = [chain(15, form) for form in forms] + [chain(5, FORMS["nested"])]
     shallow += [nested(31, keyword) for keyword in ("items", "allOf", "anyOf")]
@@ -235,6 +235,6 @@ except GrammarError as error:
 """
 
 
-def test_a_stack_that_the_system_refuses_is_an_error():
+def test_a_stack_that_the_system_refuses_is_an_error() -> None:
     outcome = run_alone(NO_THREADS)
     assert outcome.code == 0 and "no thread could be started" in outcome.out, str(outcome)

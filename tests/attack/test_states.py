@@ -210,7 +210,7 @@ def test_many_damaged_states_do_not_end_the_process(kind: str, tmp_path: Path) -
 # -- files of ours: costs, kept texts, tables, corpora
 
 _NESTED = "[" * 100_000 + "]" * 100_000
-_COSTS = {
+_COSTS: dict[str, Any] = {
     "nested arrays": _NESTED,
     "nested objects": '{"a":' * 100_000 + "1" + "}" * 100_000,
     "no JSON": "{",

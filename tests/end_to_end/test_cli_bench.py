@@ -17,7 +17,7 @@ import pytest
 from alone import started
 from pytreellama import Model
 
-PROMPTS = [
+PROMPTS: list[dict[str, Any]] = [
     {"category": "counting", "prompt": "Count: one, two, three, one, two, three, one, two,"},
     {"category": "capitals", "turns": ["What is the capital of France?"]},
 ]

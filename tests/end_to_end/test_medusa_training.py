@@ -29,6 +29,7 @@ from pytreellama.medusa.store import Store, Text
 from pytreellama.medusa.target import Target
 from pytreellama.medusa.training import Training, TrainingOptions
 from pytreellama.model.heads import Heads, model_hash
+from pytreellama.system import cpu_features
 
 _HOW = "pip install 'pytreellama[train]'"
 gguf = pytest.importorskip("gguf", reason=f"needs gguf: {_HOW}")
@@ -303,7 +304,7 @@ def test_the_same_seed_writes_the_same_rounds_wherever_it_begins(model: Model) -
 
 
 @pytest.mark.parametrize(
-    ("fast", "tolerance"), [(frozenset(), 1e-5), (frozenset(training_module.cpu_features()), 0.02)]
+    ("fast", "tolerance"), [(frozenset(), 1e-5), (frozenset(cpu_features()), 0.02)]
 )
 def test_the_loss_and_its_gradient_are_those_of_pytorch(
     whole: Run,

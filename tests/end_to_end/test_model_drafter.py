@@ -9,6 +9,7 @@ import pytest
 from exactness import needs_exact
 from prompts import load_prompts
 from pytreellama import Engine, Model, draft, quantize
+from pytreellama.draft.growth import Grow
 
 N_TOKENS = 48
 PROMPTS = [prompt["messages"] for prompt in load_prompts()][:3]
@@ -22,7 +23,7 @@ def smaller_path(default_model: Model, model_directory: Path) -> Path:
 @needs_exact
 @pytest.mark.parametrize("grow", ["best", "chain", (3, 2, 1, 1)], ids=str)
 def test_greedy_text_is_plain_text_and_most_guesses_come_true(
-    default_model: Model, smaller_path: Path, grow: draft.model.Grow
+    default_model: Model, smaller_path: Path, grow: Grow
 ) -> None:
     plain = Engine(default_model, drafter="none", n_ctx=1024)
     with draft.Model(smaller_path, grow=grow, n_ctx=2048) as smaller:

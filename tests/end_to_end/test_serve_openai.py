@@ -15,22 +15,25 @@ import numpy as np
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'pytreellama[serve]'")
-openai = pytest.importorskip("openai", reason="needs openai: pip install 'pytreellama[test]'")
+pytest.importorskip("openai", reason="needs openai: pip install 'pytreellama[test]'")
 
-import httpx  # noqa: E402
-from pydantic import BaseModel, ConfigDict, Field  # noqa: E402
+import httpx
+import openai
+from pydantic import BaseModel, ConfigDict, Field
 
-from exactness import needs_exact  # noqa: E402
-from prompts import load_prompts  # noqa: E402
-from pytreellama import Engine, Model  # noqa: E402
-from pytreellama.model.default_model import default_model_path  # noqa: E402
-from served import Served, served  # noqa: E402
+from exactness import needs_exact
+from prompts import load_prompts
+from pytreellama import Engine, Model
+from pytreellama.model.default_model import default_model_path
+from served import Served, served
 
 NAME = "small"
 N_CTX = 2048
 MAX_BODY = 1 << 16
 LIMITS = ("--n-ctx", str(N_CTX), "--parallel", "8", "--max-body", str(MAX_BODY))
-SAID = [{"role": "user", "content": "What is the weather in Paris? Answer in one sentence."}]
+SAID: list[Any] = [
+    {"role": "user", "content": "What is the weather in Paris? Answer in one sentence."}
+]
 ONCE = "Once upon a time"
 ENDLESS = {"ignore_eos": True}
 
@@ -122,13 +125,13 @@ def client_of(one: Served, key: str = "any") -> openai.OpenAI:
 
 
 def complete(client: openai.OpenAI, prompt: Any = ONCE, **options: Any) -> Any:
-    options = {"model": NAME, "temperature": 0, "max_tokens": 16} | options
-    return client.completions.create(prompt=prompt, **options)
+    whole: dict[str, Any] = {"model": NAME, "temperature": 0, "max_tokens": 16, **options}
+    return client.completions.create(prompt=prompt, **whole)
 
 
 def chat(client: openai.OpenAI, messages: Any = SAID, **options: Any) -> Any:
-    options = {"model": NAME, "temperature": 0, "max_tokens": 16} | options
-    return client.chat.completions.create(messages=messages, **options)
+    whole: dict[str, Any] = {"model": NAME, "temperature": 0, "max_tokens": 16, **options}
+    return client.chat.completions.create(messages=messages, **whole)
 
 
 def texts_of(completion: Any) -> list[str]:
@@ -179,7 +182,7 @@ def test_a_text_goes_on_and_is_counted(client: openai.OpenAI) -> None:
 
 def test_an_answer_has_sixteen_tokens_unless_more_are_asked_for(client: openai.OpenAI) -> None:
     completion = client.completions.create(model=NAME, prompt=ONCE)
-    assert completion.usage.completion_tokens <= 16
+    assert completion.usage and completion.usage.completion_tokens <= 16
 
 
 def test_every_prompt_gets_its_answers_in_order(client: openai.OpenAI) -> None:
@@ -393,7 +396,7 @@ def test_a_call_in_pieces_is_the_call(client: openai.OpenAI) -> None:
     tools: Any = [WEATHER]
     whole = chat(client, tools=tools, tool_choice="required", **options).choices[0]
     with client.chat.completions.stream(
-        messages=SAID,  # type: ignore[arg-type]
+        messages=SAID,
         tools=tools,
         tool_choice="required",
         **options,
@@ -479,7 +482,7 @@ def test_vectors_are_the_engine_s(client: openai.OpenAI, plain: Engine) -> None:
 @needs_exact
 @pytest.mark.parametrize("given", [{"prompt": "The capital of France is"}, {"messages": SAID}])
 def test_scores_are_the_engine_s(server: Served, plain: Engine, given: dict[str, Any]) -> None:
-    continuations = [" Paris", " Rome, I think", " Rome, of course", [28, 28]]
+    continuations: list[Any] = [" Paris", " Rome, I think", " Rome, of course", [28, 28]]
     body = given | {"model": NAME, "continuations": continuations}
     told = httpx.post(f"{server.url}/v1/score", json=body).raise_for_status().json()
     (prompt,) = given.values()

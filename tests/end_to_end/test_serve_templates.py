@@ -43,7 +43,7 @@ CALLS = [
     for i in range(2)
 ]
 ASKED = {"role": "user", "content": "What is there?"}
-HISTORY = [
+HISTORY: list[dict[str, Any]] = [
     ASKED,
     {"role": "assistant", "tool_calls": CALLS},
     {"role": "tool", "content": "A fox.", "tool_call_id": "0"},

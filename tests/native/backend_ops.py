@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "vendor"))
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         with Progress() as progress:
             program = _build(Path(folder), progress)
-        command = [program, "-b", "CPU", *(arguments or PRODUCTS)]
+        command: list[Any] = [program, "-b", "CPU", *(arguments or PRODUCTS)]
         return subprocess.run(command, check=False).returncode
 
 
@@ -49,7 +50,13 @@ def _build(folder: Path, progress: Progress) -> Path:
     source, program = folder / "llama.cpp", folder / "test-backend-ops"
     _unpack(recipe, cache, progress, source)
     progress.phase("compiling test-backend-ops")
-    command = [os.environ.get("CXX", "c++"), "-std=c++17", "-O1", "-pthread", source / SOURCE]
+    command: list[Any] = [
+        os.environ.get("CXX", "c++"),
+        "-std=c++17",
+        "-O1",
+        "-pthread",
+        source / SOURCE,
+    ]
     command += ["-I", source / "ggml/include", "-L", libraries, "-lggml", "-lggml-base"]
     command += [f"-Wl,-rpath,{libraries}", "-o", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

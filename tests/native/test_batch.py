@@ -168,7 +168,7 @@ def test_decode_refuses_what_it_does_not_take(
 
 
 def test_one_decode_runs_a_token_a_tree_or_a_batch_of_both(context: Context) -> None:
-    token = context.decode(np.int32(9), seq=1).logits  # type: ignore[call-overload]
+    token = context.decode(np.int32(9), seq=1).logits
     tree = context.decode(TREE, seq=0).logits
     context.discard(0)
     context.memory.rm(1, 3)

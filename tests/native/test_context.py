@@ -56,7 +56,7 @@ def test_reductions_in_c_are_those_of_numpy(tiny_model: TinyModel, n_vocab: int)
             order = np.argsort(-logits, axis=1, kind="stable")[:, :k]  # ties by id
             assert np.array_equal(tokens, order)
             np.testing.assert_allclose(logp, np.take_along_axis(expected, order, 1), atol=2e-5)
-        chosen = np.arange(len(TEXT)) * 11 % n_vocab
+        chosen = np.arange(len(TEXT), dtype=np.int32) * 11 % n_vocab
         np.testing.assert_allclose(
             context.outputs.token_logps(chosen), expected[np.arange(len(TEXT)), chosen], atol=2e-5
         )
@@ -82,7 +82,7 @@ def test_numbers_that_are_none_choose_a_token_of_the_vocabulary() -> None:
     assert best[0] == 2
     assert best[3] == 1
     assert best[4] == 0
-    tokens, _ = top_k_rows(pointer, *rows.shape, 5)
+    tokens, _ = top_k_rows(pointer, rows.shape[0], rows.shape[1], 5)
     assert ((tokens >= 0) & (tokens < 5)).all()
     assert all(len(set(row)) == 5 for row in tokens.tolist())
 

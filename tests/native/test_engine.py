@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -52,8 +53,8 @@ class Oracle:
 @pytest.mark.parametrize("kind", BRANCHING_KINDS)
 def test_an_oracle_is_accepted_whole_and_changes_no_token(tiny_model: TinyModel, kind: str) -> None:
     model = tiny_model(kind)
-    sizes = {"n_ctx": 256, "n_threads": 1, "flash_attention": False}
-    precise = {"type_k": "f32", "type_v": "f32"}
+    sizes: dict[str, Any] = {"n_ctx": 256, "n_threads": 1, "flash_attention": False}
+    precise: dict[str, Any] = {"type_k": "f32", "type_v": "f32"}
     plain = Engine(model, drafter="none", **sizes, **precise)
     expected = plain.generate(PROMPT, max_tokens=33)
     n_prompt = len(plain.encode_prompt(PROMPT))
@@ -117,7 +118,13 @@ def test_a_window_that_drops_cells_gets_trees_as_large_as_it_has_room_for(
     tiny_model: TinyModel,
 ) -> None:
     """The texts are many windows long, and all sequences' trees fill what is free beside them."""
-    options = {"n_ctx": 4096, "n_seq_max": 8, "n_ubatch": 32, "n_batch": 512, "n_threads": 1}
+    options: dict[str, Any] = {
+        "n_ctx": 4096,
+        "n_seq_max": 8,
+        "n_ubatch": 32,
+        "n_batch": 512,
+        "n_threads": 1,
+    }
     engine = Engine(tiny_model("swa"), EAGER, swa_full=False, n_draft=64, **options)
     prompts = [[5 + i, *range(5, 90)] for i in range(8)]
     done = engine.generate(prompts, max_tokens=120, ignore_eos=True)
@@ -219,7 +226,13 @@ def test_models_that_cannot_branch_still_write(tiny_model: TinyModel, kind: str)
 
 
 def test_sampled_text_is_the_same_with_and_without_trees(tiny_model: TinyModel) -> None:
-    options = {"max_tokens": 40, "temperature": 1.0, "top_k": 20, "repeat_penalty": 1.1, "seed": 5}
+    options: dict[str, Any] = {
+        "max_tokens": 40,
+        "temperature": 1.0,
+        "top_k": 20,
+        "repeat_penalty": 1.1,
+        "seed": 5,
+    }
     texts = {
         Engine(tiny_model("rope"), drafter=drafter, n_ctx=256, n_threads=1)
         .generate(PROMPT, **options)
@@ -276,7 +289,7 @@ class TestRequestsThatCannotBeServed:
 
     def test_a_prompt_that_is_none(self, engine: Engine) -> None:
         with pytest.raises(RequestError, match="token ids"):
-            engine.generate([1.5, 2], max_tokens=2)
+            engine.generate(cast(Any, [1.5, 2]), max_tokens=2)
 
     def test_streams_of_their_own(self, tiny_model: TinyModel) -> None:
         with pytest.raises(ContextError, match="kv_unified"):

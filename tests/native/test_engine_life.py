@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from pytreellama.errors import ContextError, MemoryStateError, RequestError
 TinyModel = Callable[..., Model]
 
 PROMPT = [5, 6, 7, 5, 6, 7, 5, 6]
-SIZES = {"n_ctx": 256, "n_threads": 1}
+SIZES: dict[str, Any] = {"n_ctx": 256, "n_threads": 1}
 
 
 @pytest.fixture
@@ -131,8 +132,8 @@ class TestBytes:
         given = bytes_of(b"text")
         with Engine(tiny_model("rope"), **SIZES) as engine:
             for ask in (
-                lambda: engine.generate(given),  # type: ignore[call-overload]
-                lambda: engine.generate([given]),  # type: ignore[call-overload]
+                lambda: engine.generate(given),
+                lambda: engine.generate([given]),
                 lambda: engine.submit(given),
                 lambda: engine.score(given, [[5]]),
                 lambda: engine.score([5], [given]),
@@ -146,11 +147,12 @@ class TestBytes:
 
 class TestWrongArguments:
     @pytest.mark.parametrize("prompt", [None, 5, Path("a"), {"role": "user"}, iter([5]), {5, 6}])
-    def test_what_is_no_prompt_is_refused(self, prompt: object, tiny_model: TinyModel) -> None:
+    def test_what_is_no_prompt_is_refused(self, prompt: Any, tiny_model: TinyModel) -> None:
         with Engine(tiny_model("rope"), **SIZES) as engine:
-            for ask in (engine.generate, engine.submit, engine.stream, engine.encode_prompt):
+            asks: Any = (engine.generate, engine.submit, engine.stream, engine.encode_prompt)
+            for ask in asks:
                 with pytest.raises(RequestError, match="invalid prompt of type"):
-                    ask(prompt)  # type: ignore[operator]
+                    ask(prompt)
 
     def test_one_text_is_no_list_of_texts(self, tiny_model: TinyModel) -> None:
         with Engine(tiny_model("rope"), **SIZES) as engine:
@@ -223,7 +225,7 @@ class TestWrongArguments:
         ids=str,
     )
     def test_a_parameter_of_the_wrong_kind_is_refused(
-        self, option: dict[str, object], tiny_model: TinyModel
+        self, option: dict[str, Any], tiny_model: TinyModel
     ) -> None:
         with pytest.raises(ContextError, match=f"{next(iter(option))} = .* allowed is"):
             Context(tiny_model("rope"), **option)

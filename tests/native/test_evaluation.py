@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from pytreellama.errors import QueueFullError, RequestError
 from tiny_models import EOS
 
 TinyModel = Callable[..., Model]
-SIZES = {"n_ctx": 256, "n_threads": 1}
+SIZES: dict[str, Any] = {"n_ctx": 256, "n_threads": 1}
 PROMPT = list(range(20, 41))
 CONTINUATIONS = [[5, 6, 7], [5, 6, 8], [5], [9, 6, 7, 30], [5, 6, 7]]
 

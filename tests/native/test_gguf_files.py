@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,9 +50,9 @@ def use(path: Path) -> None:
         tokens = vocab.encode("Hello the cat <|im_end|> é😀", parse_special=True)
         vocab.decode(tokens, special=True)
         for flash_attention in (None, False):
-            sizes = {"n_ctx": 64, "n_batch": 16, "n_threads": 1}
+            sizes: dict[str, Any] = {"n_ctx": 64, "n_batch": 16, "n_threads": 1}
             with Context(model, flash_attention=flash_attention, **sizes) as context:
-                context.prefill(np.arange(8) % context.n_vocab, logits=True)
+                context.prefill(np.arange(8, dtype=np.int32) % context.n_vocab, logits=True)
                 context.outputs.top_k(1)
 
 

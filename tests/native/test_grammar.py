@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
+from pytreellama import Model
 from pytreellama.constraints.grammar import Grammar
 from pytreellama.errors import GrammarError
+from pytreellama.model.vocab import Vocab
 from pytreellama.sampling.params import SamplingParams
 from pytreellama.sampling.sampler import Sampler
 
 
 @pytest.fixture(scope="session")
-def vocab(tiny_model):
+def vocab(tiny_model: Callable[..., Model]) -> Vocab:
     return tiny_model("rope").vocab
 
 
-def masked(grammar: Grammar, vocab) -> set[int]:
+def masked(grammar: Grammar, vocab: Vocab) -> set[int]:
     bits = np.unpackbits(grammar.mask().view(np.uint8), bitorder="little")
     return set(np.flatnonzero(bits[: vocab.n_tokens]).tolist())
 
 
-def allowed(grammar: Grammar, vocab) -> set[int]:
+def allowed(grammar: Grammar, vocab: Vocab) -> set[int]:
     return {token for token in range(vocab.n_tokens) if grammar.allows(token)}
 
 
-def tokens_of(vocab, text: bytes) -> list[int]:
+def tokens_of(vocab: Vocab, text: bytes) -> list[int]:
     return [vocab.pieces.index(bytes([byte])) for byte in text]
 
 
-def after(vocab, grammar: str, text: bytes) -> Grammar:
+def after(vocab: Vocab, grammar: str, text: bytes) -> Grammar:
     state = Grammar(vocab, grammar)
     for token in tokens_of(vocab, text):
         state.accept(token)
     return state
 
 
-def fits(vocab, grammar: str, text: bytes) -> bool:
+def fits(vocab: Vocab, grammar: str, text: bytes) -> bool:
     try:
         return after(vocab, grammar, text).is_complete
     except GrammarError:
@@ -55,7 +60,7 @@ EVERY_FEATURE = [
 
 @pytest.mark.parametrize("grammar", EVERY_FEATURE)
 @pytest.mark.parametrize("seed", range(3))
-def test_the_mask_has_all_tokens_that_are_allowed(vocab, grammar, seed):
+def test_the_mask_has_all_tokens_that_are_allowed(vocab: Vocab, grammar: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     state = Grammar(vocab, grammar)
     for _ in range(20):
@@ -67,7 +72,7 @@ def test_the_mask_has_all_tokens_that_are_allowed(vocab, grammar, seed):
         state.accept(int(rng.choice(sorted(fitting))))
 
 
-def test_a_text_that_must_come_may_be_written_with_any_tokens(vocab):
+def test_a_text_that_must_come_may_be_written_with_any_tokens(vocab: Vocab) -> None:
     fitting = masked(Grammar(vocab, 'root ::= "yes"'), vocab)
     pieces = {vocab.pieces[token] for token in fitting}
     assert b"y" in pieces
@@ -75,18 +80,18 @@ def test_a_text_that_must_come_may_be_written_with_any_tokens(vocab):
 
 
 @pytest.mark.parametrize("text", ["é", "日本", "\U0001f600"])
-def test_a_character_may_be_written_byte_by_byte(vocab, text):
+def test_a_character_may_be_written_byte_by_byte(vocab: Vocab, text: Any) -> None:
     grammar = f'root ::= "{text}" [^\\x00-\\x7f]'
     assert fits(vocab, grammar, f"{text}é".encode())
     assert not fits(vocab, grammar, f"{text}a".encode())
 
 
-def test_bytes_that_no_character_has_are_no_text(vocab):
+def test_bytes_that_no_character_has_are_no_text(vocab: Vocab) -> None:
     for byte in (0xC0, 0xF5, 0xFF):
         assert not Grammar(vocab, "root ::= .*").allows(vocab.pieces.index(bytes([byte])))
 
 
-def test_control_tokens_are_no_text_unless_they_are_named(vocab):
+def test_control_tokens_are_no_text_unless_they_are_named(vocab: Vocab) -> None:
     control = next(
         token
         for token in range(vocab.n_tokens)
@@ -110,7 +115,7 @@ def test_control_tokens_are_no_text_unless_they_are_named(vocab):
         ("EOG", "a token that does not end the text"),
     ],
 )
-def test_tokens_that_cannot_be_named_are_refused(vocab, token, expected):
+def test_tokens_that_cannot_be_named_are_refused(vocab: Vocab, token: Any, expected: Any) -> None:
     named = token.replace("EOG", f"<[{min(vocab.eog_tokens)}]>")
     with pytest.raises(GrammarError, match=f"line 1, column 10: expected .*{expected}"):
         Grammar(vocab, f"root ::= {named}")
@@ -127,13 +132,15 @@ def test_tokens_that_cannot_be_named_are_refused(vocab, token, expected):
         ('root ::= "a" "b" | "ab" "c" | [a-z]+ "bc"', [b"ab", b"abc", b"bcbc"]),
     ],
 )
-def test_rules_may_begin_with_themselves_and_texts_read_in_many_ways(vocab, grammar, texts):
+def test_rules_may_begin_with_themselves_and_texts_read_in_many_ways(
+    vocab: Vocab, grammar: str, texts: Any
+) -> None:
     for text in texts:
         assert fits(vocab, grammar, text)
         assert not fits(vocab, grammar, text + b".")
 
 
-def test_rules_in_40_levels_of_two_ways_each_are_used(vocab):
+def test_rules_in_40_levels_of_two_ways_each_are_used(vocab: Vocab) -> None:
     levels = "".join(f'a{i} ::= a{i + 1} "x" | a{i + 1} "y"\n' for i in range(40))
     grammar = "root ::= a0\n" + levels + 'a40 ::= "q"'
     assert fits(vocab, grammar, b"q" + b"xy" * 20)
@@ -151,22 +158,24 @@ def test_rules_in_40_levels_of_two_ways_each_are_used(vocab):
         ("yes", "line 1, column 4: expected '::='"),
     ],
 )
-def test_a_grammar_that_cannot_be_used_is_an_error_with_the_reason(vocab, grammar, reason, capfd):
+def test_a_grammar_that_cannot_be_used_is_an_error_with_the_reason(
+    vocab: Vocab, grammar: str, reason: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(GrammarError, match=reason) as caught:
         Sampler(vocab, SamplingParams(grammar=grammar))
     assert len(str(caught.value)) < 500
     assert capfd.readouterr().err == ""
 
 
-def test_a_vocabulary_without_a_tokenizer_follows_no_grammar(vocab):
+def test_a_vocabulary_without_a_tokenizer_follows_no_grammar(vocab: Vocab) -> None:
     class NoText:
         has_text = False
 
     with pytest.raises(GrammarError, match="no tokenizer"):
-        Grammar(NoText(), 'root ::= "a"')
+        Grammar(cast(Any, NoText()), 'root ::= "a"')
 
 
-def test_a_text_with_too_many_ways_to_read_it_is_an_error(vocab):
+def test_a_text_with_too_many_ways_to_read_it_is_an_error(vocab: Vocab) -> None:
     grammar = Grammar(vocab, 'root ::= s\ns ::= "a" s s | "a" t s | "a"\nt ::= "a" s t | "a"\n')
     (token,) = tokens_of(vocab, b"a")
     with pytest.raises(GrammarError, match="too much work"):

@@ -44,10 +44,14 @@ def seen_of(head: int, heads: Heads, model: Model) -> list[int]:
 @pytest.mark.parametrize("n_shortlist", [0, 100])
 @pytest.mark.parametrize("has_output", [False, True])
 def test_logits_are_those_of_numpy(
-    model: Model, tmp_path: Path, sees: str, n_layers: int, n_shortlist: int, has_output: bool
+    model: Model, tmp_path: Path, sees: Any, n_layers: int, n_shortlist: int, has_output: bool
 ) -> None:
     path = tmp_path / "heads.gguf"
-    options = {"n_layers": n_layers, "n_shortlist": n_shortlist, "has_output": has_output}
+    options: dict[str, Any] = {
+        "n_layers": n_layers,
+        "n_shortlist": n_shortlist,
+        "has_output": has_output,
+    }
     file = write_random_heads(model, path, sees=sees, **options)
     with Heads(path, model) as heads:
         assert (heads.n_layers, heads.sees, heads.has_output) == (n_layers, sees, has_output)
@@ -173,7 +177,7 @@ def paths_of(grown: Any) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("sees", SEES)
-def test_the_likeliest_paths_of_all_are_found(model: Model, tmp_path: Path, sees: str) -> None:
+def test_the_likeliest_paths_of_all_are_found(model: Model, tmp_path: Path, sees: Any) -> None:
     path = tmp_path / "heads.gguf"
     write_random_heads(model, path, sees=sees, n_shortlist=6)
     with Heads(path, model) as heads:
@@ -228,7 +232,7 @@ def grown_plainly(
 @pytest.mark.parametrize("sees", SEES)
 @pytest.mark.parametrize("has_ties", [False, True])
 def test_trees_are_those_of_a_plain_search(
-    model: Model, tmp_path: Path, sees: str, has_ties: bool
+    model: Model, tmp_path: Path, sees: Any, has_ties: bool
 ) -> None:
     path = tmp_path / "heads.gguf"
     heads = random_heads(model, sees=sees, n_shortlist=24, has_output=True)
@@ -239,7 +243,7 @@ def test_trees_are_those_of_a_plain_search(
         for n_nodes, top, width, min_p in itertools.product(
             (1, 2, 7, 40), (1, 3, 8), (1, 2, 5), (0.0, 0.01)
         ):
-            limits = {"top": top, "width": width, "min_p": min_p}
+            limits: dict[str, Any] = {"top": top, "width": width, "min_p": min_p}
             grown = loaded.grow(1, STATE, 270, n_nodes, **limits)
             found = list(grown.tokens), list(grown.parents), list(grown.p)
             assert found == grown_plainly(loaded, n_nodes, **limits)
@@ -254,7 +258,7 @@ def with_twin_rows(head: HeadWeights) -> HeadWeights:
 
 
 @pytest.mark.parametrize("sees", SEES)
-def test_unlikely_paths_are_left_out(model: Model, tmp_path: Path, sees: str) -> None:
+def test_unlikely_paths_are_left_out(model: Model, tmp_path: Path, sees: Any) -> None:
     path = tmp_path / "heads.gguf"
     write_random_heads(model, path, sees=sees, n_shortlist=6)
     with Heads(path, model) as heads:
@@ -276,7 +280,7 @@ def test_a_level_follows_up_as_many_as_it_may(model: Model, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("sees", SEES)
-def test_a_shape_is_filled_rank_by_rank(model: Model, tmp_path: Path, sees: str) -> None:
+def test_a_shape_is_filled_rank_by_rank(model: Model, tmp_path: Path, sees: Any) -> None:
     path = tmp_path / "heads.gguf"
     write_random_heads(model, path, sees=sees)
     parents = np.array([-1, -1, 0, 0, 1, 2, 4], np.int32)

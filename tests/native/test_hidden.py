@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ TEXT = [1, *(261 + i * 7 % 59 for i in range(30))]
 FLAGGED = [3, 4, 17, 29]
 
 
-def make(model: Model, **options: bool) -> Context:
+def make(model: Model, **options: Any) -> Context:
     return Context(model, n_ctx=256, n_batch=64, n_threads=1, **options)
 
 

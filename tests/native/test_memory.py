@@ -234,13 +234,14 @@ def test_positions_that_do_not_fit_are_refused(tiny_model: TinyModel, number: in
     with make(tiny_model("rope")) as context:
         context.prefill(TEXT, 0)
         memory = context.memory
-        for call in (
+        calls: tuple[Callable[[], object], ...] = (
             lambda: memory.rm(0, number, -1),
             lambda: memory.rm(0, 0, number),
             lambda: memory.cp(0, 1, number, -1),
             lambda: memory.add(0, 0, -1, number),
             lambda: memory.div(0, 0, number, 2),
-        ):
+        )
+        for call in calls:
             with pytest.raises(MemoryStateError, match=f"{number} does not fit into the 32 bits"):
                 call()
 
@@ -345,6 +346,7 @@ def test_a_text_that_has_lost_its_window_is_gone_whole(tiny_model: TinyModel) ->
         assert context.memory.pos_min(0) > 5
         context.memory.rm(0, 5)
         assert context.sequences.n_past(0) == 0
-        assert not np.any(read_cells(context).positions >= 0)
+        cells = read_cells(context)
+        assert cells is not None and not np.any(cells.positions >= 0)
         context.prefill(TEXT[:5], 0)
         assert context.sequences.n_past(0) == 5

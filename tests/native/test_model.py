@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from tiny_models import ARCHITECTURES, CHAT_TEMPLATE, KINDS
 
 TinyModel = Callable[..., Model]
 TinyModelPath = Callable[..., Path]
-SMALL = {"n_ctx": 64, "n_batch": 16, "n_threads": 1}
+SMALL: dict[str, Any] = {"n_ctx": 64, "n_batch": 16, "n_threads": 1}
 
 
 def test_facts_are_those_of_the_file(tiny_model: TinyModel) -> None:
@@ -69,7 +70,7 @@ def test_every_kind_of_memory_is_recognised(tiny_model: TinyModel, kind: str) ->
     ],
 )
 def test_ways_to_load_change_no_logits(
-    tiny_model: TinyModel, tiny_model_path: TinyModelPath, options: dict[str, bool]
+    tiny_model: TinyModel, tiny_model_path: TinyModelPath, options: dict[str, Any]
 ) -> None:
     def logits(model: Model) -> np.ndarray:
         with Context(model, **SMALL) as context:

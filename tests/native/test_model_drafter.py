@@ -5,19 +5,21 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import tiny_models
 from pytreellama import Context, Engine, Model, draft
+from pytreellama.draft.growth import Grow
 from pytreellama.errors import CacheFullError, ContextError, DecodeError, DraftError, ModelLoadError
 from tiny_models import BRANCHING_KINDS
 
 TinyModel = Callable[..., Model]
 
 PROMPT = "the cat and the dog and the cat and the"
-SIZES = {"n_ctx": 256, "n_threads": 1}
-SMALL = {"n_seq_max": 4, **SIZES}
+SIZES: dict[str, Any] = {"n_ctx": 256, "n_threads": 1}
+SMALL: dict[str, Any] = {"n_seq_max": 4, **SIZES}
 
 
 def n_ids_in_use(factory: draft.Model) -> int:
@@ -32,7 +34,7 @@ def n_ids_in_use(factory: draft.Model) -> int:
 @pytest.mark.parametrize("kind", BRANCHING_KINDS)
 def test_a_model_that_drafts_for_itself_is_accepted_whole(tiny_model: TinyModel, kind: str) -> None:
     model = tiny_model(kind)
-    precise = {**SIZES, "flash_attention": False, "type_k": "f32", "type_v": "f32"}
+    precise: dict[str, Any] = {**SIZES, "flash_attention": False, "type_k": "f32", "type_v": "f32"}
     plain = Engine(model, drafter="none", **precise).generate(PROMPT, max_tokens=33)
     with draft.Model(model, grow="chain", n_levels=7, min_p=0, **precise, n_seq_max=1) as same:
         drafted = Engine(model, drafter=same, n_draft=7, **precise).generate(PROMPT, max_tokens=33)
@@ -45,7 +47,7 @@ def test_a_model_that_drafts_for_itself_is_accepted_whole(tiny_model: TinyModel,
 @pytest.mark.parametrize("grow", ["best", "chain", (3, 2, 1)], ids=str)
 @pytest.mark.parametrize("drafting", ["rope", "recurrent", "hybrid", "swa"])
 def test_another_model_of_the_same_vocabulary_changes_no_token(
-    tiny_model: TinyModel, drafting: str, grow: draft.model.Grow
+    tiny_model: TinyModel, drafting: str, grow: Grow
 ) -> None:
     target = tiny_model("rope", seed=5)
     plain = Engine(target, drafter="none", **SIZES)
@@ -170,7 +172,7 @@ def test_texts_that_fill_the_cache_together_wait_for_room(tiny_model: TinyModel)
 
 def test_a_long_engine_run_outlives_the_draft_model_s_context(tiny_model: TinyModel) -> None:
     target = tiny_model("rope", seed=5)
-    sizes = {"n_ctx": 512, "n_threads": 1}
+    sizes: dict[str, Any] = {"n_ctx": 512, "n_threads": 1}
     plain = Engine(target, drafter="none", **sizes).generate(PROMPT, max_tokens=300)
     with draft.Model(tiny_model("rope"), min_p=0.01, **SMALL) as factory:
         done = Engine(target, drafter=factory, **sizes).generate(PROMPT, max_tokens=300)
@@ -295,7 +297,7 @@ def test_failures_of_the_draft_model_are_named_and_leave_a_working_drafter(
     method: str,
     error: type[Exception],
 ) -> None:
-    def fail(*args: object, **options: object) -> None:
+    def fail(*args: object, **options: Any) -> None:
         raise error("no luck")
 
     with draft.Model(tiny_model("rope"), calibrate=False, min_p=0, **SMALL) as factory:

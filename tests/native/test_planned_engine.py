@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -21,7 +22,7 @@ TinyModel = Callable[..., Model]
 Believe = Callable[[float], None]
 
 PROMPT = "the cat and the dog and the cat and the"
-SIZES = {"n_ctx": 512, "n_threads": 1}
+SIZES: dict[str, Any] = {"n_ctx": 512, "n_threads": 1}
 NEVER_WRITTEN = 0  # <unk>
 # passes that take so long that drafting takes no time beside them, and that real ones teach little
 PLAIN_S = 1000.0
@@ -47,7 +48,7 @@ def costs_of_this_test(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return folder
 
 
-def plain(model: Model, prompt: str | list[int], **options: object) -> tuple[int, ...]:
+def plain(model: Model, prompt: str | list[int], **options: Any) -> tuple[int, ...]:
     with Engine(model, "none", **SIZES) as engine:
         return engine.generate(prompt, **options).tokens
 
@@ -64,11 +65,11 @@ class Scripted:
         self.name = name
         self.propose = propose
 
-    def observe(self, tokens: object) -> None: ...
+    def observe(self, tokens: Sequence[int]) -> None: ...
     def reset(self) -> None: ...
 
 
-def always(token: int, p: float) -> Callable[[], Scripted]:
+def always(token: int, p: float) -> Callable[[], Any]:
     """Makes drafters that propose one token again and again, always as sure of it."""
 
     def propose(n_nodes: int) -> TokenTree:
@@ -94,7 +95,7 @@ def always(token: int, p: float) -> Callable[[], Scripted]:
     ids=["greedy", "sampled", "grammar"],
 )
 def test_the_text_is_plain_decodings(
-    tiny_model: TinyModel, believe: Believe, price: float | None, options: dict[str, object]
+    tiny_model: TinyModel, believe: Believe, price: float | None, options: dict[str, Any]
 ) -> None:
     model = tiny_model("rope")
     if price is not None:
@@ -125,7 +126,7 @@ def test_many_sequences_share_a_plan(tiny_model: TinyModel, believe: Believe, pr
 @needs_exact
 def test_a_fork_goes_on_with_a_drafter_of_its_own(tiny_model: TinyModel, believe: Believe) -> None:
     believe(0.0)
-    options = {"temperature": 1.0, "seed": 3, "ignore_eos": True, "max_tokens": 150}
+    options: dict[str, Any] = {"temperature": 1.0, "seed": 3, "ignore_eos": True, "max_tokens": 150}
     with Engine(tiny_model("rope"), n_ctx=1024, n_threads=1, n_seq_max=2) as engine:
         parent = engine.submit(PROMPT, **options)
         next(parent)
@@ -136,7 +137,7 @@ def test_a_fork_goes_on_with_a_drafter_of_its_own(tiny_model: TinyModel, believe
 # -- trees are as large as pays, and no larger than there is room
 
 
-def sizes_of(engine: Engine, **options: object) -> list[int]:
+def sizes_of(engine: Engine, **options: Any) -> list[int]:
     """Guesses that were verified at each step."""
     sizes: list[int] = []
     engine.generate(PROMPT, on_step=lambda step: sizes.append(len(step.tree) - 1), **options)
@@ -158,7 +159,7 @@ def test_trees_end_where_the_context_does(tiny_model: TinyModel, believe: Believ
     believe(0.0)
     model = tiny_model("rope")
 
-    def hopeful(first: int) -> Callable[[], Scripted]:
+    def hopeful(first: int) -> Callable[[], Any]:
         return lambda: Scripted(lambda n: TokenTree.chain(range(first, first + n), [1.0] * n))
 
     drafters = Auto(hopeful(5), hopeful(80), hopeful(155))
@@ -216,7 +217,7 @@ def test_statistics_add_up(tiny_model: TinyModel, believe: Believe) -> None:
 
 def test_a_guess_of_two_drafters_counts_for_both(tiny_model: TinyModel, believe: Believe) -> None:
     believe(0.0)
-    drafters = Auto(Suffix(min_p=0.001), lambda: Renamed(Suffix(min_p=0.001)()))
+    drafters = Auto(Suffix(min_p=0.001), lambda: cast(Any, Renamed(Suffix(min_p=0.001)())))
     with Engine(tiny_model("rope"), drafters, **SIZES) as engine:
         stats = engine.generate(PROMPT, max_tokens=60).stats
     assert stats.n_drafted > 0
@@ -326,7 +327,7 @@ def test_a_faulty_drafter_ends_its_own_request(
 ) -> None:
     believe(0.0)
     model = tiny_model("rope")
-    drafters = Auto(Suffix(min_p=0.001), lambda: Faulty(where, fault))
+    drafters = Auto(Suffix(min_p=0.001), lambda: cast(Any, Faulty(where, fault)))
     with Engine(model, drafters, n_ctx=512, n_threads=1, n_seq_max=2) as engine:
         good = engine.submit(PROMPT, max_tokens=50)
         bad = engine.submit([*engine.encode_prompt(PROMPT), MARK, 7, 7], max_tokens=50)
@@ -341,7 +342,9 @@ def test_a_drafter_that_cannot_be_reset_harms_nobody(
     tiny_model: TinyModel, believe: Believe
 ) -> None:
     believe(0.0)
-    with Engine(tiny_model("rope"), Auto(lambda: Faulty("reset", _raise)), **SIZES) as engine:
+    with Engine(
+        tiny_model("rope"), Auto(lambda: cast(Any, Faulty("reset", _raise))), **SIZES
+    ) as engine:
         for _ in range(2):
             done = engine.generate([MARK, 7, 7], max_tokens=8, ignore_eos=True)
             assert len(done.tokens) == 8
@@ -363,9 +366,9 @@ def test_a_drafter_that_cannot_be_reset_harms_nobody(
     ids=["small context", "small batches", "many", "leaves", "learned positions", "window"],
 )
 def test_costs_can_be_measured_in_tight_places(
-    tiny_model: TinyModel, kind: str, options: dict[str, object]
+    tiny_model: TinyModel, kind: str, options: dict[str, Any]
 ) -> None:
-    sizes = {"n_ctx_train": 64} if kind == "learned" else {}
+    sizes: dict[str, Any] = {"n_ctx_train": 64} if kind == "learned" else {}
     with Context(tiny_model(kind, **sizes), n_threads=1, **options) as context:
         curve = measured_curve(context, budget_s=0.2)
         assert 0.0 < curve.seconds(1) <= curve.seconds(2) <= curve.seconds(64)
@@ -508,7 +511,7 @@ def test_what_cannot_be_measured_is_written_plainly(
 ) -> None:
     from pytreellama.errors import DecodeError
 
-    def fail(*_: object, **__: object) -> CostCurve:
+    def fail(*_: object, **__: Any) -> CostCurve:
         raise DecodeError("no such kernel")
 
     model = tiny_model("rope")

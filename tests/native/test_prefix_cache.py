@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,14 @@ TinyModel = Callable[..., Model]
 EAGER = draft.Suffix(min_p=0.001)
 
 
-def new_engine(model: Model, **options: int) -> Engine:
-    sizes = {"n_ctx": 512, "n_seq_max": 2, "n_cached_prefixes": 3, "n_threads": 1} | options
-    return Engine(model, EAGER, **sizes)
+def new_engine(model: Model, **options: Any) -> Engine:
+    sizes: dict[str, Any] = {
+        "n_ctx": 512,
+        "n_seq_max": 2,
+        "n_cached_prefixes": 3,
+        "n_threads": 1,
+    } | options
+    return Engine(model, EAGER, **sizes | options)
 
 
 @pytest.fixture

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytreellama import Engine, Model
 
 TinyModel = Callable[..., Model]
-SIZES = {"n_ctx": 256, "n_threads": 1}
+SIZES: dict[str, Any] = {"n_ctx": 256, "n_threads": 1}
 
 
 def test_old_options_set_the_new_ones(tiny_model: TinyModel) -> None:

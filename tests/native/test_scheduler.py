@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from pytreellama.sampling.params import SamplingParams
 
 TinyModel = Callable[..., Model]
 EAGER = Suffix(min_p=0.001)
-SIZES = {"n_threads": 1}
+SIZES: dict[str, Any] = {"n_threads": 1}
 
 
 def prompt_of(length: int, seed: int) -> list[int]:
@@ -38,17 +39,17 @@ def prompt_of(length: int, seed: int) -> list[int]:
 class Desk:
     """A scheduler and what it needs, driven by the test itself."""
 
-    def __init__(self, model: Model, drafter: draft.DrafterSpec = EAGER, **options: int) -> None:
+    def __init__(self, model: Model, drafter: draft.DrafterSpec = EAGER, **options: Any) -> None:
         self.drafter = drafter
-        scheduling = {
+        scheduling: dict[str, Any] = {
             name: options.pop(name) for name in ("n_prefill", "max_swap_bytes") if name in options
         }
         self.context = Context(model, **SIZES, **options)
         n_draft = 0 if drafter is NoDrafter else 8
         self.scheduler = Scheduler(self.context, n_draft, **scheduling)
 
-    def add(self, prompt: list[int], max_tokens: int, **options: object) -> GenerateJob:
-        request = Request(np.array(prompt, np.int32), max_tokens, **options)  # type: ignore[arg-type]
+    def add(self, prompt: list[int], max_tokens: int, **options: Any) -> GenerateJob:
+        request = Request(np.array(prompt, np.int32), max_tokens, **options)
         job = GenerateJob(request, self.context.model.vocab, make_drafter(self.drafter))
         self.scheduler.check(job)
         self.scheduler.add(job)
@@ -69,7 +70,7 @@ class Desk:
         return sorted(taken) == list(range(self.context.n_seq_max))
 
 
-def alone(model: Model, prompt: list[int], max_tokens: int, **options: object) -> list[int]:
+def alone(model: Model, prompt: list[int], max_tokens: int, **options: Any) -> list[int]:
     desk = Desk(model, NoDrafter, n_ctx=512)
     job = desk.add(prompt, max_tokens, **options)
     desk.run()
@@ -101,8 +102,8 @@ def test_a_crowd_writes_what_each_would_write_alone(tiny_model: TinyModel, seed:
     now = 0
     while arriving or not desk.scheduler.is_idle:
         while arriving and arriving[0][0] <= now:
-            request = arriving.pop(0)[1]
-            jobs.append(desk.add(**request))
+            asked: dict[str, Any] = arriving.pop(0)[1]
+            jobs.append(desk.add(**asked))
             if rng.random() < 0.25:
                 leaving.append((now + rng.randint(0, 25), jobs[-1]))
         for when, job in leaving:
@@ -261,7 +262,12 @@ class TestShift:
 class TestForks:
     def test_a_fork_with_the_same_sampler_writes_the_same(self, tiny_model: TinyModel) -> None:
         engine = Engine(tiny_model("rope"), EAGER, n_ctx=512, n_seq_max=2, **SIZES)
-        options = {"temperature": 1.0, "seed": 3, "ignore_eos": True, "max_tokens": 150}
+        options: dict[str, Any] = {
+            "temperature": 1.0,
+            "seed": 3,
+            "ignore_eos": True,
+            "max_tokens": 150,
+        }
         parent = engine.submit(prompt_of(30, 2), **options)
         first = next(parent)
         child = parent.fork()
@@ -271,7 +277,12 @@ class TestForks:
 
     def test_a_fork_with_another_seed_goes_its_own_way(self, tiny_model: TinyModel) -> None:
         engine = Engine(tiny_model("rope"), EAGER, n_ctx=512, n_seq_max=4, **SIZES)
-        options = {"temperature": 1.5, "seed": 3, "ignore_eos": True, "max_tokens": 200}
+        options: dict[str, Any] = {
+            "temperature": 1.5,
+            "seed": 3,
+            "ignore_eos": True,
+            "max_tokens": 200,
+        }
         parent = engine.submit(prompt_of(30, 2), **options)
         next(parent)
         child = parent.fork(seed=4)
@@ -380,7 +391,7 @@ class TestOptions:
         ],
     )
     def test_options_out_of_range(
-        self, tiny_model: TinyModel, options: dict[str, object], what: str
+        self, tiny_model: TinyModel, options: dict[str, Any], what: str
     ) -> None:
         engine = Engine(tiny_model("rope"), n_ctx=256, **SIZES)
         with pytest.raises(RequestError, match=what):
@@ -407,7 +418,7 @@ class TestRules:
 
     def test_an_unknown_rule(self, tiny_model: TinyModel) -> None:
         with pytest.raises(RequestError, match="match, typical"):
-            Engine(tiny_model("rope"), n_ctx=256, verify="rejection", **SIZES)
+            Engine(tiny_model("rope"), n_ctx=256, verify=cast(Any, "rejection"), **SIZES)
 
 
 class TestThreads:
@@ -430,7 +441,7 @@ class TestThreads:
 
     def test_a_full_queue_refuses_or_waits(self, tiny_model: TinyModel) -> None:
         engine = Engine(tiny_model("rope"), n_ctx=4096, n_seq_max=1, n_queue_max=1, **SIZES)
-        long = {"max_tokens": 2000, "ignore_eos": True}
+        long: dict[str, Any] = {"max_tokens": 2000, "ignore_eos": True}
         one, two = (engine.submit(prompt_of(9, i), **long) for i in range(2))
         with pytest.raises(QueueFullError, match="n_queue_max"):
             engine.submit(prompt_of(9, 3), wait=False, max_tokens=1)

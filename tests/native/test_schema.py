@@ -7,15 +7,20 @@ import json
 import math
 import threading
 import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
+from pytreellama import Model
 from pytreellama.constraints.schema import JsonSchemaConstraint
 from pytreellama.constraints.schema_defaults import FORMATS
 from pytreellama.context.context import Context
 from pytreellama.errors import GrammarError
+from pytreellama.model.vocab import Vocab
 from pytreellama.sampling.params import SamplingParams
 from pytreellama.sampling.sampler import Sampler
 
@@ -34,28 +39,29 @@ PERSON = {
 
 
 @pytest.fixture(scope="session")
-def vocab(tiny_model):
+def vocab(tiny_model: Callable[..., Model]) -> Vocab:
     return tiny_model("rope").vocab
 
 
-def tokens_of(vocab, text: str) -> list[int]:
+def tokens_of(vocab: Vocab, text: str) -> list[int]:
     """One token a byte: what no tokenizer would write, and a constraint must take all the same."""
     by_piece = {piece: token for token, piece in enumerate(vocab.pieces) if len(piece) == 1}
     return [by_piece[text[i : i + 1].encode()] for i in range(len(text))]
 
 
-def allowed(constraint: JsonSchemaConstraint, vocab) -> set[int]:
+def allowed(constraint: JsonSchemaConstraint, vocab: Vocab) -> set[int]:
     return {token for token in range(vocab.n_tokens) if constraint.allows(token)}
 
 
-def masked(constraint: JsonSchemaConstraint, vocab) -> set[int]:
+def masked(constraint: JsonSchemaConstraint, vocab: Vocab) -> set[int]:
     bits = np.unpackbits(constraint.mask().view(np.uint8), bitorder="little")
     return set(np.flatnonzero(bits).tolist())
 
 
 def draw_text(sampler: Sampler, seed: int) -> str:
     rng = np.random.default_rng(seed)
-    vocab, tokens = sampler.vocab, []
+    vocab = sampler.vocab
+    tokens: list[int] = []
     while len(tokens) < 500:
         token = sampler.sample_row(rng.normal(0.0, 3.0, vocab.n_tokens).astype(np.float32))
         if token in vocab.eog_tokens:
@@ -74,16 +80,16 @@ def check_person(text: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_random_logits_still_write_what_the_schema_says(vocab, seed):
+def test_random_logits_still_write_what_the_schema_says(vocab: Vocab, seed: int) -> None:
     params = SamplingParams(temperature=1.0, json_schema=PERSON, seed=seed)
     check_person(draw_text(Sampler(vocab, params), seed))
 
 
-def test_greedy_choice_under_a_schema_fits_it_too(vocab):
+def test_greedy_choice_under_a_schema_fits_it_too(vocab: Vocab) -> None:
     check_person(draw_text(Sampler(vocab, SamplingParams(json_schema=json.dumps(PERSON))), 3))
 
 
-def test_a_real_model_answers_in_the_schemas_form(default_model):
+def test_a_real_model_answers_in_the_schemas_form(default_model: Model) -> None:
     vocab = default_model.vocab
     sampler = Sampler(vocab, SamplingParams(json_schema=PERSON))
     tokens: list[int] = []
@@ -95,7 +101,7 @@ def test_a_real_model_answers_in_the_schemas_form(default_model):
     check_person(vocab.decode(tokens))
 
 
-def test_the_mask_has_all_tokens_that_are_allowed_where_there_is_a_choice(vocab):
+def test_the_mask_has_all_tokens_that_are_allowed_where_there_is_a_choice(vocab: Vocab) -> None:
     constraint = JsonSchemaConstraint(vocab, {"type": "integer"})
     for token in tokens_of(vocab, "-12"):
         assert masked(constraint, vocab) == allowed(constraint, vocab)
@@ -103,7 +109,7 @@ def test_the_mask_has_all_tokens_that_are_allowed_where_there_is_a_choice(vocab)
     assert masked(constraint, vocab) == allowed(constraint, vocab)
 
 
-def test_the_mask_has_one_allowed_token_where_the_text_is_forced(vocab):
+def test_the_mask_has_one_allowed_token_where_the_text_is_forced(vocab: Vocab) -> None:
     constraint = JsonSchemaConstraint(vocab, PERSON)
     written = b""
     for _ in range(len('{"name":"')):
@@ -117,7 +123,7 @@ def test_the_mask_has_one_allowed_token_where_the_text_is_forced(vocab):
     assert len(masked(constraint, vocab)) > 10
 
 
-def test_at_the_end_only_an_end_of_generation_is_allowed(vocab):
+def test_at_the_end_only_an_end_of_generation_is_allowed(vocab: Vocab) -> None:
     constraint = JsonSchemaConstraint(vocab, {"type": "boolean"})
     for token in tokens_of(vocab, "true"):
         assert not constraint.is_complete
@@ -129,7 +135,7 @@ def test_at_the_end_only_an_end_of_generation_is_allowed(vocab):
     assert allowed(constraint, vocab) == masked(constraint, vocab) == vocab.eog_tokens
 
 
-def test_a_number_may_end_or_go_on(vocab):
+def test_a_number_may_end_or_go_on(vocab: Vocab) -> None:
     constraint = JsonSchemaConstraint(vocab, {"type": "integer"})
     one, letter = tokens_of(vocab, "1a")
     constraint.accept(one)
@@ -138,7 +144,7 @@ def test_a_number_may_end_or_go_on(vocab):
     assert not constraint.allows(letter)
 
 
-def test_a_refused_token_changes_nothing(vocab):
+def test_a_refused_token_changes_nothing(vocab: Vocab) -> None:
     constraint = JsonSchemaConstraint(vocab, {"type": "integer"})
     one, letter = tokens_of(vocab, "1a")
     for wrong in (letter, min(vocab.eog_tokens), -1, vocab.n_tokens):
@@ -147,7 +153,7 @@ def test_a_refused_token_changes_nothing(vocab):
     constraint.accept(one)
 
 
-def test_clones_go_separate_ways_and_reset_goes_back(vocab):
+def test_clones_go_separate_ways_and_reset_goes_back(vocab: Vocab) -> None:
     constraint = JsonSchemaConstraint(vocab, {"enum": ["ab", "cd"]})
     quote, a, c = tokens_of(vocab, '"ac')
     constraint.accept(quote)
@@ -159,7 +165,7 @@ def test_clones_go_separate_ways_and_reset_goes_back(vocab):
     assert constraint.allows(quote) and not constraint.allows(a)
 
 
-def test_a_samplers_clone_goes_on_alike_under_a_schema(vocab):
+def test_a_samplers_clone_goes_on_alike_under_a_schema(vocab: Vocab) -> None:
     sampler = Sampler(vocab, SamplingParams(temperature=1.0, json_schema=PERSON, seed=1))
     rng = np.random.default_rng(0)
     rows = rng.normal(0.0, 3.0, (10, vocab.n_tokens)).astype(np.float32)
@@ -185,12 +191,16 @@ def test_a_samplers_clone_goes_on_alike_under_a_schema(vocab):
         ({"type": object()}, "not JSON"),
     ],
 )
-def test_a_schema_that_cannot_be_used_is_an_error_with_the_reason(vocab, schema, reason):
+def test_a_schema_that_cannot_be_used_is_an_error_with_the_reason(
+    vocab: Vocab, schema: Any, reason: str
+) -> None:
     with pytest.raises(GrammarError, match=reason):
         JsonSchemaConstraint(vocab, schema)
 
 
-def test_a_vocabulary_is_prepared_once_and_not_kept_alive(tiny_model_path):
+def test_a_vocabulary_is_prepared_once_and_not_kept_alive(
+    tiny_model_path: Callable[..., Path],
+) -> None:
     from pytreellama import Model
     from pytreellama.constraints.tokens import tokenizer_of
 
@@ -203,7 +213,7 @@ def test_a_vocabulary_is_prepared_once_and_not_kept_alive(tiny_model_path):
     assert vocab() is None
 
 
-def fits(vocab, schema, text: str) -> bool:
+def fits(vocab: Vocab, schema: Any, text: str) -> bool:
     """Can the whole of a text be written under a schema?"""
     constraint = JsonSchemaConstraint(vocab, schema)
     for token in tokens_of(vocab, text):
@@ -213,23 +223,23 @@ def fits(vocab, schema, text: str) -> bool:
     return constraint.is_complete
 
 
-DEEP = {"a": [{"b": {"c": [[{"d": {}}]]}}], "e": None}
+DEEP: Any = {"a": [{"b": {"c": [[{"d": {}}]]}}], "e": None}
 
 
 @pytest.mark.parametrize("indent", [None, 0, 1, 2, 4, 5, "\t"])
-def test_pretty_printed_json_can_be_written(vocab, indent):
+def test_pretty_printed_json_can_be_written(vocab: Vocab, indent: Any) -> None:
     assert fits(vocab, {"type": "object"}, json.dumps(DEEP, indent=indent))
 
 
 @pytest.mark.parametrize("text", ['{"a":1}', '{ "a" : 1 }', '{\r\n  "a": 1\r\n}', '{\n\n"a": 1}'])
-def test_usual_white_space_can_be_written(vocab, text):
+def test_usual_white_space_can_be_written(vocab: Vocab, text: str) -> None:
     assert fits(vocab, {"type": "object"}, text)
 
 
 @pytest.mark.parametrize(
     "text", ["{\n\n\n}", "{" + " " * 9 + "}", "{\n" + " " * 41 + "}", "{ \n \n}"]
 )
-def test_white_space_without_end_cannot(vocab, text):
+def test_white_space_without_end_cannot(vocab: Vocab, text: str) -> None:
     assert not fits(vocab, {"type": "object"}, text)
     assert fits(vocab, {"type": "object", "x-guidance": {"whitespace_flexible": True}}, text)
 
@@ -237,31 +247,31 @@ def test_white_space_without_end_cannot(vocab, text):
 NAMED = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
 
 
-def test_an_object_that_names_its_members_has_no_others(vocab):
+def test_an_object_that_names_its_members_has_no_others(vocab: Vocab) -> None:
     for text in ("{}", '{"a": 1}', '{"a": 1, "b": 2}'):
         assert fits(vocab, NAMED, text)
     assert not fits(vocab, NAMED, '{"a": 1, "c": 3}')
     assert not fits(vocab, {"items": {"$ref": "#/$defs/x"}, "$defs": {"x": NAMED}}, '[{"c": 1}]')
 
 
-def test_a_schema_opens_its_objects_itself(vocab):
+def test_a_schema_opens_its_objects_itself(vocab: Vocab) -> None:
     assert fits(vocab, NAMED | {"additionalProperties": True}, '{"a": 1, "c": "d"}')
     assert fits(vocab, NAMED | {"additionalProperties": {"type": "null"}}, '{"a": 1, "c": null}')
     assert fits(vocab, {"type": "object"}, '{"c": [1]}')
 
 
-def test_combined_objects_can_be_satisfied(vocab):
+def test_combined_objects_can_be_satisfied(vocab: Vocab) -> None:
     other = {"properties": {"c": {"type": "integer"}}, "required": ["c"]}
     assert fits(vocab, {"allOf": [NAMED, other]}, '{"a": 1, "b": 2, "c": 3}')
     assert fits(vocab, NAMED | {"required": ["c"]}, '{"c": 1}')
 
 
-def test_a_tool_without_arguments_is_called_with_none(vocab):
+def test_a_tool_without_arguments_is_called_with_none(vocab: Vocab) -> None:
     assert fits(vocab, {"type": "object", "properties": {}}, "{}")
     assert not fits(vocab, {"type": "object", "properties": {}}, '{"a": 1}')
 
 
-def test_every_format_that_is_kept_to_is_known_to_llguidance(vocab):
+def test_every_format_that_is_kept_to_is_known_to_llguidance(vocab: Vocab) -> None:
     for name in sorted(FORMATS):
         JsonSchemaConstraint(vocab, {"type": "string", "format": name})
     assert fits(vocab, {"type": "string", "format": "date"}, '"2026-01-31"')
@@ -269,12 +279,14 @@ def test_every_format_that_is_kept_to_is_known_to_llguidance(vocab):
 
 
 @pytest.mark.parametrize("name", ["path", "binary", "password", "regex", "no such format"])
-def test_unknown_formats_are_ignored(vocab, name):
+def test_unknown_formats_are_ignored(vocab: Vocab, name: str) -> None:
     assert fits(vocab, {"type": "string", "format": name}, '"a"')
 
 
-def test_a_schema_of_many_levels_is_used_as_one_of_few(vocab):
-    links = {f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}]} for i in range(1000)}
+def test_a_schema_of_many_levels_is_used_as_one_of_few(vocab: Vocab) -> None:
+    links: dict[str, Any] = {
+        f"d{i}": {"allOf": [{"$ref": f"#/$defs/d{i + 1}"}]} for i in range(1000)
+    }
     links["d1000"] = {"type": "integer"}
     schema = {"$ref": "#/$defs/d0", "$defs": links}
     assert fits(vocab, schema, "12") and not fits(vocab, schema, '"a"')
@@ -288,17 +300,17 @@ class PanicException(BaseException):
     """As pyo3's, which cannot be imported."""
 
 
-def test_a_panic_is_an_error_of_ours_and_ends_nothing_else(vocab):
+def test_a_panic_is_an_error_of_ours_and_ends_nothing_else(vocab: Vocab) -> None:
     constraint = JsonSchemaConstraint(vocab, {"type": "integer"})
 
     class Broken:
-        def __getattr__(self, name: str):
-            def panic(*arguments):
+        def __getattr__(self, name: str) -> Any:
+            def panic(*arguments: Any) -> Any:
                 raise PanicException("entered unreachable code\nbacktrace")
 
             return panic
 
-    constraint._matcher = Broken()
+    constraint._matcher = Broken()  # type: ignore[assignment]
     for use in (
         constraint.mask,
         constraint.clone,
@@ -310,7 +322,7 @@ def test_a_panic_is_an_error_of_ours_and_ends_nothing_else(vocab):
             use()
 
 
-def test_an_interrupt_is_not_taken_for_a_panic(vocab):
+def test_an_interrupt_is_not_taken_for_a_panic(vocab: Vocab) -> None:
     constraint = JsonSchemaConstraint(vocab, {"type": "integer"})
     constraint._matcher = Mock(is_stopped=Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -320,7 +332,7 @@ def test_an_interrupt_is_not_taken_for_a_panic(vocab):
 @pytest.mark.parametrize(
     "value", [math.nan, math.inf, 10**4000 * 10**4000], ids=["nan", "inf", "huge"]
 )
-def test_numbers_that_are_no_json_are_refused(vocab, value):
+def test_numbers_that_are_no_json_are_refused(vocab: Vocab, value: Any) -> None:
     with pytest.raises(GrammarError, match="not JSON"):
         JsonSchemaConstraint(vocab, {"type": "number", "multipleOf": value})
     with pytest.raises(GrammarError, match="not JSON"):

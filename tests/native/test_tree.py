@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,10 +61,10 @@ def make_context(
 ) -> MakeContext:
     """An empty context over a kind of tiny model; one for each set of options."""
 
-    def make(kind: str = "rope", *, probe: bool = False, **options: object) -> Context:
+    def make(kind: str = "rope", *, probe: bool = False, **options: Any) -> Context:
         key = (kind, encoding, probe, *sorted(options.items()))
         if key not in made_contexts:
-            sizes = {"n_ctx": 512, "n_batch": 256, "n_threads": 1} | options
+            sizes: dict[str, Any] = {"n_ctx": 512, "n_batch": 256, "n_threads": 1} | options
             made_contexts[key] = Context(tiny_model(kind), tree_encoding=encoding, **sizes)
             if probe:
                 Probe(made_contexts[key])
@@ -444,11 +445,11 @@ CACHE_KINDS = [
 @pytest.mark.parametrize("by_graph", [False, True], ids=["host", "graph"])
 @pytest.mark.parametrize(("kind", "options"), CACHE_KINDS, ids=str)
 def test_a_commit_moves_the_path_to_the_lowest_cells_bit_for_bit(
-    tiny_model: Callable[..., Model], kind: str, options: dict[str, object], by_graph: bool
+    tiny_model: Callable[..., Model], kind: str, options: dict[str, Any], by_graph: bool
 ) -> None:
     """The other encoding leaves the path where it stood: the same bytes, cell by cell. On the
     host, and by a graph as on a device."""
-    sizes = {"n_ctx": 512, "n_seq_max": 2, "n_threads": 1}
+    sizes: dict[str, Any] = {"n_ctx": 512, "n_seq_max": 2, "n_threads": 1}
     with Context(tiny_model(kind), **sizes, **options) as context:
         context.prefill(TEXT, 1)
         first = lowest_free_cell(context)
@@ -462,7 +463,9 @@ def test_a_commit_moves_the_path_to_the_lowest_cells_bit_for_bit(
         moved = context.memory.save(1)
         if not context.kv_unified:
             moved = moved.replace(IN_THE_SECOND_STREAM, IN_THE_ONLY_STREAM)
-    usual = {name: value for name, value in options.items() if name not in STOCK_CANNOT}
+    usual: dict[str, Any] = {
+        name: value for name, value in options.items() if name not in STOCK_CANNOT
+    }
     with Context(tiny_model(kind), **sizes, **usual, tree_encoding=SEQUENCES) as context:
         context.prefill(TEXT, 1)
         context.decode(SCATTERED, seq=1)
@@ -515,7 +518,7 @@ def test_a_tree_whose_cells_wrap_around_is_committed_as_well(
     "options", [{}, {"flash_attention": False}, {"kv_unified": False}], ids=str
 )
 def test_many_commits_leave_the_cells_that_plain_decoding_leaves(
-    make_context: MakeContext, kind: str, options: dict[str, object]
+    make_context: MakeContext, kind: str, options: dict[str, Any]
 ) -> None:
     """Each position in the cell of its number, so that attention never reads beyond the text."""
     context, plain = make_context(kind, n_seq_max=2, **options), make_context(kind)
@@ -970,7 +973,7 @@ def test_a_thousand_rounds_leave_no_id_and_no_cell_behind(context: Context) -> N
             with pytest.raises(TreeError):
                 context.grow(seq, [11], [99])
         if step % 4:
-            context.commit(seq, BRANCHING.path(int(rng.integers(5))))
+            context.commit(seq, BRANCHING.path(int(rng.integers(5))).tolist())
         else:
             context.discard(seq)
         context.memory.rm(seq, len(TEXT))

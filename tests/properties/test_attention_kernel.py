@@ -7,6 +7,7 @@ against attention in float64 over the stored keys and values: 2.6e-6.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import gguf
 import numpy as np
@@ -36,9 +37,9 @@ class Inputs:
     v: Array
     mask: Array
     groups: list[CellGroup]
-    options: dict[str, object]
+    options: dict[str, Any]
 
-    def run(self, **changes: object) -> Array:
+    def run(self, **changes: Any) -> Array:
         return attention(self.q, self.k, self.v, self.mask, self.groups, **(self.options | changes))
 
 
@@ -194,7 +195,8 @@ def tree_on_text(rng: np.random.Generator, n_past: int, parents: list[int]) -> I
     """The nodes of a tree, in any cells."""
     n_nodes, n_cells = len(parents), n_past + len(parents) + 5
     cells = rng.permutation(n_cells)[: n_past + n_nodes].astype(np.int32)
-    depth, mask = [], np.full((n_nodes, n_cells), -np.inf, np.float32)
+    depth: list[int] = []
+    mask = np.full((n_nodes, n_cells), -np.inf, np.float32)
     for node, parent in enumerate(parents):
         depth.append(depth[parent] + 1 if parent >= 0 else 0)
         mask[node] = mask[parent] if parent >= 0 else -np.inf
@@ -324,7 +326,7 @@ def test_long_texts_are_the_same_bits_at_any_number_of_queries_and_threads() -> 
 def test_stock_gives_other_bits_to_the_same_query_alone() -> None:
     """Otherwise the tests above would show nothing."""
     whole = long_text(70, 3000)
-    stock = replace(whole, groups=None)
+    stock = replace(whole, groups=cast(Any, None))
     alone = replace(stock, q=stock.q[-1:], mask=stock.mask[-1:])
     assert not same_bits(alone.run()[0], stock.run()[-1])
     assert not same_bits(alone.run(n_threads=2)[0], alone.run(n_threads=1)[0])
@@ -342,7 +344,9 @@ def test_what_does_not_fit_is_refused() -> None:
         lambda: replace(given, v=given.v[:, :, :0]).run(),
         lambda: replace(given, k=given.k[:0], v=given.v[:0], mask=given.mask[:, :0]).run(),
         lambda: replace(given, groups=[replace(group, positions=group.positions - 1)]).run(),
-        lambda: replace(given, groups=[replace(group, positions=group.positions * 2.0**31)]).run(),
+        lambda: replace(
+            given, groups=[replace(group, positions=cast(Any, group.positions * 2.0**31))]
+        ).run(),
         lambda: given.run(type_k="q6_k"),
         lambda: given.run(sinks=np.zeros(5)),
         lambda: CellGroup(group.queries, group.cells, group.positions[::-1]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from hypothesis import given
@@ -43,14 +44,16 @@ def language(seed: int, path: Path) -> tuple[tuple[int, float], ...]:
 def test_the_search_in_python_is_the_plain_one(
     seed: int, n_nodes: int, max_depth: int, min_p: float
 ) -> None:
-    def children(path: Path, p: float, depth: int, least: float) -> Children:
+    def children(path: Any, p: float, depth: int, least: float) -> Any:
         assert depth == len(path)
         for token, share in language(seed, path):
             if p * share >= least:
                 yield token, p * share, (*path, token)
 
     grown = grow_best_first((), children, n_nodes=n_nodes, max_depth=max_depth, min_p=min_p)
-    plain = grow_plainly((), lambda *given: children(*given, min_p), n_nodes, max_depth)
+    plain = grow_plainly(
+        (), lambda path, p, depth: children(path, p, depth, min_p), n_nodes, max_depth
+    )
     assert nodes_of(grown) == plain
 
 
@@ -60,7 +63,7 @@ def test_the_search_in_python_asks_for_no_node_that_cannot_join(
 ) -> None:
     found: list[float] = []
 
-    def children(path: Path, p: float, depth: int, least: float) -> Children:
+    def children(path: Any, p: float, depth: int, least: float) -> Any:
         if len(found) >= n_nodes:
             assert least >= sorted(found, reverse=True)[n_nodes - 1]
         shares = [(t, p * share) for t, share in language(seed, path) if p * share >= least]

@@ -7,6 +7,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,7 +195,7 @@ def test_what_was_damaged_is_refused_or_is_a_curve(data: object) -> None:
     ],
     ids=str,
 )
-def test_costs_that_are_none_are_refused(change: dict[str, object]) -> None:
+def test_costs_that_are_none_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError)):
         CostCurve.from_dict({**GOOD, **change})
     with pytest.raises(KeyError):

@@ -10,7 +10,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -148,14 +148,14 @@ def cases(draw: Any, temperature: Any = ONE) -> Case:
 
 
 @given(cases())
-def test_the_stages_keep_what_float64_says(case):
+def test_the_stages_keep_what_float64_says(case: Any) -> None:
     assume_decided(case)
     kept = kept_of_row(case.row_sampler(), case.logits, case.mask)
     assert sorted(possible(case, kept)) == sorted(possible(case, case.kept()))
 
 
 @given(cases())
-def test_the_stages_keep_what_llama_cpps_chain_keeps(case):
+def test_the_stages_keep_what_llama_cpps_chain_keeps(case: Any) -> None:
     assume_decided(case)
     kept = possible(case, kept_of_row(case.row_sampler(), case.logits, case.mask))
     theirs = possible(case, kept_of_chain(case.chain(), case.logits, case.mask))
@@ -169,7 +169,7 @@ def possible(case: Case, ids: np.ndarray) -> np.ndarray:
 
 
 @given(cases(st.sampled_from([0.0, 1e-6, 0.3, 0.7, 1.0, 1.5, 100.0])))
-def test_what_is_drawn_is_possible_and_kept(case):
+def test_what_is_drawn_is_possible_and_kept(case: Any) -> None:
     sampler = case.row_sampler()
     if case.edited().max() == -np.inf:
         assert sampler.draw(float_row(case.logits), case.mask) is None
@@ -196,7 +196,7 @@ USUAL = [
 
 
 @pytest.mark.parametrize("options", USUAL, ids=str)
-def test_random_numbers_are_llama_cpps_and_so_are_nearly_all_draws(options):
+def test_random_numbers_are_llama_cpps_and_so_are_nearly_all_draws(options: dict[str, Any]) -> None:
     """Only where a random number or ``top_p`` falls into a rounding of llama.cpp's sums."""
     rng = np.random.default_rng(3)
     case = Case(likely_row(rng, 5000), SamplingParams(**options), biases={17: 2.0})
@@ -206,6 +206,7 @@ def test_random_numbers_are_llama_cpps_and_so_are_nearly_all_draws(options):
         row = float_row(likely_row(rng, 5000))
         token = theirs.draw(row)
         n_same += ours.draw(row) == token
+        assert token is not None
         ours.accept(token)
         theirs.accept(token)
     assert n_same >= 1998
@@ -219,28 +220,28 @@ def likely_row(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("options", USUAL[:-1], ids=str)
-def test_draws_have_the_distribution_of_float64(options):
+def test_draws_have_the_distribution_of_float64(options: dict[str, Any]) -> None:
     rng = np.random.default_rng(5)
     history = rng.integers(0, 1500, 40).tolist()
     case = Case(rng.normal(0.0, 1.5, 1500).astype(np.float32), SamplingParams(**options))
     case.history = history
     sampler, row = case.row_sampler(), float_row(case.logits)
-    counts = np.bincount([sampler.draw(row) for _ in range(20_000)], minlength=1500)
+    counts = np.bincount([cast(int, sampler.draw(row)) for _ in range(20_000)], minlength=1500)
     p = np.zeros(1500)
     kept = case.kept()
     p[kept] = weights(case.edited()[kept] / np.float32(case.params.temperature))
     assert_drawn_from(counts, p)
 
 
-def test_a_flat_row_is_drawn_from_all_over():
+def test_a_flat_row_is_drawn_from_all_over() -> None:
     case = Case(np.zeros(1000, np.float32), SamplingParams(temperature=1.0, top_p=0.9985))
     sampler, row = case.row_sampler(), float_row(case.logits)
-    counts = np.bincount([sampler.draw(row) for _ in range(20_000)], minlength=1000)
+    counts = np.bincount([cast(int, sampler.draw(row)) for _ in range(20_000)], minlength=1000)
     assert_drawn_from(counts, np.where(np.arange(1000) < 999, 1 / 999, 0.0))
 
 
 @given(cases(st.sampled_from([0.0, 0.7, 1.0])), st.lists(st.integers(0, 30), max_size=10))
-def test_clones_and_resets_go_on_and_start_over(case, tokens):
+def test_clones_and_resets_go_on_and_start_over(case: Any, tokens: Any) -> None:
     assume(case.edited().max() > -np.inf)
     row = float_row(case.logits)
 
@@ -261,17 +262,19 @@ def test_clones_and_resets_go_on_and_start_over(case, tokens):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("options", [*USUAL, {"temperature": 1.0, "top_k": 3}], ids=str)
-def test_rows_that_are_not_finite_are_an_error_unless_a_mask_hides_it(options, value):
+def test_rows_that_are_not_finite_are_an_error_unless_a_mask_hides_it(
+    options: dict[str, Any], value: Any
+) -> None:
     logits = likely_row(np.random.default_rng(1), 500)
     logits[499] = value
     case = Case(logits, SamplingParams(**options), allowed=np.arange(500) < 499)
-    assert case.row_sampler().draw(float_row(logits), case.mask) < 499
+    assert cast(int, case.row_sampler().draw(float_row(logits), case.mask)) < 499
     with pytest.raises(SamplerError, match=r"NaN or \+infinity"):
         case.row_sampler().draw(float_row(logits))
 
 
 @pytest.mark.parametrize("size", [1e30, -1e30])
-def test_cold_draws_of_huge_logits_are_the_likeliest(size):
+def test_cold_draws_of_huge_logits_are_the_likeliest(size: int) -> None:
     logits = np.full(100, size - abs(size), np.float32)
     logits[40] = size
     case = Case(logits, SamplingParams(temperature=1e-6))
@@ -293,7 +296,7 @@ ORDERS = {
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("options", [{}, {"top_p": 0.9}, {"top_p": 0.0}], ids=str)
-def test_no_order_of_a_row_makes_draws_take_long(order, options):
+def test_no_order_of_a_row_makes_draws_take_long(order: Any, options: dict[str, Any]) -> None:
     """Cuts at the median of three took 300 times as long for sorted rows; 20 leaves room."""
     params = SamplingParams(temperature=1.0, top_k=49_999, **options)
     usual = np.random.default_rng(2).permutation(ORDERS[order])
@@ -312,8 +315,8 @@ def seconds_of_a_draw(row: np.ndarray, params: SamplingParams) -> float:
     return min(seconds)
 
 
-def test_other_samplers_keep_llama_cpps_chain():
-    vocab = SimpleNamespace(n_tokens=100)
+def test_other_samplers_keep_llama_cpps_chain() -> None:
+    vocab: Any = SimpleNamespace(n_tokens=100)
     for other in (
         {"typical_p": 0.9},
         {"top_n_sigma": 1.0},
@@ -342,7 +345,9 @@ def exact_row() -> np.ndarray:
 
 
 @pytest.mark.parametrize(("options", "tokens"), GOLDEN, ids=str)
-def test_a_seed_draws_the_same_tokens_on_every_machine(options, tokens):
+def test_a_seed_draws_the_same_tokens_on_every_machine(
+    options: dict[str, Any], tokens: Any
+) -> None:
     case = Case(exact_row(), SamplingParams(**{"temperature": 1.0, **options}))
     sampler, row = case.row_sampler(), float_row(case.logits)
     assert [sampler.draw(row) for _ in tokens] == tokens

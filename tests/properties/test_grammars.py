@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytreellama import Model
 from pytreellama.constraints.gbnf import Chars, Factor, Literal, Reference, Rules, parse
 from pytreellama.constraints.gbnf_rewrite import rewritten
 from pytreellama.constraints.grammar import Grammar
@@ -109,7 +111,7 @@ def test_rewritten_rules_make_the_same_texts(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def vocab(tiny_model) -> Vocab:
+def vocab(tiny_model: Callable[..., Model]) -> Vocab:
     vocab: Vocab = tiny_model("rope").vocab
     return vocab
 

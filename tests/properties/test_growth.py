@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -212,7 +213,7 @@ def test_no_belief_makes_a_token_possible_or_a_child_likelier_than_its_parent(
         ({"grow": "wild"}, "'wild'"),
     ],
 )
-def test_growths_out_of_range_are_refused(options: dict[str, object], message: str) -> None:
+def test_growths_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     allowed = {"grow": "best", "top": 2, "width": 2, "n_levels": 2, "min_p": 0.1}
     with pytest.raises(DraftError, match=message):
         Growth.of(**(allowed | options))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ class CacheMachine(RuleBasedStateMachine):
         for seq in range(N_SEQ_MAX):
             context.sequences.free(seq)
         self.in_use: set[int] = set()
-        self.saved: dict[str, tuple[bytes, object]] = {}
+        self.saved: dict[str, tuple[bytes, Any]] = {}
 
     def both(
         self, act: Callable[[], object], expect: Callable[[], object], error: type[Exception]
@@ -429,7 +430,7 @@ class CacheMachine(RuleBasedStateMachine):
             lambda: memory.add(seq, 0, -1, 1),
             lambda: memory.save(seq),
             lambda: memory.pos_max(seq),
-            lambda: self.context.discard(seq) or self.context.sequences.free(seq),
+            lambda: (self.context.discard(seq), self.context.sequences.free(seq)),  # type: ignore[func-returns-value]
         ):
             with pytest.raises(MemoryStateError):
                 act()
@@ -464,7 +465,10 @@ class CacheMachine(RuleBasedStateMachine):
         assert cells is not None
         used = np.flatnonzero(cells.positions >= 0)
         held = Counter(
-            (int(cells.positions[i]), frozenset(np.flatnonzero(cells.members[i, :N_SEQ_MAX])))
+            (
+                int(cells.positions[i]),
+                frozenset(np.flatnonzero(cells.members[i, :N_SEQ_MAX]).tolist()),
+            )
             for i in used
         )
         committed = self.model.committed(seq)
@@ -506,7 +510,7 @@ def model(tiny_model: Callable[..., Model]) -> Model:
     return tiny_model("rope")
 
 
-def make_context(model: Model, **options: object) -> Context:
+def make_context(model: Model, **options: Any) -> Context:
     return Context(
         model,
         n_batch=64,
@@ -554,7 +558,8 @@ def test_the_cache_is_what_the_model_of_it_says(
     ):
         Probe(context)
         run_state_machine_as_test(
-            lambda: CacheMachine(context, plain), settings=settings(stateful_step_count=40)
+            cast(Any, lambda: CacheMachine(context, plain)),
+            settings=settings(stateful_step_count=40),
         )
 
 

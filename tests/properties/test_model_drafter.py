@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from pytreellama import Batch, Context, Model, draft
 from pytreellama.context.passes import Passes
-from pytreellama.draft.growth import TRUNK, Growth, Row, grow_tree
+from pytreellama.draft.growth import TRUNK, Grow, Growth, Row, grow_tree
 from pytreellama.testing.cells import read_cells
 from pytreellama.tree import TokenTree
 from strategies import node_paths
@@ -33,13 +34,13 @@ seeds = st.integers(0, 2**32 - 1)
 class Grown:
     """The same options, for a factory and for a reference."""
 
-    grow: str | tuple[int, ...] = "best"
+    grow: Grow = "best"
     top: int = 3
     width: int = 3
     n_levels: int = 4
     min_p: float = 0.01
 
-    def factory(self, model: Model, **options: object) -> draft.Model:
+    def factory(self, model: Model, **options: Any) -> draft.Model:
         return draft.Model(
             model,
             grow=self.grow,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,10 +41,10 @@ def context_of(
     """A probed context of these options, empty; made once, since making one takes longest."""
     contexts: dict[tuple[object, ...], Context] = {}
 
-    def get(kind: str, *, flash: bool, **options: int) -> Context:
+    def get(kind: str, *, flash: bool, **options: Any) -> Context:
         key = (kind, flash, *sorted(options.items()))
         if key not in contexts:
-            sizes = {"n_ctx": 512, "n_batch": 256, "n_ubatch": 64, "n_seq_max": 16}
+            sizes: dict[str, Any] = {"n_ctx": 512, "n_batch": 256, "n_ubatch": 64, "n_seq_max": 16}
             contexts[key] = Context(
                 tiny_model(kind, n_swa=N_SWA),
                 n_threads=1,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import gguf
 import numpy as np
@@ -61,7 +62,11 @@ class Product:
     ids: Array | None = None
 
     def run(self, n_threads: int = 1, use_reference: bool = False) -> Array:
-        how = {"packed": self.packed, "n_threads": n_threads, "use_reference": use_reference}
+        how: dict[str, Any] = {
+            "packed": self.packed,
+            "n_threads": n_threads,
+            "use_reference": use_reference,
+        }
         return matmul(self.w, self.x, self.ids, type_w=self.kind, **how)
 
     def only(self, tokens: Array | list[int]) -> Product:
@@ -419,8 +424,8 @@ def test_what_does_not_fit_is_refused() -> None:
         lambda: matmul(w, x[:, :0]),
         lambda: matmul(w[:, :63], x[:, :63], type_w="q8_0"),
         lambda: matmul(w, x, type_w="q4_k"),
-        lambda: matmul(w, x, type_w="q9_9"),
-        lambda: matmul(w, x, type_w="q8_k"),
+        lambda: matmul(w, x, type_w=cast(Any, "q9_9")),
+        lambda: matmul(w, x, type_w=cast(Any, "q8_k")),
         lambda: matmul(w * np.inf, x, type_w="q8_0"),
         lambda: matmul(w.astype(np.uint8), x, type_w="q8_0"),
         lambda: matmul(w, x, n_threads=0),
@@ -433,8 +438,8 @@ def test_what_does_not_fit_is_refused() -> None:
         lambda: matmul(experts, x, ids + 1),
         lambda: matmul(experts, x, ids - 1),
         lambda: matmul(experts, x, ids * 0),
-        lambda: matmul(experts, x, ids.astype(np.int64) + 2**32),
-        lambda: matmul(experts, x, ids * 1.0),
+        lambda: matmul(experts, x, cast(Any, ids.astype(np.int64) + 2**32)),
+        lambda: matmul(experts, x, cast(Any, ids * 1.0)),
         lambda: matmul(experts, x3, ids),
         lambda: encode_weights(np.ones((1, 256), np.float32), "iq2_xxs"),
         lambda: encode_weights(np.full((1, 256), 1e38, np.float32), "iq3_s"),

@@ -22,7 +22,9 @@ INTEGERS = st.one_of(
     st.integers(0, 255).map(np.uint8),
     st.integers(-9, 400).map(np.int64),
 )
-OTHERS = st.one_of(st.none(), st.floats(), st.text(max_size=2), st.just([]), st.just([5]))
+OTHERS: st.SearchStrategy[Any] = st.one_of(
+    st.none(), st.floats(), st.text(max_size=2), st.just([]), st.just([5])
+)
 FORMS: dict[str, Callable[[list[Any]], Any]] = {
     "list": list,
     "tuple": tuple,

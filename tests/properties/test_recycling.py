@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,6 +83,7 @@ def test_proposals_are_trees_of_seen_successors(
     for node in range(len(proposed)):
         path = [text[-1], *proposed.tokens[proposed.path(node)].tolist()]
         assert all(after in seen[before] for before, after in pairwise(path))
+    assert proposed.p is not None
     for node in [-1, *range(len(proposed))]:
         above = 1.0 if node < 0 else float(proposed.p[node])
         below = proposed.p[np.flatnonzero(proposed.parents == node)]
@@ -102,6 +104,7 @@ def test_estimates_come_true_as_often_as_they_say() -> None:
         if step > 500:
             proposed = drafter.propose(64)
             roots = proposed.roots
+            assert proposed.p is not None
             claims += [(float(proposed.p[r]), int(proposed.tokens[r]) == token) for r in roots]
         see(drafter, tuple(text), TokenTree.chain([text[-1]]))
         drafter.observe([token])
@@ -127,7 +130,7 @@ class TestFiles:
     def test_a_saved_table_guesses_the_same(self, tmp_path: Path) -> None:
         factory = Recycling(n_top=K)
         drafter = factory()
-        text = (1, 2, 3)
+        text: tuple[int, ...] = (1, 2, 3)
         drafter.observe(text)
         for token in (4, 5, 6, 4, 5):
             see(drafter, text, TokenTree.chain([text[-1]]))
@@ -159,7 +162,7 @@ class TestFiles:
 @pytest.mark.parametrize(
     "options", [{"n_top": 0}, {"n_top": 65}, {"max_depth": 0}, {"min_p": 2.0}, {"max_entries": 0}]
 )
-def test_options_out_of_range(options: dict[str, float]) -> None:
+def test_options_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(DraftError, match=next(iter(options))):
         Recycling(**options)
 
@@ -168,7 +171,7 @@ class TestMerge:
     @given(st.lists(texts, min_size=1, max_size=4), st.integers(0, 20))
     def test_the_tree_is_the_best_of_the_union(self, runs: list[list[int]], n_nodes: int) -> None:
         merged = Merge(Suffix(min_p=0.0), Recycling(n_top=K))()
-        parts = [Suffix(min_p=0.0)(), Recycling(n_top=K)()]
+        parts: list[Any] = [Suffix(min_p=0.0)(), Recycling(n_top=K)()]
         assert merged.n_top == K
         text: list[int] = [0]
         for drafter in (merged, *parts):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def random_model(seed: object, n_vocab: int) -> Model:
     def row(text: Text) -> Row:
         if text not in rows:
             rng = random.Random(f"{seed} {text}")
-            weights = rng.choice(
+            weights: list[Any] = rng.choice(
                 [
                     [rng.random() for _ in range(n_vocab)],
                     [rng.random() ** 4 for _ in range(n_vocab)],
@@ -107,7 +108,8 @@ def drawn_tree(
 
     Where every token with a probability is drawn already, it takes the lowest of the rest.
     """
-    tokens, parents, texts = [ROOT], [-1], [(ROOT,)]
+    tokens, parents = [ROOT], [-1]
+    texts: list[Text] = [(ROOT,)]
     for node, text in enumerate(texts):
         left = draft(text).copy()
         elder: Text = ()
@@ -133,7 +135,7 @@ def rows_of(model: Model, tree: TokenTree) -> Rows:
 
 def match_drawing(tree: TokenTree, target: Rows, draft: Rows, chance: Chance) -> Verdict:
     """`match` as a rule like `rejection`: the draft's distribution does not matter to it."""
-    return match(tree, lambda node: chance.draw(target(node)))
+    return match(tree, lambda node: chance.draw(np.asarray(target(node), np.float64)))
 
 
 def rule_of(draw: Callable[[Iterable[int], Row, Row, Chance], int]) -> Rule:
@@ -174,7 +176,7 @@ def token_distribution(
     total: Counter[Text] = Counter()
     for verdict, p in verdicts(rule, drafter, target, draft):
         total[verdict.tokens] += p  # type: ignore[assignment]
-    return dict(total)  # type: ignore[arg-type]
+    return dict(total)
 
 
 def verdicts(
@@ -419,7 +421,12 @@ def test_rows_are_asked_for_once_along_the_path_and_draft_s_only_above_children(
 
     def noted(name: str, model: Model) -> Rows:
         rows = rows_of(model, tree)
-        return lambda node: (asked[name].append(node), rows(node))[1]
+
+        def row(node: int) -> Row:
+            asked[name].append(node)
+            return rows(node)
+
+        return row
 
     verdict = rejection(tree, noted("target", target), noted("draft", draft), chance)
     assert asked["target"] == list(verdict.path)

@@ -154,7 +154,13 @@ def test_a_few_cells_in_common_are_no_reason_to_read_together() -> None:
 
 def test_room_grows_with_cells_and_groups_not_with_their_product() -> None:
     n_numbers = [
-        len(shared_order(np.arange(n), np.arange(4096), np.ones((n, 4096), bool)))
+        len(
+            shared_order(
+                np.arange(n, dtype=np.int32),
+                np.arange(4096, dtype=np.int32),
+                np.ones((n, 4096), bool),
+            )
+        )
         for n in (2, 4, 8, 64)
     ]
     per_group = np.diff(n_numbers) / np.diff([2, 4, 8, 64])

@@ -7,6 +7,7 @@ logits are those of a context of its own that did the same to this text alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -158,7 +159,7 @@ def test_texts_that_share_cells_have_the_logits_of_each_alone(
 ) -> None:
     shared, alone = contexts_of(kind)
     run_state_machine_as_test(
-        lambda: Texts(shared, alone, can_cut=kind != "swa"),
+        cast(Any, lambda: Texts(shared, alone, can_cut=kind != "swa")),
         settings=settings(max_examples=8, stateful_step_count=N_STEPS, deadline=None),
     )
 

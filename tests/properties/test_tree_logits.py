@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def plain_of(tiny_model: Callable[..., Model]) -> Iterator[ContextOf]:
 
 
 class _Contexts:
-    def __init__(self, tiny_model: Callable[..., Model], **options: object) -> None:
+    def __init__(self, tiny_model: Callable[..., Model], **options: Any) -> None:
         self._tiny_model, self._options = tiny_model, options
         self._made: dict[tuple[str, CacheKind], Context] = {}
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildlib import git
 from buildlib.checkout import checkout, export, open_checkout
 from buildlib.errors import BuildError
 from buildlib.git import Repository
@@ -144,7 +143,7 @@ def test_a_repository_around_the_folder_is_not_taken_for_the_checkout(project: P
 
 
 def test_without_git_the_error_says_so(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(git.shutil, "which", lambda name: None)
+    monkeypatch.setattr("buildlib.git.shutil.which", lambda name: None)
     with pytest.raises(BuildError, match="git is not installed"):
         checkout(
             project.root / "x", project.patches, project.pin, project.source, project.llama_cpp

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -188,8 +189,8 @@ def n_compiled(work: Path) -> int:
     return (work / "build.log").read_text().count("Building C")
 
 
-def info_of(entry: Path) -> dict[str, object]:
-    info: dict[str, object] = json.loads((entry / "native/build_info.json").read_text())
+def info_of(entry: Path) -> dict[str, Any]:
+    info: dict[str, Any] = json.loads((entry / "native/build_info.json").read_text())
     return info
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -144,7 +145,7 @@ def test_matches_longer_than_what_is_sorted_are_cut(path: Path) -> None:
         ([[1], [], [2]], "two tokens or more"),
     ],
 )
-def test_what_makes_no_corpus_is_refused(path: Path, texts: list, complaint: str) -> None:
+def test_what_makes_no_corpus_is_refused(path: Path, texts: list[Any], complaint: str) -> None:
     with pytest.raises(DraftError, match=complaint):
         Corpus.build(texts, path)
     assert not path.exists()

@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -44,7 +45,7 @@ class TimedPlanner(Planner):
         self.spent_s: list[float] = []
         self.done: list[PassCost] = []
 
-    def plan(self, guesses, seen, spent_s, *rest):  # type: ignore[no-untyped-def]
+    def plan(self, guesses: Any, seen: Any, spent_s: Any, *rest: Any) -> Any:  # type: ignore[override]
         self._clock.now_s += self.plan_s
         self.seen.append(list(seen))
         self.spent_s.append(spent_s)
@@ -64,8 +65,8 @@ class Bench:
         self.planner = TimedPlanner(self.clock, CostCurve.fit(passes))
         self.policy = DraftPolicy(self.planner, DrafterBudget(n_drafters), self.clock)
 
-    def request(self, *drafts: Grown, n_cells: int = 0, **options: object) -> PlannedRequest:
-        drafters = Scripted(self.clock, drafts or (SURE, HOPELESS), **options)  # type: ignore[arg-type]
+    def request(self, *drafts: Grown, n_cells: int = 0, **options: Any) -> PlannedRequest:
+        drafters = Scripted(self.clock, drafts or (SURE, HOPELESS), **options)
         return PlannedRequest(drafters, root=ROOT, n_cells=n_cells)
 
     def step(self, *requests: PlannedRequest, rooms: Sequence[int] = ()) -> list[TokenTree]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pytreellama.constraints.gbnf import (
@@ -50,7 +52,7 @@ def chars(text: str) -> tuple[tuple[int, int], ...]:
         ('"a\nb"', "a\nb"),
     ],
 )
-def test_a_literal_is_its_text(text, literal):
+def test_a_literal_is_its_text(text: Any, literal: Any) -> None:
     assert root(text) == [(Factor(Literal(literal)),)]
 
 
@@ -71,7 +73,7 @@ def test_a_literal_is_its_text(text, literal):
         (".", ANY.ranges),
     ],
 )
-def test_a_class_is_its_characters_that_can_be_written(text, ranges):
+def test_a_class_is_its_characters_that_can_be_written(text: Any, ranges: Any) -> None:
     assert chars(text) == ranges
 
 
@@ -80,40 +82,40 @@ def test_a_class_is_its_characters_that_can_be_written(text, ranges):
     [("*", (0, None)), ("+", (1, None)), ("?", (0, 1)), ("{3}", (3, 3)), ("{2,}", (2, None)),
      ("{0,4}", (0, 4)), ("{ 2 , 3 }", (2, 3)), (" *", (0, None))],
 )  # fmt: skip
-def test_a_repetition_is_its_bounds(text, bounds):
+def test_a_repetition_is_its_bounds(text: Any, bounds: Any) -> None:
     assert root('"a"' + text) == [(Factor(Literal("a"), *bounds),)]
 
 
-def test_a_repeated_repetition_is_a_rule_of_its_own():
+def test_a_repeated_repetition_is_a_rule_of_its_own() -> None:
     ((outer,),) = root('"a"{2}*')
     assert isinstance(outer.symbol, Reference) and (outer.low, outer.high) == (0, None)
     assert rules('root ::= "a"{2}*')[outer.symbol.name] == [(Factor(Literal("a"), 2, 2),)]
 
 
 @pytest.mark.parametrize("count", ["{0}", "{0,0}", "{ 000 }"])
-def test_what_is_repeated_no_times_is_the_empty_text(count):
+def test_what_is_repeated_no_times_is_the_empty_text(count: str) -> None:
     found = rules(f'root ::= "a" "b"{count} "c"')
     ((first, empty, last),) = found["root"]
     assert (first, last) == (Factor(Literal("a")), Factor(Literal("c")))
     assert isinstance(empty.symbol, Reference) and found[empty.symbol.name] == [()]
 
 
-def test_leading_zeros_of_a_count_are_no_digits():
+def test_leading_zeros_of_a_count_are_no_digits() -> None:
     assert root('"a"{0000000012}') == [(Factor(Literal("a"), 12, 12),)]
 
 
 @pytest.mark.parametrize("count", ["{\u0663}", "{2\n}"])
-def test_a_count_is_written_in_digits_on_one_line(count):
+def test_a_count_is_written_in_digits_on_one_line(count: str) -> None:
     with pytest.raises(GrammarError, match="expected"):
         root('"a"' + count)
 
 
-def test_tokens_are_named_and_may_be_negated():
+def test_tokens_are_named_and_may_be_negated() -> None:
     think = Factor(Token(7, negated=False)), Factor(Token(7, negated=True), 0, None)
     assert root("<think> !<think>*") == [think]
 
 
-def test_groups_and_alternatives_may_be_empty():
+def test_groups_and_alternatives_may_be_empty() -> None:
     text = rules('root ::= ("a" | ) | \n | "b"')
     first, second, third = text["root"]
     assert (second, third) == ((), (Factor(Literal("b")),))
@@ -122,12 +124,12 @@ def test_groups_and_alternatives_may_be_empty():
     assert text[group.name] == [(Factor(Literal("a")),), ()]
 
 
-def test_lines_end_rules_except_in_groups_and_after_a_bar():
+def test_lines_end_rules_except_in_groups_and_after_a_bar() -> None:
     text = 'root ::= a | # one\n  b\n\n# two\na ::=\n  (\n "x" # three\n "y"\n)\r\nb ::= "z"'
     assert list(reachable(rules(text), "root"))[:3] == ["root", "a", "b"]
 
 
-def test_of_two_rules_with_one_name_the_last_counts():
+def test_of_two_rules_with_one_name_the_last_counts() -> None:
     assert rules('root ::= "a"\nroot ::= "b"')["root"] == [(Factor(Literal("b")),)]
 
 
@@ -166,7 +168,9 @@ def test_of_two_rules_with_one_name_the_last_counts():
         ("x" * 300 + ' ::= "a"', "line 1, column 1", "a name of at most 200"),
     ],
 )
-def test_an_error_says_where_it_is_and_what_was_expected(text, place, expected):
+def test_an_error_says_where_it_is_and_what_was_expected(
+    text: Any, place: Any, expected: str
+) -> None:
     with pytest.raises(GrammarError, match=f"{place}.*expected .*{expected}") as caught:
         rules(text)
     assert len(str(caught.value)) < 300
@@ -183,7 +187,7 @@ def test_an_error_says_where_it_is_and_what_was_expected(text, place, expected):
         ('root ::= "' + "é" * 2**19 + '"', "bytes"),
     ],
 )
-def test_what_is_no_grammar_at_all_is_refused(text, reason):
+def test_what_is_no_grammar_at_all_is_refused(text: Any, reason: str) -> None:
     with pytest.raises(GrammarError, match=reason):
         rules(text)
 
@@ -198,7 +202,7 @@ def test_what_is_no_grammar_at_all_is_refused(text, reason):
         ("root ::= " + " ".join(f"[a{chr(500 + i)}]" for i in range(1001)), "1001 different"),
     ],
 )
-def test_a_grammar_that_is_too_large_is_refused(text, reason):
+def test_a_grammar_that_is_too_large_is_refused(text: Any, reason: str) -> None:
     with pytest.raises(GrammarError, match=f"too complex: it has .*{reason}"):
         check_size(rules(text))
 
@@ -207,14 +211,14 @@ def chain(n: int) -> str:
     return "root ::= r0\n" + "".join(f"r{i} ::= r{i + 1}\n" for i in range(n)) + f'r{n} ::= "a"\n'
 
 
-def test_rules_that_lead_to_each_other_are_counted_and_limited():
+def test_rules_that_lead_to_each_other_are_counted_and_limited() -> None:
     assert n_levels(rules(chain(10)), "root") == 12
     assert n_levels(rules('root ::= a b\na ::= b root\nb ::= "x" a'), "root") == 3
     with pytest.raises(GrammarError, match="rules in a row"):
         levels(rules(chain(MAX_LEVELS)), "root")
 
 
-def test_rules_that_reach_each_other_are_found():
+def test_rules_that_reach_each_other_are_found() -> None:
     text = rules('root ::= a\na ::= b | "x"\nb ::= c a\nc ::= c "y" | root2\nroot2 ::= "z"')
     found = components(text, lambda name: set(references(text, name)))
     assert sorted(map(sorted, found)) == [["a", "b"], ["c"]]

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ BROKEN = {
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     """The contracts of pyproject.toml, on the package in a folder."""
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    command: list[Any] = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
     environment = os.environ | {"PYTHONPATH": str(folder)}
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -61,11 +62,11 @@ def test_an_import_that_runs_up_is_found(path: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("package", ["draft", "plan", "tree", "verify"])
 def test_an_import_loads_no_native_code(package: str) -> None:
     """Imports inside functions count where they run: drafters load theirs when they are made."""
-    command = [sys.executable, "-c", CHECK, f"pytreellama.{package}"]
+    command: list[Any] = [sys.executable, "-c", CHECK, f"pytreellama.{package}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_check_itself_sees_native_code() -> None:
-    command = [sys.executable, "-c", CHECK, "pytreellama.engine"]
+    command: list[Any] = [sys.executable, "-c", CHECK, "pytreellama.engine"]
     assert subprocess.run(command, capture_output=True, check=False).returncode != 0

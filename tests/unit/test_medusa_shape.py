@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,7 +117,8 @@ def test_the_likeliest_of_any_tree_are_a_tree_of_the_likeliest() -> None:
 
 
 def test_ranks_may_be_numpys() -> None:
-    assert Shape.of(np.array([[0], [1]])).ranks.tolist() == [0, 1]
+    paths: Any = np.array([[0], [1]])
+    assert Shape.of(paths).ranks.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("choices", [[1, 2], [(0,), "a"], [(0.5,)], [None]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_a_part_that_cannot_be_written_leaves_the_others(
 
 
 @pytest.mark.parametrize("other", [{"model": "xyz"}, {"seed": 2}, {"prompts": "0123"}])
-def test_other_facts_are_refused(folder: Path, other: dict[str, object]) -> None:
+def test_other_facts_are_refused(folder: Path, other: dict[str, Any]) -> None:
     two_parts(folder)
     with pytest.raises(MedusaError, match="another model, or written with other options; give"):
         Store(folder, FACTS | other)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ def test_a_refused_observation_changes_neither_text_nor_table() -> None:
         {"static_worth": float("nan")},
     ],
 )
-def test_options_out_of_range_are_refused_by_name(options: dict[str, float]) -> None:
+def test_options_out_of_range_are_refused_by_name(options: dict[str, Any]) -> None:
     with pytest.raises(DraftError, match=next(iter(options))):
         NGram(**options)
 
@@ -293,7 +294,7 @@ def test_arrays_that_make_no_table_are_refused(
     path = tmp_path / "table.npz"
     NGramTable.from_text([1, 2, 1], min_n=1, max_n=4).save(path)
     with np.load(path) as file:
-        arrays = {key: file[key] for key in file.files}
+        arrays: dict[str, Any] = {key: file[key] for key in file.files}
     assert {key: a.tolist() for key, a in arrays.items() if key != "kind"} == {
         "sizes": [1, 4, 1 << 17],
         "contexts": [[-1, -1, -1, 1], [-1, -1, -1, 2], [-1, -1, 1, 2]],
@@ -301,7 +302,7 @@ def test_arrays_that_make_no_table_are_refused(
         "tokens": [2, 1, 1],
         "counts": [1, 1, 1],
     }
-    whole = {
+    whole: dict[str, Any] = {
         "contexts": np.array([[-1, -1, -1, 1], [-1, -1, -1, 2]]),
         "n_followers": np.array([1, 1]),
         "tokens": np.array([2, 1]),
@@ -320,7 +321,7 @@ def test_a_failed_save_leaves_the_old_table(
     path = saved_table(tmp_path / "table.npz")
     before = path.read_bytes()
 
-    def full(*args: object, **options: object) -> None:
+    def full(*args: object, **options: Any) -> None:
         raise OSError("no space left on device")
 
     monkeypatch.setattr(np, "savez_compressed", full)

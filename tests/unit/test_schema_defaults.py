@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from typing import Any
 
 import pytest
 
@@ -16,13 +17,13 @@ CLOSED = NAMED | {"additionalProperties": False}
 OTHER_CLOSED = OTHER | {"additionalProperties": False}
 
 
-def settled(schema: dict) -> dict:
+def settled(schema: dict[str, Any]) -> dict[str, Any]:
     tree = SchemaTree(copy.deepcopy(schema))
     settle(tree)
     return tree.root
 
 
-def tool(name: str, arguments: dict) -> dict:
+def tool(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {"name": {"const": name}, "arguments": {"$id": f"urn:f:{name}"} | arguments},
@@ -60,7 +61,7 @@ def tool(name: str, arguments: dict) -> dict:
         ),
     ],
 )  # fmt: skip
-def test_an_object_that_names_its_members_is_closed(schema, expected):
+def test_an_object_that_names_its_members_is_closed(schema: Any, expected: Any) -> None:
     assert settled(schema) == expected
 
 
@@ -88,16 +89,16 @@ def test_an_object_that_names_its_members_is_closed(schema, expected):
         {"enum": [NAMED], "default": NAMED, "examples": [NAMED]},
     ],
 )
-def test_an_object_that_may_need_more_members_stays_open(schema):
+def test_an_object_that_may_need_more_members_stays_open(schema: Any) -> None:
     assert settled(schema) == schema
 
 
-def test_parts_of_combined_objects_stay_open_too():
+def test_parts_of_combined_objects_stay_open_too() -> None:
     inner = [{"properties": {"p": NAMED}}, {"properties": {"p": OTHER}}]
     assert settled({"allOf": inner}) == {"allOf": inner}
 
 
-def test_a_definition_that_is_combined_somewhere_stays_open_everywhere():
+def test_a_definition_that_is_combined_somewhere_stays_open_everywhere() -> None:
     schema = {
         "$defs": {"x": NAMED, "y": OTHER},
         "anyOf": [
@@ -106,13 +107,13 @@ def test_a_definition_that_is_combined_somewhere_stays_open_everywhere():
             {"allOf": [{"$ref": "#/$defs/x"}, {"properties": {"z": {}}}]},
         ],
     }
-    expected = copy.deepcopy(schema)
+    expected: Any = copy.deepcopy(schema)
     expected["$defs"]["y"]["additionalProperties"] = False
     assert settled(schema) == expected
 
 
 @pytest.mark.parametrize("reference", ["#/$defs/x~1y/properties/a%20b", "#here", "urn:d#/x", "#"])
-def test_references_are_followed_through_pointers_anchors_and_ids(reference):
+def test_references_are_followed_through_pointers_anchors_and_ids(reference: str) -> None:
     target = {"$anchor": "here", "properties": {"c": {}}}
     schema = {
         "$defs": {"x/y": {"properties": {"a b": target}}, "d": {"$id": "urn:d", "$defs": {}}},
@@ -125,7 +126,7 @@ def test_references_are_followed_through_pointers_anchors_and_ids(reference):
     assert (id(tree.root) in tree.combined) == is_root
 
 
-def test_a_reference_begins_at_the_nearest_id():
+def test_a_reference_begins_at_the_nearest_id() -> None:
     tools = [tool(name, {"$ref": "#/$defs/x", "$defs": {"x": NAMED}}) for name in ("f", "g")]
     tree = SchemaTree({"anyOf": tools})
     for branch in tree.root["anyOf"]:
@@ -134,29 +135,29 @@ def test_a_reference_begins_at_the_nearest_id():
     assert len(tree.references()) == 2
 
 
-def test_unknown_formats_are_dropped_and_known_ones_kept():
+def test_unknown_formats_are_dropped_and_known_ones_kept() -> None:
     schema = {"properties": {"p": {"type": "string", "format": "path"}, "format": {"const": "p"}}}
     assert settled(schema)["properties"] == {"p": {"type": "string"}, "format": {"const": "p"}}
     assert settled({"format": "date"}) == {"format": "date"}
     assert settled({"const": {"format": "path"}}) == {"const": {"format": "path"}}
 
 
-def test_references_in_circles_end():
+def test_references_in_circles_end() -> None:
     settled({"$ref": "#"})
     settled({"allOf": [{"$ref": "#"}, {"$ref": "#"}]})
 
 
 @pytest.mark.parametrize("text", [" ", "\n", "\r\n", "\n\n", "\n" + " " * 40, "\n\t\t", "  \n  "])
-def test_white_space_of_pretty_printed_json_is_allowed(text):
+def test_white_space_of_pretty_printed_json_is_allowed(text: str) -> None:
     assert re.fullmatch(WHITESPACE, text)
 
 
 @pytest.mark.parametrize("text", ["\n\n\n", " " * 9, "\n" + " " * 41, "\n \n", ""])
-def test_white_space_without_end_is_not(text):
+def test_white_space_without_end_is_not(text: str) -> None:
     assert not re.fullmatch(WHITESPACE, text)
 
 
-def test_a_schema_may_set_its_own_white_space():
+def test_a_schema_may_set_its_own_white_space() -> None:
     assert default_options({}) == {"whitespace_pattern": WHITESPACE}
     assert default_options({"x-guidance": {"whitespace_flexible": True}}) == {}
     assert default_options({"x-guidance": {"lenient": True}}) != {}

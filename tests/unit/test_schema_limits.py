@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pytreellama.constraints import schema_limits
@@ -10,19 +12,19 @@ from pytreellama.constraints.schema_tree import SchemaTree
 from pytreellama.errors import GrammarError
 
 
-def chain(n: int) -> dict:
+def chain(n: int) -> dict[str, Any]:
     links = {f"d{i}": {"anyOf": [{"$ref": f"#/$defs/d{i + 1}"}]} for i in range(n)}
     return {"$ref": "#/$defs/d0", "$defs": links | {f"d{n}": {"type": "null"}}}
 
 
-def nested(n: int) -> dict:
-    schema: dict = {"type": "null"}
+def nested(n: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "null"}
     for _ in range(n):
         schema = {"type": "array", "items": schema}
     return schema
 
 
-def patterns(n: int) -> list[dict]:
+def patterns(n: int) -> list[dict[str, Any]]:
     return [{"pattern": f"a{{{i}}}"} for i in range(n)]
 
 
@@ -57,7 +59,7 @@ def patterns(n: int) -> list[dict]:
         ),
     ],
 )  # fmt: skip
-def test_a_schema_beyond_a_limit_is_refused_with_the_limit(schema, reason):
+def test_a_schema_beyond_a_limit_is_refused_with_the_limit(schema: Any, reason: str) -> None:
     with pytest.raises(GrammarError, match=reason) as caught:
         check_data(schema)
         check_tree(SchemaTree(schema, schema_limits.MAX_SCHEMAS + 1))
@@ -77,24 +79,24 @@ def test_a_schema_beyond_a_limit_is_refused_with_the_limit(schema, reason):
         {"allOf": [{"$ref": "#"}, {"properties": {"a": {"$ref": "#"}}}]},
     ],
 )
-def test_a_schema_within_the_limits_is_not_refused(schema):
+def test_a_schema_within_the_limits_is_not_refused(schema: Any) -> None:
     check_data(schema)
     assert check_tree(SchemaTree(schema)) >= 1
 
 
-def test_levels_grow_with_references_and_nesting():
+def test_levels_grow_with_references_and_nesting() -> None:
     assert check_tree(SchemaTree({})) == 1
     assert check_tree(SchemaTree(nested(9))) == 10
     assert check_tree(SchemaTree(chain(10))) == 24
 
 
-def test_a_long_schema_is_refused():
+def test_a_long_schema_is_refused() -> None:
     with pytest.raises(GrammarError, match="1048577 characters"):
         check_length(" " * (2**20 + 1))
 
 
 @pytest.mark.parametrize("schema", [{"const": "x" * 600}, {"pattern": "a{3000}"}])
-def test_texts_are_shorter_where_a_schema_sets_its_own_white_space(schema):
+def test_texts_are_shorter_where_a_schema_sets_its_own_white_space(schema: Any) -> None:
     for options, is_refused in (({"lenient": True}, False), ({"whitespace_flexible": False}, True)):
         whole = schema | {"x-guidance": options}
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import httpx
 import pytest
@@ -27,7 +28,7 @@ async def inner(scope: Scope, receive: Receive, send: Send) -> None:
 def ask(
     app: ASGIApp,
     path: str = "/v1/models",
-    headers: dict[str, str | bytes] | None = None,
+    headers: Any = None,
     content: bytes | AsyncIterator[bytes] | None = None,
 ) -> httpx.Response:
     async def answer() -> httpx.Response:

@@ -116,7 +116,7 @@ def test_child_finds_a_child_by_its_token() -> None:
 
 
 def test_child_takes_numpy_integers() -> None:
-    assert BUSH.child(np.int32(0), np.int64(14)) == 3  # type: ignore[arg-type]
+    assert BUSH.child(np.int32(0), np.int64(14)) == 3
 
 
 def test_children_are_listed_by_index() -> None:

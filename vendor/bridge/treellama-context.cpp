@@ -25,6 +25,41 @@ llama_context * treellama_context_init(llama_model * model, const llama_context_
     });
 }
 
+// weights, or what stands in a cache: rows that do not depend on what else is in the pass
+static bool is_stored(const ggml_tensor * t) {
+    while (t->view_src || t->op == GGML_OP_CPY) {
+        t = t->view_src ? t->view_src : t->src[0];
+    }
+    return t->op == GGML_OP_NONE && !(t->flags & GGML_TENSOR_FLAG_INPUT);
+}
+
+static bool is_batch_invariant(const ggml_tensor * node) {
+    switch (node->op) {
+        case GGML_OP_MUL_MAT:
+        case GGML_OP_MUL_MAT_ID:
+        case GGML_OP_OUT_PROD:
+            return is_stored(node->src[0]);
+        // with a mask it is attention, and the sum over cells that follows has the order of the cells
+        case GGML_OP_SOFT_MAX:
+            return !node->src[1];
+        case GGML_OP_FLASH_ATTN_EXT:
+            return node->src[5]; // the order, see ggml_flash_attn_ext_set_order()
+        default:
+            return true;
+    }
+}
+
+bool treellama_is_batch_invariant(const llama_context * ctx) {
+    ggml_cgraph * gf = ctx->get_gf_res_reserve()->get_gf();
+
+    for (int i = 0; i < ggml_graph_n_nodes(gf); ++i) {
+        if (!is_batch_invariant(ggml_graph_node(gf, i))) {
+            return false;
+        }
+    }
+    return true;
+}
+
 // a position without a row of its own ends the process on the threads that look it up
 static bool positions_exist(const llama_model & model, const llama_batch & batch) {
     const int64_t n_pos = treellama_n_positions(&model);

@@ -11,6 +11,10 @@
 extern "C" {
 #endif
 
+// whether a token's logits depend on its own text alone, to the last bit, on CPUs whose products do not depend on their
+// width: no product of two things that were computed in the pass, all attention in the order of positions
+LLAMA_API bool treellama_is_batch_invariant(const struct llama_context * ctx);
+
 // params->abort_callback may be treellama_abort_if with an int32_t flag as data
 LLAMA_API struct llama_context * treellama_context_init(
         struct llama_model * model, const struct llama_context_params * params);

@@ -37,7 +37,7 @@ void treellama_drop_copied(const llama_model & model);
 // the cache of a context (the sliding-window one if swa); NULL if its memory has none
 llama_kv_cache * treellama_find_cache(const llama_context * ctx, bool swa);
 
-// let both caches of a model with sliding windows have the same trees; ctx may be NULL
+// let all caches of a context have the same trees; ctx may be NULL
 void treellama_share_trees(llama_context * ctx);
 
 // let the caches of a new context stand in huge pages; ctx may be NULL

@@ -18,6 +18,42 @@ llama_model * treellama_model_load(const char * path, const llama_model_params *
     });
 }
 
+const char * treellama_model_refusal(const llama_model * model) {
+    switch (model->arch) {
+        case LLM_ARCH_BERT:
+        case LLM_ARCH_EUROBERT:
+        case LLM_ARCH_GEMMA_EMBEDDING:
+        case LLM_ARCH_JINA_BERT_V2:
+        case LLM_ARCH_JINA_BERT_V3:
+        case LLM_ARCH_LLAMA_EMBED:
+        case LLM_ARCH_MODERN_BERT:
+        case LLM_ARCH_NEO_BERT:
+        case LLM_ARCH_NOMIC_BERT:
+        case LLM_ARCH_NOMIC_BERT_MOE:
+        case LLM_ARCH_T5ENCODER:
+            return "it is an encoder";
+        case LLM_ARCH_WAVTOKENIZER_DEC:
+            return "it decodes audio codes";
+        case LLM_ARCH_EAGLE3:
+        case LLM_ARCH_DFLASH:
+        case LLM_ARCH_GEMMA4_ASSISTANT:
+            return "it is a draft model for one target, and needs that target's hidden states";
+        // GGML_ASSERT ends the process: in ggml_backend_sched_split_graph() at passes without outputs, in cpy_v()
+        case LLM_ARCH_CHAMELEON:
+        case LLM_ARCH_PLM:
+            return "this version of llama.cpp cannot run its graph";
+        default:
+            break;
+    }
+    if (llama_model_has_encoder(model)) {
+        return "it is an encoder-decoder";
+    }
+    if (llama_model_is_diffusion(model)) {
+        return "it is a diffusion model";
+    }
+    return model->hparams.causal_attn ? nullptr : "its attention is not causal";
+}
+
 // a row of quantised values is whole blocks
 static int64_t row_bytes(ggml_type type, int64_t n_values) {
     const int64_t n_block = ggml_blck_size(type);

@@ -16,6 +16,9 @@ LLAMA_API int32_t treellama_gguf_check(const char * path);
 
 LLAMA_API struct llama_model * treellama_model_load(const char * path, const struct llama_model_params * params);
 
+// why a model does not write text from left to right, or NULL if it does. Valid for ever
+LLAMA_API const char * treellama_model_refusal(const struct llama_model * model);
+
 // bytes of a KV cache of n_ctx cells, as if no layer had a sliding window
 LLAMA_API int64_t treellama_kv_bytes(
         const struct llama_model * model, uint32_t n_ctx, enum ggml_type type_k, enum ggml_type type_v);

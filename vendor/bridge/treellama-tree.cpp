@@ -5,8 +5,11 @@
 #include "llama-context.h"
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
+#include "llama-memory-recurrent.h"
 
 #include <algorithm>
+#include <map>
+#include <numeric>
 #include <vector>
 
 llama_kv_cache * treellama_find_cache(const llama_context * ctx, bool swa) {
@@ -15,28 +18,29 @@ llama_kv_cache * treellama_find_cache(const llama_context * ctx, bool swa) {
 
 static_assert(TREELLAMA_N_NODES_MAX == llama_kv_trees::n_nodes_max, "what users are told must be what is checked");
 
-// the caches that hold the nodes of a context's trees: one, or two if the model has sliding windows
+// the caches that hold the nodes of a context's trees
 static std::vector<llama_kv_cache *> tree_caches(const llama_context * ctx) {
-    std::vector<llama_kv_cache *> res;
-
-    for (const bool swa : { false, true }) {
-        if (auto * cache = treellama_find_cache(ctx, swa)) {
-            res.push_back(cache);
-        }
-    }
-
-    return res;
+    return llama_find_kv_caches(ctx->get_memory());
 }
 
 static llama_kv_trees * find_trees(const llama_context * ctx) {
-    const auto * cache = treellama_find_cache(ctx, false);
-    return cache && llama_kv_cache_trees::can_hold(*cache) ? cache->trees.trees.get() : nullptr;
+    return llama_find_trees(ctx->get_memory());
 }
 
 void treellama_share_trees(llama_context * ctx) {
-    auto * swa = ctx ? treellama_find_cache(ctx, true) : nullptr;
-    if (swa) {
-        swa->trees.trees = treellama_find_cache(ctx, false)->trees.trees;
+    const auto caches = ctx ? tree_caches(ctx) : std::vector<llama_kv_cache *>();
+
+    for (auto * cache : caches) {
+        cache->trees.trees = caches[0]->trees.trees;
+    }
+
+    auto * recr = ctx ? llama_find_recurrent(ctx->get_memory()) : nullptr;
+    if (recr && !caches.empty()) {
+        recr->state_trees.trees = caches[0]->trees.trees;
+    }
+    // with a stream a sequence, a pass over unequal trees is several
+    if (recr && (caches.empty() || caches[0]->get_n_stream() == 1)) {
+        recr->state_trees.init(*recr, ctx->get_gf_res_reserve()->get_gf(), ctx->n_ubatch());
     }
 }
 
@@ -65,9 +69,49 @@ bool treellama_is_text(const llama_context * ctx, const llama_batch & batch) {
     return true;
 }
 
+// nodes that begin with their parents' states come in one pass
+static bool can_begin_with_states(const llama_context & ctx, const llama_state_trees & states, const llama_batch & batch) {
+    if (batch.n_tokens > (int32_t) ctx.n_ubatch() || batch.n_tokens > (int32_t) states.n_free()) {
+        LLAMA_LOG_ERROR("%d nodes in one pass: a model with a recurrent state takes %d, pending ones included\n",
+                batch.n_tokens, (int) states.n_free());
+        return false;
+    }
+
+    return true;
+}
+
+// the text among the nodes of a batch, as trees of one path: states cannot go on in one pass and stay in the same
+struct text_of_batch {
+    std::vector<int32_t> parents;
+
+    std::map<llama_seq_id, int32_t> n_tokens; // by sequence
+
+    text_of_batch(const llama_batch & batch, const int32_t * given) : parents(given, given + batch.n_tokens) {
+        for (int32_t i = 0; i < batch.n_tokens; ++i) {
+            if (parents[i] == TREELLAMA_TEXT && batch.n_seq_id[i] == 1) {
+                parents[i] = n_tokens[batch.seq_id[i][0]]++ - 1;
+            }
+        }
+    }
+
+    bool commit(llama_context * ctx) const {
+        bool res = true;
+        for (const auto & [seq_id, n] : n_tokens) {
+            std::vector<int32_t> path(n);
+            std::iota(path.begin(), path.end(), 0);
+            res = res && treellama_tree_commit(ctx, seq_id, path.data(), n) == 0;
+        }
+        return res;
+    }
+};
+
 // announce the nodes of a batch; false if one cannot be a node, or a sequence has nodes and text
 static bool add_nodes(llama_context * ctx, llama_kv_trees & trees, const llama_batch & batch, const int32_t * parents) {
-    const auto * cache = treellama_find_cache(ctx, false);
+    const auto * recr = llama_find_recurrent(ctx->get_memory());
+
+    if (recr && !can_begin_with_states(*ctx, recr->state_trees, batch)) {
+        return false;
+    }
 
     trees.begin(batch.n_tokens);
 
@@ -82,7 +126,7 @@ static bool add_nodes(llama_context * ctx, llama_kv_trees & trees, const llama_b
             return false;
         }
 
-        if (!trees.add(i, seq_id, batch.pos[i], parents[i], cache->seq_pos_max(seq_id))) {
+        if (!trees.add(i, seq_id, batch.pos[i], parents[i], llama_memory_seq_pos_max(ctx->get_memory(), seq_id))) {
             LLAMA_LOG_ERROR("token %d of the batch cannot be a node with parent %d at position %d: a parent stands before its "
                     "child and one position before it, and a sequence has %d nodes at most\n",
                     i, parents[i], batch.pos[i], (int) llama_kv_trees::n_nodes_max);
@@ -106,17 +150,22 @@ namespace {
 
 // whatever ends a batch, no half of its nodes stays behind
 struct batch_of_nodes {
-    const std::vector<llama_kv_cache *> caches;
+    llama_context  * ctx;
+    llama_kv_trees * trees;
 
     bool success = false;
 
     ~batch_of_nodes() {
-        for (auto * cache : caches) {
+        for (auto * cache : tree_caches(ctx)) {
             if (!success) {
                 cache->trees.undo(*cache);
             }
         }
-        caches[0]->trees.trees->end(success);
+        auto * recr = llama_find_recurrent(ctx->get_memory());
+        if (recr && !success) {
+            recr->state_trees.undo();
+        }
+        trees->end(success);
     }
 };
 
@@ -130,15 +179,21 @@ int32_t treellama_tree_decode(llama_context * ctx, const llama_batch * batch, co
             return -1;
         }
 
-        batch_of_nodes nodes { tree_caches(ctx) };
-        if (!add_nodes(ctx, *trees, *batch, parents)) {
-            return -1;
+        text_of_batch text(*batch, parents);
+        const bool has_states = llama_find_recurrent(ctx->get_memory());
+
+        int32_t status;
+        {
+            batch_of_nodes nodes { ctx, trees };
+            if (!add_nodes(ctx, *trees, *batch, has_states ? text.parents.data() : parents)) {
+                return -1;
+            }
+
+            status = treellama_decode_checked(ctx, *batch);
+            nodes.success = status == 0;
         }
 
-        const int32_t status = treellama_decode_checked(ctx, *batch);
-        nodes.success = status == 0;
-
-        return status;
+        return status == 0 && has_states && !text.commit(ctx) ? TREELLAMA_EXCEPTION : status;
     });
 }
 
@@ -207,6 +262,9 @@ int32_t treellama_commit(llama_context * ctx, llama_seq_id seq_id, const int32_t
         for (auto * cache : tree_caches(ctx)) {
             cache->trees.commit(*cache, ctx, seq_id, nodes, by_graph);
         }
+        if (auto * recr = llama_find_recurrent(ctx->get_memory())) {
+            recr->state_trees.commit(*recr, ctx, seq_id, nodes);
+        }
         trees->erase(seq_id);
 
         return 0;
@@ -244,6 +302,9 @@ int32_t treellama_tree_prune(llama_context * ctx, llama_seq_id seq_id, const boo
 
         for (auto * cache : tree_caches(ctx)) {
             cache->trees.prune(*cache, seq_id, kept);
+        }
+        if (auto * recr = llama_find_recurrent(ctx->get_memory())) {
+            recr->state_trees.prune(seq_id, kept);
         }
         trees->prune(seq_id, kept);
 

@@ -2,7 +2,12 @@
 
 #include "llama-kq-plan.h"
 #include "llama-kv-cache.h"
+#include "llama-kv-cache-dsa-iswa.h"
+#include "llama-kv-cache-dsa.h"
 #include "llama-kv-cache-iswa.h"
+#include "llama-kv-cache-msa.h"
+#include "llama-memory-hybrid-iswa.h"
+#include "llama-memory-hybrid.h"
 
 #include "ordered/order.h"
 
@@ -122,8 +127,23 @@ llm_graph_input_kq_order::llm_graph_input_kq_order(
 
 // the caches that an attention op can look at: one, or two if the model has sliding windows
 static std::vector<const llama_kv_cache_context *> find_caches(const llama_memory_context_i * mctx) {
+    if (const auto * hybrid = dynamic_cast<const llama_memory_hybrid_context *>(mctx)) {
+        return { hybrid->get_attn() };
+    }
+    if (const auto * hybrid = dynamic_cast<const llama_memory_hybrid_iswa_context *>(mctx)) {
+        return find_caches(hybrid->get_attn());
+    }
     if (const auto * iswa = dynamic_cast<const llama_kv_cache_iswa_context *>(mctx)) {
         return { iswa->get_base(), iswa->get_swa() };
+    }
+    if (const auto * dsa = dynamic_cast<const llama_kv_cache_dsa_context *>(mctx)) {
+        return { dsa->get_mla() };
+    }
+    if (const auto * dsa = dynamic_cast<const llama_kv_cache_dsa_iswa_context *>(mctx)) {
+        return { dsa->get_dsa()->get_mla(), dsa->get_swa() };
+    }
+    if (const auto * msa = dynamic_cast<const llama_kv_cache_msa_context *>(mctx)) {
+        return { msa->get_base() };
     }
     if (const auto * kv = dynamic_cast<const llama_kv_cache_context *>(mctx)) {
         return { kv };
@@ -147,7 +167,8 @@ bool llm_graph_input_kq_order::holds(const llama_kv_cache_context & mctx, const 
     const auto & kv = *mctx.kv;
 
     return !kv.v_trans && llama_kv_cache_trees::is_host(kv) && std::any_of(kv.layers.begin(), kv.layers.end(), [&](const auto & layer) {
-        return layer.k == k && layer.v == v;
+        // MLA keeps no V: it is a part of K
+        return layer.k == k && (layer.v ? layer.v : layer.k) == v;
     });
 }
 

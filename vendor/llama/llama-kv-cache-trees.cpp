@@ -4,7 +4,14 @@
 #include "llama-huge-pages.h"
 #include "llama-impl.h"
 #include "llama-kv-cache.h"
+#include "llama-kv-cache-dsa-iswa.h"
+#include "llama-kv-cache-dsa.h"
 #include "llama-kv-cache-iswa.h"
+#include "llama-kv-cache-msa.h"
+#include "llama-memory-hybrid-idx.h"
+#include "llama-memory-hybrid-iswa.h"
+#include "llama-memory-hybrid.h"
+#include "llama-state-trees.h"
 
 #include <algorithm>
 #include <cmath>
@@ -19,13 +26,61 @@ llama_kv_cache * llama_find_kv_cache(const llama_memory_i * mem, bool swa) {
     if (const auto * iswa = dynamic_cast<const llama_kv_cache_iswa *>(mem)) {
         return swa ? iswa->get_swa() : iswa->get_base();
     }
-    return swa ? nullptr : const_cast<llama_kv_cache *>(dynamic_cast<const llama_kv_cache *>(mem));
+    if (const auto * iswa = dynamic_cast<const llama_kv_cache_dsa_iswa *>(mem)) {
+        return swa ? iswa->get_swa() : iswa->get_dsa()->get_mla();
+    }
+    if (swa) {
+        return nullptr;
+    }
+    if (const auto * dsa = dynamic_cast<const llama_kv_cache_dsa *>(mem)) {
+        return dsa->get_mla();
+    }
+    if (const auto * msa = dynamic_cast<const llama_kv_cache_msa *>(mem)) {
+        return msa->get_base();
+    }
+    return const_cast<llama_kv_cache *>(dynamic_cast<const llama_kv_cache *>(mem));
+}
+
+// the cache of an indexer's keys
+static llama_kv_cache * find_indexer(const llama_memory_i * mem) {
+    if (const auto * iswa = dynamic_cast<const llama_kv_cache_dsa_iswa *>(mem)) {
+        return iswa->get_dsa()->get_lid();
+    }
+    if (const auto * dsa = dynamic_cast<const llama_kv_cache_dsa *>(mem)) {
+        return dsa->get_lid();
+    }
+    if (const auto * msa = dynamic_cast<const llama_kv_cache_msa *>(mem)) {
+        return msa->get_idx();
+    }
+    return nullptr;
+}
+
+std::vector<llama_kv_cache *> llama_find_kv_caches(const llama_memory_i * mem) {
+    // the pools of an indexer among recurrent layers do not know nodes
+    if (dynamic_cast<const llama_memory_hybrid_idx *>(mem)) {
+        return {};
+    }
+    if (const auto * hybrid = dynamic_cast<const llama_memory_hybrid *>(mem)) {
+        return { hybrid->get_mem_attn() };
+    }
+    if (const auto * hybrid = dynamic_cast<const llama_memory_hybrid_iswa *>(mem)) {
+        return llama_find_kv_caches(hybrid->get_mem_attn());
+    }
+
+    std::vector<llama_kv_cache *> res;
+
+    for (auto * cache : { llama_find_kv_cache(mem, false), find_indexer(mem), llama_find_kv_cache(mem, true) }) {
+        if (cache) {
+            res.push_back(cache);
+        }
+    }
+    return res;
 }
 
 bool llama_memory_grows_tree(const llama_memory_i * mem, llama_seq_id seq_id) {
-    const auto * kv = llama_find_kv_cache(mem, false);
+    const auto * trees = llama_find_trees(mem);
 
-    return kv && kv->trees.trees->grows(seq_id);
+    return trees && trees->grows(seq_id);
 }
 
 bool llama_kv_cache_trees::can_hold(const llama_kv_cache & kv) {
@@ -288,7 +343,7 @@ void llama_kv_cache_trees::copy_cells_on_host(const llama_kv_cache & kv, uint32_
 }
 
 // the first backend that can use a buffer is the one it belongs to
-static ggml_backend_t backend_of(ggml_backend_sched_t sched, const ggml_tensor * t) {
+ggml_backend_t llama_backend_of(ggml_backend_sched_t sched, const ggml_tensor * t) {
     for (int i = 0; i < ggml_backend_sched_get_n_backends(sched); ++i) {
         ggml_backend_t backend = ggml_backend_sched_get_backend(sched, i);
         if (ggml_backend_supports_buft(backend, ggml_backend_buffer_get_type(t->buffer))) {
@@ -328,7 +383,7 @@ void llama_kv_cache_trees::copy_cells_by_graph(
         };
 
         const auto copy = [&](ggml_tensor * t, bool is_column) {
-            if (backend_of(sched, t) != backend) {
+            if (llama_backend_of(sched, t) != backend) {
                 return;
             }
 

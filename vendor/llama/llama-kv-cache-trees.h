@@ -3,6 +3,8 @@
 #include "llama-kv-tree.h"
 #include "llama-memory.h"
 
+#include "ggml-backend.h"
+
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -17,10 +19,17 @@ class llama_kv_cache;
 // the KV cache of a memory, or that of its layers with sliding windows; nullptr if it has none. mem can be nullptr
 llama_kv_cache * llama_find_kv_cache(const llama_memory_i * mem, bool swa);
 
+// all KV caches of a memory, the one that has cells for the whole text first. besides it there can be one for layers with
+//   sliding windows, and one for the keys of an indexer
+std::vector<llama_kv_cache *> llama_find_kv_caches(const llama_memory_i * mem);
+
+// the backend that a tensor of a context belongs to
+ggml_backend_t llama_backend_of(ggml_backend_sched_t sched, const ggml_tensor * t);
+
 // the speculative trees in one KV cache: which cells hold their nodes
 class llama_kv_cache_trees {
 public:
-    // the two caches of a model with sliding windows share their trees
+    // all caches of a context share their trees
     std::shared_ptr<llama_kv_trees> trees = std::make_shared<llama_kv_trees>();
 
     // false where a node would not know its past: cells that belong to another cache, tokens looked up by position,

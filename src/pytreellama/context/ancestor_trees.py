@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.context.batch import Batch
+from pytreellama.context.cache import Cache
+from pytreellama.context.native_context import NativeContext
 from pytreellama.context.pending import (
     PendingBook,
     check_nodes,
@@ -50,7 +52,18 @@ class _PendingTree:
 
 
 class AncestorTrees(PendingBook[_PendingTree]):
-    """The ``TreeEncoder`` of ``TreeEncoding.ANCESTORS``."""
+    """The ``TreeEncoder`` of ``TreeEncoding.ANCESTORS``.
+
+    Args:
+        n_pending_max: most pending nodes of all sequences together, where the model keeps a
+            recurrent state.
+    """
+
+    def __init__(
+        self, native: NativeContext, cache: Cache, n_pending_max: int | None = None
+    ) -> None:
+        super().__init__(native, cache)
+        self._n_pending_max = n_pending_max
 
     @property
     def n_spare_leaves(self) -> int:
@@ -64,6 +77,7 @@ class AncestorTrees(PendingBook[_PendingTree]):
         check_nodes(tokens, parents, n_old)
         check_room(batch, self._native.n_batch, len(tokens))
         _check_count(seq, n_old, len(tokens))
+        self._check_pending(len(tokens))
         joined = np.concatenate([tree.parents, parents]) if n_old else parents
         positions = tree.n_past + depths(joined)[n_old:]
         where = batch.add(tokens, positions, seq, logits=True, parents=parents)
@@ -75,9 +89,21 @@ class AncestorTrees(PendingBook[_PendingTree]):
         if len(tree) == 0:  # all else a TokenTree has checked itself
             raise TreeError("the tree is empty; give at least one node")
         _check_count(seq, 0, len(tree))
+        self._check_pending(len(tree))
         n_past = self._cache.pos_max(seq) + 1
         self._native.decode_one_tree(seq=seq, tree=tree)
         self._pending[seq] = _PendingTree(n_past, tree.parents, len(tree))
+
+    def _check_pending(self, n_new: int) -> None:
+        if self._n_pending_max is None:
+            return
+        n_old = sum(len(tree.parents) for tree in self._pending.values())
+        if n_old + n_new > self._n_pending_max:
+            raise TreeError(
+                f"{n_new} nodes next to {n_old} nodes that are pending: this model keeps a "
+                f"recurrent state and holds {self._n_pending_max}; commit or discard, or make the "
+                "context with a larger n_ubatch"
+            )
 
     def confirm(self, seq: int) -> None:
         tree = self._pending[seq]

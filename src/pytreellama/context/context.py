@@ -86,8 +86,9 @@ class Context(DeprecatedNames, Closing):
         window_drops_cells = model.n_swa > 0 and not self.params.swa_full
         self.tree_encoding = choose_encoding(model, native, tree_encoding)
         by_ancestors = self.tree_encoding is TreeEncoding.ANCESTORS
-        self.can_roll_back = model.can_branch and (by_ancestors or not window_drops_cells)
-        room = min(self.n_batch, self.n_ubatch) if window_drops_cells else self.n_batch
+        self.can_roll_back = by_ancestors or (model.can_branch and not window_drops_cells)
+        in_one_part = window_drops_cells or not model.can_branch
+        room = min(self.n_batch, self.n_ubatch) if in_one_part else self.n_batch
         self.n_nodes_max = max(room, self.n_seq_max)
         self._cache = Cache(native)
         self._trees = make_encoder(
@@ -130,11 +131,12 @@ class Context(DeprecatedNames, Closing):
     def is_batch_invariant(self) -> bool:
         """True where a token's logits do not depend on what else is in its pass, to the last bit.
 
-        That is on CPUs with products of such bits, with flash attention; on no GPU yet.
+        On CPUs whose products have such bits, for models whose attention is flash attention over
+        cells in the order of positions; on no GPU yet. ``docs/exactness.md`` lists exceptions.
         """
-        has_flash = self.params.flash_attention is not False
         on_cpu = all(device.kind == "cpu" for device in devices())
-        return has_flash and on_cpu and has_invariant_products(cpu_features())
+        has_products = on_cpu and has_invariant_products(cpu_features())
+        return has_products and self.native.has_invariant_graph
 
     @property
     def n_text_max(self) -> int:
@@ -332,8 +334,8 @@ def _require_decoder(model: Model) -> None:
         raise ContextError(f"{model.path.name} was loaded with vocab_only; load its weights too")
     if not model.can_generate:
         raise ContextError(
-            f"{model.path.name} ({model.architecture}) does not write text from left to right; "
-            "a context runs decoders only"
+            f"{model.path.name} ({model.architecture}) generates no text: {model.refusal}; load a "
+            "decoder model"
         )
 
 

@@ -46,8 +46,8 @@ def make_encoder(
         window_drops_cells: the cache of a sliding window has no room for text that left it.
         decode: runs a batch of text, which recurrent models need at commit.
     """
+    if encoding is TreeEncoding.ANCESTORS and native.has_trees:
+        return AncestorTrees(native, cache, None if model.can_branch else native.n_ubatch)
     if not model.can_branch:
         return StateChains(native, cache, decode)
-    if encoding is TreeEncoding.ANCESTORS:
-        return AncestorTrees(native, cache)
     return SequenceTrees(native, cache, window_drops_cells)

@@ -53,6 +53,7 @@ class NativeContext:
         self.n_ctx, self.n_batch, self.n_ubatch = sizes.n_ctx, sizes.n_batch, sizes.n_ubatch
         self.n_seq_max, self.n_threads = sizes.n_seq_max, sizes.n_threads
         self.n_embd_out = model.n_embd_out
+        self.has_invariant_graph = native_context.is_batch_invariant(self.handle)
 
     @property
     def has_trees(self) -> bool:

@@ -203,8 +203,13 @@ class Model(Closing):
 
     @property
     def can_generate(self) -> bool:
-        """True if the model writes text from left to right: a decoder without an encoder."""
-        return native_model.can_generate(self.handle)
+        """True if the model generates text from left to right; encoders and drafts do not."""
+        return self.refusal is None
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the model generates no text, such as "it is an encoder"; None if it does."""
+        return native_model.refusal(self.handle)
 
     @property
     def pools_last_token(self) -> bool:

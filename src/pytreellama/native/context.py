@@ -136,6 +136,15 @@ def sizes(context: Handle) -> ContextSizes:
     )
 
 
+def is_batch_invariant(context: Handle) -> bool:
+    """True if nothing in the graph of a pass depends on what else is in it.
+
+    That is: attention in the order of positions, and no product of two computed tensors. What the
+    CPU's products and other devices do is another matter. Valid until the first pass.
+    """
+    return bool(lib.treellama_is_batch_invariant(context.pointer))
+
+
 def n_reused_graphs(context: Handle) -> int:
     """Passes that could use the graph of the pass before."""
     return int(lib.llama_perf_context(context.pointer).n_reused)

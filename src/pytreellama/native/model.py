@@ -205,14 +205,10 @@ def is_hybrid(model: Handle) -> bool:
     return bool(lib.llama_model_is_hybrid(model.pointer))
 
 
-def can_generate(model: Handle) -> bool:
-    """True for a decoder without an encoder, which writes from left to right."""
-    pointer = model.pointer
-    return bool(
-        lib.llama_model_has_decoder(pointer)
-        and not lib.llama_model_has_encoder(pointer)
-        and not lib.llama_model_is_diffusion(pointer)
-    )
+def refusal(model: Handle) -> str | None:
+    """Why a model does not generate text from left to right; None if it does."""
+    reason = lib.treellama_model_refusal(model.pointer)
+    return None if reason == ffi.NULL else bytes(ffi.string(reason)).decode()
 
 
 def kv_cache_bytes(model: Handle, n_ctx: int, type_k: str, type_v: str) -> int:

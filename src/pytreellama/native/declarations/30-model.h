@@ -41,11 +41,8 @@ uint64_t llama_model_size       (const struct llama_model * model);
 uint64_t llama_model_n_params   (const struct llama_model * model);
 int32_t  llama_model_desc       (const struct llama_model * model, char * buf, size_t size);
 
-bool llama_model_has_encoder (const struct llama_model * model);
-bool llama_model_has_decoder (const struct llama_model * model);
 bool llama_model_is_recurrent(const struct llama_model * model);
 bool llama_model_is_hybrid   (const struct llama_model * model);
-bool llama_model_is_diffusion(const struct llama_model * model);
 
 int32_t llama_model_meta_count(const struct llama_model * model);
 int32_t llama_model_meta_key_by_index    (const struct llama_model * model, int32_t i, char * buf, size_t size);
@@ -96,6 +93,7 @@ llama_model_quantize_params llama_model_quantize_default_params(void);
 
 int32_t treellama_gguf_check(const char * path);
 struct llama_model * treellama_model_load(const char * path, const struct llama_model_params * params);
+const char * treellama_model_refusal(const struct llama_model * model);
 int64_t treellama_n_positions(const struct llama_model * model);
 int64_t treellama_kv_bytes(
     const struct llama_model * model, uint32_t n_ctx, enum ggml_type type_k, enum ggml_type type_v);

@@ -78,6 +78,7 @@ struct llama_perf_context_data llama_perf_context(const struct llama_context * c
 
 struct llama_context * treellama_context_init(
     struct llama_model * model, const struct llama_context_params * params);
+bool treellama_is_batch_invariant(const struct llama_context * ctx);
 
 struct treellama_threads * treellama_threads_attach (struct llama_context * ctx);
 void                       treellama_threads_release(struct treellama_threads * threads);

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import policies
 import simulate
 from lib import recording as recordings
 from pytreellama.plan import CostCurve, PassCost
@@ -66,9 +67,9 @@ def test_a_recording_survives_a_file(tmp_path: Path) -> None:
     again = recordings.Recording.load(tmp_path / "file")
     assert (again.model, again.n_tokens, again.answers) == ("a.gguf", 7, recording.answers)
     assert again.rows.keys() == recording.rows.keys()
-    for place, (tokens, logits) in recording.rows.items():
-        assert again.rows[place][0].tolist() == tokens.tolist()
-        assert again.rows[place][1].tolist() == logits.tolist()
+    for where, (tokens, logits) in recording.rows.items():
+        assert again.rows[where][0].tolist() == tokens.tolist()
+        assert again.rows[where][1].tolist() == logits.tolist()
 
 
 def test_only_what_is_known_is_shown_and_the_rest_is_counted(target: Any) -> None:
@@ -84,18 +85,18 @@ def test_only_what_is_known_is_shown_and_the_rest_is_counted(target: Any) -> Non
 
 
 def test_plain_steps_take_what_they_take(target: Any) -> None:
-    free = simulate.DraftingCost(0.0, 0.0)
-    tally = simulate.replayed(target, simulate.Fixed(DRAFTERS, 0, free), curve(0.1))["all"]
+    free = policies.DraftingCost(0.0, 0.0)
+    tally = simulate.replayed(target, policies.Fixed(DRAFTERS, 0, free), curve(0.1))["all"]
     assert (tally.n_tokens, tally.n_steps, tally.n_drafted) == (120, 120, 0)
     assert tally.seconds == pytest.approx(120 * PLAIN_S)
 
 
 @pytest.mark.parametrize("price", [0.0, 0.2, 1.0])
 def test_plans_lie_between_plain_steps_and_foresight(target: Any, price: float) -> None:
-    cost, machine = simulate.DraftingCost(0.0001, 0.0), curve(price)
-    plain = simulate.replayed(target, simulate.Fixed(DRAFTERS, 0, cost), machine)
-    planned = simulate.replayed(target, simulate.Planned(DRAFTERS, machine, cost), machine)
-    foresight = simulate.replayed(target, simulate.Foresight(DRAFTERS, machine), machine)
+    cost, machine = policies.DraftingCost(0.0001, 0.0), curve(price)
+    plain = simulate.replayed(target, policies.Fixed(DRAFTERS, 0, cost), machine)
+    planned = simulate.replayed(target, policies.Planned(DRAFTERS, machine, cost), machine)
+    foresight = simulate.replayed(target, policies.Foresight(DRAFTERS, machine), machine)
     for kind in ("repeating", "new", "all"):
         assert planned[kind].n_tokens == foresight[kind].n_tokens == plain[kind].n_tokens
         assert planned[kind].speed / plain[kind].speed > 0.97
@@ -108,8 +109,8 @@ def test_plans_lie_between_plain_steps_and_foresight(target: Any, price: float) 
 
 
 def test_drafting_takes_its_time(target: Any) -> None:
-    cost = simulate.DraftingCost(0.003, 0.0)
-    tally = simulate.replayed(target, simulate.Fixed(DRAFTERS, 1, cost), curve(0.0))["new"]
+    cost = policies.DraftingCost(0.003, 0.0)
+    tally = simulate.replayed(target, policies.Fixed(DRAFTERS, 1, cost), curve(0.0))["new"]
     # the last token needs no guess; drafters are asked for the others, and have none that is right
     assert tally.n_steps == 60
     assert tally.seconds == pytest.approx(60 * PLAIN_S + 59 * 2 * 0.003)

@@ -15,16 +15,26 @@ from pytreellama.plan import AttentionShare
 
 def text_of(n_swa: int = 0, pattern: str | None = None, **changes: Any) -> TextSeen:
     """Of a context of SmolLM2-135M in Q4_1, but for some changes."""
-    shape = {"n_layer": 30, "n_embd": 576, "n_head": 9, "n_head_kv": 3, "n_params": 134_515_008}
+    shape: dict[str, Any] = {
+        "n_layer": 30,
+        "n_embd": 576,
+        "n_head": 9,
+        "n_head_kv": 3,
+        "n_params": 134_515_008,
+    }
     metadata = {} if pattern is None else {"one.attention.sliding_window_pattern": pattern}
-    model = {"size": 93_000_000, "architecture": "one", "n_swa": n_swa, "metadata": metadata}
-    params = {"type_k": "f16", "type_v": "f16"}
+    model: dict[str, Any] = {
+        "size": 93_000_000,
+        "architecture": "one",
+        "n_swa": n_swa,
+        "metadata": metadata,
+    }
+    params: dict[str, Any] = {"type_k": "f16", "type_v": "f16"}
     for name in changes.keys() & params.keys():
         params[name] = changes.pop(name)
-    model = {**shape, **model, **changes}
-    return TextSeen(
-        SimpleNamespace(model=SimpleNamespace(**model), params=SimpleNamespace(**params))
-    )  # type: ignore[arg-type]
+    whole = {**shape, **model, **changes}
+    context: Any = SimpleNamespace(model=SimpleNamespace(**whole), params=SimpleNamespace(**params))
+    return TextSeen(context)
 
 
 @given(st.integers(0, 100_000))
@@ -53,7 +63,7 @@ def test_a_cell_is_worth_its_bytes_and_products() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"size": 0}, {"n_params": 0}, {"n_layer": 0}, {"n_head": 0}])
-def test_odd_shapes_have_shares_all_the_same(changes: dict[str, int]) -> None:
+def test_odd_shapes_have_shares_all_the_same(changes: dict[str, Any]) -> None:
     share = text_of(**changes).share()
     assert share.read > 0.0 and share.attend > 0.0
     if changes != {"n_head": 0}:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from pytreellama import Batch
-from pytreellama.context.ancestor_trees import N_NODES_MAX, AncestorTrees
+from pytreellama.context.ancestor_trees import AncestorTrees
 from pytreellama.errors import MemoryStateError, TreeError
+from pytreellama.native.limits import N_NODES_MAX
 
 SEQ, N_PAST = 3, 10
 

@@ -148,7 +148,7 @@ def test_each_repeat_has_new_engines_and_all_answer_the_same(model: Model) -> No
 def test_messages_go_through_the_template_and_texts_do_not(model: Model) -> None:
     chat = BenchPrompt(PROMPT).as_chat()
     with Engine(model, "none") as engine:
-        assert prompt_tokens(model, chat) == engine.encode_prompt(chat.content)  # type: ignore[arg-type]
+        assert prompt_tokens(model, chat) == engine.encode_prompt(chat.content)
         assert prompt_tokens(model, BenchPrompt(PROMPT)) == engine.encode_prompt(PROMPT)
     assert prompt_tokens(model, chat) != prompt_tokens(model, BenchPrompt(PROMPT))
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -156,7 +157,7 @@ def test_who_leaves_frees_the_place_and_the_job_is_not_begun() -> None:
 
 
 def test_a_result_that_nobody_waits_for_is_dropped() -> None:
-    dropped: list[str] = []
+    dropped: list[object] = []
 
     async def scene(one: Lane) -> None:
         gate = Gate()
@@ -210,6 +211,6 @@ def test_a_request_whose_time_is_over_frees_its_place() -> None:
     asyncio.run(scene())
 
 
-async def _never() -> dict[str, object]:
+async def _never() -> dict[str, Any]:
     await asyncio.Event().wait()
     raise AssertionError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -19,7 +20,7 @@ class NamedModel:
     path = Path("models/small.Q4_1.gguf")
 
 
-def settings_of(**options: object) -> object:
+def settings_of(**options: Any) -> object:
     return _settings(ServeOptions(**options), NamedModel(), ())  # type: ignore[arg-type]
 
 

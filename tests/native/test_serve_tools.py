@@ -184,7 +184,7 @@ def test_calls_are_asked_for_by_their_names() -> None:
 
 def test_a_template_without_tools_is_told_of_them_in_words_that_are_found_again() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": '{"at": "é"}'}}
-    messages = [
+    messages: Any = [
         {"role": "user", "content": "What is there?"},
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "content": "A fox.", "tool_call_id": "1"},
@@ -201,7 +201,7 @@ CALLS = [
     {"id": str(i), "type": "function", "function": {"name": "look", "arguments": "{}"}}
     for i in range(2)
 ]
-RESULTS = [
+RESULTS: list[Any] = [
     {"role": "user", "content": "What is there?"},
     {"role": "assistant", "content": "", "tool_calls": CALLS},
     {"role": "tool", "content": "A fox.", "tool_call_id": "0"},
@@ -220,7 +220,7 @@ def test_results_in_a_row_are_one_turn_of_the_user() -> None:
 
 
 def test_turns_of_a_user_s_own_stay_as_they_are() -> None:
-    messages = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    messages: Any = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
     assert in_words(messages, []) == messages
 
 
@@ -229,7 +229,7 @@ def test_without_a_role_for_the_system_the_user_s_first_turn_begins_with_the_too
     assert [one["role"] for one in told] == ["user", "assistant", "user"]
     assert '{"name": "look"}' in told[0]["content"]
     assert told[0]["content"].endswith("\n\nWhat is there?")
-    own = [{"role": "system", "content": "Be brief."}, *RESULTS]
+    own: list[Any] = [{"role": "system", "content": "Be brief."}, *RESULTS]
     told = in_words(own, TOOLS, takes_system=False)  # which the template refuses, as it says
     assert told[0]["role"] == "system" and told[0]["content"].startswith("Be brief.")
 
