@@ -112,7 +112,7 @@ def main() -> None:
     options = parse_options()
     model = options.model or default_model_path()
     command = [sys.executable, "-m", "pytreellama", "serve", "--log-level", "warning", "-m"]
-    command += [str(model), "--threads", str(options.threads), "--kept", "0"]
+    command += [str(model), "--threads", str(options.threads), "--cached-prefixes", "0"]
     rows: list[tuple[str, Any]] = []
     figures: list[Figure] = []
     with served(command) as url, Others(url).there() as others:

@@ -118,7 +118,7 @@ class Answers:
 
 def answers(model: Model, options: argparse.Namespace) -> list[Answers]:
     n_ctx = max(options.depths) + options.tokens + 256
-    sizes = {"n_ctx": n_ctx, "n_threads": options.threads, "n_seq_max": 2, "n_kept": 1}
+    sizes = {"n_ctx": n_ctx, "n_threads": options.threads, "n_seq_max": 2, "n_cached_prefixes": 1}
     engines = {name: Engine(model, name, **sizes) for name in (PLAIN, AUTO)}
     try:
         for engine in engines.values():

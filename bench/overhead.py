@@ -21,16 +21,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lib.questions import Question, add_questions_option, load_questions
 from lib.report import Figure, Spread, note, publish
 from pytreellama import Context, Engine, Model, draft
 from pytreellama.context.native_context import NativeContext
 from pytreellama.draft import make_drafter
+from pytreellama.engine.jobs import GenerateJob
 from pytreellama.engine.request import Request
 from pytreellama.engine.scheduler import Scheduler
-from pytreellama.engine.sequence import Sequence
 
-N_CTX = 1024  # for each sequence
+N_CTX = 1024  # for each job
 N_PROMPT = 256
 FULL = 0.9  # of the nodes that were asked for; all of many trees are seldom full
 SIZES = ((1, 32, 0.05), (16, 8, 0.08))  # sequences, drafted nodes, goal
@@ -98,45 +101,45 @@ def measure(
     factory = draft.drafter_factory(options.drafter)
     with Context(model, n_ctx=n_seqs * N_CTX, n_seq_max=n_seqs) as context:
         scheduler = Scheduler(context, n_nodes)
-        sequences = [
-            Sequence(
+        jobs = [
+            GenerateJob(
                 Request(prompt, options.tokens, ignore_eos=True), model.vocab, make_drafter(factory)
             )
             for prompt in prompts(model, questions, n_seqs)
         ]
-        for sequence in sequences:
-            scheduler.add(sequence)
-        while any(not sequence.tokens for sequence in sequences):
+        for job in jobs:
+            scheduler.add(job)
+        while any(not job.output.tokens for job in jobs):
             scheduler.step()
-        return time_steps(scheduler, sequences, n_nodes)
+        return time_steps(scheduler, jobs, n_nodes)
 
 
-def prompts(model: Model, questions: list[Question], n_seqs: int) -> list[tuple[int, ...]]:
+def prompts(model: Model, questions: list[Question], n_seqs: int) -> list[NDArray[np.int32]]:
     with Engine(model, "none", n_ctx=64) as engine:
         asked = [questions[i % len(questions)].messages for i in range(n_seqs)]
-        return [tuple(engine.encode_prompt(messages)[:N_PROMPT]) for messages in asked]
+        return [np.array(engine.encode_prompt(messages)[:N_PROMPT], np.int32) for messages in asked]
 
 
-def time_steps(scheduler: Scheduler, sequences: list[Sequence], n_nodes: int) -> Times:
+def time_steps(scheduler: Scheduler, jobs: list[GenerateJob], n_nodes: int) -> Times:
     """As long as all write."""
     times = Times()
     with timed_passes() as passes:
-        while not any(sequence.is_finished for sequence in sequences):
-            before = [(s.stats.draft_s, s.stats.verify_s) for s in sequences]
+        while not any(job.is_finished for job in jobs):
+            before = [(s.stats.draft_s, s.stats.verify_s) for s in jobs]
             passes.clear()
             started_s = time.perf_counter()
             scheduler.step()
             spent_s = time.perf_counter() - started_s
-            sizes = [sequence.stats.tree_sizes[-1] for sequence in sequences]
-            n_full = len(sequences) * (n_nodes + 1)
-            if any(sequence.is_finished for sequence in sequences) or sum(sizes) < FULL * n_full:
+            sizes = [job.stats.tree_sizes[-1] for job in jobs]
+            n_full = len(jobs) * (n_nodes + 1)
+            if any(job.is_finished for job in jobs) or sum(sizes) < FULL * n_full:
                 continue
             times.step_s.append(spent_s)
             times.pass_s.append(sum(passes))
             times.n_nodes += sum(sizes)
-            for sequence, (draft_s, verify_s) in zip(sequences, before, strict=True):
-                times.draft_s += sequence.stats.draft_s - draft_s
-                times.verify_s += sequence.stats.verify_s - verify_s
+            for job, (draft_s, verify_s) in zip(jobs, before, strict=True):
+                times.draft_s += job.stats.draft_s - draft_s
+                times.verify_s += job.stats.verify_s - verify_s
     return times
 
 

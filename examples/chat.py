@@ -9,7 +9,7 @@ import pytreellama as ptl
 
 model = ptl.Model(sys.argv[1]) if len(sys.argv) > 1 else ptl.Model.default()
 
-with ptl.Engine(model, n_kept=2) as engine:
+with ptl.Engine(model, n_cached_prefixes=2) as engine:
     messages: list[dict[str, str]] = []
     print("Write a message; an empty line ends the chat.")
     while question := input("> "):

@@ -97,7 +97,7 @@ WAITS = {
     "a full queue": "[e.submit('x', max_tokens=50) for _ in range(9)]",
     "fork": "other.fork()",
     "prepare": "e.prepare()",
-    "save_kept": "e.save_kept('kept')",
+    "save_prefix_cache": "e.save_prefix_cache('kept')",
     "close": "e.close()",
     "with": "e.__exit__(None, None, None)",
     "asyncio": "asyncio.run(ptl.AsyncEngine(engine=e).generate('x', max_tokens=1))",

@@ -59,7 +59,8 @@ e = engine(); g = e.submit("Once", max_tokens=400, ignore_eos=True); next(g); us
 e = engine(); g = e.submit("Once", max_tokens=400, ignore_eos=True); next(g); use = g.fork""",
     "scores": "e = engine(); text_of(e); use = lambda: e.score('a', [' b'])",
     "embeddings": "e = engine(); text_of(e); use = lambda: e.embed(['b'])",
-    "kept texts": "e = engine(n_kept=2); text_of(e); use = lambda: e.save_kept('kept')",
+    "prefix cache": "e = engine(n_cached_prefixes=2); text_of(e); use = lambda: "
+    "e.save_prefix_cache('kept')",
     "a context": """
 c = ptl.Context(MODEL, n_ctx=256); s = c.prefill([5, 6]); use = lambda: c.decode(5, seq=s)""",
     "a new sequence": "c = ptl.Context(MODEL, n_ctx=256); use = lambda: c.prefill([5, 6])",

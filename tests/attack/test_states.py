@@ -282,7 +282,7 @@ os.chdir(sys.argv[2])
 model.close()
 with ptl.Model("model.gguf") as model:
     for drafter in ("none", "auto"):
-        engine = ptl.Engine(model, drafter, n_ctx=128, n_threads=1, n_kept=2)
+        engine = ptl.Engine(model, drafter, n_ctx=128, n_threads=1, n_cached_prefixes=2)
         engine.generate([5, 6], max_tokens=4)
         how = sys.argv[3]
         if drafter == "none":
@@ -290,7 +290,7 @@ with ptl.Model("model.gguf") as model:
             ways["rename"] = lambda: os.rename("model.gguf", "other.gguf")
             ways[how]()
         engine.generate([5, 6, 7], max_tokens=4)
-        engine.save_kept(Path(sys.argv[2]) / "kept")
+        engine.save_prefix_cache(Path(sys.argv[2]) / "kept")
         engine.close()
         assert engine.context.closed
 """
@@ -314,13 +314,13 @@ table = NGramTable(1, 3)
 table.add_text(TEXT * 3)
 table.save(folder / "table.npz")
 corpus = draft.Corpus.build([TEXT, TEXT[::-1]], folder / "corpus")
-engine = ptl.Engine(model, "recycling", n_ctx=128, n_threads=1, n_kept=4)
+engine = ptl.Engine(model, "recycling", n_ctx=128, n_threads=1, n_cached_prefixes=4)
 engine.generate(TEXT, max_tokens=8)
-engine.save_kept(folder / "kept")
+engine.save_prefix_cache(folder / "kept")
 readers = {
     "table.npz": NGramTable.load,
     "corpus": lambda path: draft.Corpus(path).verify(),
-    "kept": engine.load_kept,
+    "kept": engine.load_prefix_cache,
 }
 def try_all(name, path):
     error = refused(readers[name], path)
@@ -380,7 +380,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
         _HEAD
         + "with ptl.Engine(model, n_ctx=128, n_threads=1) as engine:\n"
         + "    print(len(engine.generate(TEXT, max_tokens=4, ignore_eos=True).tokens))\n"
-        + "    print(refused(engine.save_kept, '/proc/nowhere/kept'))\n"
+        + "    print(refused(engine.save_prefix_cache, '/proc/nowhere/kept'))\n"
     )
     outcome = run_alone(code, str(tiny_model("rope", tmp_path)), environment=environment)
     assert outcome.code == 0, str(outcome)

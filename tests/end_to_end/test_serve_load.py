@@ -29,9 +29,14 @@ TinyPath = Callable[..., Path]
 Body = dict[str, Any]
 
 N_CLIENTS, N_BODIES, SECONDS = 64, 200, 15.0
-N_CTX, N_KEPT, N_PARALLEL, N_QUEUE = 512, 8, 8, 60
+N_CTX, N_CACHED, N_PARALLEL, N_QUEUE = 512, 8, 8, 60
 MAX_GROWTH = 64 << 20
-SIZES = {"--n-ctx": N_CTX, "--parallel": N_PARALLEL, "--kept": N_KEPT, "--queue": N_QUEUE}
+SIZES = {
+    "--n-ctx": N_CTX,
+    "--parallel": N_PARALLEL,
+    "--cached-prefixes": N_CACHED,
+    "--queue": N_QUEUE,
+}
 OPTIONS = (
     *(str(part) for option in SIZES.items() for part in option),
     *("--drafter", "suffix", "--threads", "1", "--log-level", "warning"),
@@ -246,7 +251,7 @@ def test_everyone_in_a_crowd_gets_what_the_model_writes_alone(
 def test_nothing_is_left_of_a_crowd(outcome: Outcome, model_path: Path) -> None:
     server = outcome.server
     assert server.metric("pytreellama_running") == server.metric("pytreellama_queued") == 0
-    assert server.metric("pytreellama_kept_texts") <= N_KEPT
+    assert server.metric("pytreellama_cached_prefixes") <= N_CACHED
     assert server.metric("pytreellama_cache_cells_used") <= N_CTX
     before, after = outcome.n_files
     assert after <= before + 8, "files or sockets are left open"
@@ -274,13 +279,13 @@ def completion(url: str, body: Body) -> Body:
 def test_a_server_that_was_killed_comes_back_with_the_texts_that_were_saved_before(
     model_path: Path, tmp_path: Path
 ) -> None:
-    kept_file = tmp_path / "kept.bin"
-    options = (*OPTIONS, "--kept-file", str(kept_file))
+    cache_file = tmp_path / "prefixes.bin"
+    options = (*OPTIONS, "--prefix-cache-file", str(cache_file))
     body = {"prompt": prompt_of(random.Random(5)) * 2, "max_tokens": 40, "temperature": 0}
     with served(model_path, tmp_path, *options) as first:
         expected = completion(first.url, body)
         port = str(httpx.URL(first.url).port)
-    saved = kept_file.read_bytes()
+    saved = cache_file.read_bytes()
     endless = body | {"stream": True, "max_tokens": 300, "ignore_eos": True}
     with (
         served(model_path, tmp_path, *options, "--port", port) as second,
@@ -292,7 +297,7 @@ def test_a_server_that_was_killed_comes_back_with_the_texts_that_were_saved_befo
         second.process.wait()
         with pytest.raises(httpx.TransportError):
             list(lines)
-    assert kept_file.read_bytes() == saved
+    assert cache_file.read_bytes() == saved
     with served(model_path, tmp_path, *options, "--port", port) as third:
         assert httpx.URL(third.url).port == int(port)
         again = completion(third.url, body)
@@ -301,16 +306,16 @@ def test_a_server_that_was_killed_comes_back_with_the_texts_that_were_saved_befo
         assert "Traceback" not in third.log
 
 
-def test_a_file_of_kept_texts_that_broke_off_does_not_keep_a_server_from_starting(
+def test_a_truncated_prefix_cache_file_that_broke_off_does_not_keep_a_server_from_starting(
     model_path: Path, tmp_path: Path
 ) -> None:
-    kept_file = tmp_path / "kept.bin"
-    options = (*OPTIONS, "--kept-file", str(kept_file))
+    cache_file = tmp_path / "prefixes.bin"
+    options = (*OPTIONS, "--prefix-cache-file", str(cache_file))
     body = {"prompt": prompt_of(random.Random(5)), "max_tokens": 8, "temperature": 0}
     with served(model_path, tmp_path, *options) as first:
         expected = completion(first.url, body)
-    saved = kept_file.read_bytes()
+    saved = cache_file.read_bytes()
     for n_bytes in (0, len(saved) // 2):
-        kept_file.write_bytes(saved[:n_bytes])
+        cache_file.write_bytes(saved[:n_bytes])
         with served(model_path, tmp_path, *options) as second:
             assert completion(second.url, body)["choices"] == expected["choices"]

@@ -40,6 +40,7 @@ ENDLESS = {"ignore_eos": True}
 METRICS = (
     "running",
     "queued",
+    "cached_prefixes",
     "kept_texts",
     "cache_cells_used",
     "cache_cells",
@@ -647,8 +648,10 @@ def test_an_interrupted_server_leaves_as_cleanly(start: Callable[..., Any]) -> N
         leaving.wait(5.0)
 
 
-def test_a_server_finds_again_what_it_kept(start: Callable[..., Any], tmp_path: Path) -> None:
-    options = ("--kept-file", str(tmp_path / "kept"), "--alias", NAME)
+def test_a_restarted_server_loads_its_prefix_cache(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    options = ("--prefix-cache-file", str(tmp_path / "prefixes"), "--alias", NAME)
     told = []
     for _ in range(2):
         with start(*options) as one, client_of(one) as client:

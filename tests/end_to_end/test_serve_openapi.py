@@ -52,7 +52,7 @@ _CONFIG = {
 @contextmanager
 def app_of(model: Model) -> Iterator[FastAPI]:
     settings = ServerSettings(model_name="tiny", max_tokens=8, request_s=5.0, api_keys=("sesame",))
-    with Engine(model, "suffix", n_ctx=512, n_seq_max=4, n_kept=4) as engine:
+    with Engine(model, "suffix", n_ctx=512, n_seq_max=4, n_cached_prefixes=4) as engine:
         yield make_app(engine, settings)
 
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pytreellama.cli import app
-from pytreellama.cli.serve import ServeOptions, _api_keys, _settings
+from pytreellama.cli.serve import ServeOptions, _api_keys, _settings, _with_new_names
 
 
 class NamedModel:
@@ -32,8 +32,21 @@ def refusal(*arguments: str) -> str:
 
 def test_help_tells_of_keys_and_limits() -> None:
     help = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "120"}).stdout
-    for name in ("--api-key-file", "--request-time", "--kept-file", "--allow-host"):
+    for name in ("--api-key-file", "--request-time", "--prefix-cache-file", "--allow-host"):
         assert name in help
+
+
+def test_old_names_of_options_work_and_warn(capsys: pytest.CaptureFixture[str]) -> None:
+    options = _with_new_names(ServeOptions(kept=3, kept_file=Path("prefixes")))
+    assert (options.cached_prefixes, options.prefix_cache_file) == (3, Path("prefixes"))
+    err = capsys.readouterr().err
+    assert "--kept is deprecated; use --cached-prefixes" in err
+    assert "--kept-file is deprecated; use --prefix-cache-file" in err
+
+
+def test_old_names_of_options_are_not_in_help() -> None:
+    help = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "120"}).stdout
+    assert "--kept" not in help
 
 
 def test_an_unknown_log_level_is_refused() -> None:

@@ -60,7 +60,7 @@ class TestClosing:
         path = tiny_models.tiny_model("rope", tmp_path)
         monkeypatch.chdir(tmp_path)
         with Model(path.name) as model:
-            engine = Engine(model, n_kept=1, **SIZES)
+            engine = Engine(model, n_cached_prefixes=1, **SIZES)
             engine.generate(PROMPT, max_tokens=4)
             if gone == "deleted":
                 path.unlink()
@@ -69,7 +69,7 @@ class TestClosing:
             else:
                 (tmp_path / "folder").mkdir()
                 os.chdir(tmp_path / "folder")
-            engine.save_kept(tmp_path / "kept")
+            engine.save_prefix_cache(tmp_path / "kept")
             engine.close()
             assert engine.context.closed
 
@@ -206,7 +206,7 @@ class TestWrongArguments:
 
     @pytest.mark.parametrize("value", [np.array(3), 1.5, "3", None])
     def test_sizes_are_whole_numbers(self, value: object, tiny_model: TinyModel) -> None:
-        for name in ("n_prefill", "n_queue_max", "n_kept"):
+        for name in ("n_prefill", "n_queue_max", "n_cached_prefixes"):
             with pytest.raises(RequestError, match=f"invalid {name}"):
                 Engine(tiny_model("rope"), **SIZES, **{name: value})  # type: ignore[arg-type]
 

@@ -117,10 +117,10 @@ def test_a_files_eos_ends_what_is_embedded_and_not_what_goes_on(tiny_model: Tiny
     with Engine(tiny_model("rope", add_eos=True), "none", n_seq_max=1, **SIZES) as engine:
         tokens = engine.encode_prompt("the cat")
         assert tokens[-1] != EOS
-        assert engine.scoring("the cat", [[5]]).request.prompt == tuple(tokens)
-        assert engine.embedding("the cat").request.prompt == (*tokens, EOS)
+        assert engine.score_job("the cat", [[5]]).state.ids.tolist() == tokens
+        assert engine.embed_job("the cat").state.ids.tolist() == [*tokens, EOS]
         chat = [{"role": "user", "content": "hi"}]
-        assert engine.embedding(chat).request.prompt[-1] != EOS
+        assert engine.embed_job(chat).state.last != EOS
 
 
 def test_an_unknown_pooling_is_refused(engine: Engine) -> None:
@@ -145,7 +145,7 @@ def test_a_full_queue_refuses_evaluations_too(tiny_model: TinyModel) -> None:
     running = engine.submit(PROMPT, max_tokens=200, ignore_eos=True)
     next(running)
     with pytest.raises(QueueFullError):
-        engine.submit_evaluation(engine.embedding(PROMPT), wait=False)
+        engine.submit_job(engine.embed_job(PROMPT), wait=False)
     running.cancel()
 
 

@@ -1,4 +1,4 @@
-"""Texts that have ended stay for prompts that begin as they do, and change nothing but time."""
+"""The prefix cache saves prefill, and changes no output."""
 
 from __future__ import annotations
 
@@ -19,8 +19,13 @@ EAGER = draft.Suffix(min_p=0.001)
 
 
 def new_engine(model: Model, **options: Any) -> Engine:
-    sizes: dict[str, Any] = {"n_ctx": 512, "n_seq_max": 2, "n_kept": 3, "n_threads": 1} | options
-    return Engine(model, EAGER, **sizes)
+    sizes: dict[str, Any] = {
+        "n_ctx": 512,
+        "n_seq_max": 2,
+        "n_cached_prefixes": 3,
+        "n_threads": 1,
+    } | options
+    return Engine(model, EAGER, **sizes | options)
 
 
 @pytest.fixture
@@ -39,7 +44,9 @@ def test_the_next_turn_reads_only_what_is_new(engine: Engine) -> None:
     turn = [*prompt, *answer.tokens, *text_of(9, 1)]
     again = engine.generate(turn, max_tokens=12, ignore_eos=True)
     assert again.stats.n_shared >= len(prompt) + len(answer.tokens) - 1
-    fresh = new_engine(engine.model, n_kept=0).generate(turn, max_tokens=12, ignore_eos=True)
+    fresh = new_engine(engine.model, n_cached_prefixes=0).generate(
+        turn, max_tokens=12, ignore_eos=True
+    )
     assert again.tokens == fresh.tokens
 
 
@@ -56,7 +63,7 @@ def test_what_was_used_longest_ago_goes_first(engine: Engine) -> None:
     texts = [text_of(40, seed) for seed in range(4)]
     for text in texts[:3]:
         engine.generate(text, max_tokens=1)
-    assert engine.load.n_kept == 3
+    assert engine.load.n_cached_prefixes == 3
     engine.generate([*texts[0], 7], max_tokens=1)  # of use again, and longer now
     engine.generate(texts[3], max_tokens=1)
     shared = {
@@ -67,9 +74,9 @@ def test_what_was_used_longest_ago_goes_first(engine: Engine) -> None:
 
 
 def test_without_room_for_any_nothing_is_kept(tiny_model: TinyModel) -> None:
-    engine = new_engine(tiny_model("rope"), n_kept=0)
+    engine = new_engine(tiny_model("rope"), n_cached_prefixes=0)
     engine.generate(text_of(40, 0), max_tokens=4)
-    assert engine.load.n_kept == 0
+    assert engine.load.n_cached_prefixes == 0
     assert engine.context.memory.n_cells_used == 0
 
 
@@ -77,14 +84,14 @@ def test_a_text_is_not_kept_twice(engine: Engine) -> None:
     text = text_of(40, 0)
     for _ in range(3):
         engine.generate(text, max_tokens=6, ignore_eos=True)
-    assert engine.load.n_kept == 1
+    assert engine.load.n_cached_prefixes == 1
 
 
 @needs_exact
 @pytest.mark.parametrize("seed", range(3))
 def test_kept_texts_give_their_room_to_those_who_run(tiny_model: TinyModel, seed: int) -> None:
     model = tiny_model("rope")
-    crowded = new_engine(model, n_ctx=192, n_seq_max=3, n_kept=6)
+    crowded = new_engine(model, n_ctx=192, n_seq_max=3, n_cached_prefixes=6)
     rng = random.Random(seed)
     stems = [text_of(30, 100 + i) for i in range(3)]
     prompts = [
@@ -107,7 +114,7 @@ def test_a_failed_request_leaves_nothing(engine: Engine) -> None:
 
     with pytest.raises(RuntimeError, match="on purpose"):
         engine.generate(text_of(30, 0), max_tokens=4, on_step=fail)
-    assert engine.load.n_kept == 0
+    assert engine.load.n_cached_prefixes == 0
     assert engine.load.n_cells_used == 0
 
 
@@ -119,7 +126,7 @@ class TestFile:
         sys.setswitchinterval(1e-6)  # the engine's thread goes on at once
         try:
             for _ in range(500):
-                engine.load_kept(tmp_path / "none")
+                engine.load_prefix_cache(tmp_path / "none")
                 assert engine.context.memory.n_cells_used == 0
         finally:
             sys.setswitchinterval(interval_s)
@@ -128,19 +135,19 @@ class TestFile:
     def test_the_next_engine_goes_on_with_it(self, engine: Engine, tmp_path: Path) -> None:
         text = text_of(60, 0)
         engine.generate(text, max_tokens=4, ignore_eos=True)
-        assert engine.save_kept(tmp_path / "kept") == 1
+        assert engine.save_prefix_cache(tmp_path / "kept") == 1
         other = new_engine(engine.model)
-        assert other.load_kept(tmp_path / "kept") == 1
-        assert other.load.n_kept == 1
+        assert other.load_prefix_cache(tmp_path / "kept") == 1
+        assert other.load.n_cached_prefixes == 1
         assert other.load.n_cells_used >= len(text)
         completion = other.generate([*text, 9, 8], max_tokens=12, ignore_eos=True)
         assert completion.stats.n_shared >= len(text)
-        plain = new_engine(engine.model, n_kept=0)
+        plain = new_engine(engine.model, n_cached_prefixes=0)
         expected = plain.generate([*text, 9, 8], max_tokens=12, ignore_eos=True)
         assert completion.tokens == expected.tokens
 
     def test_no_file_is_no_texts(self, engine: Engine, tmp_path: Path) -> None:
-        assert engine.load_kept(tmp_path / "none") == 0
+        assert engine.load_prefix_cache(tmp_path / "none") == 0
 
     @pytest.mark.parametrize("n_bytes", [0, 10, 3000])
     def test_a_damaged_file_is_left_alone(
@@ -148,10 +155,10 @@ class TestFile:
     ) -> None:
         file = tmp_path / "kept"
         engine.generate(text_of(60, 0), max_tokens=4)
-        engine.save_kept(file)
+        engine.save_prefix_cache(file)
         file.write_bytes(file.read_bytes()[:n_bytes])
         other = new_engine(engine.model)
-        assert other.load_kept(file) == 0
+        assert other.load_prefix_cache(file) == 0
         assert "cannot be read" in caplog.text
         assert other.context.memory.n_cells_used == 0
 
@@ -163,8 +170,8 @@ class TestFile:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         engine.generate(text_of(60, 0), max_tokens=4)
-        engine.save_kept(tmp_path / "kept")
-        assert new_engine(tiny_model("alibi")).load_kept(tmp_path / "kept") == 0
+        engine.save_prefix_cache(tmp_path / "kept")
+        assert new_engine(tiny_model("alibi")).load_prefix_cache(tmp_path / "kept") == 0
         assert "another model" in caplog.text
 
     def test_a_smaller_cache_takes_what_it_can_and_complains_of_nothing(
@@ -172,8 +179,8 @@ class TestFile:
     ) -> None:
         for seed in range(3):
             engine.generate(text_of(100, seed), max_tokens=2)
-        assert engine.save_kept(tmp_path / "kept") == 3
+        assert engine.save_prefix_cache(tmp_path / "kept") == 3
         small = new_engine(engine.model, n_ctx=256)
-        assert small.load_kept(tmp_path / "kept") == 2
+        assert small.load_prefix_cache(tmp_path / "kept") == 2
         assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
         assert len(small.generate(text_of(150, 9), max_tokens=8, ignore_eos=True).tokens) == 8

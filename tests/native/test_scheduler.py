@@ -15,9 +15,9 @@ import pytest
 from exactness import needs_exact
 from pytreellama import AsyncEngine, Context, Engine, Model, TokenTree, draft
 from pytreellama.draft import NoDrafter, Suffix, make_drafter
+from pytreellama.engine.jobs import GenerateJob
 from pytreellama.engine.request import Request
 from pytreellama.engine.scheduler import Scheduler
-from pytreellama.engine.sequence import Sequence
 from pytreellama.errors import ContextError, DraftError, QueueFullError, RequestError
 from pytreellama.sampling.params import SamplingParams
 
@@ -42,18 +42,18 @@ class Desk:
     def __init__(self, model: Model, drafter: draft.DrafterSpec = EAGER, **options: Any) -> None:
         self.drafter = drafter
         scheduling: dict[str, Any] = {
-            name: options.pop(name) for name in ("n_prefill", "max_saved_bytes") if name in options
+            name: options.pop(name) for name in ("n_prefill", "max_swap_bytes") if name in options
         }
         self.context = Context(model, **SIZES, **options)
         n_draft = 0 if drafter is NoDrafter else 8
         self.scheduler = Scheduler(self.context, n_draft, **scheduling)
 
-    def add(self, prompt: list[int], max_tokens: int, **options: Any) -> Sequence:
-        request = Request(tuple(prompt), max_tokens, **options)
-        sequence = Sequence(request, self.context.model.vocab, make_drafter(self.drafter))
-        self.scheduler.check(sequence)
-        self.scheduler.add(sequence)
-        return sequence
+    def add(self, prompt: list[int], max_tokens: int, **options: Any) -> GenerateJob:
+        request = Request(np.array(prompt, np.int32), max_tokens, **options)
+        job = GenerateJob(request, self.context.model.vocab, make_drafter(self.drafter))
+        self.scheduler.check(job)
+        self.scheduler.add(job)
+        return job
 
     def run(self) -> None:
         while not self.scheduler.is_idle:
@@ -72,10 +72,10 @@ class Desk:
 
 def alone(model: Model, prompt: list[int], max_tokens: int, **options: Any) -> list[int]:
     desk = Desk(model, NoDrafter, n_ctx=512)
-    sequence = desk.add(prompt, max_tokens, **options)
+    job = desk.add(prompt, max_tokens, **options)
     desk.run()
-    assert sequence.error is None
-    return sequence.tokens
+    assert job.error is None
+    return job.output.tokens
 
 
 @needs_exact
@@ -84,7 +84,7 @@ def test_a_crowd_writes_what_each_would_write_alone(tiny_model: TinyModel, seed:
     """32 requests come at random, some are cancelled, and the cache holds a fifth of them."""
     model = tiny_model("rope")
     rng = random.Random(seed)
-    desk = Desk(model, n_ctx=256, n_seq_max=8, n_prefill=16, max_saved_bytes=rng.choice([0, 10**9]))
+    desk = Desk(model, n_ctx=256, n_seq_max=8, n_prefill=16, max_swap_bytes=rng.choice([0, 10**9]))
     requests = [
         {
             "prompt": prompt_of(rng.randint(1, 90), rng.randint(0, 9)),
@@ -97,29 +97,29 @@ def test_a_crowd_writes_what_each_would_write_alone(tiny_model: TinyModel, seed:
     ]
     arriving = [(rng.randint(0, 60), request) for request in requests]
     arriving.sort(key=lambda pair: pair[0])
-    leaving: list[tuple[int, Sequence]] = []
-    sequences: list[Sequence] = []
+    leaving: list[tuple[int, GenerateJob]] = []
+    jobs: list[GenerateJob] = []
     now = 0
     while arriving or not desk.scheduler.is_idle:
         while arriving and arriving[0][0] <= now:
             asked: dict[str, Any] = arriving.pop(0)[1]
-            sequences.append(desk.add(**asked))
+            jobs.append(desk.add(**asked))
             if rng.random() < 0.25:
-                leaving.append((now + rng.randint(0, 25), sequences[-1]))
-        for when, sequence in leaving:
+                leaving.append((now + rng.randint(0, 25), jobs[-1]))
+        for when, job in leaving:
             if when == now:
-                desk.scheduler.cancel(sequence)
+                desk.scheduler.cancel(job)
         desk.scheduler.step()
         now += 1
-    assert [s.error for s in sequences] == [None] * 32
-    assert sum(s.stats.n_preempted for s in sequences) > 0, "the cache was large enough for all"
-    for sequence in sequences:
-        request = sequence.request
+    assert [s.error for s in jobs] == [None] * 32
+    assert sum(s.stats.n_preempted for s in jobs) > 0, "the cache was large enough for all"
+    for job in jobs:
+        request = job.request
         expected = alone(model, list(request.prompt), request.max_tokens, sampling=request.sampling)
-        if sequence.finish_reason == "cancelled":
-            assert sequence.tokens == expected[: len(sequence.tokens)]
+        if job.finish_reason == "cancelled":
+            assert job.output.tokens == expected[: len(job.output.tokens)]
         else:
-            assert sequence.tokens == expected
+            assert job.output.tokens == expected
     assert desk.is_empty
     assert desk.has_all_ids()
 
@@ -128,15 +128,15 @@ class TestReading:
     def test_a_long_prompt_does_not_stall_those_who_write(self, tiny_model: TinyModel) -> None:
         desk = Desk(tiny_model("rope"), NoDrafter, n_ctx=512, n_seq_max=2, n_prefill=16)
         writer = desk.add(prompt_of(5, 1), 100, ignore_eos=True)
-        while not writer.tokens:
+        while not writer.output.tokens:
             desk.scheduler.step()
         reader = desk.add(prompt_of(161, 2), 1)
-        n_before, n_steps = len(writer.tokens), 0
+        n_before, n_steps = len(writer.output.tokens), 0
         while not reader.is_finished:
             desk.scheduler.step()
             n_steps += 1
         assert n_steps >= 10
-        assert len(writer.tokens) - n_before >= n_steps - 1
+        assert len(writer.output.tokens) - n_before >= n_steps - 1
 
     def test_pieces_begin_at_multiples_whatever_the_load(
         self, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
@@ -162,84 +162,84 @@ class TestReading:
         with pytest.raises(RequestError, match="context of 256"):
             desk.add(prompt_of(256, 1), 5)
         desk.run()
-        assert len(other.tokens) == 5
+        assert len(other.output.tokens) == 5
 
 
-class TestPrefixes:
+class TestPrefixSharing:
     def test_a_common_beginning_is_computed_once(self, tiny_model: TinyModel) -> None:
         model = tiny_model("rope")
         common = prompt_of(100, 3)
         prompts = [[*common, 7 + i, 9, 11] for i in range(4)]
         desk = Desk(model, n_ctx=256, n_seq_max=4, n_prefill=16)
-        sequences = [desk.add(prompt, 8) for prompt in prompts]
-        while any(sequence.n_missing for sequence in sequences):
+        jobs = [desk.add(prompt, 8) for prompt in prompts]
+        while any(job.n_missing for job in jobs):
             desk.scheduler.step()
         n_used = desk.context.memory.n_cells_used
         assert n_used is not None
         assert n_used < 256
         desk.run()
-        assert sequences[0].stats.n_shared == 0
-        assert all(s.stats.n_shared >= 96 for s in sequences[1:])
-        for prompt, sequence in zip(prompts, sequences, strict=True):
-            assert sequence.tokens == alone(model, prompt, 8)
+        assert jobs[0].stats.n_shared == 0
+        assert all(s.stats.n_shared >= 96 for s in jobs[1:])
+        for prompt, job in zip(prompts, jobs, strict=True):
+            assert job.output.tokens == alone(model, prompt, 8)
         assert desk.is_empty
 
     @pytest.mark.parametrize("kind", ["recurrent", "hybrid"])
     def test_models_without_cells_share_nothing(self, tiny_model: TinyModel, kind: str) -> None:
         desk = Desk(tiny_model(kind), NoDrafter, n_ctx=256, n_seq_max=2)
-        sequences = [desk.add(prompt_of(40, 3), 6) for _ in range(2)]
+        jobs = [desk.add(prompt_of(40, 3), 6) for _ in range(2)]
         desk.run()
-        assert [s.error for s in sequences] == [None, None]
-        assert sequences[0].tokens == sequences[1].tokens
-        assert sequences[1].stats.n_shared == 0
+        assert [s.error for s in jobs] == [None, None]
+        assert jobs[0].output.tokens == jobs[1].output.tokens
+        assert jobs[1].stats.n_shared == 0
 
 
-class TestGivingWay:
+class TestPreemption:
     @needs_exact
-    @pytest.mark.parametrize("max_saved_bytes", [0, 10**9], ids=["computed again", "set aside"])
-    def test_the_youngest_comes_back_with_the_same_text(
-        self, tiny_model: TinyModel, max_saved_bytes: int
+    @pytest.mark.parametrize("max_swap_bytes", [0, 10**9], ids=["computed again", "swapped"])
+    def test_the_newest_job_is_preempted_and_resumes_with_the_same_output(
+        self, tiny_model: TinyModel, max_swap_bytes: int
     ) -> None:
         model = tiny_model("rope")
-        desk = Desk(model, n_ctx=256, n_seq_max=3, max_saved_bytes=max_saved_bytes)
+        desk = Desk(model, n_ctx=256, n_seq_max=3, max_swap_bytes=max_swap_bytes)
         prompts = [prompt_of(30, seed) for seed in (11, 12, 13)]
-        sequences = [desk.add(prompt, 120, ignore_eos=True) for prompt in prompts]
+        jobs = [desk.add(prompt, 120, ignore_eos=True) for prompt in prompts]
         desk.run()
-        assert sequences[0].stats.n_preempted == 0
-        assert sequences[2].stats.n_preempted > 0
-        for prompt, sequence in zip(prompts, sequences, strict=True):
-            assert sequence.tokens == alone(model, prompt, 120, ignore_eos=True)
+        assert jobs[0].stats.n_preempted == 0
+        assert jobs[2].stats.n_preempted > 0
+        for prompt, job in zip(prompts, jobs, strict=True):
+            assert job.output.tokens == alone(model, prompt, 120, ignore_eos=True)
         assert desk.is_empty
 
     def test_states_beyond_the_limit_are_not_kept(self) -> None:
-        from pytreellama.engine.kv.swap import SavedStates
+        from pytreellama.engine.kv.swap_space import SwapSpace
 
-        states = SavedStates(10)
-        assert states.put("a", b"123456")
-        assert not states.put("b", b"12345")
-        assert states.take("b") is None
-        assert states.take("a") == b"123456"
+        states = SwapSpace(10)
+        assert states.swap_out("a", b"123456")
+        assert not states.swap_out("b", b"12345")
+        assert states.swap_in("b") is None
+        assert states.swap_in("a") == b"123456"
         assert (states.n_bytes, len(states)) == (0, 0)
-        assert states.put("b", b"1234567890")
+        assert states.swap_out("b", b"1234567890")
 
 
 class TestShift:
     def test_a_full_context_goes_on_without_its_older_half(self, tiny_model: TinyModel) -> None:
         desk = Desk(tiny_model("rope"), n_ctx=256)
-        sequence = desk.add(prompt_of(20, 5), 700, ignore_eos=True, context_shift=True)
+        job = desk.add(prompt_of(20, 5), 700, ignore_eos=True, context_shift=True)
         desk.run()
-        assert (sequence.finish_reason, len(sequence.tokens)) == ("length", 700)
-        assert sequence.context[:20] == list(sequence.request.prompt)
+        assert (job.finish_reason, len(job.output.tokens)) == ("length", 700)
+        assert job.state.ids[:20].tolist() == job.request.prompt.tolist()
         assert desk.is_empty
 
     def test_the_shifted_cache_is_what_memory_operations_make(self, tiny_model: TinyModel) -> None:
         model = tiny_model("rope")
         desk = Desk(model, NoDrafter, n_ctx=256)
-        sequence = desk.add(prompt_of(20, 5), 260, ignore_eos=True, context_shift=True, n_keep=4)
+        job = desk.add(prompt_of(20, 5), 260, ignore_eos=True, context_shift=True, n_keep=4)
         desk.run()
         with Context(model, n_ctx=256, **SIZES) as context:
             seq = context.sequences.new()
-            tokens = list(sequence.request.prompt)
+            tokens = list(job.request.prompt)
             written: list[int] = []
             for token in tokens[:-1]:
                 context.decode(token, seq=seq)
@@ -251,7 +251,7 @@ class TestShift:
                 context.decode(last, seq=seq)
                 last = int(context.outputs.argmax()[0])
                 written.append(last)
-        assert sequence.tokens == written
+        assert job.output.tokens == written
 
     def test_positions_that_cannot_move_are_refused(self, tiny_model: TinyModel) -> None:
         desk = Desk(tiny_model("learned", n_ctx_train=64), n_ctx=256)
@@ -340,12 +340,12 @@ def test_a_faulty_drafter_ends_its_request_and_no_other(
     model = tiny_model("rope")
     desk = Desk(model, n_ctx=256, n_seq_max=2)
     good = desk.add(prompt_of(20, 1), 30)
-    request = Request(tuple(prompt_of(21, 2)), 30)
-    bad = Sequence(request, model.vocab, Faulty(fault))
+    request = Request(np.array(prompt_of(21, 2), np.int32), 30)
+    bad = GenerateJob(request, model.vocab, Faulty(fault))
     desk.scheduler.add(bad)
     desk.run()
     assert isinstance(bad.error, error)
-    assert good.tokens == alone(model, prompt_of(20, 1), 30)
+    assert good.output.tokens == alone(model, prompt_of(20, 1), 30)
     assert desk.is_empty
 
 

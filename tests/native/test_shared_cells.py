@@ -14,11 +14,12 @@ from pytreellama import Engine, Model
 from pytreellama.engine.completion import Stats
 from pytreellama.engine.drafting import PlannedDrafting
 from pytreellama.engine.kv.shared_cells import SharedCells
+from pytreellama.engine.token_state import TokenState
 
 
 @dataclass(eq=False)
 class Text:
-    """As much of a sequence as is looked at."""
+    """The part of a job that is counted."""
 
     tokens: list[int]
     n_taken: int
@@ -26,8 +27,8 @@ class Text:
 
     def __post_init__(self) -> None:
         self.stats.n_shared = self.n_taken
-        self.n_past = len(self.tokens)
-        self.shareable = np.array(self.tokens, np.int32)
+        self.state = TokenState(np.array([*self.tokens, 0], np.int32))  # the last is not cached
+        self.state.n_past = len(self.tokens)
 
 
 def count(cells: SharedCells, texts: Sequence[Text]) -> int:
@@ -35,7 +36,7 @@ def count(cells: SharedCells, texts: Sequence[Text]) -> int:
 
 
 def n_apart(texts: Sequence[Text]) -> int:
-    return sum(text.n_past for text in texts)
+    return sum(text.state.n_past for text in texts)
 
 
 @given(st.lists(st.lists(st.sampled_from([0, 1, 256, 70000]), max_size=6), max_size=6))
@@ -61,7 +62,7 @@ def test_what_is_written_later_is_no_ones_but_the_writers() -> None:
     texts = [Text([5] * 100, 100) for _ in range(2)]
     assert count(cells, texts) == 100
     for text in texts:
-        text.n_past += 50
+        text.state.n_past += 50
     assert count(cells, texts) == 100
 
 
@@ -69,8 +70,8 @@ def test_requests_behind_one_prompt_share_its_cells(tiny_model: Callable[..., Mo
     counted: list[int] = []
 
     class Spy(SharedCells):
-        def count(self, sequences: Sequence[object]) -> int:
-            counted.append(super().count(cast(Any, sequences)))
+        def count(self, jobs: Sequence[object]) -> int:
+            counted.append(super().count(cast(Any, jobs)))
             return counted[-1]
 
     with Engine(tiny_model("rope"), "auto", n_ctx=1024, n_seq_max=4, n_threads=1) as engine:

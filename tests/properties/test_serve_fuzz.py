@@ -157,7 +157,9 @@ def server(tiny_model: TinyModel) -> Iterator[Server]:
     )
     loop = asyncio.new_event_loop()
     model = tiny_model("rope", stops=True)
-    with Engine(model, "suffix", n_ctx=512, n_seq_max=4, n_kept=2, n_threads=1) as engine:
+    with Engine(
+        model, "suffix", n_ctx=512, n_seq_max=4, n_cached_prefixes=2, n_threads=1
+    ) as engine:
         one = Server(make_app(engine, settings), engine, loop)
         yield one
         one.require_alive()

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pytreellama.chat.template import ChatTemplate, chat_prompt, encode_chat, needs_bos
@@ -37,9 +38,11 @@ class FakeVocab:
         assert special
         return {1: b"<s>", 2: b"</s>"}[token]
 
-    def encode(self, text: str, *, add_bos: bool, add_eos: bool, parse_special: bool) -> list[int]:
+    def encode_array(
+        self, text: str, *, add_bos: bool, add_eos: bool, parse_special: bool
+    ) -> np.ndarray:
         assert parse_special and not add_eos
-        return [1] * add_bos + [len(text)]
+        return np.array([1] * add_bos + [len(text)], np.int32)
 
 
 def fake_vocab(**options: bool) -> Any:

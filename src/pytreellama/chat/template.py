@@ -22,6 +22,9 @@ from pytreellama.chat.content import (
 from pytreellama.errors import ChatTemplateError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pytreellama.model.model import Model
     from pytreellama.model.vocab import Vocab
 
@@ -165,15 +168,24 @@ def chat_prompt(model: Model, messages: Sequence[Message], **options: Any) -> st
 
 
 def encode_chat(vocab: Vocab, prompt: str) -> list[int]:
+    """As ``encode_chat_array``, but the ids are a list."""
+    ids: list[int] = encode_chat_array(vocab, prompt).tolist()
+    return ids
+
+
+def encode_chat_array(vocab: Vocab, prompt: str) -> NDArray[np.int32]:
     """Tokenise a rendered prompt; names of special tokens become these tokens.
 
     EOS is never added. BOS is added if the metadata asks for it and the template did not write it.
+
+    Returns:
+        int32, shape (n,).
 
     Raises:
         VocabError: the model has no tokenizer.
     """
     bos = needs_bos(vocab, prompt)
-    return vocab.encode(prompt, add_bos=bos, add_eos=False, parse_special=True)
+    return vocab.encode_array(prompt, add_bos=bos, add_eos=False, parse_special=True)
 
 
 def needs_bos(vocab: Vocab, prompt: str) -> bool:

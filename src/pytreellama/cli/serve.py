@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from pytreellama.cli.options import (
     Debug,
@@ -29,6 +31,7 @@ _SERVER, _LIMITS, _ENGINE = "Server", "Limits", "Engine"
 _LOOPBACK_ADDRESSES = ("localhost", "127.0.0.1", "::1")
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _KEYS_VARIABLE = "PYTREELLAMA_API_KEY"
+_N_CACHED_MAX = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +96,10 @@ class ServeOptions:
             panel=_SERVER,
         ),
     ] = None
-    kept_file: Annotated[
+    prefix_cache_file: Annotated[
         Path | None,
         option(
-            "--kept-file",
+            "--prefix-cache-file",
             help="Save the prefix cache to this file at shutdown and load it at startup.",
             panel=_SERVER,
         ),
@@ -127,14 +130,14 @@ class ServeOptions:
             max=128,
         ),
     ] = 16
-    kept: Annotated[
+    cached_prefixes: Annotated[
         int,
         option(
-            "--kept",
+            "--cached-prefixes",
             help="Maximum number of finished sequences in the prefix cache.",
             panel=_ENGINE,
             min=0,
-            max=128,
+            max=_N_CACHED_MAX,
         ),
     ] = 32
     drafter: Annotated[
@@ -206,6 +209,12 @@ class ServeOptions:
 
     debug: Debug = False
 
+    # deprecated names
+    kept: Annotated[
+        int | None, option("--kept", help="", hidden=True, min=0, max=_N_CACHED_MAX)
+    ] = None
+    kept_file: Annotated[Path | None, option("--kept-file", help="", hidden=True)] = None
+
 
 @unpacked(ServeOptions)
 def serve(options: ServeOptions) -> None:
@@ -215,6 +224,8 @@ def serve(options: ServeOptions) -> None:
     """
     run = _required_run()
     from pytreellama.cli import session
+
+    options = _with_new_names(options)
 
     _check_log_level(options.log_level)
     keys = _api_keys(options)
@@ -232,6 +243,17 @@ def serve(options: ServeOptions) -> None:
                 shutdown_s=options.shutdown_time,
                 log_level=options.log_level,
             )
+
+
+def _with_new_names(options: ServeOptions) -> ServeOptions:
+    """Options in which deprecated names stand under their new ones; warns on stderr."""
+    for old, new in (("kept", "cached_prefixes"), ("kept_file", "prefix_cache_file")):
+        value = getattr(options, old)
+        if value is not None:
+            flags = [f"--{name.replace('_', '-')}" for name in (old, new)]
+            typer.echo(f"warning: {flags[0]} is deprecated; use {flags[1]}", err=True)
+            options = replace(options, **{new: value, old: None})
+    return options
 
 
 def _required_run() -> ModuleType:
@@ -255,7 +277,7 @@ def _engine(options: ServeOptions, model: Model) -> Engine:
         n_ctx=options.n_ctx,
         n_seq_max=options.parallel,
         n_queue_max=options.queue,
-        n_kept=options.kept,
+        n_cached_prefixes=options.cached_prefixes,
         n_threads=options.threads,
     )
 
@@ -274,7 +296,9 @@ def _settings(options: ServeOptions, model: Model, keys: tuple[str, ...]) -> Ser
         api_keys=keys,
         cors_origins=tuple(options.cors or ()),
         allowed_hosts=(*(_LOOPBACK if is_local else ()), *(options.allow_host or ())),
-        kept_file=None if options.kept_file is None else str(options.kept_file),
+        prefix_cache_file=(
+            None if options.prefix_cache_file is None else str(options.prefix_cache_file)
+        ),
     )
 
 

@@ -1,11 +1,11 @@
-"""The loop: many sequences, one pass over all their trees a step."""
+"""Continuous batching: many requests, and one pass over all their trees a step."""
 
 from pytreellama.engine.async_engine import AsyncEngine
 from pytreellama.engine.completion import Chunk, Completion, FinishReason, Stats, Step, TokenLogp
 from pytreellama.engine.engine import Engine
-from pytreellama.engine.evaluation import Score
 from pytreellama.engine.generation import Generation
-from pytreellama.engine.scheduler import Load
+from pytreellama.engine.jobs.score import Score
+from pytreellama.engine.load import Load
 
 __all__ = [
     "AsyncEngine",

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from pytreellama.draft import DrafterSpec
 from pytreellama.engine.completion import Chunk, Completion
 from pytreellama.engine.engine import Engine
-from pytreellama.engine.evaluation import Evaluation, Pooling, Score
 from pytreellama.engine.generation import Generation
+from pytreellama.engine.jobs import EvaluationJob
+from pytreellama.engine.jobs.embed import Pooling
+from pytreellama.engine.jobs.score import Score
 from pytreellama.engine.prompts import Continuation, Prompt, as_list, is_many
 from pytreellama.model.model import Model
 
@@ -23,13 +25,17 @@ Float32 = NDArray[np.float32]
 
 
 class AsyncEngine:
-    """Generates for any number of tasks; its own thread does the work.
+    """Serves requests of any number of tasks, on the thread of its ``Engine``.
 
-    A task that is cancelled while it waits cancels its request. Where the queue is full, tasks wait
-    for room without holding up the event loop.
+    Cancelling a task that waits cancels its request. If the request queue is full, tasks wait for
+    room without blocking the event loop.
 
     Args:
-        model, drafter, options: as `Engine`; or give a model's engine as ``engine``.
+        model, drafter, options: as ``Engine``; or give an existing ``engine``.
+
+    Example:
+        >>> async with ptl.AsyncEngine(model, n_seq_max=8) as engine:
+        ...     completion = await engine.generate("Once upon a time", max_tokens=64)
     """
 
     def __init__(
@@ -45,7 +51,7 @@ class AsyncEngine:
         self.engine = engine or Engine(cast("Model", model), drafter, **options)
 
     async def close(self) -> None:
-        """Cancel what runs, and free the context; the model stays open."""
+        """Cancel all requests, and free the context; the model stays open."""
         self.engine.require_can_wait()
         await asyncio.to_thread(self.engine.close)
 
@@ -62,7 +68,7 @@ class AsyncEngine:
     async def generate(
         self, prompt: Prompt | Sequence[Prompt], **options: Any
     ) -> Completion | list[Completion]:
-        """As `Engine.generate`."""
+        """As ``Engine.generate``."""
         if not is_many(prompt):
             return await self._generate_one(cast("Prompt", prompt), options)
         prompts = cast("Sequence[Prompt]", prompt)
@@ -74,7 +80,7 @@ class AsyncEngine:
                 task.cancel()
 
     async def stream(self, prompt: Prompt, **options: Any) -> AsyncIterator[Chunk]:
-        """As `Engine.stream`; one that is left early is cancelled when it is closed."""
+        """As ``Engine.stream``; a stream that is closed before its end is cancelled."""
         generation = await self.submit(prompt, **options)
         try:
             async for chunk in chunks(generation):
@@ -85,35 +91,35 @@ class AsyncEngine:
     async def score(
         self, prompt: Prompt, continuations: Sequence[Continuation], *, wait: bool = True
     ) -> list[Score]:
-        """As `Engine.score`; raises QueueFullError instead of waiting for room, if asked."""
-        scoring = await asyncio.to_thread(self.engine.scoring, prompt, continuations)
-        await self._evaluate(scoring, wait)
-        return scoring.scores
+        """As ``Engine.score``; with ``wait=False`` raises QueueFullError if the queue is full."""
+        job = await asyncio.to_thread(self.engine.score_job, prompt, continuations)
+        await self._evaluate(job, wait)
+        return job.scores
 
     async def embed(
         self, texts: Sequence[Prompt], pooling: Pooling | None = None, *, wait: bool = True
     ) -> Float32:
-        """As `Engine.embed`; raises QueueFullError instead of waiting for room, if asked."""
-        embeddings = [
-            await asyncio.to_thread(self.engine.embedding, text, pooling)
+        """As ``Engine.embed``; with ``wait=False`` raises QueueFullError if the queue is full."""
+        jobs = [
+            await asyncio.to_thread(self.engine.embed_job, text, pooling)
             for text in as_list(texts, "texts")
         ]
-        for one in embeddings:
-            await self._evaluate(one, wait)
-        return np.array([one.state for one in embeddings])
+        for job in jobs:
+            await self._evaluate(job, wait)
+        return np.array([job.embedding for job in jobs])
 
-    async def _evaluate(self, evaluation: Evaluation, wait: bool) -> None:
-        generation = await self._submitted(self.engine.submit_evaluation, evaluation, wait=wait)
+    async def _evaluate(self, job: EvaluationJob, wait: bool) -> None:
+        generation = await self._submitted(self.engine.submit_job, job, wait=wait)
         await self.finish(generation)
 
     async def submit(self, prompt: Prompt, **options: Any) -> Generation:
-        """As `Engine.submit`; by default waits for room in the queue."""
+        """As ``Engine.submit``; by default waits for room in the queue."""
         return await self._submitted(self.engine.submit, prompt, **options)
 
     async def _submitted(
         self, submit: Callable[..., Generation], *args: Any, **options: Any
     ) -> Generation:
-        self.engine.require_can_wait()  # the thread that submits is another one
+        self.engine.require_can_wait()  # before another thread submits
         submitting = asyncio.to_thread(submit, *args, **options)
         future = asyncio.ensure_future(submitting)
         try:
@@ -126,7 +132,7 @@ class AsyncEngine:
         return await self.finish(await self.submit(prompt, **options))
 
     async def finish(self, generation: Generation) -> Completion:
-        """Wait for the whole; a task that is cancelled meanwhile cancels the generation."""
+        """Wait for the whole output; cancelling the task cancels the generation."""
         try:
             async for _ in chunks(generation):
                 pass
@@ -136,15 +142,15 @@ class AsyncEngine:
 
 
 async def chunks(generation: Generation, pause_s: float = 0.0) -> AsyncIterator[Chunk]:
-    """The chunks as they come; the last has ``finish_reason``.
+    """Yield the chunks of a generation; the last has ``finish_reason``.
 
     Args:
-        pause_s: after each chunk but the last, what comes within so many seconds comes as one:
-            every wake-up of this loop takes time from passes on the same cores.
+        pause_s: minimum time between two chunks, except before the last; chunks in between are
+            joined. Each wake-up of this loop takes time from passes on the same cores.
     """
     loop = asyncio.get_running_loop()
     changed, ended = asyncio.Event(), asyncio.Event()
-    is_told = threading.Event()  # once is enough until the news are read
+    is_told = threading.Event()  # one wake-up is enough until the chunks are read
 
     def tell() -> None:
         if generation.is_done:
@@ -159,7 +165,7 @@ async def chunks(generation: Generation, pause_s: float = 0.0) -> AsyncIterator[
         await changed.wait()
         changed.clear()
         is_told.clear()
-        is_done = generation.is_done  # asked first: what is there now comes out below
+        is_done = generation.is_done  # read first: chunks before it are yielded below
         if pause_s == 0.0:
             while (chunk := generation.take()) is not None:
                 yield chunk
@@ -171,7 +177,7 @@ async def chunks(generation: Generation, pause_s: float = 0.0) -> AsyncIterator[
 
 
 def call_in(loop: asyncio.AbstractEventLoop, act: Callable[[], object]) -> None:
-    """Do something in a loop from another thread, unless the loop is closed, or just closes."""
+    """Call a function in an event loop from another thread, unless the loop is closed."""
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(act)
 

@@ -1,4 +1,4 @@
-"""Calibration: what passes over 1, 2, 4... nodes take here, measured before the first request."""
+"""Calibration: the cost of passes over 1, 2, 4... nodes, measured before the first request."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from pytreellama.plan import N_SIZES_KNOWN, AttentionShare, CostCurve, PassCost
 from pytreellama.tree import TokenTree
 
 BUDGET_S = 2.0
-"""Seconds that a calibration takes at most, give or take one pass."""
+"""Time limit of a calibration in seconds; the last pass may exceed it."""
 
-_SMALL = (4, 2, 8, 16, 3, 6, 12)  # what tells most comes first, where there is no time for all
-_N_LEAST = N_SIZES_KNOWN - 1  # sizes above 1 that are timed over budget too
+_SMALL = (4, 2, 8, 16, 3, 6, 12)  # the most informative sizes come first
+_N_LEAST = N_SIZES_KNOWN - 1  # sizes above 1 that are timed even beyond the budget
 _LARGE = (24, 32, 48, 64)
 _BEHIND_TEXT = (8, 4, 16)
 _N_PAST = 32
 _N_TEXT = 512
 _N_ROUNDS = 5
-# of the budget, when small passes end, and those behind text; what is left is for large ones
+# shares of the budget at which small passes end, and passes after text; large ones get the rest
 _SMALL_SHARE, _TEXT_SHARE = 0.4, 0.8
-_SLOW_S = 0.03  # a pass that takes longer reads weights from memory, whatever came before it
+_SLOW_S = 0.03  # a slower pass reads all weights from memory, so the pass before it does not matter
 
 
 def measured_curve(
     context: Context, budget_s: float = BUDGET_S, share: AttentionShare | None = None
 ) -> CostCurve:
-    """A curve of this context's passes, from random text in a sequence that is free.
+    """Measure the cost curve of a context, with random tokens in a free sequence.
 
-    As in an engine, trees come behind plain steps and vary in size, so that each builds its graph
-    anew and finds the caches as a plain step left them. Rounds of all sizes take turns, so that a
-    busy moment does not hit one size alone. Sizes that the budget leaves no time for are left out,
-    but 1, 4 and 2, without which nobody would know what a node more costs. Where there is no time
-    to read some text, what it costs is theory.
+    As in an engine, trees follow plain steps and vary in size, so that no graph is reused and the
+    CPU caches are as a plain step left them. Sizes are timed in round-robin, so that a short load
+    of the machine does not hit one size only. Sizes beyond the budget are left out, except 1, 4 and
+    2, which are needed for the cost of one more node. Without time to prefill some text, its cost
+    is estimated.
 
     Args:
-        share: what theory holds of text.
+        budget_s: time limit in seconds.
+        share: estimated cost of attention to text.
 
     Raises:
-        ContextError, CacheFullError: no sequence or no room is free.
+        ContextError, CacheFullError: no free sequence, or no room.
         DecodeError: the model cannot run.
     """
     started_s = time.perf_counter()
@@ -63,10 +64,10 @@ def measured_curve(
 def _rounds(
     passes: TimedPasses, sizes: tuple[int, ...], until_s: float, n_least: int = 0
 ) -> list[PassCost]:
-    """Passes of all sizes in turn, each behind two of one node, of which the second counts.
+    """Time each size in round-robin. Before each, run two 1-node passes and record the second.
 
     Args:
-        until_s: when the last one may begin, but for the first ``n_least`` sizes.
+        until_s: when the last pass may begin, except for the first ``n_least`` sizes.
     """
     done: list[PassCost] = []
     sizes = tuple(size for size in sizes if size <= passes.n_nodes_max)
@@ -84,11 +85,11 @@ def _rounds(
 
 
 class TimedPasses:
-    """Passes of a target on random text, as an engine's steps make them.
+    """Passes of the target over random tokens, as an engine runs them.
 
     Args:
         context: the target; one of its sequences must be free.
-        n_past: tokens of text before the passes, at least 1.
+        n_past: number of tokens to prefill first, at least 1.
     """
 
     def __init__(self, context: Context, n_past: int) -> None:
@@ -103,18 +104,18 @@ class TimedPasses:
 
     @property
     def n_nodes_max(self) -> int:
-        """Most nodes of a pass."""
+        """Maximum number of nodes of a pass."""
         room = self._context.n_text_max - self.n_past
         return min(room, self._context.n_nodes_max, 1 + self._context.sequences.n_spare_leaves)
 
     def read(self, n_tokens: int) -> None:
-        """Read so many tokens of text more."""
+        """Prefill more random tokens."""
         if n_tokens > 0:
             self._context.prefill(self._tokens(n_tokens), self._seq)
             self.n_past += n_tokens
 
     def time(self, n_nodes: int) -> float:
-        """Seconds of one pass."""
+        """Time one pass, in seconds."""
         started_s = time.perf_counter()
         self._pass(n_nodes)
         return time.perf_counter() - started_s
@@ -132,7 +133,7 @@ class TimedPasses:
         self._context.sequences.free(self._seq)
 
     def logit_difference(self, n_nodes: int) -> float:
-        """Largest difference between a chain's logits in one pass and token by token."""
+        """Maximum difference between a chain's logits in one pass and in plain steps."""
         context, seq = self._context, self._seq
         if n_nodes == 0:
             return 0.0

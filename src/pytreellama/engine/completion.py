@@ -1,4 +1,4 @@
-"""What a generation gives back: chunks while it runs, a completion with statistics at the end."""
+"""Results of a generation: chunks while it runs, a completion with statistics at the end."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from pytreellama.plan import Plan
 from pytreellama.tree import TokenTree
 
 FinishReason = Literal["stop", "length", "context", "cancelled"]
-"""``stop``: an end token or a stop string; ``length``: max_tokens; ``context``: no room left;
-``cancelled``: as its user asked."""
+"""``stop``: an end token or a stop string; ``length``: max_tokens; ``context``: no room left in the
+context; ``cancelled``: by the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogp:
-    """How likely the model held a token that was written.
+    """Log-probability of one generated token.
 
     Attributes:
         token: its id.
         logp: natural logarithm of its probability, at temperature 1 and before any sampler.
-        top: the likeliest tokens there with theirs, falling, as many as were asked for.
+        top: the likeliest tokens at its position with their log-probabilities, in descending order,
+            as many as requested.
     """
 
     token: int
@@ -31,16 +32,16 @@ class TokenLogp:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One verified tree, for whoever watches (``on_step``).
+    """One verified tree, as ``on_step`` receives it.
 
     Attributes:
         index: which prompt of the call it belongs to.
-        tree: node 0 is the text's last token, the drafted nodes are below it.
+        tree: node 0 is the last token of the text, the draft nodes are its descendants.
         path: accepted nodes, node 0 included.
-        tokens: what was drawn, one for each node of the path: the text goes on with them, but for
-            an end token, or what follows a stop string.
-        plan: why the tree is as it is, where it was planned (``drafter="auto"``).
-        logprobs: one for each of the tokens, if asked for.
+        tokens: what was drawn, one for each node of the path. They continue the text, except for an
+            end token and tokens after a stop string.
+        plan: why the tree is as it is, if trees are planned (``drafter="auto"``).
+        logprobs: one for each of the tokens, if requested.
     """
 
     index: int
@@ -53,7 +54,7 @@ class Step:
 
 @dataclass(slots=True)
 class DrafterStats:
-    """What one drafter of a planned tree brought; a guess that several propose counts for each."""
+    """Draft nodes of one drafter in planned trees; a node of several drafters counts for each."""
 
     n_drafted: int = 0
     n_accepted: int = 0
@@ -61,17 +62,17 @@ class DrafterStats:
 
 @dataclass(slots=True)
 class Stats:
-    """Where a generation's time went, and what its trees brought. Seconds; counts of tokens.
+    """Times in seconds and counts of tokens of one request.
 
-    A pass that served several sequences is charged to each by its share of the nodes.
+    The time of a pass for several requests is divided among them by numbers of nodes.
 
     Attributes:
-        n_shared: prompt tokens that another sequence had in the cache already.
-        n_preempted: times that it had to leave the cache to others.
-        is_lossy: was the text verified by a rule that changes it (``verify="typical"``)?
-        n_expected: of planned trees, how many drafted tokens were expected to be accepted.
-        plan_s: choosing trees; part of neither drafting nor passes.
-        drafters: of planned trees, what each drafter brought, by its name.
+        n_shared: prompt tokens whose keys and values another sequence had computed.
+        n_preempted: how often the request was preempted.
+        is_lossy: True if verified by a rule that changes the output (``verify="typical"``).
+        n_expected: number of draft tokens that the planner expected to be accepted.
+        plan_s: time to choose trees; part of neither drafting nor passes.
+        drafters: draft nodes of each drafter in planned trees, by name.
     """
 
     n_prompt: int = 0
@@ -93,7 +94,7 @@ class Stats:
     drafters: dict[str, DrafterStats] = field(default_factory=dict)
 
     def count_plan(self, plan: Plan, tokens: Sequence[int]) -> None:
-        """Count who proposed what was verified, and what of it the text went on with."""
+        """Count draft and accepted nodes of each drafter of a planned tree."""
         self.n_expected += plan.n_expected
         for names in map(plan.candidates.names_of, plan.nodes):
             for name in names:
@@ -103,7 +104,7 @@ class Stats:
                 self.drafters[name].n_accepted += 1
 
     def count_step(self, n_nodes: int, n_accepted: int) -> None:
-        """Count a verified tree: its root was text already, the others were drafted."""
+        """Count a verified tree; all nodes except the root are draft nodes."""
         self.n_steps += 1
         self.n_drafted += n_nodes - 1
         self.n_accepted += n_accepted
@@ -111,7 +112,7 @@ class Stats:
 
     @property
     def tokens_per_step(self) -> float:
-        """Tokens that one pass of the target brought, its own included: 1.0 is plain decoding."""
+        """Mean number of tokens generated by a pass of the target: 1.0 is plain decoding."""
         return self.n_tokens / self.n_steps if self.n_steps else 0.0
 
     @property
@@ -121,12 +122,12 @@ class Stats:
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens a second, prefill left out."""
+        """Decode throughput in tokens per second, without prefill."""
         return self.n_tokens / self.decode_s if self.decode_s else 0.0
 
     @property
     def overhead_s(self) -> float:
-        """Seconds that went neither into passes nor into drafting and verifying."""
+        """Seconds spent outside prefill, drafting, planning, passes and verification."""
         known = self.prefill_s + self.draft_s + self.plan_s + self.target_s + self.verify_s
         return max(self.total_s - known, 0.0)
 
@@ -138,15 +139,15 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of text that is certain, as ``Engine.stream`` yields it.
+    """A piece of final text, as ``Engine.stream`` yields it.
 
     Attributes:
-        text: new text; empty while a stop string or an unfinished character is held back.
-        tokens: the tokens behind it; text may lag behind tokens by an unfinished character.
-        logprobs: one for each of the tokens, if asked for.
+        text: new text; empty while a possible stop string or an incomplete character is held back.
+        tokens: new tokens; the text of the last ones may come in a later chunk.
+        logprobs: one for each of the tokens, if requested.
         finish_reason: None until the last chunk.
-        stats: the whole generation's, in the last chunk only.
-        seed: what the sampler was seeded with, in the last chunk only.
+        stats: of the whole request, in the last chunk only.
+        seed: the sampler's seed, in the last chunk only.
     """
 
     text: str
@@ -158,7 +159,7 @@ class Chunk:
 
     @classmethod
     def joined(cls, chunks: Sequence[Chunk]) -> Chunk:
-        """Neighbouring pieces as one; at least one."""
+        """Consecutive chunks, at least one, as one chunk."""
         last = chunks[-1]
         if len(chunks) == 1:
             return last
@@ -180,13 +181,12 @@ class Completion:
     """A finished generation.
 
     Attributes:
-        text: the continuation, without the prompt, end tokens and stop strings.
-        tokens: its tokens, end tokens left out.
-        finish_reason: why it ended.
-        seed: what the sampler was seeded with; the same seed, request and engine give the same
-            text again.
+        text: the output, without the prompt, end tokens and stop strings.
+        tokens: the generated tokens, without end tokens.
+        finish_reason: why the output ended.
+        seed: the sampler's seed; the same seed, request and engine give the same output.
         stats: see ``Stats``.
-        logprobs: one for each token, if asked for.
+        logprobs: one for each token, if requested.
     """
 
     text: str

@@ -1,20 +1,19 @@
-"""Drafting: which tree each sequence brings into the next pass."""
+"""Drafting: the tree that each request verifies in the next pass."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from collections.abc import Sequence as Sequence_
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from pytreellama.context.context import Context
 from pytreellama.draft import EMPTY_TREE
 from pytreellama.draft.auto import AutoDrafter
 from pytreellama.engine.calibration import measured_curve
+from pytreellama.engine.jobs import GenerateJob
 from pytreellama.engine.known_costs import load_curve, save_curve
 from pytreellama.engine.kv.shared_cells import SharedCells
-from pytreellama.engine.sequence import Sequence
 from pytreellama.engine.text_seen import TextSeen
 from pytreellama.errors import DraftError, PyTreeLlamaError
 from pytreellama.plan import (
@@ -33,71 +32,78 @@ _T = TypeVar("_T")
 
 
 class Drafting(Protocol):
-    """Asks the drafters of sequences that are ready to write."""
+    """Chooses trees for jobs that are ready to decode."""
 
     def prepare(self) -> None:
-        """Get ready for texts to come; called while the cache is empty, before the first."""
+        """Prepare for requests; called before the first, while the KV cache is empty."""
         ...
 
-    def trees(self, ready: Sequence_[Sequence], rooms: Sequence_[int]) -> list[TokenTree]:
-        """A tree for each sequence, of at most so many nodes below its last token.
+    def trees(self, ready: Sequence[GenerateJob], rooms: Sequence[int]) -> list[TokenTree]:
+        """The tree of each job; node 0 is its last token. A drafter that raises fails its job.
 
-        A drafter that fails ends its own sequence.
+        Args:
+            rooms: maximum number of draft nodes of each, excluding the root; -1 to skip drafting.
         """
         ...
 
-    def learn(self, drafted: Sequence_[Sequence], n_nodes: Sequence_[int], seconds: float) -> None:
-        """Hear what the pass over the last trees took, with so many nodes of each sequence."""
+    def learn(self, drafted: Sequence[GenerateJob], n_nodes: Sequence[int], seconds: float) -> None:
+        """Learn what a pass took.
+
+        Args:
+            drafted: its jobs.
+            n_nodes: of each tree, the root included.
+            seconds: of the pass, verification included.
+        """
         ...
 
     def close(self) -> None:
-        """Leave what is worth keeping; the context is still open."""
+        """Save what was learned; the context is still open."""
         ...
 
 
 class FixedDrafting:
-    """Each drafter's tree as it proposes it, as large as there is room."""
+    """Each drafter's tree as proposed, as large as there is room."""
 
     def __init__(self, n_vocab: int) -> None:
         self._n_vocab = n_vocab
 
-    def trees(self, ready: Sequence_[Sequence], rooms: Sequence_[int]) -> list[TokenTree]:
+    def trees(self, ready: Sequence[GenerateJob], rooms: Sequence[int]) -> list[TokenTree]:
         """See Drafting."""
         return [self._tree(s, room) for s, room in zip(ready, rooms, strict=True)]
 
-    def _tree(self, sequence: Sequence, room: int) -> TokenTree:
+    def _tree(self, job: GenerateJob, room: int) -> TokenTree:
         if room < 0:
-            return EMPTY_TREE.with_root(sequence.last_token)
+            return EMPTY_TREE.with_root(job.state.last)
 
         def propose() -> TokenTree:
-            tree = sequence.drafter.propose(room)
-            _check_tree(tree, room, self._n_vocab, sequence)
+            tree = job.drafter.propose(room)
+            _check_tree(tree, room, self._n_vocab, job)
             return tree
 
-        tree = _asked(sequence, propose) or EMPTY_TREE
-        return tree.with_root(sequence.last_token)
+        tree = _asked(job, propose) or EMPTY_TREE
+        return tree.with_root(job.state.last)
 
     def prepare(self) -> None:
-        """See Drafting: there is nothing to get ready."""
+        """See Drafting: there is nothing to prepare."""
 
-    def learn(self, drafted: Sequence_[Sequence], n_nodes: Sequence_[int], seconds: float) -> None:
-        """See Drafting: trees are what they are, whatever they cost."""
+    def learn(self, drafted: Sequence[GenerateJob], n_nodes: Sequence[int], seconds: float) -> None:
+        """See Drafting: costs are not used."""
 
     def close(self) -> None:
-        """See Drafting: there is nothing to keep."""
+        """See Drafting: there is nothing to save."""
 
 
 class PlannedDrafting:
-    """Trees that a ``DraftPolicy`` chooses for all sequences together.
+    """Trees that a ``DraftPolicy`` chooses for all jobs together.
 
-    Every sequence's drafter is an ``AutoDrafter``.
+    The drafter of every job must be an ``AutoDrafter``.
 
     Args:
         context: the target.
-        n_drafters: of each sequence's ``AutoDrafter``.
+        n_drafters: of each ``AutoDrafter``.
 
     Attributes:
-        budget: what asking each drafter costs and saves.
+        budget: cost and benefit of each drafter.
     """
 
     def __init__(self, context: Context, n_drafters: int) -> None:
@@ -110,11 +116,11 @@ class PlannedDrafting:
 
     @property
     def planner(self) -> Planner | None:
-        """What chooses the trees, once it is known what passes cost."""
+        """The planner, once the cost of passes is known."""
         return None if self._policy is None else self._policy.planner
 
     def prepare(self) -> None:
-        """See Drafting: what passes cost is read from disk, or measured."""
+        """See Drafting: the cost curve is read from disk, or measured."""
         if self._policy is not None:
             return
         curve = load_curve(self._context) or _measured(self._context)
@@ -122,54 +128,54 @@ class PlannedDrafting:
         planner = Planner(curve or _hopeless_curve(), self._context.n_nodes_max)
         self._policy = DraftPolicy(planner, self.budget)
 
-    def trees(self, ready: Sequence_[Sequence], rooms: Sequence_[int]) -> list[TokenTree]:
+    def trees(self, ready: Sequence[GenerateJob], rooms: Sequence[int]) -> list[TokenTree]:
         """See Drafting."""
-        requests = [self._request(sequence) for sequence in ready]
+        requests = [self._request(job) for job in ready]
         n_shared = self._n_shared_cells(requests, ready)
         trees = self._known_policy().step(requests, rooms, n_shared)
-        for sequence, request, tree in zip(ready, requests, trees, strict=True):
-            self._take(sequence, request, tree)
+        for job, request, tree in zip(ready, requests, trees, strict=True):
+            self._take(job, request, tree)
         return trees
 
-    def _request(self, sequence: Sequence) -> PlannedRequest:
-        """What the policy keeps of a sequence, as the text stands now."""
-        request = sequence.planned
+    def _request(self, job: GenerateJob) -> PlannedRequest:
+        """The policy's view of a job, updated to its present tokens."""
+        request = job.planned
         if request is None:
-            assert isinstance(sequence.drafter, AutoDrafter)
-            request = sequence.planned = PlannedRequest(sequence.drafter)
-        request.root = sequence.last_token
-        request.n_cells = self._text.cells(sequence.n_past)
+            assert isinstance(job.drafter, AutoDrafter)
+            request = job.planned = PlannedRequest(job.drafter)
+        request.root = job.state.last
+        request.n_cells = self._text.cells(job.state.n_past)
         return request
 
-    def _take(self, sequence: Sequence, request: PlannedRequest, tree: TokenTree) -> None:
-        sequence.plan = request.plan
-        sequence.n_top = request.n_top
-        sequence.stats.draft_s += request.draft_s
-        sequence.stats.plan_s += request.plan_s
+    def _take(self, job: GenerateJob, request: PlannedRequest, tree: TokenTree) -> None:
+        job.plan = request.plan
+        job.n_top = request.n_top
+        job.stats.draft_s += request.draft_s
+        job.stats.plan_s += request.plan_s
         if request.error is not None:
-            sequence.fail(request.error)
+            job.fail(request.error)
         elif len(tree) > 1:
-            _asked(sequence, lambda: _check_tokens(tree, self._context.n_vocab, sequence))
+            _asked(job, lambda: _check_tokens(tree, self._context.n_vocab, job))
 
-    def learn(self, drafted: Sequence_[Sequence], n_nodes: Sequence_[int], seconds: float) -> None:
+    def learn(self, drafted: Sequence[GenerateJob], n_nodes: Sequence[int], seconds: float) -> None:
         """See Drafting."""
-        requests = [sequence.planned for sequence in drafted if sequence.planned is not None]
+        requests = [job.planned for job in drafted if job.planned is not None]
         n_shared = self._n_shared_cells(requests, drafted)
         self._known_policy().learn(requests, n_nodes, seconds, n_shared)
 
     def close(self) -> None:
-        """See Drafting: what passes cost is kept for the next engine."""
+        """See Drafting: the cost curve is saved for the next engine."""
         if self.planner is not None and self._is_measured:
             save_curve(self._context, self.planner.curve)
 
     def _n_shared_cells(
-        self, requests: Sequence_[PlannedRequest], sequences: Sequence_[Sequence]
+        self, requests: Sequence[PlannedRequest], jobs: Sequence[GenerateJob]
     ) -> int:
-        """Of the cells that these see, those that a pass reads once for several."""
+        """Of the cells that these attend to, those that a pass reads once for several."""
         n_seen = sum(request.n_cells for request in requests)
-        n_past = sum(sequence.n_past for sequence in sequences)
-        # behind a window a cell counts for some of the layers
-        return round(self._shared.count(sequences) * n_seen / max(n_past, 1))
+        n_past = sum(job.state.n_past for job in jobs)
+        # beyond a sliding window, a cell counts for some of the layers
+        return round(self._shared.count(jobs) * n_seen / max(n_past, 1))
 
     def _known_policy(self) -> DraftPolicy:
         assert self._policy is not None
@@ -180,44 +186,44 @@ def _measured(context: Context) -> CostCurve | None:
     try:
         return measured_curve(context, share=TextSeen(context).share())
     except PyTreeLlamaError:
-        _log.warning("what passes cost cannot be measured; text is written plainly", exc_info=True)
+        _log.warning("the cost of passes cannot be measured; no drafting", exc_info=True)
         return None
 
 
 def _hopeless_curve() -> CostCurve:
-    """Every node costs as much as a pass, so no guess ever pays."""
+    """A curve on which a node costs as much as a pass, so that nothing is drafted."""
     return CostCurve.fit([PassCost(1, 0, 1.0)])
 
 
-def _asked(sequence: Sequence, act: Callable[[], _T]) -> _T | None:
-    """What a drafter says, on its sequence's account; None if it failed and ended the sequence."""
+def _asked(job: GenerateJob, act: Callable[[], _T]) -> _T | None:
+    """Call a drafter and count its time; None if it raised, which fails the job."""
     started_s = time.perf_counter()
     try:
         return act()
-    except BaseException as error:  # it is this request's own
-        sequence.fail(error)
+    except BaseException as error:  # it belongs to this request only
+        job.fail(error)
         return None
     finally:
-        sequence.stats.draft_s += time.perf_counter() - started_s
+        job.stats.draft_s += time.perf_counter() - started_s
 
 
-def _check_tree(tree: TokenTree, n_nodes: int, n_vocab: int, sequence: Sequence) -> None:
+def _check_tree(tree: TokenTree, n_nodes: int, n_vocab: int, job: GenerateJob) -> None:
     if not isinstance(tree, TokenTree):
         raise DraftError(
-            f"the drafter {sequence.drafter.name!r} proposed a {type(tree).__name__}; propose a "
+            f"the drafter {job.drafter.name!r} proposed a {type(tree).__name__}; propose a "
             "TokenTree"
         )
     if len(tree) > n_nodes:
         raise DraftError(
-            f"the drafter {sequence.drafter.name!r} proposed {len(tree)} nodes, but was asked "
+            f"the drafter {job.drafter.name!r} proposed {len(tree)} nodes, but was asked "
             f"for at most {n_nodes}"
         )
-    _check_tokens(tree, n_vocab, sequence)
+    _check_tokens(tree, n_vocab, job)
 
 
-def _check_tokens(tree: TokenTree, n_vocab: int, sequence: Sequence) -> None:
+def _check_tokens(tree: TokenTree, n_vocab: int, job: GenerateJob) -> None:
     if len(tree) and int(tree.tokens.max()) >= n_vocab:
         raise DraftError(
-            f"the drafter {sequence.drafter.name!r} proposed token {int(tree.tokens.max())}, "
+            f"the drafter {job.drafter.name!r} proposed token {int(tree.tokens.max())}, "
             f"but the vocabulary ends at {n_vocab - 1}"
         )

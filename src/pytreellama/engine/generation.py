@@ -1,4 +1,4 @@
-"""Generation: one request on its way, for whoever waits for it."""
+"""Generation: the handle of one submitted request."""
 
 from __future__ import annotations
 
@@ -8,26 +8,31 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pytreellama.engine.completion import Chunk, Completion
-from pytreellama.engine.sequence import Sequence
+from pytreellama.engine.jobs import Job
 
 if TYPE_CHECKING:
     from pytreellama.engine.loop import Loop
 
 
 class Generation(Iterator[Chunk]):
-    """Iterate over it for the text as it becomes certain, or ask for the whole.
+    """Yields chunks of text as they become final; ``result`` waits for the whole output.
 
-    It runs whether anyone waits for it or not. All methods may be called from any thread; chunks
-    go to whoever takes them first.
+    The request runs whether anyone waits for it or not. All methods may be called from any thread;
+    each chunk is delivered once, to the first that takes it.
 
     Attributes:
-        streams: chunks come step by step, not all in one at the end.
+        streams: chunks arrive after each step, not all in one at the end.
+
+    Example:
+        >>> generation = engine.submit("Once upon a time", max_tokens=32)
+        >>> for chunk in generation:
+        ...     print(chunk.text, end="")
     """
 
-    def __init__(self, loop: Loop, sequence: Sequence, streams: bool = True) -> None:
+    def __init__(self, loop: Loop, job: Job, streams: bool = True) -> None:
         self.streams = streams
         self._loop = loop
-        self._sequence = sequence
+        self._job = job
         self._changed = threading.Condition()
         self._chunks: deque[Chunk] = deque()
         self._is_done = False
@@ -35,7 +40,7 @@ class Generation(Iterator[Chunk]):
 
     @property
     def is_done(self) -> bool:
-        """True once nothing more will come and nothing is left in the cache."""
+        """True once no more chunks will arrive and the request has left the KV cache."""
         return self._is_done
 
     def __next__(self) -> Chunk:
@@ -44,7 +49,7 @@ class Generation(Iterator[Chunk]):
         Raises:
             StopIteration: after the last.
             PyTreeLlamaError: whatever ended the request.
-            ContextError: a callback asks, and would have to wait for the thread that it is on.
+            ContextError: called in a callback, which would wait for its own thread.
         """
         with self._changed:
             while not self._chunks and not self._is_done:
@@ -56,19 +61,19 @@ class Generation(Iterator[Chunk]):
         return chunk
 
     def take(self) -> Chunk | None:
-        """The next chunk, None if there is none now; otherwise as ``next``."""
+        """The next chunk, or None if there is none now; otherwise as ``next``."""
         with self._changed:
             if self._chunks:
                 return self._chunks.popleft()
-            if self._is_done and self._sequence.error is not None:
-                raise self._sequence.error
+            if self._is_done and self._job.error is not None:
+                raise self._job.error
             return None
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until it is done; False if that takes longer than ``timeout_s`` seconds.
+        """Wait until the request is done; False if that takes more than ``timeout_s`` seconds.
 
         Raises:
-            ContextError: a callback asks, and would have to wait for the thread that it is on.
+            ContextError: called in a callback, which would wait for its own thread.
         """
         if timeout_s is not None:
             timeout_s = min(timeout_s, threading.TIMEOUT_MAX)
@@ -79,45 +84,46 @@ class Generation(Iterator[Chunk]):
                 return self._changed.wait_for(lambda: self._is_done, timeout_s)
 
     def result(self, timeout_s: float | None = None) -> Completion:
-        """Wait for the whole.
+        """Wait for the whole output.
 
         Raises:
-            TimeoutError: it is not done in ``timeout_s`` seconds; it goes on.
+            TimeoutError: the request is not done in ``timeout_s`` seconds; it continues.
             PyTreeLlamaError: whatever ended the request.
         """
         if not self.wait(timeout_s):
             raise TimeoutError(f"the generation is not done after {timeout_s} seconds")
-        if self._sequence.error is not None:
-            raise self._sequence.error
-        return self._sequence.completion()
+        if self._job.error is not None:
+            raise self._job.error
+        return self._job.completion()
 
     def cancel(self) -> None:
-        """End it at the next step, with ``finish_reason`` "cancelled", unless it is done."""
+        """End the request at the next step, with ``finish_reason`` "cancelled"."""
         self._loop.cancel(self)
 
     def fork(self, **sampling: Any) -> Generation:
-        """Another generation that goes on from this one's present text, which is not read again.
+        """Start another generation that continues the present output; it shares the KV cache.
 
         Args:
-            sampling: fields of ``SamplingParams`` to change, such as ``seed``; without any the
-                fork has a copy of this one's sampler, and writes the same.
+            sampling: fields of ``SamplingParams`` to change, such as ``seed``. Without any, the
+                fork has a copy of this generation's sampler, and generates the same tokens.
 
         Raises:
-            RequestError, SamplerError: it is finished, its text fills the context, or the options
-                cannot be used.
-            QueueFullError: the engine has as many requests as it may hold.
+            RequestError, SamplerError: the generation is finished, its text fills the context, or
+                the options are invalid.
+            QueueFullError: the request queue is full.
         """
         return self._loop.fork(self, sampling)
 
     # -- for the loop
 
     @property
-    def sequence(self) -> Sequence:
-        return self._sequence
+    def job(self) -> Job:
+        """The state of the request; the engine's thread owns it."""
+        return self._job
 
     def publish(self, is_done: bool) -> None:
-        """Tell of a step; called by the thread that made it."""
-        chunk = self._sequence.take_chunk() if self._sequence.error is None else None
+        """Deliver what a step brought; called on the engine's thread."""
+        chunk = self._job.take_chunk() if self._job.error is None else None
         with self._changed:
             if chunk is not None and (chunk.text or chunk.tokens or chunk.finish_reason):
                 self._chunks.append(chunk)
@@ -128,14 +134,14 @@ class Generation(Iterator[Chunk]):
             listener()
 
     def disown(self, error: Exception) -> None:
-        """End it in a forked child, where no thread goes on with it."""
+        """Fail the request in a forked child process, which has no thread to run it."""
         self._changed = threading.Condition()  # the parent's may be held
         self._listeners.clear()
-        self._sequence.fail(error)
+        self._job.fail(error)
         self._is_done = True
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Call a function after every step, and at once; it must be quick and not fail."""
+        """Call a function now and after every step; it must be fast and must not raise."""
         with self._changed:
             self._listeners.append(listener)
         listener()

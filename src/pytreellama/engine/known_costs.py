@@ -1,4 +1,4 @@
-"""Costs that were measured before, kept on disk by model, build, device and number of threads."""
+"""Cost curves on disk, by model, build, device and number of threads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pytreellama.files import read_json, replaced_file
 from pytreellama.plan import CostCurve
 from pytreellama.system import build_info, devices
 
-_FORMAT = 2  # 1 knew no depth
+_FORMAT = 2  # 1 had no context depth
 _log = logging.getLogger(__name__)
 
 _N_KEPT = 200
@@ -24,9 +24,9 @@ _MAX_BYTES = 2**16
 
 
 def load_curve(context: Context) -> CostCurve | None:
-    """The curve that an earlier engine left for the same circumstances, if any can be read.
+    """The curve that an earlier engine saved under the same conditions, or None.
 
-    What does not hold a curve, or one of too few sizes, is removed: it is measured again.
+    A file without a valid curve, or with too few sizes, is removed: the curve is measured again.
     """
     _drop_older(context)
     path = _path(context)
@@ -44,9 +44,9 @@ def load_curve(context: Context) -> CostCurve | None:
 
 
 def save_curve(context: Context, curve: CostCurve) -> None:
-    """Leave a curve for the next engine, if it knows enough sizes.
+    """Save a curve for the next engine, if it has enough measured sizes.
 
-    Where nothing can be written, nothing is kept.
+    Errors are ignored: the next engine then measures again.
     """
     if not curve.is_known:
         return
@@ -60,7 +60,7 @@ def save_curve(context: Context, curve: CostCurve) -> None:
 
 
 def _drop_older(context: Context) -> None:
-    """Remove what a release left that described costs otherwise: it is measured again."""
+    """Remove a curve in the format of an older release: it is measured again."""
     for number in range(1, _FORMAT):
         path = _path(context, number)
         if path.exists():
@@ -85,7 +85,7 @@ def _folder() -> Path:
 
 
 def circumstances(context: Context) -> dict[str, Any]:
-    """What a pass's cost depends on: model file, build, device, threads, cache; for JSON."""
+    """Conditions that the cost of a pass depends on, for JSON."""
     model, params = context.model, context.params
     file = model.file
     return {

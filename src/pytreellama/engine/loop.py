@@ -1,4 +1,4 @@
-"""Loop: the thread that drives a scheduler while there is work."""
+"""Loop: the request queue, and the thread that runs the scheduler while there is work."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pytreellama.draft import DrafterFactory, make_drafter
+from pytreellama.draft import Drafter, DrafterFactory, make_drafter
+from pytreellama.engine.completion import Chunk, Completion
 from pytreellama.engine.generation import Generation
-from pytreellama.engine.request import sampling_params
+from pytreellama.engine.jobs import GenerateJob, Job
 from pytreellama.engine.scheduler import Scheduler
-from pytreellama.engine.sequence import Sequence
-from pytreellama.engine.waits import EngineThread
+from pytreellama.engine.waits import EngineThread, is_engine_thread
 from pytreellama.errors import ContextError, QueueFullError
-from pytreellama.model.vocab import Vocab
 from pytreellama.process import ProcessWatch
-from pytreellama.sampling.params import SamplingParams
 
 _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-_LINGER_S = 0.5  # a thread that has nothing to do waits so long for more before it ends
-_EXIT_S = 10.0  # at exit, a thread that is in a callback may take so long to come back
+_LINGER_S = 0.5  # an idle thread waits so long for requests before it ends
+_EXIT_S = 10.0  # at exit, a callback may take so long to return
 _ABORT_EVERY_S = 0.01
 
 _INHERITED = (
@@ -38,38 +36,36 @@ _INHERITED = (
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    """Something to do between two steps; if it fails, it ends its own request alone."""
+    """Work between two steps for one job; an error fails that job only."""
 
     act: Callable[[], None]
-    sequence: Sequence
+    job: Job
 
 
 class Loop:
-    """Takes requests from any thread and runs them on one of its own.
+    """Accepts jobs on any thread, and runs them on a thread of its own.
 
-    The thread is a daemon, begins with the first request, and ends when there was none for a while,
-    so that an engine that is forgotten is not kept alive by it. It stops when the interpreter ends.
-    A copy in a forked child has no thread, and refuses all requests.
+    The thread is a daemon. It starts with the first job and ends after some idle time, so that it
+    does not keep an unused engine alive. It stops when the interpreter exits. In a forked child
+    process there is no thread, and all requests are refused.
 
-    Requests are checked in the caller's thread, before they are queued; nothing that a request or
-    its callbacks do ends the loop.
+    Jobs are checked on the caller's thread before they are queued. No error of a request or of its
+    callbacks ends the loop.
 
     Args:
-        scheduler: touched by the loop's thread alone.
-        n_open_max: requests that may be under way or waiting at once.
+        scheduler: used by the loop's thread only.
+        new_drafter: makes the drafters of forks.
+        n_open_max: maximum number of jobs that run or wait.
     """
 
-    def __init__(
-        self, scheduler: Scheduler, vocab: Vocab, new_drafter: DrafterFactory, n_open_max: int
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, new_drafter: DrafterFactory, n_open_max: int) -> None:
         self._scheduler = scheduler
-        self._vocab = vocab
         self._new_drafter = new_drafter
         self._n_open_max = n_open_max
         self._changed = threading.Condition()
         self._commands: deque[_Command | Callable[[], None]] = deque()
         self._calls: set[Future[Any]] = set()
-        self._generations: dict[Sequence, Generation] = {}
+        self._generations: dict[Job, Generation] = {}
         self._n_open = 0
         self._thread: threading.Thread | None = None
         self.thread = EngineThread()
@@ -81,30 +77,34 @@ class Loop:
 
     @property
     def is_closed(self) -> bool:
-        """True once nothing goes on any more: closed, or broken down."""
+        """True once no request is accepted any more: closed, or broken down."""
         return self._is_closed
 
     @property
     def n_open(self) -> int:
-        """Requests that are under way or wait."""
+        """Number of jobs that run or wait."""
         return self._n_open
 
     @property
     def is_full(self) -> bool:
-        """No room in the queue at present."""
+        """True if the request queue is full."""
         return self._n_open >= self._n_open_max
 
-    def submit(self, sequence: Sequence, wait: bool, streams: bool = True) -> Generation:
-        """Queue a sequence; without ``streams`` nobody hears of it before its end.
+    def submit(self, job: Job, wait: bool, streams: bool = True) -> Generation:
+        """Check and queue a job.
+
+        Args:
+            wait: if the queue is full, wait for room in it.
+            streams: deliver chunks after each step; otherwise one at the end.
 
         Raises:
-            RequestError: it could never run.
-            QueueFullError: there is no room in the queue, and ``wait`` is False.
-            ContextError: the engine is closed; or a callback would have to wait for room.
+            RequestError: the job could never run.
+            QueueFullError: the queue is full, and ``wait`` is False.
+            ContextError: the engine is closed, or a callback would have to wait for room.
         """
         self.require_open()
-        self._scheduler.check(sequence)
-        generation = Generation(self, sequence, streams)
+        self._scheduler.check(job)
+        generation = Generation(self, job, streams)
         with self._changed:
             while self.is_full and not self._is_closed:
                 self._require_room(wait)
@@ -113,42 +113,60 @@ class Loop:
             self._enter(generation)
         return generation
 
+    def run(self, jobs: Sequence[Job]) -> list[Completion]:
+        """Submit all jobs and wait for them; none is still running when it returns or raises."""
+        self.thread.require_elsewhere()
+        generations: list[Generation] = []
+        try:
+            for job in jobs:
+                generations.append(self.submit(job, wait=True, streams=False))
+            return [generation.result() for generation in generations]
+        finally:
+            _end(generations)
+
+    def stream(self, job: Job) -> Generator[Chunk, None, None]:
+        """Submit a job when the first chunk is asked for; a stream that is closed cancels it."""
+        generation = self.submit(job, wait=True)
+        try:
+            yield from generation
+        finally:
+            _end([generation])
+
     def cancel(self, generation: Generation) -> None:
-        """End a request at the next step."""
-        sequence = generation.sequence
+        """End a job at the next step."""
+        job = generation.job
         with self._changed:
             if self._thread is not None and not self._is_closed:
-                self._commands.append(_Command(lambda: self._scheduler.cancel(sequence), sequence))
+                self._commands.append(_Command(lambda: self._scheduler.cancel(job), job))
                 self._changed.notify_all()
 
     def fork(self, generation: Generation, changes: dict[str, Any]) -> Generation:
-        """Fork between two steps, where a text is whole.
+        """Fork a generation between two steps.
 
         Raises:
-            RequestError, SamplerError, GrammarError: it is finished, or could not run.
-            QueueFullError: there is no room in the queue.
+            RequestError, SamplerError, GrammarError: it is finished, or the fork could never run.
+            QueueFullError: the queue is full.
             ContextError: as ``call``.
         """
-        parent, forks = generation.sequence, list[Generation]()
-        sampling = sampling_params(changes, parent.request.sampling) if changes else None
+        make_fork, forks = generation.job.prepare_fork(changes), list[Generation]()
         try:
-            return self.call(lambda: self._fork(parent, sampling, forks))
+            return self.call(lambda: self._fork(make_fork, forks))
         except BaseException:
-            for fork in forks:  # an interrupted caller never gets it
+            for fork in forks:  # an interrupted caller never receives it
                 fork.cancel()
             raise
 
     def require_open(self) -> None:
-        """Raise ContextError if the engine takes no requests any more."""
+        """Raise ContextError if the engine accepts no requests any more."""
         if self._is_closed:
             raise ContextError(self._why_closed)
 
     def call(self, act: Callable[[], _T]) -> _T:
-        """Do something with the scheduler or its sequences between two steps, and wait for it.
+        """Run a function on the loop's thread between two steps, and wait for its result.
 
         Raises:
-            ContextError: the engine is closed, or breaks down meanwhile; or a callback asks, which
-                the loop waits for itself.
+            ContextError: the engine is closed or breaks down; or called in a callback, which
+                would wait for its own thread.
             Exception: whatever ``act`` raises.
         """
         future: Future[_T] = Future()
@@ -156,7 +174,7 @@ class Loop:
         def run() -> None:
             try:
                 result = act()
-                self._scheduler.count_load()
+                self._scheduler.update_load()
             except BaseException as error:
                 future.set_exception(error)
             else:
@@ -175,10 +193,10 @@ class Loop:
             self._calls.discard(future)
 
     def close(self) -> None:
-        """Cancel everything, and wait for the thread to end.
+        """Cancel all jobs, and wait for the thread to end.
 
         Raises:
-            ContextError: a callback asks, which the loop waits for itself.
+            ContextError: called in a callback, which would wait for its own thread.
         """
         with self.thread.waited_for():
             thread = self._close()
@@ -186,17 +204,17 @@ class Loop:
                 thread.join()
 
     def stop_at_exit(self) -> None:
-        """See ProcessBound: as ``close``, but without the rest of the pass that runs."""
+        """See ProcessBound: as ``close``, but the running pass is aborted."""
         thread = self._close()
         deadline = time.monotonic() + _EXIT_S
         while thread is not None and thread.is_alive() and time.monotonic() < deadline:
-            self._scheduler.abort()  # a pass that just begins forgets an abort before it
+            self._scheduler.abort()  # a pass that begins now clears an earlier abort
             thread.join(_ABORT_EVERY_S)
         if thread is None or not thread.is_alive():
             self._scheduler.close()
 
     def disown_after_fork(self) -> None:
-        """See ProcessBound: requests that were open go on in the parent, and fail here."""
+        """See ProcessBound: open requests continue in the parent process, and fail here."""
         self._is_closed = True
         self._why_closed = _INHERITED
         self._thread = None
@@ -211,7 +229,7 @@ class Loop:
             return self._thread
 
     def _require_room(self, wait: bool) -> None:
-        """Raise unless there is room, or the caller waits for it."""
+        """Raise QueueFullError if the queue is full and the caller does not wait."""
         if self.is_full and not wait:
             raise QueueFullError(
                 f"{self._n_open} requests are under way or wait, which is the most that this "
@@ -219,16 +237,16 @@ class Loop:
             )
 
     def _enter(self, generation: Generation) -> None:
-        """Queue what has been checked; the lock is held."""
+        """Queue a checked job; the caller holds the lock."""
         self.require_open()
         self._wake()
-        sequence = generation.sequence
+        job = generation.job
         self._n_open += 1
-        self._generations[sequence] = generation
-        self._commands.append(_Command(lambda: self._scheduler.add(sequence), sequence))
+        self._generations[job] = generation
+        self._commands.append(_Command(lambda: self._scheduler.add(job), job))
 
     def _wake(self) -> None:
-        """See that a thread looks at what is queued next; the lock is held.
+        """Start the thread or notify it of new commands; the caller holds the lock.
 
         Raises:
             ContextError: no thread can be started.
@@ -252,7 +270,7 @@ class Loop:
         try:
             while self._has_work():
                 self._obey()
-                # whoever asked of an idle engine may use its context as soon as there is an answer
+                # after ``call`` on an idle engine the caller may use the context at once
                 if not self._scheduler.is_idle:
                     self._publish(self._scheduler.step())
             self._end()
@@ -261,7 +279,7 @@ class Loop:
             raise
 
     def _break(self, error: BaseException) -> None:
-        """A fault of this package's own: nobody may wait for ever, and nothing goes on."""
+        """After an error of this package itself: fail all waiting callers, and stop."""
         with self._changed:
             self._is_closed = True
             self._thread = None
@@ -274,52 +292,52 @@ class Loop:
                 call.set_exception(ContextError(f"the engine broke down: {error!r}"))
         for generation in generations:
             fault = ContextError(f"the engine broke down: {error!r}; make another one")
-            generation.sequence.fail(fault)
+            generation.job.fail(fault)
             generation.publish(is_done=True)
 
     def _has_work(self) -> bool:
-        """Wait for work; False when the thread should end."""
+        """Wait for work; False if the thread must end."""
         with self._changed:
             if self._scheduler.is_idle and not self._commands and not self._is_closed:
                 self._changed.wait(_LINGER_S)
             if self._is_closed:
-                return False  # every `close` still has the thread to wait for
+                return False  # ``close`` joins this thread
             if self._scheduler.is_idle and not self._commands:
                 self._thread = None
                 return False
             return True
 
     def _obey(self) -> None:
-        """Do what was asked for since the last step."""
+        """Run the commands queued since the last step."""
         with self._changed:
             commands = list(self._commands)
             self._commands.clear()
         for command in commands:
             if not isinstance(command, _Command):
-                command()  # its caller hears of what goes wrong
+                command()  # errors go to its caller
                 continue
             try:
                 command.act()
             except BaseException as error:
-                command.sequence.fail(error)
-                self._publish([command.sequence])
+                command.job.fail(error)
+                self._publish([command.job])
 
-    def _publish(self, stepped: list[Sequence]) -> None:
-        for sequence in stepped:
-            generation = self._generations.get(sequence)
+    def _publish(self, stepped: list[Job]) -> None:
+        for job in stepped:
+            generation = self._generations.get(job)
             if generation is None:
                 continue
-            if not sequence.is_finished and not generation.streams:
+            if not job.is_finished and not generation.streams:
                 continue
-            if sequence.is_finished:
+            if job.is_finished:
                 with self._changed:
-                    del self._generations[sequence]
+                    del self._generations[job]
                     self._n_open -= 1
                     self._changed.notify_all()
-            generation.publish(is_done=sequence.is_finished)
+            generation.publish(is_done=job.is_finished)
 
     def _end(self) -> None:
-        """Without requests there is nothing to do; a closed engine cancels those that there are."""
+        """Cancel the jobs of a closed engine."""
         if not self._is_closed:
             return
         self._obey()
@@ -327,15 +345,25 @@ class Loop:
         self._publish(list(self._generations))
 
     def _fork(
-        self, parent: Sequence, sampling: SamplingParams | None, forks: list[Generation]
+        self, make_fork: Callable[[Drafter], GenerateJob], forks: list[Generation]
     ) -> Generation:
         self._require_room(wait=False)
-        child = parent.fork(self._vocab, make_drafter(self._new_drafter), sampling)
-        self._scheduler.check(child)
-        forks.append(Generation(self, child))
+        job = make_fork(make_drafter(self._new_drafter))
+        self._scheduler.check(job)
+        forks.append(Generation(self, job))
         with self._changed:
             self._enter(forks[0])
         return forks[0]
+
+
+def _end(generations: Sequence[Generation]) -> None:
+    """Cancel generations, and wait until they have left the KV cache."""
+    for generation in generations:
+        generation.cancel()
+    if is_engine_thread():
+        return  # the garbage collector may close a stream during a callback
+    for generation in generations:
+        generation.wait()
 
 
 _loops: ProcessWatch[Loop] = ProcessWatch()

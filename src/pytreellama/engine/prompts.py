@@ -1,21 +1,24 @@
-"""Prompts: what users may give, and the token ids that it becomes."""
+"""Prompts: the forms in which users give them, and the array of token ids that they become."""
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pytreellama.chat.template import chat_prompt, encode_chat
+from pytreellama.chat.template import chat_prompt, encode_chat_array
 from pytreellama.errors import RequestError
 from pytreellama.model.model import Model
 
+Int32 = NDArray[np.int32]
 Message = Mapping[str, Any]
 
 Prompt = str | Sequence[int] | Sequence[Message]
-"""Text, token ids, or chat messages for the model's template."""
+"""Text, token ids, or chat messages for the model's chat template."""
 
 Continuation = str | Sequence[int]
 """Text, or token ids."""
@@ -24,11 +27,11 @@ _FORMS = "give text, a list of token ids, or a list of chat messages"
 
 
 class PromptEncoder:
-    """Makes token ids of prompts, and refuses what is none or cannot fit.
+    """Converts prompts to checked token ids: behind it, no id is checked or converted again.
 
     Args:
-        model: whose vocabulary and template are used.
-        n_text_max: tokens that the context holds for one text.
+        model: its vocabulary and chat template are used.
+        n_text_max: tokens of the longest text that the context holds.
     """
 
     def __init__(self, model: Model, n_text_max: int) -> None:
@@ -36,20 +39,20 @@ class PromptEncoder:
         self._vocab = model.vocab
         self._n_text_max = n_text_max
 
-    def encode(self, prompt: Prompt, *, add_eos: bool = False) -> list[int]:
-        """See ``Engine.encode_prompt``."""
+    def encode(self, prompt: Prompt, *, add_eos: bool = False) -> Int32:
+        """Token ids of a prompt, int32, shape (n,); otherwise as ``Engine.encode_prompt``."""
         if isinstance(prompt, str):
             self.require_fits(prompt)
-            return self._vocab.encode(prompt, add_eos=add_eos)
+            return self._vocab.encode_array(prompt, add_bos=True, add_eos=add_eos)
         _require_list(prompt, "prompt", _FORMS)
         if len(prompt) and isinstance(prompt[0], Mapping):
             text = chat_prompt(self._model, cast("Sequence[Message]", prompt))
             self.require_fits(text)
-            return encode_chat(self._vocab, text)
-        return self.ids(cast("Sequence[int]", prompt), "prompt", _FORMS)
+            return encode_chat_array(self._vocab, text)
+        return self.array(cast("Sequence[int]", prompt), "prompt", _FORMS)
 
     def encode_continuation(self, continuation: Continuation) -> list[int]:
-        """Token ids of text that goes on from other text."""
+        """Token ids of text that continues other text: no BOS and no space in front."""
         if not isinstance(continuation, str):
             form = "give text, or a list of token ids"
             _require_list(continuation, "continuation", form)
@@ -60,9 +63,17 @@ class PromptEncoder:
     def ids(
         self, tokens: Iterable[int], name: str, form: str = "give a list of token ids"
     ) -> list[int]:
-        """Checked token ids.
+        """As ``array``, but the ids are a list."""
+        ids: list[int] = self.array(tokens, name, form).tolist()
+        return ids
+
+    def array(
+        self, tokens: Iterable[int], name: str, form: str = "give a list of token ids"
+    ) -> Int32:
+        """Checked token ids, int32, shape (n,): a copy.
 
         Args:
+            tokens: integers, as a list, an array, or any iterable.
             name: of the argument, for the message.
             form: what may be given instead.
 
@@ -70,25 +81,24 @@ class PromptEncoder:
             RequestError: not integers, or not in the vocabulary.
         """
         _require_no_bytes(tokens, name)
-        try:
-            ids = [operator.index(token) for token in tokens]
-        except TypeError:
-            raise RequestError(f"invalid {name}: {form}") from None
-        wrong = [token for token in ids if not 0 <= token < self._vocab.n_tokens]
-        if wrong:
+        ids = _integers(tokens)
+        if ids is None:
+            raise RequestError(f"invalid {name}: {form}")
+        wrong = (ids < 0) | (ids >= self._vocab.n_tokens)
+        if wrong.any():
             raise RequestError(
-                f"invalid {name}: token id {wrong[0]} is not in the vocabulary; ids are from 0 to "
-                f"{self._vocab.n_tokens - 1}"
+                f"invalid {name}: token id {ids[wrong][0]} is not in the vocabulary; ids are from "
+                f"0 to {self._vocab.n_tokens - 1}"
             )
-        return ids
+        return ids.astype(np.int32)
 
     def require_fits(self, text: str) -> None:
-        """See ``Engine.require_fits``."""
+        """Refuse a text that cannot fit, before it is tokenised; as ``Engine.require_fits``."""
         self._vocab.require_fits(text, self._n_text_max)
 
 
 def as_list(given: Any, name: str) -> list[Any]:
-    """The items of a list of texts; one text alone is not taken for a list of its letters."""
+    """The items of a list of texts; a single text is refused, not split into characters."""
     if isinstance(given, str):
         raise RequestError(f"invalid {name}: one text was given; give a list, such as [text]")
     _require_no_bytes(given, name)
@@ -98,7 +108,7 @@ def as_list(given: Any, name: str) -> list[Any]:
 
 
 def is_many(prompt: Prompt | Sequence[Prompt]) -> bool:
-    """True for a list of prompts: its items are not tokens or messages.
+    """True for a list of prompts: its items are neither tokens nor messages.
 
     Raises:
         RequestError: neither a prompt nor a list.
@@ -115,8 +125,22 @@ def _require_list(given: object, name: str, form: str) -> None:
         raise RequestError(f"invalid {name} of type {type(given).__name__}: {form}")
 
 
+def _integers(tokens: Iterable[int]) -> NDArray[Any] | None:
+    """Tokens as a new array of integers, shape (n,); None if they are anything else."""
+    try:
+        items = tokens if isinstance(tokens, (list, tuple, np.ndarray)) else list(tokens)
+        with contextlib.suppress(ValueError):  # lists of different lengths
+            array = np.array(items)
+            if array.ndim == 1 and array.dtype.kind in "iu":
+                return array
+        # booleans, integers of more than 64 bits, or nothing at all
+        return np.array([operator.index(token) for token in items], np.object_)
+    except TypeError:
+        return None
+
+
 def _require_no_bytes(given: object, name: str) -> None:
-    """Bytes are a sequence of small integers, which would be taken for token ids."""
+    """Refuse bytes: as a sequence of small integers they would pass for token ids."""
     if isinstance(given, (bytes, bytearray, memoryview)):
         raise RequestError(
             f"invalid {name} of type {type(given).__name__}: give text, such as data.decode()"

@@ -1,4 +1,4 @@
-"""Request: what a user asks for, and who is told how it goes."""
+"""Request: the checked options of one generation."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from pytreellama.context.params import is_integer
 from pytreellama.engine.completion import Step
+from pytreellama.engine.token_state import Int32
 from pytreellama.errors import RequestError, shown
 from pytreellama.sampling.params import SamplingParams
 
@@ -19,27 +20,28 @@ OnPrefill = Callable[[float], None]
 MAX_LOGPROBS = 100
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """What is asked for, checked against nothing yet but itself.
+    """Options of one generation. Invalid values raise; limits of an engine are checked later.
 
     Attributes:
-        prompt: token ids, at least one.
-        max_tokens: most tokens to write.
-        stop: strings that end the text.
-        stop_tokens: ids that end the text, besides the model's own end tokens.
-        ignore_eos: write on past the model's end tokens.
-        logprobs: how many of the likeliest tokens to tell of at each token written, 0 for the
-            token alone; None tells nothing.
-        context_shift: go on when the context is full, without the older half of what is not kept.
-        n_keep: tokens at the beginning that a shift keeps; None is the prompt, or half of the
-            context if that is less.
+        prompt: token ids, int32, shape (n,), n >= 1; ids of the vocabulary, never changed.
+        max_tokens: maximum number of tokens to generate.
+        stop: strings that end the output.
+        stop_tokens: token ids that end the output, in addition to the model's end tokens.
+        ignore_eos: continue past the model's end tokens.
+        logprobs: number of likeliest tokens to return with each generated token; 0 for the
+            log-probability of the generated token only, None for nothing.
+        context_shift: when the context is full, drop the older half of the tokens after ``n_keep``
+            and continue.
+        n_keep: tokens at the beginning that a context shift keeps; None is the prompt, or half of
+            the context if that is less.
         sampling: how tokens are drawn.
-        on_step: told of every verified tree.
-        on_prefill: told of the share of the prompt that is in the cache.
+        on_step: called with every verified tree.
+        on_prefill: called with the share of the prompt that is in the KV cache.
     """
 
-    prompt: tuple[int, ...]
+    prompt: Int32
     max_tokens: int
     stop: tuple[str, ...] = ()
     stop_tokens: frozenset[int] = frozenset()
@@ -52,8 +54,6 @@ class Request:
     on_prefill: OnPrefill | None = None
 
     def __post_init__(self) -> None:
-        if not self.prompt:
-            raise RequestError("the prompt has no tokens; give at least one")
         _require_integer("max_tokens", self.max_tokens)
         if self.max_tokens < 1:
             raise RequestError(
@@ -88,10 +88,10 @@ def sampling_params(
 
     Args:
         options: fields of ``SamplingParams``.
-        base: where the other fields come from; by default their defaults.
+        base: values of the fields that are not given; by default those of ``SamplingParams()``.
 
     Raises:
-        RequestError: an option that there is not.
+        RequestError: an unknown option.
         SamplerError, GrammarError: a value out of range.
     """
     known = SamplingParams.__dataclass_fields__

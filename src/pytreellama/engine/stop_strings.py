@@ -1,4 +1,4 @@
-"""Stop strings in a text that comes in pieces."""
+"""StopStrings: finds stop strings in text that arrives in pieces."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from collections.abc import Sequence
 
 from pytreellama.errors import RequestError
 
-MAX_LENGTH = 2**16  # of all stop strings together: each is looked for at every step
+MAX_LENGTH = 2**16  # characters of all stop strings together: each is searched for at every step
 
 
 class StopStrings:
-    """Lets text through until a stop string is complete; holds back what may become one.
+    """Returns text until a stop string is complete; holds back what may become one.
 
     Args:
         stops: strings that end the text; none of them may be empty.
+
+    Attributes:
+        found: the stop string that ended the text, once there is one.
 
     Raises:
         RequestError: an empty one, or more than ``MAX_LENGTH`` characters of them.
@@ -35,7 +38,7 @@ class StopStrings:
         self.found: str | None = None
 
     def push(self, text: str) -> str:
-        """Take a piece and return what is certain; sets ``found`` once a stop is complete."""
+        """Add a piece and return the text that is final; sets ``found`` at a stop string."""
         if not self._stops:
             return text
         text = self._held + text
@@ -49,7 +52,7 @@ class StopStrings:
         return text[: len(text) - n_held]
 
     def finish(self) -> str:
-        """What was held back, when the text ends without a stop."""
+        """Return what was held back, at the end of a text without a stop string."""
         held, self._held = self._held, ""
         return held
 
@@ -58,10 +61,10 @@ class StopStrings:
         return min(found, default=(-1, None))
 
     def _n_held(self, text: str) -> int:
-        """Length of the longest end of the text that begins a stop string."""
+        """Length of the longest suffix of the text that is a prefix of a stop string."""
         for size in range(min(self._n_longest - 1, len(text)), 0, -1):
             end = text[-size:]
-            at = bisect_left(self._stops, end)  # what begins with it stands from there on
+            at = bisect_left(self._stops, end)  # strings with this prefix come next in sorted order
             if at < len(self._stops) and self._stops[at].startswith(end):
                 return size
         return 0

@@ -1,4 +1,4 @@
-"""The text before a pass: how many of its cells each sequence's nodes attend to."""
+"""TextSeen: how many KV-cache cells the nodes of a pass attend to, and what a cell costs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _WINDOW_SHARE = 0.5  # of the layers, where the file does not say; Gemma 2, gpt-
 
 
 class TextSeen:
-    """Counts cells of text as attention reads them, and says what theory holds of their cost.
+    """Counts cells as attention reads them, and estimates their cost without measurements.
 
-    Layers with a sliding window see no more than that, so behind it a token of text counts only
-    for the other layers.
+    Layers with a sliding window attend to no more cells than the window has, so beyond it a token
+    counts for the other layers only.
 
     Args:
         context: the target.
@@ -26,13 +26,13 @@ class TextSeen:
         self._share = _share_of_windows(context.model) if self._window else 0.0
 
     def cells(self, n_past: int) -> int:
-        """Cells that a node behind so many tokens attends to, as if all layers saw as many."""
+        """Cells that a node after ``n_past`` tokens attends to, as the mean over all layers."""
         if not self._window or n_past <= self._window:
             return n_past
         return self._window + round((1.0 - self._share) * (n_past - self._window))
 
     def share(self) -> AttentionShare:
-        """A cell's work in that of the weights."""
+        """Work for one cell as a share of the work for the weights: bytes and products."""
         model, params = self._context.model, self._context.params
         n_kept = model.n_layer * model.n_embd * model.n_head_kv / max(model.n_head, 1)
         n_bytes = n_kept * sum(
@@ -45,7 +45,7 @@ class TextSeen:
 
 
 def _share_of_windows(model: Model) -> float:
-    """Of all layers, those with a window: all but one in so many."""
+    """Share of the layers that have a window, where every n-th layer has none."""
     key = f"{model.architecture}.attention.sliding_window_pattern"
     said = model.metadata.get(key, "")
     return 1.0 - 1.0 / int(said) if said.isdecimal() and int(said) > 0 else _WINDOW_SHARE

@@ -1,4 +1,4 @@
-"""Which engines' threads wait for which engines: a circle of them would wait for ever."""
+"""EngineThread: which engine threads wait for which engines; a cycle would be a deadlock."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pytreellama.errors import ContextError
 
 
 class EngineThread:
-    """Stands for the thread of one engine, on which its callbacks and drafters are called."""
+    """The thread of one engine, on which its callbacks and drafters are called."""
 
     __slots__ = ()
 
     def run_here(self) -> None:
-        """The current thread is the engine's from now on."""
+        """Mark the current thread as the engine's."""
         _here.thread = self
 
     @property
@@ -24,19 +24,19 @@ class EngineThread:
         return _current() is self
 
     def require_elsewhere(self) -> None:
-        """Raise ContextError in a callback of this engine, or of one that waits for it.
+        """Raise ContextError if waiting for this engine here would be a deadlock.
 
-        No wait is begun: a call may do so before it begins anything else.
+        Nothing is waited for: callers check with it before they change anything.
         """
         with self.waited_for():
             pass
 
     @contextmanager
     def waited_for(self) -> Iterator[None]:
-        """While the current thread waits for this engine.
+        """Context manager around a wait of the current thread for this engine.
 
         Raises:
-            ContextError: it is a callback's, and this engine waits for that callback, itself or
+            ContextError: on the thread of a callback that this engine waits for, directly or
                 through callbacks of other engines.
         """
         waiter = _current()

@@ -93,7 +93,7 @@ class Vocab:
     @property
     def adds_eos(self) -> bool:
         """True if ``encode`` appends the EOS token (BERT: SEP)."""
-        return bool(self._ends[1])
+        return len(self._ends[1]) > 0
 
     @cached_property
     def eog_tokens(self) -> frozenset[int]:
@@ -140,22 +140,33 @@ class Vocab:
         Raises:
             VocabError: the text is not valid UTF-8, or the model has no tokenizer.
         """
-        before, after = self._ends
-        ids = self._tokenize(text, False, parse_special)
-        if add_special if add_bos is None else add_bos:
-            ids = [*before, *ids]
-        if add_special if add_eos is None else add_eos:
-            ids = [*ids, *after]
+        ids: list[int] = self.encode_array(
+            text,
+            add_bos=add_special if add_bos is None else add_bos,
+            add_eos=add_special if add_eos is None else add_eos,
+            parse_special=parse_special,
+        ).tolist()
         return ids
 
+    def encode_array(
+        self, text: str | bytes, *, add_bos: bool, add_eos: bool, parse_special: bool = False
+    ) -> NDArray[np.int32]:
+        """As ``encode``, but the ids are an array, int32, shape (n,)."""
+        before, after = self._ends
+        ids = self._tokenize(text, False, parse_special)
+        parts = [before] * add_bos + [ids] + [after] * add_eos
+        return np.concatenate(parts) if len(parts) > 1 else ids
+
     @cached_property
-    def _ends(self) -> tuple[list[int], list[int]]:
+    def _ends(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """The tokens before and after a text, as llama.cpp adds them to an empty one."""
         ends = self._tokenize("", True, False)
         n_before = int(len(ends) > 1 or self.adds_bos)
         return ends[:n_before], ends[n_before:]
 
-    def _tokenize(self, text: str | bytes, add_special: bool, parse_special: bool) -> list[int]:
+    def _tokenize(
+        self, text: str | bytes, add_special: bool, parse_special: bool
+    ) -> NDArray[np.int32]:
         self._require_text("encode")
         data = _utf8(text)
         if len(data) > _MAX_TEXT_BYTES:

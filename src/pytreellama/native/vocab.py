@@ -108,8 +108,8 @@ def suppressed_tokens(model: Handle) -> list[int]:
 # -- text
 
 
-def tokenize(model: Handle, data: bytes, *, add_special: bool, parse_special: bool) -> list[int]:
-    """Tokens of UTF-8 text of less than 2 GiB. Raises ``VocabError``."""
+def tokenize(model: Handle, data: bytes, *, add_special: bool, parse_special: bool) -> Int32:
+    """Token ids of UTF-8 text of less than 2 GiB, shape (n,). Raises ``VocabError``."""
     pointer = vocab_pointer(model)
     capacity = len(data) + 8
     failed = ffi.new("bool *")
@@ -128,7 +128,7 @@ def tokenize(model: Handle, data: bytes, *, add_special: bool, parse_special: bo
             )
         check(int(failed[0]), VocabError, "llama.cpp cannot tokenize this text")
         if count >= 0:
-            ids: list[int] = tokens[:count].tolist()
+            ids: Int32 = tokens[:count].copy()  # the capacity is several times the count
             return ids
         capacity = -count
 

@@ -41,7 +41,7 @@ def make_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     """An ASGI app that serves an engine, and closes it when it is shut down.
 
     Args:
-        engine: with ``n_kept``, if beginnings of prompts are to be kept from request to request.
+        engine: with ``n_cached_prefixes``, if prompts of different requests are to share prefixes.
     """
     service = Service(AsyncEngine(engine=engine), settings)
     app = FastAPI(
@@ -79,24 +79,24 @@ def make_app(engine: Engine, settings: ServerSettings) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(service: Service) -> AsyncIterator[None]:
-    engine, path = service.engine.engine, service.settings.kept_file
+    engine, path = service.engine.engine, service.settings.prefix_cache_file
     await asyncio.to_thread(engine.prepare)
     if path is not None:
-        n_texts = await asyncio.to_thread(engine.load_kept, path)
-        _log.info("%d texts of the cache are back from %s", n_texts, path)
+        n_prefixes = await asyncio.to_thread(engine.load_prefix_cache, path)
+        _log.info("%d cached prefixes are loaded from %s", n_prefixes, path)
     yield
     service.end_all()
     if path is not None:
-        await asyncio.to_thread(_save_kept, engine, path)
+        await asyncio.to_thread(_save_prefix_cache, engine, path)
     await service.engine.close()
 
 
-def _save_kept(engine: Engine, path: str) -> None:
+def _save_prefix_cache(engine: Engine, path: str) -> None:
     try:
-        n_texts = engine.save_kept(path)
-        _log.info("%d texts of the cache are in %s", n_texts, path)
+        n_prefixes = engine.save_prefix_cache(path)
+        _log.info("%d cached prefixes are saved to %s", n_prefixes, path)
     except OSError as error:
-        _log.warning("the cache cannot be written to %s: %s", path, error)
+        _log.warning("the prefix cache cannot be saved to %s: %s", path, error)
 
 
 def _facts_router(service: Service) -> APIRouter:

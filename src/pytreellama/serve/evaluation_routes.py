@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from pytreellama.engine import Generation
-from pytreellama.engine.evaluation import Embedding, Evaluation, Scoring
+from pytreellama.engine.jobs import EmbedJob, EvaluationJob, ScoreJob
 from pytreellama.serve.answers import Embedded, EmbeddingList, Scored, ScoreList, Usage
 from pytreellama.serve.bodies import JsonRoute, caller_of
 from pytreellama.serve.callers import Caller
@@ -48,25 +48,23 @@ async def _embed(service: Service, body: EmbeddingRequest, caller: Caller) -> Re
     texts = as_prompts(body.input)
     _require_few(service, len(texts), "input")
 
-    def embedding(text: str | list[int]) -> Embedding:
-        return engine.embedding(service.text_limit.encode(text, add_eos=True))
+    def embed_job(text: str | list[int]) -> EmbedJob:
+        return engine.embed_job(service.text_limit.encode(text, add_eos=True))
 
-    embeddings = [await caller.run(partial(embedding, text)) for text in texts]
-    for one in embeddings:
-        await _evaluate(service, one, caller)
-    return await caller.run(partial(_embedded, service, body, embeddings))
+    jobs = [await caller.run(partial(embed_job, text)) for text in texts]
+    for job in jobs:
+        await _evaluate(service, job, caller)
+    return await caller.run(partial(_embedded, service, body, jobs))
 
 
-def _embedded(
-    service: Service, body: EmbeddingRequest, embeddings: Sequence[Embedding]
-) -> Response:
+def _embedded(service: Service, body: EmbeddingRequest, jobs: Sequence[EmbedJob]) -> Response:
     vectors: list[list[float] | str] = [
-        base64.b64encode(one.state.tobytes()).decode()
+        base64.b64encode(job.embedding.tobytes()).decode()
         if body.encoding_format == "base64"
-        else one.state.tolist()
-        for one in embeddings
+        else job.embedding.tolist()
+        for job in jobs
     ]
-    n_tokens = sum(one.stats.n_prompt for one in embeddings)
+    n_tokens = sum(job.stats.n_prompt for job in jobs)
     answer = EmbeddingList(
         data=[Embedded(index=i, embedding=vector) for i, vector in enumerate(vectors)],
         model=service.settings.model_name,
@@ -85,9 +83,9 @@ async def _score(service: Service, body: ScoreRequest, caller: Caller) -> Respon
         await caller.run(partial(service.text_limit.encode_continuation, one))
         for one in body.continuations
     ]
-    scoring = await caller.run(partial(service.engine.engine.scoring, prompt, continuations))
-    await _evaluate(service, scoring, caller)
-    return await caller.run(partial(_scored, service, scoring))
+    job = await caller.run(partial(service.engine.engine.score_job, prompt, continuations))
+    await _evaluate(service, job, caller)
+    return await caller.run(partial(_scored, service, job))
 
 
 def _prompt(service: Service, body: ScoreRequest) -> list[int]:
@@ -97,7 +95,7 @@ def _prompt(service: Service, body: ScoreRequest) -> list[int]:
     return service.text_limit.encode(body.prompt)
 
 
-def _scored(service: Service, scoring: Scoring) -> Response:
+def _scored(service: Service, job: ScoreJob) -> Response:
     data = [
         Scored(
             index=i,
@@ -106,18 +104,18 @@ def _scored(service: Service, scoring: Scoring) -> Response:
             token_texts=list(map(service.engine.engine.vocab.piece_text, one.tokens)),
             token_logprobs=one.logps.tolist(),
         )
-        for i, one in enumerate(scoring.scores)
+        for i, one in enumerate(job.scores)
     ]
-    n_prompt = scoring.stats.n_prompt
-    n_scored = sum(len(one.tokens) for one in scoring.scores)
+    n_prompt = job.stats.n_prompt
+    n_scored = sum(len(one.tokens) for one in job.scores)
     usage = Usage(
         prompt_tokens=n_prompt, completion_tokens=n_scored, total_tokens=n_prompt + n_scored
     )
     return json_response(ScoreList(data=data, model=service.settings.model_name, usage=usage))
 
 
-async def _evaluate(service: Service, evaluation: Evaluation, caller: Caller) -> None:
-    submit = partial(service.engine.engine.submit_evaluation, evaluation, wait=False)
+async def _evaluate(service: Service, job: EvaluationJob, caller: Caller) -> None:
+    submit = partial(service.engine.engine.submit_job, job, wait=False)
     try:
         await service.engine.finish(await caller.run(submit, drop=Generation.cancel))
     except Exception as error:

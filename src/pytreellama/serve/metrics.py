@@ -83,7 +83,8 @@ class _EngineGauges(Collector):
                 "Waiting requests.",
                 max(self._engine.n_open - load.n_running, load.n_waiting),
             ),
-            "kept_texts": ("Finished sequences in the prefix cache.", load.n_kept),
+            "cached_prefixes": ("Finished sequences in the prefix cache.", load.n_cached_prefixes),
+            "kept_texts": ("Deprecated: cached_prefixes.", load.n_cached_prefixes),
             "cache_cells_used": ("KV-cache cells in use.", load.n_cells_used),
             "cache_cells": ("KV-cache cells in total.", n_ctx),
         }

@@ -24,7 +24,7 @@ class ServerSettings:
         api_keys: any of them is accepted; empty asks for none.
         cors_origins: web pages of these origins may use the server; "*" is all.
         allowed_hosts: names that a request may call this server by; empty is any.
-        kept_file: prompts' beginnings in the cache are read from here, and written at the end.
+        prefix_cache_file: the prefix cache is loaded from here, and saved at the end.
     """
 
     model_name: str
@@ -38,4 +38,4 @@ class ServerSettings:
     api_keys: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
-    kept_file: str | None = None
+    prefix_cache_file: str | None = None

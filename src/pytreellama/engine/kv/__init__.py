@@ -1,1 +1,1 @@
-"""What the engine does with the KV cache: prefix cache, swap, context shift."""
+"""The engine's use of the KV cache: prefix cache, prefix sharing, swapping, context shift."""

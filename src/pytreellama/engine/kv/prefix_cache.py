@@ -1,4 +1,4 @@
-"""KeptTexts: texts that have ended, whose keys and values stay until their room is needed."""
+"""PrefixCache: tokens of ended requests whose keys and values stay in the KV cache."""
 
 from __future__ import annotations
 
@@ -9,95 +9,95 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.context.context import Context
-from pytreellama.engine.sequence import Sequence
+from pytreellama.engine.jobs import Job
 
 Int32 = NDArray[np.int32]
 
 
 @dataclass(eq=False, slots=True)
-class KeptText:
-    """A text in the cache that nobody writes on.
+class CachedPrefix:
+    """A sequence of the KV cache that no job uses; new prompts that begin with it share its cells.
 
     Attributes:
-        shareable: its tokens, all of them in the cache; int32, shape (n,).
-        seq_id: its place in the cache.
+        ids: its tokens, int32, shape (n,).
+        seq_id: its sequence.
     """
 
-    shareable: Int32
+    ids: Int32
     seq_id: int
 
 
-class KeptTexts:
-    """At most so many texts; the one that was used longest ago goes first.
+class PrefixCache:
+    """Holds a bounded number of prefixes, and evicts the least recently used first.
 
-    Cells that a text shares with others count once and stay for them when it goes.
+    Cells that a prefix shares with other sequences count once, and stay for them after eviction.
 
     Args:
-        context: the cache; each text holds one of its sequence ids.
-        n_most: 0 keeps nothing.
+        context: its KV cache; each prefix holds one of its sequence ids.
+        n_max: maximum number of prefixes; 0 disables the cache.
     """
 
-    def __init__(self, context: Context, n_most: int) -> None:
+    def __init__(self, context: Context, n_max: int) -> None:
         self._context = context
-        self._n_most = n_most
-        self._texts: list[KeptText] = []  # the one used last at the end
+        self._n_max = n_max
+        self._prefixes: list[CachedPrefix] = []  # the most recently used is last
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self._prefixes)
 
-    def __iter__(self) -> Iterator[KeptText]:
-        return iter(self._texts)
-
-    def keep(self, sequence: Sequence) -> bool:
-        """Take over a sequence's place in the cache; False if it is to be freed.
-
-        A text that begins another one is in that one already, and is not kept besides.
-        """
-        tokens = sequence.shareable.copy()
-        if self._n_most == 0 or not len(tokens) or len(tokens) < sequence.n_past:
-            return False
-        for text in list(self._texts):
-            n_equal = n_common(tokens, text.shareable)
-            if n_equal == len(tokens):
-                self.use(text)
-                return False
-            if n_equal == len(text.shareable):
-                self.drop(text)
-        if self.is_full:
-            self.drop_oldest()
-        self.add(KeptText(tokens, sequence.require_id()))
-        return True
-
-    def add(self, text: KeptText) -> None:
-        """Keep a text that is in the cache; there must be room for it among the others."""
-        assert not self.is_full
-        self._texts.append(text)
+    def __iter__(self) -> Iterator[CachedPrefix]:
+        return iter(self._prefixes)
 
     @property
     def is_full(self) -> bool:
-        """Must one go before another is kept?"""
-        return len(self._texts) >= self._n_most
+        """True if one prefix must be evicted before another is inserted."""
+        return len(self._prefixes) >= self._n_max
 
-    def use(self, text: KeptText) -> None:
-        """It was of use just now."""
-        self._texts.remove(text)
-        self._texts.append(text)
+    def insert(self, job: Job) -> bool:
+        """Take over the sequence of an ended job; False if the caller must free it.
 
-    def drop(self, text: KeptText) -> None:
-        """Free what it alone holds."""
-        self._texts.remove(text)
-        self._context.sequences.free(text.seq_id)
-
-    def drop_oldest(self) -> bool:
-        """Drop the text that was used longest ago; False if there is none."""
-        if not self._texts:
+        A prefix of another cached prefix is not cached again.
+        """
+        ids = job.state.shareable
+        if self._n_max == 0 or not len(ids) or len(ids) < job.state.n_past:
             return False
-        self.drop(self._texts[0])
+        for prefix in list(self._prefixes):
+            n_equal = n_common(ids, prefix.ids)
+            if n_equal == len(ids):
+                self.touch(prefix)
+                return False
+            if n_equal == len(prefix.ids):
+                self.evict(prefix)
+        if self.is_full:
+            self.evict_oldest()
+        self.add(CachedPrefix(ids.copy(), job.require_id()))
+        return True
+
+    def add(self, prefix: CachedPrefix) -> None:
+        """Insert a prefix that is in the KV cache; the prefix cache must not be full."""
+        assert not self.is_full
+        self._prefixes.append(prefix)
+
+    def touch(self, prefix: CachedPrefix) -> None:
+        """Mark a prefix as the most recently used."""
+        self._prefixes.remove(prefix)
+        self._prefixes.append(prefix)
+
+    def evict(self, prefix: CachedPrefix) -> None:
+        """Remove a prefix, and free the cells that no other sequence shares."""
+        self._prefixes.remove(prefix)
+        self._context.sequences.free(prefix.seq_id)
+
+    def evict_oldest(self) -> bool:
+        """Evict the least recently used prefix; False if there is none."""
+        if not self._prefixes:
+            return False
+        self.evict(self._prefixes[0])
         return True
 
 
 def n_common(a: Int32, b: Int32) -> int:
-    """Tokens that both texts begin with; int32, shapes (n,) and (m,)."""
+    """Length of the longest common prefix of two int32 arrays of shapes (n,) and (m,)."""
     n_most = min(len(a), len(b))
     differs = a[:n_most] != b[:n_most]
     return int(differs.argmax()) if differs.any() else n_most

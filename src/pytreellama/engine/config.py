@@ -1,0 +1,93 @@
+"""EngineConfig: the checked sizes and rules of an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pytreellama.context.context import Context
+from pytreellama.context.params import ContextParams
+from pytreellama.engine.tree_pass import RULES, Rule
+from pytreellama.errors import ContextError, RequestError, shown
+from pytreellama.model.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Arguments of ``Engine`` of the same names.
+
+    Raises:
+        RequestError, ContextError: a value out of range, or sizes given twice.
+    """
+
+    n_draft: int | None
+    n_ctx: int | None
+    n_seq_max: int | None
+    n_queue_max: int
+    n_cached_prefixes: int
+    n_prefill: int
+    verify: Rule
+    params: ContextParams | None
+
+    def __post_init__(self) -> None:
+        _require_at_least(0, n_queue_max=self.n_queue_max, n_cached_prefixes=self.n_cached_prefixes)
+        _require_at_least(1, n_prefill=self.n_prefill)
+        if self.n_draft is not None:
+            _require_at_least(0, n_draft=self.n_draft)
+        if self.verify not in RULES:
+            raise RequestError(
+                f"verify = {self.verify!r} was asked for; give one of {', '.join(RULES)}"
+            )
+        if self.params is not None and not (self.n_ctx is None and self.n_seq_max is None):
+            raise ContextError("give n_ctx and n_seq_max in params, or by name, not both")
+
+    def new_context(self, model: Model, options: dict[str, Any]) -> Context:
+        """A context with a sequence id for each running request and each cached prefix.
+
+        Args:
+            options: further fields of ``ContextParams``.
+
+        Raises:
+            ContextError: invalid sizes, or sequences that cannot share a pass.
+        """
+        n_more = self.n_cached_prefixes
+        if self.params is not None:
+            params = replace(self.params, n_seq_max=self.params.n_seq_max + n_more)
+            context = Context(model, params, **options)
+        else:
+            n_ctx = min(4096, model.n_ctx_train) if self.n_ctx is None else self.n_ctx
+            context = Context(
+                model, n_ctx=n_ctx, n_seq_max=(self.n_seq_max or 1) + n_more, **options
+            )
+        if not context.kv_unified:
+            context.close()
+            raise ContextError(
+                "an engine needs kv_unified=True, so that all its trees can share one pass"
+            )
+        return context
+
+
+def checked_model(model: object) -> Model:
+    """``model`` if it is one; otherwise raises ContextError."""
+    if not isinstance(model, Model):
+        raise ContextError(
+            f"invalid model of type {type(model).__name__}: give a Model, such as Model(path)"
+        )
+    return model
+
+
+def _require_at_least(least: int, **values: object) -> None:
+    for name, value in values.items():
+        if not isinstance(value, (int, np.integer)) or value < least:
+            raise RequestError(
+                f"invalid {name}={shown(value)}: expected a whole number from {least}"
+            )
+
+
+def checked_flag(name: str, value: object) -> bool:
+    """``value`` if it is a boolean; otherwise raises RequestError."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise RequestError(f"invalid {name} of type {type(value).__name__}: give True or False")
+    return bool(value)

@@ -1,0 +1,88 @@
+"""JobFactory: validates what users ask for, and makes jobs of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pytreellama.draft import DrafterFactory, make_drafter
+from pytreellama.engine.jobs.embed import POOLINGS, EmbedJob, Pooling, own_pooling
+from pytreellama.engine.jobs.generate import GenerateJob
+from pytreellama.engine.jobs.score import ScoreJob
+from pytreellama.engine.prompts import Continuation, Prompt, PromptEncoder, as_list
+from pytreellama.engine.request import OnPrefill, OnStep, Request, sampling_params
+from pytreellama.errors import RequestError
+from pytreellama.model.model import Model
+
+
+class JobFactory:
+    """The one place where requests are validated, on the caller's thread.
+
+    A prompt is checked and converted once: from here on it is one int32 array.
+
+    Args:
+        model: the target.
+        new_drafter: makes the drafter of each generation.
+        n_text_max: tokens of the longest text that the context holds.
+        n_prefill: maximum number of prompt tokens of a pass.
+
+    Attributes:
+        prompts: encodes prompts.
+    """
+
+    def __init__(
+        self, model: Model, new_drafter: DrafterFactory, n_text_max: int, n_prefill: int
+    ) -> None:
+        self._model = model
+        self._new_drafter = new_drafter
+        self._n_prefill = n_prefill
+        self.prompts = PromptEncoder(model, n_text_max)
+
+    def generate(
+        self,
+        prompt: Prompt,
+        index: int = 0,
+        *,
+        max_tokens: int = 128,
+        stop: str | Sequence[str] = (),
+        stop_tokens: Iterable[int] = (),
+        ignore_eos: bool = False,
+        logprobs: int | None = None,
+        context_shift: bool = False,
+        n_keep: int | None = None,
+        on_step: OnStep | None = None,
+        on_prefill: OnPrefill | None = None,
+        **sampling: Any,
+    ) -> GenerateJob:
+        """A generation; arguments and errors as ``Engine.submit``.
+
+        Args:
+            index: which prompt of a call it is.
+        """
+        request = Request(
+            prompt=self.prompts.encode(prompt),
+            max_tokens=max_tokens,
+            stop=(stop,) if isinstance(stop, str) else tuple(as_list(stop or (), "stop")),
+            stop_tokens=frozenset(self.prompts.ids(stop_tokens, "stop_tokens")),
+            ignore_eos=ignore_eos,
+            logprobs=logprobs,
+            context_shift=context_shift,
+            n_keep=n_keep,
+            sampling=sampling_params(sampling),
+            on_step=on_step,
+            on_prefill=on_prefill,
+        )
+        return GenerateJob(request, self._model.vocab, make_drafter(self._new_drafter), index)
+
+    def score(self, prompt: Prompt, continuations: Sequence[Continuation]) -> ScoreJob:
+        """A score of continuations; arguments and errors as ``Engine.score``."""
+        given = as_list(continuations, "continuations")
+        ids = [self.prompts.encode_continuation(one) for one in given]
+        return ScoreJob(self.prompts.encode(prompt), ids)
+
+    def embed(self, text: Prompt, pooling: Pooling | None) -> EmbedJob:
+        """An embedding of one text; arguments and errors as ``Engine.embed``."""
+        if pooling not in (None, *POOLINGS):
+            raise RequestError(f"pooling = {pooling!r} was asked for; give {' or '.join(POOLINGS)}")
+        ids = self.prompts.encode(text, add_eos=True)
+        return EmbedJob(ids, pooling or own_pooling(self._model), self._n_prefill)

@@ -1,0 +1,56 @@
+"""ChunkedPrefill: computes the prompts of running jobs, a limited number of tokens a step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from pytreellama.context.context import Context
+from pytreellama.engine.jobs import Job
+from pytreellama.engine.kv.manager import KVCacheManager
+
+
+class ChunkedPrefill:
+    """Prefills in chunks that begin at multiples of ``n_prefill``, whatever else is running.
+
+    Each chunk is one pass, and shared prefixes are not computed again. Where logits depend on the
+    tokens of a pass (``Context.is_batch_invariant`` is False), results are then still reproducible.
+
+    Args:
+        context: the target.
+        kv: its KV cache.
+        n_prefill: maximum number of tokens of a chunk, and of all chunks of a step.
+    """
+
+    def __init__(self, context: Context, kv: KVCacheManager, n_prefill: int) -> None:
+        self._context = context
+        self._kv = kv
+        self._n_prefill = n_prefill
+
+    def run(self, running: Sequence[Job]) -> Iterator[Job]:
+        """Prefill the next chunks in the order of arrival, and yield each job after its turn.
+
+        Raises:
+            CacheFullError: no room for a chunk; the rest of the jobs had no turn.
+        """
+        n_left = self._n_prefill
+        jobs = [job for job in running if job.n_missing > 0 and not job.is_finished]
+        jobs.sort(key=lambda job: job.arrival)
+        for i, job in enumerate(jobs):
+            self._kv.share(job, running)
+            n_chunk = self._n_prefill - job.state.n_past % self._n_prefill
+            n_chunk = min(n_chunk, job.n_missing)
+            if n_chunk and not self._kv.will_share(job, jobs[:i]):
+                if n_chunk > n_left:
+                    return
+                n_left -= n_chunk
+                self._run_chunk(job, n_chunk)
+            yield job
+
+    def _run_chunk(self, job: Job, n_chunk: int) -> None:
+        started_s = time.perf_counter()
+        begin = job.state.n_past
+        self._kv.evict_for(n_chunk)
+        self._context.prefill(job.state.ids[begin : begin + n_chunk], job.require_id())
+        job.state.n_past = begin + n_chunk
+        job.stats.prefill_s += time.perf_counter() - started_s
