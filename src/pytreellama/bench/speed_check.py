@@ -34,6 +34,7 @@ class SpeedCheck:
         n_compared: nodes of the chain whose logits were compared; 0 if none were.
         logit_difference: largest difference between the logits of that chain in one pass and
             token by token.
+        can_branch: can trees be evaluated here?
     """
 
     n_threads: int
@@ -42,6 +43,7 @@ class SpeedCheck:
     n_samples: dict[int, int]
     n_compared: int
     logit_difference: float
+    can_branch: bool = True
 
     def cost(self, n_nodes: int) -> float:
         """Cost of a pass relative to a pass over one node."""
@@ -108,9 +110,9 @@ def check_speed(model: Model, n_threads: int | None = None, budget_s: float = 8.
     from pytreellama.engine.calibration import TimedPasses
 
     n_ctx = min(512, model.n_ctx_train or 512)
-    sizes = SIZES if model.can_branch else SIZES[:1]
-    n_past = max(1, min(_N_PAST, n_ctx - 2 * max(sizes)))
+    n_past = max(1, min(_N_PAST, n_ctx - 2 * max(SIZES)))
     with Context(model, n_ctx=n_ctx, n_threads=n_threads) as context:
+        sizes = SIZES if context.can_branch else SIZES[:1]
         passes = TimedPasses(context, n_past)
         samples = _measure(passes, sizes, time.perf_counter() + budget_s, budget_s)
         n_compared = min(max(samples), _N_COMPARED) if len(samples) > 1 else 0
@@ -121,6 +123,7 @@ def check_speed(model: Model, n_threads: int | None = None, budget_s: float = 8.
             {n: len(times) for n, times in samples.items()},
             n_compared,
             passes.logit_difference(n_compared),
+            context.can_branch,
         )
 
 

@@ -124,6 +124,7 @@ def _examine(report: Report, path: ModelPath, threads: Threads, measure: bool) -
         if measure:
             check = _measure(model, threads)
             report["_check"] = check
+            report["model"]["can_branch"] = check.can_branch
             report["speed"] = check.to_dict()
     report["advice"] = _advice(report)
 

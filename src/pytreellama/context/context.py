@@ -139,6 +139,11 @@ class Context(DeprecatedNames, Closing):
         return has_products and self.native.has_invariant_graph
 
     @property
+    def can_branch(self) -> bool:
+        """True if trees with branches can be evaluated; False if only chains can."""
+        return self.sequences.n_spare_leaves > 0
+
+    @property
     def n_text_max(self) -> int:
         """Tokens of the longest text: what the cache holds, and the model has positions for."""
         return min(self.n_ctx, self.model.n_positions or self.n_ctx)

@@ -23,13 +23,14 @@ def choose_encoding(
     Raises:
         ContextError: the memory cannot hold the one asked for.
     """
-    if wanted is TreeEncoding.ANCESTORS and model.can_branch and not native.has_trees:
+    if native.has_trees:
+        return wanted or TreeEncoding.ANCESTORS
+    if wanted is TreeEncoding.ANCESTORS and model.can_branch:
         raise ContextError(
             "this model's memory cannot hold trees by ancestors; leave tree_encoding out, or take "
             "TreeEncoding.SEQUENCES"
         )
-    default = TreeEncoding.ANCESTORS if native.has_trees else TreeEncoding.SEQUENCES
-    return wanted or default
+    return TreeEncoding.SEQUENCES
 
 
 def make_encoder(
@@ -46,7 +47,7 @@ def make_encoder(
         window_drops_cells: the cache of a sliding window has no room for text that left it.
         decode: runs a batch of text, which recurrent models need at commit.
     """
-    if encoding is TreeEncoding.ANCESTORS and native.has_trees:
+    if encoding is TreeEncoding.ANCESTORS:
         return AncestorTrees(native, cache, None if model.can_branch else native.n_ubatch)
     if not model.can_branch:
         return StateChains(native, cache, decode)

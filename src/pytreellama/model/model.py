@@ -210,7 +210,10 @@ class Model(Closing):
 
     @property
     def can_branch(self) -> bool:
-        """True if the model can evaluate trees with branches: no recurrent layers."""
+        """True if the memory is a KV cache alone: text can be shared and removed at any position.
+
+        Models with recurrent layers may evaluate trees nevertheless; see ``Context.can_branch``.
+        """
         return not (self.is_recurrent or self.is_hybrid)
 
     @property
