@@ -5,6 +5,7 @@
 #include "llama-context.h"
 #include "llama-cparams.h"
 #include "llama-impl.h"
+#include "llama-memory-hybrid-idx.h"
 #include "llama-model.h"
 
 #include <cstring>
@@ -50,6 +51,11 @@ static bool is_batch_invariant(const ggml_tensor * node) {
 }
 
 bool treellama_is_batch_invariant(const llama_context * ctx) {
+    // an indexer among recurrent layers pools cells, and which attention follows depends on the pass
+    if (dynamic_cast<const llama_memory_hybrid_idx *>(ctx->get_memory())) {
+        return false;
+    }
+
     ggml_cgraph * gf = ctx->get_gf_res_reserve()->get_gf();
 
     for (int i = 0; i < ggml_graph_n_nodes(gf); ++i) {

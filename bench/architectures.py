@@ -1,0 +1,210 @@
+"""What holds for each architecture: trees or chains, and whether bits depend on the pass.
+
+    python bench/architectures.py [--json] [--page docs/models.md] [--threads N] [KIND ...]
+
+Runs tiny models of random weights (``tests/tiny_architectures``), each in a process of its own,
+because an assertion of llama.cpp ends the process. For each: a text of 600 tokens in passes of
+several widths against steps of one token, and each node of a tree against its path alone.
+``--page`` writes the table of the documentation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.report import ROOT, Figure, publish, shown
+from pytreellama import Context, Model, TokenTree
+from pytreellama.errors import PyTreeLlamaError
+
+sys.path.insert(0, str(ROOT / "tests"))
+
+N_TEXT = 600
+PARENTS = [-1, 0, 0, 1, 1, 2, 3, 3, 5, 6]
+TOKENS = [40, 41, 42, 41, 43, 41, 44, 45, 46, 47]
+HEADER = """# Models
+
+Which architectures evaluate trees, and whether a token's logits depend on the rest of its pass.
+`python bench/architectures.py --page docs/models.md` writes this page from tiny models of random
+weights, run on a CPU.
+
+* *Trees*: draft nodes with branches, in one pass. *Chains*: drafts without branches; the engine
+  does not draft for these models, because each chain would cost a copy of the state.
+* *Exact*: measured at {n_text} tokens, to the last bit: prefill in one pass against single steps,
+  and each node of a tree against its path alone.
+
+Architectures that are not listed and keep a KV cache alone behave as `llama` does.
+
+| architecture | memory | drafts | exact | carries |
+|---|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What holds for a kind of model.
+
+    Attributes:
+        drafts: "trees", "chains" or "".
+        is_promised: what ``Context.is_batch_invariant`` says.
+        is_exact: what was measured; with ``is_promised`` it must hold.
+        refusal: why it generates no text, or what went wrong.
+    """
+
+    architecture: str
+    memory: str
+    carries: str = ""
+    drafts: str = ""
+    is_promised: bool = False
+    is_exact: bool = False
+    refusal: str = ""
+
+
+# -- one model
+
+
+def facts_of(path: Path, kind: str, carries: str, n_threads: int) -> Facts:
+    with Model(path) as model:
+        name = model.architecture + ("" if kind.removesuffix("-mtp") in _NAMES else _variant(kind))
+        memory = "hybrid" if model.is_hybrid else "state" if model.is_recurrent else "KV cache"
+        if not model.can_generate:
+            return Facts(name, "", carries, refusal=str(model.refusal))
+        with Context(model, n_ctx=1024, n_seq_max=2, n_threads=n_threads) as context:
+            drafts = "trees" if context.can_branch else "chains"
+            is_exact = _is_exact(context)
+            return Facts(name, memory, carries, drafts, context.is_batch_invariant, is_exact)
+
+
+_NAMES = {"rope": "llama", "neox": "qwen3", "learned": "gpt2", "alibi": "mpt", "recurrent": "mamba"}
+
+
+def _variant(kind: str) -> str:
+    _, hyphen, variant = kind.rpartition("-")
+    return f" ({variant})" if hyphen and variant in ("swa", "mrope") else ""
+
+
+def _is_exact(context: Context) -> bool:
+    text = np.random.default_rng(1).integers(3, 250, N_TEXT, dtype=np.int32)
+    seq = context.prefill(text[: N_TEXT - 40])
+    one_pass = context.decode(TokenTree.chain(text[-40:-20]), seq=seq).logits
+    context.commit(seq, range(20))
+    at_once = context.prefill(text[-20:], seq, logits=True) >= 0 and context.outputs.logits[0]
+    context.sequences.free(seq)
+    seq = context.prefill(text[: N_TEXT - 200])
+    steps = [context.decode(int(token), seq=seq).logits[0] for token in text[-200:]]
+    same = bool((one_pass == np.array(steps[-40:-20])).all() and (at_once == steps[-1]).all())
+    context.sequences.free(seq)
+    return same and (not context.can_branch or _is_tree_exact(context, text[:100]))
+
+
+def _is_tree_exact(context: Context, text: NDArray[Any]) -> bool:
+    seq = context.prefill(text)
+    state = context.memory.save(seq)
+    rows = context.decode(TokenTree(TOKENS, PARENTS), seq=seq).logits
+    context.discard(seq)
+    for node in range(len(TOKENS)):
+        path = TokenTree(TOKENS, PARENTS).path(node)
+        for at in path:
+            alone = context.decode(TOKENS[at], seq=seq).logits[0]
+        if (alone != rows[node]).any():
+            return False
+        context.sequences.free(seq)
+        seq = context.sequences.new()
+        context.memory.load(state, seq)
+    return True
+
+
+# -- all of them
+
+
+def facts_in_a_child(path: Path, kind: str, carries: str, n_threads: int) -> Facts:
+    """The facts, or what ended the process that looked for them."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        try:
+            facts = facts_of(path, kind, carries, n_threads)
+        except PyTreeLlamaError as error:
+            facts = Facts(kind, "", carries, refusal=str(error)[:200])
+        os.write(writer, json.dumps(asdict(facts)).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        data = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if status:
+        return Facts(kind, "", carries, refusal=f"ends the process (status {status})")
+    return Facts(**json.loads(data))
+
+
+def page_of(found: list[Facts]) -> str:
+    lines = []
+    for facts in sorted(found, key=lambda one: (bool(one.refusal), one.architecture)):
+        cells = (facts.memory, facts.drafts, "yes" if facts.is_exact else "no", facts.carries)
+        if facts.refusal:
+            cells = ("", f"refused: {facts.refusal}", "", facts.carries)
+        lines.append(f"| `{facts.architecture}` | {' | '.join(cells)} |\n")
+    return HEADER.format(n_text=N_TEXT) + "".join(lines)
+
+
+def main() -> None:
+    import tiny_architectures
+    from tiny_models import KINDS, tiny_model
+
+    everything = {**dict.fromkeys(KINDS, ""), **dict.fromkeys(tiny_architectures.KINDS, "")}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--page", type=Path, metavar="FILE")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("kinds", nargs="*", metavar="KIND", default=list(everything))
+    args = parser.parse_args()
+    found: dict[str, Facts] = {}
+    with tempfile.TemporaryDirectory() as folder, shown("running tiny models") as progress:
+        for i, kind in enumerate(args.kinds):
+            carries = "MTP head" if f"{kind}-mtp" in everything else ""
+            path = tiny_model(kind, folder, n_ctx_train=1024)
+            found[kind] = facts_in_a_child(path, kind, carries, args.threads)
+            path.unlink()
+            progress((i + 1) / len(args.kinds))
+    shown_kinds = [facts for kind, facts in found.items() if not kind.endswith("-mtp")]
+    if args.page:
+        args.page.write_text(page_of(shown_kinds), encoding="utf-8")
+    decoders = [facts for facts in found.values() if not facts.refusal]
+    broken = [facts for facts in decoders if facts.is_promised and not facts.is_exact]
+    rows = [
+        (kind, f.refusal or ", ".join((f.memory, f.drafts, _exactness(f))))
+        for kind, f in found.items()
+    ]
+    figures = [
+        Figure.at_most("kinds whose bits depend on the pass though promised", len(broken), 0),
+        Figure.at_least("share of decoders with trees", _share(decoders, "drafts", "trees"), 0.8),
+        Figure.at_least(
+            "share of decoders that are exact", _share(decoders, "is_exact", True), 0.9
+        ),
+    ]
+    publish("Architectures", rows, figures, args.json)
+
+
+def _exactness(facts: Facts) -> str:
+    said = "" if facts.is_promised == facts.is_exact else " (is_batch_invariant says otherwise)"
+    return ("exact" if facts.is_exact else "not exact") + said
+
+
+def _share(decoders: list[Facts], name: str, value: object) -> float:
+    n_equal = sum(bool(getattr(one, name) == value) for one in decoders)
+    return n_equal / max(len(decoders), 1)
+
+
+if __name__ == "__main__":
+    main()
