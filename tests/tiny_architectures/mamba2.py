@@ -14,6 +14,7 @@ from tiny_architectures.parts import (
     decay,
     ends,
     expert_keys,
+    experts,
     mamba2_keys,
     mamba2_mixer,
     model_keys,
@@ -61,17 +62,35 @@ def _falcon_h1(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
 
 
 def _granitehybrid(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
-    model_keys(g, s, attention__head_count_kv=only_attending(s, s.n_head_kv))
-    mamba2_keys(g, s)
+    _granite_keys(g, s)
     ends(w, s, stops)
     for layer, b in enumerate(blocks(s)):
-        w.norm(f"{b}.attn_norm.weight", s.n_embd)
-        if attends(layer):
-            separate_qkv(w, s, b)
-        else:
-            mamba2_mixer(w, s, b)
-        w.norm(f"{b}.ffn_norm.weight", s.n_embd)
+        _granite_mixer(w, s, b, layer)
         gated_ffn(w, s, b)
+
+
+def _granitehybrid_moe(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
+    _granite_keys(g, s)
+    expert_keys(g, s, expert_shared_feed_forward_length=s.n_ff)
+    ends(w, s, stops)
+    for layer, b in enumerate(blocks(s)):
+        _granite_mixer(w, s, b, layer)
+        experts(w, s, b, shared=1)
+
+
+def _granite_keys(g: GGUFWriter, s: Shape) -> None:
+    model_keys(g, s, attention__head_count_kv=only_attending(s, s.n_head_kv))
+    mamba2_keys(g, s)
+
+
+def _granite_mixer(w: Weights, s: Shape, b: str, layer: int) -> None:
+    """All of a layer but its feed-forward part."""
+    w.norm(f"{b}.attn_norm.weight", s.n_embd)
+    if attends(layer):
+        separate_qkv(w, s, b)
+    else:
+        mamba2_mixer(w, s, b)
+    w.norm(f"{b}.ffn_norm.weight", s.n_embd)
 
 
 def _nemotron_h(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
@@ -190,6 +209,9 @@ KINDS = {
     "falcon-h1": Kind("falcon-h1", _falcon_h1, grouped=True, memory="hybrid"),
     "granitehybrid": Kind(
         "granitehybrid", _granitehybrid, grouped=True, memory="hybrid", n_layer=3
+    ),
+    "granitehybrid-moe": Kind(
+        "granitehybrid", _granitehybrid_moe, grouped=True, memory="hybrid", n_ff=64, n_layer=3
     ),
     "nemotron_h": Kind("nemotron_h", _nemotron_h, grouped=True, memory="hybrid", n_layer=4),
     "nemotron_h_moe": Kind(
