@@ -19,6 +19,7 @@ from tiny_architectures.parts import (
     expert_keys,
     latent_attention,
     latent_keys,
+    mtp_ends,
     only_attending,
     stream_gates,
 )
@@ -30,12 +31,12 @@ N_STREAM = 4  # the only number that GLM 5 Next may have
 K_POOL = 4
 
 
-def _keys(g: GGUFWriter, s: Shape, q_rank: int, **more: Value) -> None:
+def _keys(g: GGUFWriter, s: Shape, q_rank: int, n_mtp: int = 0, /, **more: Value) -> None:
     latent_keys(
         g,
         s,
         q_rank,
-        attention__head_count_kv=only_attending(s, 1),
+        attention__head_count_kv=only_attending(s, 1, n_mtp),
         ssm__conv_kernel=D_CONV,
         kda__head_dim=D_HEAD,
         leading_dense_block_count=1,
@@ -126,8 +127,9 @@ def _kimi_k3(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
         dense_then_experts(w, s, b, layer)
 
 
-def _bailingmoe3(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
-    _keys(g, s, 32, kda__gate_lower_bound=-5.0, rope__dimension_sections=[6, 5, 5, 0])
+def _bailingmoe3(g: GGUFWriter, w: Weights, s: Shape, stops: bool, n_mtp: int = 0) -> None:
+    sections = [6, 5, 5, 0]
+    _keys(g, s, 32, n_mtp, kda__gate_lower_bound=-5.0, rope__dimension_sections=sections)
     ends(w, s, stops)
     for layer, b in enumerate(blocks(s)):
         w.norm(f"{b}.attn_norm.weight", s.n_embd)
@@ -140,6 +142,17 @@ def _bailingmoe3(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
             w.matrix(f"{b}.ssm_g_a.weight", s.n_head * D_HEAD, s.n_embd)
             _bounded_decay(w, s, b, 1.0, s.n_head, 1)
         dense_then_experts(w, s, b, layer)
+
+
+def _bailingmoe3_mtp(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
+    _bailingmoe3(g, w, s, stops, n_mtp=1)
+    g.add_nextn_predict_layers(1)
+    b = f"blk.{s.n_layer}"
+    w.norm(f"{b}.attn_norm.weight", s.n_embd)
+    latent_attention(w, s, b)
+    w.matrix(f"{b}.attn_gate.weight", s.n_head, s.n_embd)
+    dense_then_experts(w, s, b, s.n_layer)
+    mtp_ends(w, s, b, norm="layer_output_norm")
 
 
 def _glm5_next(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
@@ -178,13 +191,14 @@ def _glm5_next(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
         dense_then_experts(w, s, b, layer)
 
 
-def _kind(arch: str, write: Writer) -> Kind:
-    return Kind(arch, write, memory="hybrid", n_ff=64, n_layer=3)
+def _kind(arch: str, write: Writer, n_mtp: int = 0) -> Kind:
+    return Kind(arch, write, memory="hybrid", n_ff=64, n_layer=3, n_mtp=n_mtp)
 
 
 KINDS = {
     "kimi-linear": _kind("kimi-linear", _kimi_linear),
     "kimi-k3": _kind("kimi-k3", _kimi_k3),
     "bailingmoe3": _kind("bailingmoe3", _bailingmoe3),
+    "bailingmoe3-mtp": _kind("bailingmoe3", _bailingmoe3_mtp, n_mtp=1),
     "glm5-next": _kind("glm5-next", _glm5_next),
 }

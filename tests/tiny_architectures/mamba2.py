@@ -14,9 +14,11 @@ from tiny_architectures.parts import (
     decay,
     ends,
     expert_keys,
+    experts,
     mamba2_keys,
     mamba2_mixer,
     model_keys,
+    mtp_ends,
     only_attending,
 )
 from tiny_models import (
@@ -60,17 +62,35 @@ def _falcon_h1(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
 
 
 def _granitehybrid(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
-    model_keys(g, s, attention__head_count_kv=only_attending(s, s.n_head_kv))
-    mamba2_keys(g, s)
+    _granite_keys(g, s)
     ends(w, s, stops)
     for layer, b in enumerate(blocks(s)):
-        w.norm(f"{b}.attn_norm.weight", s.n_embd)
-        if attends(layer):
-            separate_qkv(w, s, b)
-        else:
-            mamba2_mixer(w, s, b)
-        w.norm(f"{b}.ffn_norm.weight", s.n_embd)
+        _granite_mixer(w, s, b, layer)
         gated_ffn(w, s, b)
+
+
+def _granitehybrid_moe(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
+    _granite_keys(g, s)
+    expert_keys(g, s, expert_shared_feed_forward_length=s.n_ff)
+    ends(w, s, stops)
+    for layer, b in enumerate(blocks(s)):
+        _granite_mixer(w, s, b, layer)
+        experts(w, s, b, shared=1)
+
+
+def _granite_keys(g: GGUFWriter, s: Shape) -> None:
+    model_keys(g, s, attention__head_count_kv=only_attending(s, s.n_head_kv))
+    mamba2_keys(g, s)
+
+
+def _granite_mixer(w: Weights, s: Shape, b: str, layer: int) -> None:
+    """All of a layer but its feed-forward part."""
+    w.norm(f"{b}.attn_norm.weight", s.n_embd)
+    if attends(layer):
+        separate_qkv(w, s, b)
+    else:
+        mamba2_mixer(w, s, b)
+    w.norm(f"{b}.ffn_norm.weight", s.n_embd)
 
 
 def _nemotron_h(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
@@ -84,8 +104,8 @@ def _nemotron_h(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
             w.matrix(f"{b}.ffn_down.weight", s.n_embd, s.n_ff)
 
 
-def _nemotron_h_moe(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
-    _nemotron_keys(g, s)
+def _nemotron_h_moe(g: GGUFWriter, w: Weights, s: Shape, stops: bool, n_mtp: int = 0) -> None:
+    _nemotron_keys(g, s, n_mtp)
     expert_keys(
         g,
         s,
@@ -102,13 +122,25 @@ def _nemotron_h_moe(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
             _ungated_experts(w, s, b)
 
 
-def _nemotron_keys(g: GGUFWriter, s: Shape) -> None:
+def _nemotron_h_moe_mtp(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
+    _nemotron_h_moe(g, w, s, stops, n_mtp=1)
+    g.add_nextn_predict_layers(1)
+    b = f"blk.{s.n_layer}"
+    w.norm(f"{b}.attn_norm.weight", s.n_embd)
+    separate_qkv(w, s, b)
+    w.norm(f"{b}.post_attention_norm.weight", s.n_embd)
+    _ungated_experts(w, s, b)
+    mtp_ends(w, s, b)
+
+
+def _nemotron_keys(g: GGUFWriter, s: Shape, n_mtp: int = 0) -> None:
     model_keys(
         g,
         s,
-        attention__head_count_kv=only_attending(s, s.n_head_kv),
+        attention__head_count_kv=only_attending(s, s.n_head_kv, n_mtp),
         attention__layer_norm_epsilon=1e-5,
-        feed_forward_length=[s.n_ff if layer % 3 == 2 else 0 for layer in range(s.n_layer)],
+        feed_forward_length=[s.n_ff if layer % 3 == 2 else 0 for layer in range(s.n_layer)]
+        + [s.n_ff] * n_mtp,
     )
     mamba2_keys(g, s)
 
@@ -178,8 +210,20 @@ KINDS = {
     "granitehybrid": Kind(
         "granitehybrid", _granitehybrid, grouped=True, memory="hybrid", n_layer=3
     ),
+    "granitehybrid-moe": Kind(
+        "granitehybrid", _granitehybrid_moe, grouped=True, memory="hybrid", n_ff=64, n_layer=3
+    ),
     "nemotron_h": Kind("nemotron_h", _nemotron_h, grouped=True, memory="hybrid", n_layer=4),
     "nemotron_h_moe": Kind(
         "nemotron_h_moe", _nemotron_h_moe, grouped=True, memory="hybrid", n_ff=64, n_layer=4
+    ),
+    "nemotron_h_moe-mtp": Kind(
+        "nemotron_h_moe",
+        _nemotron_h_moe_mtp,
+        grouped=True,
+        memory="hybrid",
+        n_ff=64,
+        n_layer=4,
+        n_mtp=1,
     ),
 }

@@ -24,7 +24,7 @@ from tiny_models import (
 
 Value = bool | int | float | str | Sequence[bool] | Sequence[int] | Sequence[float]
 
-SOFTMAX, SIGMOID, SQRT_SOFTPLUS = 1, 2, 4
+SIGMOID, SQRT_SOFTPLUS = 2, 4
 """How a router turns its scores into weights: llama.cpp's `expert_gating_func`."""
 
 Q_RANK, KV_RANK = 32, 64
@@ -57,9 +57,9 @@ def attends(layer: int) -> bool:
     return layer % 3 == 1
 
 
-def only_attending(s: Shape, n: int) -> list[int]:
-    """`n` for a layer with attention, 0 for a recurrent one."""
-    return [n if attends(layer) else 0 for layer in range(s.n_layer)]
+def only_attending(s: Shape, n: int, n_mtp: int = 0) -> list[int]:
+    """`n` for a layer with attention, 0 for a recurrent one; all of `n_mtp` more attend."""
+    return [n if attends(layer) else 0 for layer in range(s.n_layer)] + [n] * n_mtp
 
 
 def model_keys(g: GGUFWriter, s: Shape, **more: Value) -> None:
@@ -174,11 +174,11 @@ def stream_gates(
     w.norm(f"{stem}_scale.weight", n_scale)
 
 
-def mtp_ends(w: Weights, s: Shape, b: str) -> None:
+def mtp_ends(w: Weights, s: Shape, b: str, *, norm: str = "nextn.shared_head_norm") -> None:
     """What a block that predicts several tokens has besides: it joins a token and a state."""
     w.matrix(f"{b}.nextn.eh_proj.weight", s.n_embd, 2 * s.n_embd)
-    for name in ("enorm", "hnorm", "shared_head_norm"):
-        w.norm(f"{b}.nextn.{name}.weight", s.n_embd)
+    for name in ("nextn.enorm", "nextn.hnorm", norm):
+        w.norm(f"{b}.{name}.weight", s.n_embd)
 
 
 # --- state spaces -------------------------------------------------------------------------------

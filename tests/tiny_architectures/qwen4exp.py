@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gguf import GGUFWriter
+from gguf import GGUFValueType, GGUFWriter
 
 from tiny_architectures.deltanet import (
     N_VALUE_HEAD,
@@ -11,13 +11,16 @@ from tiny_architectures.deltanet import (
     gated_attention,
     gated_shared_experts,
 )
-from tiny_architectures.parts import attends, expert_keys, model_keys
-from tiny_models import QK_GAIN, Kind, Shape, Weights, blocks, embeddings
+from tiny_architectures.parts import add_keys, attends, conv, expert_keys, model_keys
+from tiny_models import EOS, QK_GAIN, Kind, Shape, Weights, blocks, embeddings
 
 N_STREAM, LOW_RANK = 4, 16
 N_INDEX_HEAD, TOP_K, POOL = 2, 32, 4
 N_GRAM, N_HASH, N_ROW = 3, 2, 97
 """Embeddings of 2- and 3-grams: `N_HASH` tables of `N_ROW` rows for each length."""
+
+N_TABLE = (N_GRAM - 1) * N_HASH
+PLE_LAYER, PLE_KERNEL = 0, 4
 
 
 def _qwen4exp(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
@@ -50,6 +53,39 @@ def _qwen4exp(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
         gated_shared_experts(w, s, b)
 
 
+def _qwen4exp_ple(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
+    """With embeddings of n-grams in the first layer, and a convolution over them."""
+    n_embd = s.n_embd // N_TABLE
+    add_keys(
+        g,
+        {
+            "embedding_length_per_layer_input": n_embd,
+            "ple.layers": [PLE_LAYER],
+            "ple.ngram_size": N_GRAM,
+            "ple.heads_per_ngram": N_HASH,
+            "ple.conv_kernel": PLE_KERNEL,
+            "ple.eos_token_id": EOS,
+        },
+    )
+    _add_uint64s(g, "ple.layer_multipliers", [1, 31, 961])
+    _add_uint64s(g, "ple.head_offsets", [N_ROW * i for i in range(N_TABLE)])
+    _add_uint64s(g, "ple.head_vocab_sizes", [N_ROW] * N_TABLE)
+    _qwen4exp(g, w, s, stops)
+    rows = "per_layer_token_embd.weight"
+    w.plain(rows, w.normal(rows, N_ROW * N_TABLE, n_embd))
+    b = f"blk.{PLE_LAYER}"
+    w.matrix(f"{b}.ple_key.weight", N_STREAM * s.n_embd, s.n_embd)
+    w.matrix(f"{b}.ple_value.weight", s.n_embd, s.n_embd)
+    for name in ("key", "query", "conv"):
+        norm = f"{b}.ple_norm_{name}.weight"
+        w.plain(norm, 1 + 0.1 * w.normal(norm, N_STREAM, s.n_embd))
+    conv(w, f"{b}.ple_conv1d.weight", N_STREAM * s.n_embd, PLE_KERNEL)
+
+
+def _add_uint64s(g: GGUFWriter, name: str, values: list[int]) -> None:
+    g.add_key_value(f"{g.arch}.{name}", values, GGUFValueType.ARRAY, GGUFValueType.UINT64)
+
+
 def _streams(w: Weights, s: Shape, stem: str) -> None:
     """Norms of the streams and a gate on what each of them gives."""
     norm = f"{stem}_norm.weight"
@@ -67,4 +103,7 @@ def _index(w: Weights, s: Shape, b: str) -> None:
 
 KINDS = {
     "qwen4exp": Kind("qwen4exp", _qwen4exp, grouped=True, memory="hybrid", n_ff=64, n_layer=3),
+    "qwen4exp-ple": Kind(
+        "qwen4exp", _qwen4exp_ple, grouped=True, memory="hybrid", n_ff=64, n_layer=3
+    ),
 }

@@ -66,6 +66,10 @@ def _deepseek32(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
 
 def _deepseek32_mtp(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
     _deepseek32(g, w, s, stops)
+    _mtp_block(g, w, s)
+
+
+def _mtp_block(g: GGUFWriter, w: Weights, s: Shape) -> None:
     g.add_nextn_predict_layers(1)
     b = f"blk.{s.n_layer}"
     _dsa_block(w, s, b, s.n_layer)
@@ -77,6 +81,11 @@ def _glm_dsa(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
     """Every second layer takes over what the one before it has chosen."""
     owns = [layer % 2 == 0 for layer in range(s.n_layer)]
     _dsa(g, w, s, stops, owns, attention__indexer__types=owns)
+
+
+def _glm_dsa_mtp(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
+    _glm_dsa(g, w, s, stops)
+    _mtp_block(g, w, s)
 
 
 def _dsa(g: GGUFWriter, w: Weights, s: Shape, stops: bool, owns: list[bool], **more: Value) -> None:
@@ -174,6 +183,7 @@ KINDS = {
     "deepseek32": Kind("deepseek32", _deepseek32, n_ff=64),
     "deepseek32-mtp": Kind("deepseek32", _deepseek32_mtp, n_ff=64, n_mtp=1),
     "glm-dsa": Kind("glm-dsa", _glm_dsa, n_ff=64, n_layer=3),
+    "glm-dsa-mtp": Kind("glm-dsa", _glm_dsa_mtp, n_ff=64, n_layer=3, n_mtp=1),
     "hy_v4": Kind("hy_v4", _hy_v4, n_ff=64, n_layer=3),
     "dots3note": Kind("dots3note", _dots3note, n_ff=64, n_layer=3),
     "minimax-m3": Kind("minimax-m3", _minimax_m3, grouped=True, n_ff=64, n_layer=3),
