@@ -42,7 +42,8 @@ weights, run on a CPU.
 * *Exact*: measured at {n_text} tokens, to the last bit: prefill in one pass against single steps,
   and each node of a tree against its path alone.
 
-Architectures that are not listed and keep a KV cache alone behave as `llama` does.
+Architectures that are not listed and keep a KV cache alone behave as `llama` does. An MTP head in
+the file is not used for drafting yet.
 
 | architecture | memory | drafts | exact | carries |
 |---|---|---|---|---|
@@ -155,7 +156,7 @@ def page_of(found: list[Facts]) -> str:
         if facts.refusal:
             cells = ("", f"refused: {facts.refusal}", "", facts.carries)
         lines.append(f"| `{facts.architecture}` | {' | '.join(cells)} |\n")
-    return HEADER.format(n_text=N_TEXT) + "".join(lines)
+    return HEADER.format(n_text=N_TEXT) + "".join(dict.fromkeys(lines))
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from architecture_facts import DISTANCES, N_LONG, N_SHORT
 KINDS = tuple(tiny_architectures.KINDS)
 DECODERS = tuple(name for name, kind in tiny_architectures.KINDS.items() if kind.memory != "none")
 REFUSED = tuple(name for name in KINDS if name not in DECODERS)
+"""Encoders, whose logits are all zero, and decoders whose graph fails or ends the process."""
 WITHOUT_STATE = tuple(name for name in DECODERS if tiny_architectures.KINDS[name].memory == "kv")
 HYBRIDS = tuple(
     name
@@ -22,7 +23,6 @@ HYBRIDS = tuple(
     if tiny_architectures.KINDS[name].memory == "hybrid"
     and name != "deepseek4"  # whose states are compressed cells
 )
-"""Encoders, whose logits are all zero, and decoders whose graph fails or ends the process."""
 
 QUANTISED: dict[str, dict[str, int]] = {
     "q8_0": {},
