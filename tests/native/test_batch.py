@@ -244,3 +244,15 @@ def test_text_of_a_reused_batch_is_what_was_filled_last(context: Context) -> Non
     batch.fill_text(np.array([7, 8], np.int32), 3, 1, wants_last=True)
     assert contents(batch) == [(7, 3, [1], False), (8, 4, [1], True)]
     assert batch.parents.tolist() == [TEXT, TEXT]
+
+
+def test_a_tree_is_placed_behind_tokens_of_many_sequences(context: Context) -> None:
+    many = Batch(8)
+    many.add([5] * 3, [0] * 3, [[1, 2, 3]] * 3)  # as many ids as the batch has tokens, and one more
+    before = many.sequences.flat.tolist()
+    where = context.place(many, 0, TREE)
+    assert (where.start, where.stop) == (3, 3 + len(TREE))
+    assert many.sequences.flat.tolist() == before + [0] * len(TREE)
+    assert many.parents[where].tolist() == TREE.parents.tolist()
+    assert many.logits[where].all()
+    context.discard(0)

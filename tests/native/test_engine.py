@@ -220,7 +220,7 @@ def test_prefill_is_reported_up_to_the_whole(tiny_model: TinyModel) -> None:
 
 
 @pytest.mark.parametrize("kind", ["recurrent", "hybrid"])
-def test_models_that_cannot_branch_still_write(tiny_model: TinyModel, kind: str) -> None:
+def test_models_with_a_recurrent_state_write(tiny_model: TinyModel, kind: str) -> None:
     engine = Engine(tiny_model(kind), drafter="suffix", n_ctx=256, n_threads=1)
     assert len(engine.generate(PROMPT, max_tokens=8).tokens) == 8
 

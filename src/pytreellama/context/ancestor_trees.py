@@ -69,6 +69,15 @@ class AncestorTrees(PendingBook[_PendingTree]):
     def n_spare_leaves(self) -> int:
         return self._native.n_batch
 
+    def place_tree(self, batch: Batch, seq: int, tree: TokenTree) -> slice:
+        """As ``place``, for the first nodes of a sequence: a ``TokenTree`` was checked already."""
+        check_room(batch, self._native.n_batch, len(tree))
+        _check_count(seq, 0, len(tree))
+        self._check_pending(len(tree))
+        n_past = self.n_past(seq)
+        self._pending[seq] = _PendingTree(n_past, tree.parents)
+        return batch.add_nodes(tree.tokens, n_past + tree.depths, tree.parents, seq)
+
     def place(self, batch: Batch, seq: int, tokens: Int32, parents: Int32) -> slice:
         tree = self._pending.get(seq) or _PendingTree(self.n_past(seq))
         if tree.is_placed:

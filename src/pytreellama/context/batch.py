@@ -135,6 +135,20 @@ class Batch:
         self._logits[n_tokens - 1] = wants_last
         self.n_tokens = self._n_flat = n_tokens
 
+    def add_nodes(self, tokens: Int32, positions: Int32, parents: Int32, seq: int) -> slice:
+        """Append checked nodes of a sequence's tree, for which there is room, with logits."""
+        where = slice(self.n_tokens, self.n_tokens + len(tokens))
+        at = slice(self._n_flat, self._n_flat + len(tokens))
+        self._reserve(at.stop)
+        self._tokens[where] = tokens
+        self._positions[where] = positions
+        self._counts[where] = 1
+        self._flat[at] = seq
+        self._parents[where] = parents
+        self._logits[where] = True
+        self.n_tokens, self._n_flat = where.stop, at.stop
+        return where
+
     def add(
         self,
         tokens: ArrayLike,
@@ -188,11 +202,15 @@ class Batch:
 
     def _append_flat(self, flat: Int32) -> None:
         needed = self._n_flat + len(flat)
-        if needed > len(self._flat):
-            self._flat = np.resize(self._flat, max(needed, 2 * len(self._flat)))
-            self._flat_address = int(self._flat.ctypes.data)
+        self._reserve(needed)
         self._flat[self._n_flat : needed] = flat
         self._n_flat = needed
+
+    def _reserve(self, n_flat: int) -> None:
+        """Make room for so many sequence ids."""
+        if n_flat > len(self._flat):
+            self._flat = np.resize(self._flat, max(n_flat, 2 * len(self._flat)))
+            self._flat_address = int(self._flat.ctypes.data)
 
     def as_struct(self) -> BatchStruct:
         """A ``llama_batch`` over these arrays, valid until the batch is changed."""

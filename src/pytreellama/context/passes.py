@@ -115,16 +115,20 @@ class Passes:
             raise MemoryStateError(
                 f"the batch holds nodes of sequence {seq} that were discarded; clear it first"
             )
-        return self._place(batch, seq, tree.tokens, tree.parents)
+        if not isinstance(self._trees, AncestorTrees) or len(tree) == 0:
+            return self._placed(
+                batch, seq, self._trees.place(batch, seq, tree.tokens, tree.parents)
+            )
+        return self._placed(batch, seq, self._trees.place_tree(batch, seq, tree))
 
     def grow(self, seq: int, tokens: Int32, parents: Int32) -> None:
         """Run new nodes of a tree that is pending."""
         self._scratch.clear()
-        self._place(self._scratch, seq, tokens, parents)
+        where = self._trees.place(self._scratch, seq, tokens, parents)
+        self._placed(self._scratch, seq, where)
         self.batch(self._scratch)
 
-    def _place(self, batch: Batch, seq: int, tokens: Int32, parents: Int32) -> slice:
-        where = self._trees.place(batch, seq, tokens, parents)
+    def _placed(self, batch: Batch, seq: int, where: slice) -> slice:
         batch.tree_sequences = (*batch.tree_sequences, seq)
         self._waiting_in[seq] = batch
         return where
