@@ -12,7 +12,7 @@ model = ptl.Model(sys.argv[1]) if len(sys.argv) > 1 else ptl.Model.default()
 with ptl.Engine(model, n_cached_prefixes=2) as engine:
     messages: list[dict[str, str]] = []
     print("Write a message; an empty line ends the chat.")
-    while question := input("> "):
+    while question := (sys.stdin.readline() if not sys.stdin.isatty() else input("> ")).strip():
         messages.append({"role": "user", "content": question})
         answer = ""
         for chunk in engine.stream(messages, max_tokens=256, temperature=0.7):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any, TypeVar
 
+from pytreellama.errors import ContextError
+
 _T = TypeVar("_T")
 
 
@@ -33,17 +35,23 @@ class Renamed:
         return getattr(instance, self._new)
 
 
-def renamed_option(options: dict[str, Any], old: str, new: str, value: _T) -> _T:
+def renamed_option(options: dict[str, Any], old: str, new: str, value: _T, default: _T) -> _T:
     """The value of a keyword argument, or of its old name, which is removed from ``options``.
 
     Args:
         options: keyword arguments that the called function does not know.
         value: of the new name.
+        default: of the new name.
+
+    Raises:
+        ContextError: both are given.
     """
     if old not in options:
         return value
     warn_renamed(old, new, stacklevel=4)
     given: _T = options.pop(old)
+    if value != default:
+        raise ContextError(f"give {new} or {old}, its old name, not both")
     return given
 
 

@@ -162,7 +162,7 @@ class Outputs:
 
     def _require_k(self, k: int) -> None:
         if not 1 <= k <= self.n_vocab:
-            raise ContextError(f"k = {k} was asked for; allowed is 1 to {self.n_vocab}")
+            raise ContextError(f"invalid k={k}: expected 1 to {self.n_vocab}")
 
     def _all_logits(self) -> Any:
         self._native.require_open()

@@ -127,5 +127,4 @@ def is_integer(value: object) -> TypeGuard[int]:
 
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:
     if not condition:
-        given = value[:40] if isinstance(value, str) else shown(value)
-        raise ContextError(f"{name} = {given} was asked for; allowed is {allowed}")
+        raise ContextError(f"invalid {name}={shown(value)}: expected {allowed}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from pytreellama.context.context import Context
 from pytreellama.context.params import ContextParams
 from pytreellama.engine.tree_pass import RULES, Rule
-from pytreellama.errors import ContextError, RequestError, shown
+from pytreellama.errors import ContextError, RequestError, did_you_mean, not_one_of, shown
 from pytreellama.model.model import Model
 
 
@@ -36,10 +37,10 @@ class EngineConfig:
         _require_at_least(1, n_prefill=self.n_prefill)
         if self.n_draft is not None:
             _require_at_least(0, n_draft=self.n_draft)
+        if self.n_seq_max is not None:
+            _require_at_least(1, n_seq_max=self.n_seq_max)
         if self.verify not in RULES:
-            raise RequestError(
-                f"verify = {self.verify!r} was asked for; give one of {', '.join(RULES)}"
-            )
+            raise RequestError(not_one_of("verify", self.verify, RULES))
         if self.params is not None and not (self.n_ctx is None and self.n_seq_max is None):
             raise ContextError("give n_ctx and n_seq_max in params, or by name, not both")
 
@@ -67,6 +68,21 @@ class EngineConfig:
                 "an engine needs kv_unified=True, so that all its trees can share one pass"
             )
         return context
+
+
+def check_options(options: Iterable[str], own: Iterable[str]) -> None:
+    """Raise ContextError for an option that neither an engine nor its context has.
+
+    Args:
+        own: names of the engine's own parameters.
+    """
+    known = [*own, *ContextParams.__dataclass_fields__]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ContextError(
+            f"an engine has no parameter {', '.join(unknown)}; it has {', '.join(known)}"
+            f"{did_you_mean(unknown[0], known)}"
+        )
 
 
 def checked_model(model: object) -> Model:

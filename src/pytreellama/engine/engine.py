@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import threading
@@ -24,7 +25,7 @@ from pytreellama.draft import (
     drafter_factory,
 )
 from pytreellama.engine.completion import Chunk, Completion
-from pytreellama.engine.config import EngineConfig, checked_flag, checked_model
+from pytreellama.engine.config import EngineConfig, check_options, checked_flag, checked_model
 from pytreellama.engine.drafting import PlannedDrafting
 from pytreellama.engine.generation import Generation
 from pytreellama.engine.jobs import EmbedJob, EvaluationJob, GenerateJob, ScoreJob
@@ -104,11 +105,12 @@ class Engine(Closing):
     ) -> None:
         model = checked_model(model)
         n_cached_prefixes = renamed_option(
-            options, "n_kept", "n_cached_prefixes", n_cached_prefixes
+            options, "n_kept", "n_cached_prefixes", n_cached_prefixes, 0
         )
         max_swap_bytes = renamed_option(
-            options, "max_saved_bytes", "max_swap_bytes", max_swap_bytes
+            options, "max_saved_bytes", "max_swap_bytes", max_swap_bytes, MAX_SWAP_BYTES
         )
+        check_options(options, _PARAMETERS)
         config = EngineConfig(
             n_draft=n_draft,
             n_ctx=n_ctx,
@@ -394,3 +396,10 @@ class Engine(Closing):
     def _generate_job(self, prompt: Prompt, index: int, options: Mapping[str, Any]) -> GenerateJob:
         self._loop.require_open()
         return self._jobs.generate(prompt, index, **options)
+
+
+_PARAMETERS = tuple(
+    name
+    for name, parameter in inspect.signature(Engine).parameters.items()
+    if parameter.kind is not parameter.VAR_KEYWORD
+)
