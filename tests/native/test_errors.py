@@ -9,7 +9,7 @@ import pkgutil
 import pytreellama
 from pytreellama.errors import PyTreeLlamaError
 
-ANSWERS = {"Fault"}  # what a server answers, which never leaves it
+ANSWERS = {"APIError"}  # what a server answers, which never leaves it
 
 
 def test_every_exception_is_under_one_base_and_in_one_module() -> None:

@@ -103,5 +103,5 @@ def test_siblings_share_what_there_is(p: list[float]) -> None:
 
 
 def test_a_calibration_of_nothing_is_refused() -> None:
-    with pytest.raises(DraftError, match="0 kinds"):
+    with pytest.raises(DraftError, match="n_kinds=0"):
         Calibration(0)

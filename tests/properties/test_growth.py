@@ -204,12 +204,12 @@ def test_no_belief_makes_a_token_possible_or_a_child_likelier_than_its_parent(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"top": 0}, "top is 0"),
-        ({"width": 0}, "width is 0"),
-        ({"n_levels": 0}, "n_levels is 0"),
-        ({"min_p": 1.5}, "min_p is 1.5"),
-        ({"grow": ()}, "grow = "),
-        ({"grow": (2, 0)}, "grow = "),
+        ({"top": 0}, "top=0: expected at least 1"),
+        ({"width": 0}, "width=0: expected at least 1"),
+        ({"n_levels": 0}, "n_levels=0: expected at least 1"),
+        ({"min_p": 1.5}, "min_p=1.5: expected 0 to 1"),
+        ({"grow": ()}, r"grow=\(\)"),
+        ({"grow": (2, 0)}, r"grow=\(2, 0\)"),
         ({"grow": "wild"}, "'wild'"),
     ],
 )
