@@ -137,7 +137,7 @@ def test_out_of_range_questions_are_refused(tiny_model: TinyModel) -> None:
     with make(tiny_model("rope")) as context:
         context.prefill(TEXT, logits=True)
         for k in (0, -1, 321, 2**40):
-            with pytest.raises(ContextError, match="allowed is 1 to 320"):
+            with pytest.raises(ContextError, match="k=0: expected 1 to 320"):
                 context.outputs.top_k(k)
         for tokens in ([], [1, 2], [-1], [320], [2**31]):
             with pytest.raises(BatchError):
@@ -284,19 +284,19 @@ def test_no_n_ctx_is_what_the_model_was_trained_for(tiny_model: TinyModel) -> No
     ("options", "message"),
     [
         ({"n_ctx": -1}, r"invalid n_ctx=-1: expected 0 .* to 2147483647"),
-        ({"n_ctx": 2**31}, "n_ctx = 2147483648"),
+        ({"n_ctx": 2**31}, "invalid n_ctx=2147483648"),
         ({"n_batch": 0}, "invalid n_batch=0: expected 1 to"),
-        ({"n_batch": 2**31}, "n_batch = "),
-        ({"n_ubatch": 0}, "n_ubatch = 0 was asked for"),
+        ({"n_batch": 2**31}, "invalid n_batch="),
+        ({"n_ubatch": 0}, "invalid n_ubatch=0"),
         ({"n_seq_max": 0}, "invalid n_seq_max=0: expected 1 to 256"),
-        ({"n_seq_max": 257}, "n_seq_max = 257"),
+        ({"n_seq_max": 257}, "invalid n_seq_max=257"),
         ({"n_seq_max": 9, "n_batch": 8}, "room for a token of each sequence"),
         ({"n_seq_max": 9, "n_ctx": 8}, "room for a token of each sequence"),
         ({"n_threads": 0}, "invalid n_threads=0: expected None or 1 to 512"),
-        ({"n_threads": 513}, "n_threads = 513"),
-        ({"n_threads_batch": -1}, "n_threads_batch = -1"),
+        ({"n_threads": 513}, "invalid n_threads=513"),
+        ({"n_threads_batch": -1}, "invalid n_threads_batch=-1"),
         ({"type_k": "q3_k"}, "invalid type_k='q3_k': expected f32, f16"),
-        ({"type_v": "int8"}, "type_v = int8"),
+        ({"type_v": "int8"}, "invalid type_v='int8'"),
         ({"type_v": "q8_0", "flash_attention": False}, "without flash attention, which it needs"),
         ({"n_context": 512}, "n_context"),
     ],

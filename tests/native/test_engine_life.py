@@ -227,7 +227,7 @@ class TestWrongArguments:
     def test_a_parameter_of_the_wrong_kind_is_refused(
         self, option: dict[str, Any], tiny_model: TinyModel
     ) -> None:
-        with pytest.raises(ContextError, match=f"{next(iter(option))} = .* allowed is"):
+        with pytest.raises(ContextError, match=f"invalid {next(iter(option))}=.*: expected"):
             Context(tiny_model("rope"), **option)
 
     @pytest.mark.parametrize("option", ["max_tokens", "logprobs", "n_keep"])
