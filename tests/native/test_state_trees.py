@@ -12,7 +12,7 @@ import pytest
 
 from exactness import logits_of_plain_steps, needs_exact
 from pytreellama import Batch, Context, Engine, Model, TokenTree, TreeEncoding
-from pytreellama.errors import DecodeError, TreeError
+from pytreellama.errors import BatchError, DecodeError, TreeError
 from pytreellama.native.context import AbortFlag
 
 pytestmark = needs_exact
@@ -306,3 +306,62 @@ def test_no_state_row_is_written_by_a_pass_over_nodes(
     assert context.memory.save(seqs[1]) == before[1]
     context.discard(seqs[0])
     assert context.memory.save(seqs[0]) == before[0]
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_an_abort_that_comes_too_late_for_a_pass_ends_no_commit(
+    context_of: ContextOf, kind: str
+) -> None:
+    context, alone = context_of(kind), context_of(kind)
+    seq, other = context.prefill(text_of(20)), alone.prefill(text_of(20))
+    context.decode(TokenTree(TOKENS, PARENTS), seq=seq)
+    context.abort()
+    context.commit(seq, path_to(9))
+    logits_of_plain_steps(alone, other, [TOKENS[i] for i in path_to(9)])
+    assert (
+        logits_of_plain_steps(context, seq, [5]) == logits_of_plain_steps(alone, other, [5])
+    ).all()
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_a_token_of_two_texts_goes_with_no_nodes(context_of: ContextOf, kind: str) -> None:
+    context = context_of(kind)
+    context.prefill(text_of(10), 0)
+    context.memory.cp(0, 1)
+    batch = Batch(64)
+    batch.add([55], [10], [[0, 1]], logits=True)
+    context.place(batch, 2, TokenTree(TOKENS, PARENTS))
+    with pytest.raises(BatchError, match="belongs to 2 sequences"):
+        context.decode(batch)
+    assert [context.sequences.n_past(seq) for seq in range(3)] == [10, 10, 0]
+    assert not context.sequences.is_pending(2)
+
+
+@pytest.mark.parametrize("kind", ["qwen35", "lfm2-swa", "qwen4exp"])
+def test_a_hybrid_counts_the_cells_of_its_cache(context_of: ContextOf, kind: str) -> None:
+    context = context_of(kind)
+    assert context.memory.n_cells_used == 0
+    context.prefill(text_of(20))
+    assert context.memory.n_cells_used == 20
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_ctx": 256, "n_seq_max": 4},  # far less than all texts need
+        {"n_ubatch": 4, "n_batch": 64, "n_seq_max": 8},
+        {"n_ubatch": 1, "n_batch": 64, "n_seq_max": 3},
+    ],
+    ids=["few cells", "few nodes", "one node"],
+)
+@pytest.mark.parametrize("kind", ["qwen35", "mamba2"])
+def test_requests_share_a_context_with_little_room(
+    tiny_model: TinyModel, kind: str, options: dict[str, int]
+) -> None:
+    model = tiny_model(kind)
+    prompts = [text_of(n_tokens, n_tokens) * 2 for n_tokens in (5, 9, 30, 14, 3, 50, 20, 11)]
+    with Engine(model, "none", n_ctx=N_CTX, n_seq_max=1) as plain:
+        expected = [plain.generate(p, max_tokens=32, ignore_eos=True).tokens for p in prompts]
+    with Engine(model, "suffix", **options) as engine:
+        found = engine.generate(prompts, max_tokens=32, ignore_eos=True)
+    assert [one.tokens for one in found] == expected

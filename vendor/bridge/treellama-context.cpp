@@ -13,8 +13,14 @@
 static_assert(TREELLAMA_N_SEQ_MAX     == LLAMA_MAX_SEQ,      "what users are told must be what is checked");
 static_assert(TREELLAMA_N_THREADS_MAX == GGML_MAX_N_THREADS, "what users are told must be what is checked");
 
+// the thread that computes a graph is the one that asks
+static thread_local int n_no_abort = 0;
+
+treellama_no_abort:: treellama_no_abort() { ++n_no_abort; }
+treellama_no_abort::~treellama_no_abort() { --n_no_abort; }
+
 bool treellama_abort_if(void * flag) {
-    return *(volatile int32_t *) flag != 0;
+    return n_no_abort == 0 && *(volatile int32_t *) flag != 0;
 }
 
 llama_context * treellama_context_init(llama_model * model, const llama_context_params * params) {

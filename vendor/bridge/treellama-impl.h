@@ -83,6 +83,12 @@ struct treellama_assertions_throw {
     ~treellama_assertions_throw();
 };
 
+// while one lives, no abort ends what this thread computes
+struct treellama_no_abort {
+    treellama_no_abort();
+    ~treellama_no_abort();
+};
+
 // run f; a C++ exception becomes `failed`, and its message this thread's last error
 template <typename F, typename R>
 R treellama_catch(R failed, F && f) {

@@ -3,7 +3,10 @@
 #include "treellama-impl.h"
 
 #include "llama-context.h"
+#include "llama-kv-cache-trees.h"
 #include "llama-kv-cache.h"
+#include "llama-memory-hybrid-iswa.h"
+#include "llama-memory-hybrid.h"
 #include "llama-model.h"
 
 #include <algorithm>
@@ -127,6 +130,15 @@ bool treellama_memory_would_mix(llama_context * ctx, llama_seq_id src, llama_seq
 }
 
 int32_t treellama_n_cells_used(llama_context * ctx, llama_seq_id seq_id) {
-    const auto * cache = treellama_find_cache(ctx, false);
+    const llama_memory_i * mem = ctx->get_memory();
+
+    // a hybrid's states need no cells, its KV cache does
+    if (const auto * hybrid = dynamic_cast<const llama_memory_hybrid *>(mem)) {
+        mem = hybrid->get_mem_attn();
+    } else if (const auto * iswa = dynamic_cast<const llama_memory_hybrid_iswa *>(mem)) {
+        mem = iswa->get_mem_attn();
+    }
+
+    const auto * cache = llama_find_kv_cache(mem, false);
     return cache ? (int32_t) cache->get_cells(seq_id).get_used() : -1;
 }

@@ -69,8 +69,16 @@ bool treellama_is_text(const llama_context * ctx, const llama_batch & batch) {
     return true;
 }
 
-// nodes that begin with their parents' states come in one pass
+// nodes that begin with their parents' states come in one pass, where each token has one state
 static bool can_begin_with_states(const llama_context & ctx, const llama_state_trees & states, const llama_batch & batch) {
+    for (int32_t i = 0; i < batch.n_tokens; ++i) {
+        if (batch.n_seq_id[i] != 1) {
+            LLAMA_LOG_ERROR("token %d of the batch belongs to %d sequences: a model with a recurrent state takes no such "
+                    "token in a pass with nodes\n", i, batch.n_seq_id[i]);
+            return false;
+        }
+    }
+
     if (batch.n_tokens > (int32_t) ctx.n_ubatch() || batch.n_tokens > (int32_t) states.n_free()) {
         LLAMA_LOG_ERROR("%d nodes in one pass: a model with a recurrent state takes %d, pending ones included\n",
                 batch.n_tokens, (int) states.n_free());
@@ -258,7 +266,9 @@ int32_t treellama_commit(llama_context * ctx, llama_seq_id seq_id, const int32_t
             return -1;
         }
 
-        treellama_turn turn(ctx);
+        treellama_turn     turn(ctx);
+        treellama_no_abort whole; // a part of it is no text
+
         for (auto * cache : tree_caches(ctx)) {
             cache->trees.commit(*cache, ctx, seq_id, nodes, by_graph);
         }

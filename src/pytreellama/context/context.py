@@ -89,7 +89,8 @@ class Context(DeprecatedNames, Closing):
         self.can_roll_back = by_ancestors or (model.can_branch and not window_drops_cells)
         in_one_part = window_drops_cells or not model.can_branch
         room = min(self.n_batch, self.n_ubatch) if in_one_part else self.n_batch
-        self.n_nodes_max = max(room, self.n_seq_max)
+        has_states = by_ancestors and not model.can_branch  # which hold no more than a pass
+        self.n_nodes_max = room if has_states else max(room, self.n_seq_max)
         self._cache = Cache(native)
         self._trees = make_encoder(
             model, self._cache, native, self.tree_encoding, window_drops_cells, self.decode

@@ -40,8 +40,9 @@ class TreePass:
     def __init__(self, context: Context, rule: Rule = "match") -> None:
         self._context = context
         self._rule = rule
-        self._batch = Batch(context.n_nodes_max)
-        self.capacity = self._batch.capacity
+        # lone roots are no nodes: one of each sequence fits beside what is pending
+        self._batch = Batch(max(context.n_nodes_max, context.n_seq_max))
+        self.capacity = context.n_nodes_max
 
     def run(self, jobs: Sequence[GenerateJob], trees: Sequence[TokenTree], learns: bool) -> None:
         """Run one pass. Node 0 of each tree is the last token of its job.
