@@ -17,14 +17,12 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 
-import pytreellama.sampling.sampler as sampler_module
 from lib.models import requantised
 from lib.questions import Question, add_answering_options, first_of_each, load_questions
 from lib.report import Figure, Spread, note, publish
@@ -33,7 +31,8 @@ from pytreellama.bench.results import AUTO, PLAIN, Totals, in_turn
 from pytreellama.model.default_model import default_model_path
 from pytreellama.native.logits import float_row
 from pytreellama.native.sampling import argmax_token
-from pytreellama.sampling.stages import new_chain, new_row_sampler, new_stages
+from pytreellama.sampling.stages import new_chain, new_row_sampler
+from pytreellama.testing.chains import sampled_by_chain
 
 LENGTHS = (49_152, 151_936)
 N_ROWS = 8
@@ -142,8 +141,7 @@ def ms_a_row(draw: Callable[[Any], int | None], rows: list[Any]) -> float:
 @contextmanager
 def by_chain(is_on: bool) -> Iterator[None]:
     """Make new samplers of llama.cpp's chain, whatever is asked for."""
-    stages = new_chain if is_on else new_stages
-    with patch.object(sampler_module, "new_stages", stages):
+    with sampled_by_chain() if is_on else nullcontext():
         yield
 
 

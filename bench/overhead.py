@@ -15,7 +15,7 @@ import pstats
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 from lib.questions import Question, add_questions_option, load_questions
 from lib.report import Figure, Spread, note, publish
 from pytreellama import Context, Engine, Model, draft
-from pytreellama.context.native_context import NativeContext
 from pytreellama.draft import make_drafter
 from pytreellama.engine.jobs import GenerateJob
 from pytreellama.engine.request import Request
 from pytreellama.engine.scheduler import Scheduler
+from pytreellama.testing.pass_times import timed_passes
 
 N_CTX = 1024  # for each job
 N_PROMPT = 256
@@ -141,30 +141,6 @@ def time_steps(scheduler: Scheduler, jobs: list[GenerateJob], n_nodes: int) -> T
                 times.draft_s += job.stats.draft_s - draft_s
                 times.verify_s += job.stats.verify_s - verify_s
     return times
-
-
-@contextmanager
-def timed_passes() -> Iterator[list[float]]:
-    """The seconds of each of llama.cpp's passes while the block runs."""
-    seconds: list[float] = []
-    names = ("decode", "decode_tree", "decode_one", "decode_one_tree")
-    originals = {name: getattr(NativeContext, name) for name in names}
-
-    def timed(call: Callable[..., None]) -> Callable[..., None]:
-        def wrapper(*arguments: Any, **options: Any) -> None:
-            started_s = time.perf_counter()
-            call(*arguments, **options)
-            seconds.append(time.perf_counter() - started_s)
-
-        return wrapper
-
-    for name, call in originals.items():
-        setattr(NativeContext, name, timed(call))
-    try:
-        yield seconds
-    finally:
-        for name, call in originals.items():
-            setattr(NativeContext, name, call)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import lanes
+import leftovers
 import tiny_models
 
 if TYPE_CHECKING:
@@ -55,6 +56,16 @@ def costs_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(known_costs, "_folder", lambda: folder)
         yield folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a module that leaves an engine, a thread or a process to those after it."""
+    before = leftovers.Leftovers()
+    yield
+    left = before.since()
+    if left:
+        pytest.fail(f"{request.node.name} leaves {'; '.join(left)}: close what tests open")
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def stock_tool(name: str) -> Path:
             work.mkdir(exist_ok=True)
             synchronise(pristine, _fixes(recipe), work / "llama.cpp", recipe.pin.unpack)
             progress.phase(f"compiling stock {name}")
-            return _compile(work, name, recipe.cmake_args)
+            return compile_target(work, name, recipe.cmake_args)
 
 
 def _fixes(recipe: Recipe) -> list[Path]:
@@ -47,7 +47,7 @@ def _fixes(recipe: Recipe) -> list[Path]:
     return recipe.patches[:n]
 
 
-def _compile(work: Path, name: str, cmake_args: tuple[str, ...]) -> Path:
+def compile_target(work: Path, name: str, cmake_args: tuple[str, ...]) -> Path:
     cmake, folder = find_cmake(), work / "build"
     off = ("OPENSSL", "USE_PREBUILT_UI", "BUILD_UI", "BUILD_APP", "BUILD_TESTS")
     configure: list[Any] = [cmake, "-S", work / "llama.cpp", "-B", folder, "-G", "Ninja"]

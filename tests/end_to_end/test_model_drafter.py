@@ -25,11 +25,13 @@ def smaller_path(default_model: Model, model_directory: Path) -> Path:
 def test_greedy_text_is_plain_text_and_most_guesses_come_true(
     default_model: Model, smaller_path: Path, grow: Grow
 ) -> None:
-    plain = Engine(default_model, drafter="none", n_ctx=1024)
-    with draft.Model(smaller_path, grow=grow, n_ctx=2048) as smaller:
-        engine = Engine(default_model, drafter=smaller, n_ctx=1024, n_draft=6)
+    with (
+        Engine(default_model, drafter="none", n_ctx=1024) as plain,
+        draft.Model(smaller_path, grow=grow, n_ctx=2048) as smaller,
+        Engine(default_model, drafter=smaller, n_ctx=1024, n_draft=6) as engine,
+    ):
         done = [engine.generate(prompt, max_tokens=N_TOKENS) for prompt in PROMPTS]
-    expected = [plain.generate(prompt, max_tokens=N_TOKENS).tokens for prompt in PROMPTS]
+        expected = [plain.generate(prompt, max_tokens=N_TOKENS).tokens for prompt in PROMPTS]
     assert [completion.tokens for completion in done] == expected
     n_steps = sum(completion.stats.n_steps for completion in done)
     assert sum(map(len, expected)) > 2 * n_steps

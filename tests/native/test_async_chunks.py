@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -17,8 +17,9 @@ ASKED = {"max_tokens": 60, "ignore_eos": True, "logprobs": 2}
 
 
 @pytest.fixture
-def engine(tiny_model: TinyModel) -> Engine:
-    return Engine(tiny_model("rope"), draft.Suffix(min_p=0.001), n_ctx=256, n_threads=1)
+def engine(tiny_model: TinyModel) -> Iterator[Engine]:
+    with Engine(tiny_model("rope"), draft.Suffix(min_p=0.001), n_ctx=256, n_threads=1) as engine:
+        yield engine
 
 
 def read(engine: Engine, pause_s: float) -> list[Chunk]:

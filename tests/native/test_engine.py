@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,8 +20,9 @@ EAGER = draft.Suffix(min_p=0.001)
 
 
 @pytest.fixture
-def engine(tiny_model: TinyModel) -> Engine:
-    return Engine(tiny_model("rope"), drafter=EAGER, n_ctx=256, n_threads=1)
+def engine(tiny_model: TinyModel) -> Iterator[Engine]:
+    with Engine(tiny_model("rope"), drafter=EAGER, n_ctx=256, n_threads=1) as engine:
+        yield engine
 
 
 def cache_is_empty(engine: Engine) -> bool:

@@ -6,8 +6,11 @@ import importlib
 import inspect
 import pkgutil
 
+import pytest
+
 import pytreellama
-from pytreellama.errors import PyTreeLlamaError
+from pytreellama.draft import Recycling
+from pytreellama.errors import DraftError, PyTreeLlamaError
 
 ANSWERS = {"APIError"}  # what a server answers, which never leaves it
 
@@ -28,3 +31,8 @@ def test_every_exception_is_under_one_base_and_in_one_module() -> None:
     assert len(found) > 15
     assert {one.__module__ for one in found} == {"pytreellama.errors"}
     assert all(issubclass(one, PyTreeLlamaError) for one in found)
+
+
+def test_options_of_drafters_name_what_was_typed_and_what_is_expected() -> None:
+    with pytest.raises(DraftError, match="invalid n_top=0: expected 1 to 64"):
+        Recycling(n_top=0)

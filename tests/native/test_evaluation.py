@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,9 @@ CONTINUATIONS = [[5, 6, 7], [5, 6, 8], [5], [9, 6, 7, 30], [5, 6, 7]]
 
 
 @pytest.fixture
-def engine(tiny_model: TinyModel) -> Engine:
-    return Engine(tiny_model("rope"), draft.Suffix(min_p=0.001), n_seq_max=4, **SIZES)
+def engine(tiny_model: TinyModel) -> Iterator[Engine]:
+    with Engine(tiny_model("rope"), draft.Suffix(min_p=0.001), n_seq_max=4, **SIZES) as engine:
+        yield engine
 
 
 def logps_alone(model: Model, prompt: list[int], tokens: list[int]) -> list[float]:
@@ -104,13 +105,13 @@ def test_embeddings_are_pooled_hidden_states(
     tiny_model: TinyModel, pooling: str, n_prefill: int
 ) -> None:
     model = tiny_model("rope")
-    engine = Engine(model, "none", n_seq_max=2, n_prefill=n_prefill, **SIZES)
-    texts = [PROMPT, list(range(60, 65)), [9]]
-    for text, state in zip(texts, engine.embed(texts, pooling), strict=True):  # type: ignore[arg-type]
-        states = hidden_states(model, text)
-        wanted = states.mean(axis=0) if pooling == "mean" else states[-1]
-        assert np.linalg.norm(state) == pytest.approx(1.0, abs=1e-5)
-        assert state == pytest.approx(wanted / np.linalg.norm(wanted), abs=1e-4)
+    with Engine(model, "none", n_seq_max=2, n_prefill=n_prefill, **SIZES) as engine:
+        texts = [PROMPT, list(range(60, 65)), [9]]
+        for text, state in zip(texts, engine.embed(texts, pooling), strict=True):  # type: ignore[arg-type]
+            states = hidden_states(model, text)
+            wanted = states.mean(axis=0) if pooling == "mean" else states[-1]
+            assert np.linalg.norm(state) == pytest.approx(1.0, abs=1e-5)
+            assert state == pytest.approx(wanted / np.linalg.norm(wanted), abs=1e-4)
 
 
 def test_a_files_eos_ends_what_is_embedded_and_not_what_goes_on(tiny_model: TinyModel) -> None:
@@ -141,24 +142,28 @@ def test_asyncio_evaluates_as_well(engine: Engine) -> None:
 
 
 def test_a_full_queue_refuses_evaluations_too(tiny_model: TinyModel) -> None:
-    engine = Engine(tiny_model("rope"), "none", n_queue_max=0, **SIZES)
-    running = engine.submit(PROMPT, max_tokens=200, ignore_eos=True)
-    next(running)
-    with pytest.raises(QueueFullError):
-        engine.submit_job(engine.embed_job(PROMPT), wait=False)
-    running.cancel()
+    with Engine(tiny_model("rope"), "none", n_queue_max=0, **SIZES) as engine:
+        running = engine.submit(PROMPT, max_tokens=200, ignore_eos=True)
+        next(running)
+        with pytest.raises(QueueFullError):
+            engine.submit_job(engine.embed_job(PROMPT), wait=False)
+        running.cancel()
 
 
 def test_a_crowded_cache_lets_everyone_finish(tiny_model: TinyModel) -> None:
     model = tiny_model("rope")
-    engine = Engine(model, draft.Suffix(min_p=0.001), n_ctx=160, n_seq_max=6, n_threads=1)
-    writing = [engine.submit(list(range(9, 40 + i)), max_tokens=60) for i in range(3)]
-    states = engine.embed([list(range(20 + i, 120 + i)) for i in range(3)])
-    scores = [engine.score(PROMPT, CONTINUATIONS) for _ in range(3)]
-    for generation in writing:
-        assert generation.result().finish_reason in ("stop", "length")
-    roomy = Engine(model, "none", n_ctx=512, n_threads=1)
-    wanted = roomy.embed([list(range(20 + i, 120 + i)) for i in range(3)])
-    assert np.allclose(states, wanted, atol=1e-4)
-    assert np.allclose(scores[0][0].logps, roomy.score(PROMPT, CONTINUATIONS)[0].logps, atol=1e-4)
-    assert engine.context.memory.n_cells_used == 0
+    with (
+        Engine(model, draft.Suffix(min_p=0.001), n_ctx=160, n_seq_max=6, n_threads=1) as engine,
+        Engine(model, "none", n_ctx=512, n_threads=1) as roomy,
+    ):
+        writing = [engine.submit(list(range(9, 40 + i)), max_tokens=60) for i in range(3)]
+        states = engine.embed([list(range(20 + i, 120 + i)) for i in range(3)])
+        scores = [engine.score(PROMPT, CONTINUATIONS) for _ in range(3)]
+        for generation in writing:
+            assert generation.result().finish_reason in ("stop", "length")
+        wanted = roomy.embed([list(range(20 + i, 120 + i)) for i in range(3)])
+        assert np.allclose(states, wanted, atol=1e-4)
+        assert np.allclose(
+            scores[0][0].logps, roomy.score(PROMPT, CONTINUATIONS)[0].logps, atol=1e-4
+        )
+        assert engine.context.memory.n_cells_used == 0

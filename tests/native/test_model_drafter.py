@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import tiny_models
-from pytreellama import Context, Engine, Model, draft
+from pytreellama import Completion, Context, Engine, Model, draft
 from pytreellama.draft.growth import Grow
 from pytreellama.errors import CacheFullError, ContextError, DecodeError, DraftError, ModelLoadError
 from tiny_models import BRANCHING_KINDS
@@ -31,13 +31,19 @@ def n_ids_in_use(factory: draft.Model) -> int:
 # -- engines
 
 
+def completion(model: Model, drafter: Any, sizes: dict[str, Any], **options: Any) -> Completion:
+    """What an engine of its own writes after ``PROMPT``."""
+    with Engine(model, drafter=drafter, **sizes) as engine:
+        return engine.generate(PROMPT, **options)
+
+
 @pytest.mark.parametrize("kind", BRANCHING_KINDS)
 def test_a_model_that_drafts_for_itself_is_accepted_whole(tiny_model: TinyModel, kind: str) -> None:
     model = tiny_model(kind)
     precise: dict[str, Any] = {**SIZES, "flash_attention": False, "type_k": "f32", "type_v": "f32"}
-    plain = Engine(model, drafter="none", **precise).generate(PROMPT, max_tokens=33)
+    plain = completion(model, "none", precise, max_tokens=33)
     with draft.Model(model, grow="chain", n_levels=7, min_p=0, **precise, n_seq_max=1) as same:
-        drafted = Engine(model, drafter=same, n_draft=7, **precise).generate(PROMPT, max_tokens=33)
+        drafted = completion(model, same, {"n_draft": 7, **precise}, max_tokens=33)
     assert drafted.tokens == plain.tokens
     assert drafted.stats.n_accepted == drafted.stats.n_drafted
     # each pass brings seven drafted tokens and one of the model's own, until the last few
@@ -50,9 +56,11 @@ def test_another_model_of_the_same_vocabulary_changes_no_token(
     tiny_model: TinyModel, drafting: str, grow: Grow
 ) -> None:
     target = tiny_model("rope", seed=5)
-    plain = Engine(target, drafter="none", **SIZES)
-    with draft.Model(tiny_model(drafting), grow=grow, min_p=0.001, **SMALL) as other:
-        engine = Engine(target, drafter=other, n_draft=6, n_seq_max=2, **SIZES)
+    with (
+        Engine(target, drafter="none", **SIZES) as plain,
+        draft.Model(tiny_model(drafting), grow=grow, min_p=0.001, **SMALL) as other,
+        Engine(target, drafter=other, n_draft=6, n_seq_max=2, **SIZES) as engine,
+    ):
         prompts = [PROMPT, "once upon a time", "a"]
         for prompt, done in zip(prompts, engine.generate(prompts, max_tokens=24), strict=True):
             assert done.tokens == plain.generate(prompt, max_tokens=24).tokens
@@ -63,18 +71,18 @@ def test_a_model_requantised_smaller_guesses_well(
     tiny_model: TinyModel, tiny_model_path: Callable[..., Path]
 ) -> None:
     target = tiny_model("rope")
-    plain = Engine(target, drafter="none", **SIZES).generate(PROMPT, max_tokens=40)
+    plain = completion(target, "none", SIZES, max_tokens=40)
     with draft.Model(tiny_model_path("rope", dtype="q8_0"), **SMALL) as smaller:
-        done = Engine(target, drafter=smaller, n_draft=8, **SIZES).generate(PROMPT, max_tokens=40)
+        done = completion(target, smaller, {"n_draft": 8, **SIZES}, max_tokens=40)
     assert done.tokens == plain.tokens
     assert done.stats.n_steps < 20
 
 
 def test_sampled_text_is_that_of_the_seed(tiny_model: TinyModel) -> None:
     target, options = tiny_model("rope", seed=5), {"temperature": 0.8, "seed": 3, "max_tokens": 24}
-    plain = Engine(target, drafter="none", **SIZES).generate(PROMPT, **options)
+    plain = completion(target, "none", SIZES, **options)
     with draft.Model(tiny_model("rope"), min_p=0.001, **SMALL) as other:
-        done = Engine(target, drafter=other, **SIZES).generate(PROMPT, **options)
+        done = completion(target, other, SIZES, **options)
     assert done.tokens == plain.tokens
 
 
@@ -105,10 +113,9 @@ def test_a_padded_vocabulary_is_drafted_within(
     tiny_model: TinyModel, n_target: int, n_draft: int
 ) -> None:
     target = tiny_model("rope", n_vocab=n_target)
-    plain = Engine(target, drafter="none", **SIZES).generate(PROMPT, max_tokens=40)
+    plain = completion(target, "none", SIZES, max_tokens=40)
     with draft.Model(tiny_model("rope", n_vocab=n_draft), min_p=0, **SMALL) as factory:
-        engine = Engine(target, drafter=factory, **SIZES)
-        assert engine.generate(PROMPT, max_tokens=40).tokens == plain.tokens
+        assert completion(target, factory, SIZES, max_tokens=40).tokens == plain.tokens
         n_common = min(n_target, n_draft)
         drafter = factory()
         drafter.observe([270])
@@ -173,9 +180,9 @@ def test_texts_that_fill_the_cache_together_wait_for_room(tiny_model: TinyModel)
 def test_a_long_engine_run_outlives_the_draft_model_s_context(tiny_model: TinyModel) -> None:
     target = tiny_model("rope", seed=5)
     sizes: dict[str, Any] = {"n_ctx": 512, "n_threads": 1}
-    plain = Engine(target, drafter="none", **sizes).generate(PROMPT, max_tokens=300)
+    plain = completion(target, "none", sizes, max_tokens=300)
     with draft.Model(tiny_model("rope"), min_p=0.01, **SMALL) as factory:
-        done = Engine(target, drafter=factory, **sizes).generate(PROMPT, max_tokens=300)
+        done = completion(target, factory, sizes, max_tokens=300)
     assert done.tokens == plain.tokens
     assert len(done.tokens) == 300
 

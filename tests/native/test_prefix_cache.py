@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ def new_engine(model: Model, **options: Any) -> Engine:
 
 
 @pytest.fixture
-def engine(tiny_model: TinyModel) -> Engine:
-    return new_engine(tiny_model("rope"))
+def engine(tiny_model: TinyModel) -> Iterator[Engine]:
+    with new_engine(tiny_model("rope")) as engine:
+        yield engine
 
 
 def text_of(length: int, seed: int) -> list[int]:
@@ -180,7 +181,8 @@ class TestFile:
         for seed in range(3):
             engine.generate(text_of(100, seed), max_tokens=2)
         assert engine.save_prefix_cache(tmp_path / "kept") == 3
-        small = new_engine(engine.model, n_ctx=256)
-        assert small.load_prefix_cache(tmp_path / "kept") == 2
-        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-        assert len(small.generate(text_of(150, 9), max_tokens=8, ignore_eos=True).tokens) == 8
+        with new_engine(engine.model, n_ctx=256) as small:
+            assert small.load_prefix_cache(tmp_path / "kept") == 2
+            assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+            done = small.generate(text_of(150, 9), max_tokens=8, ignore_eos=True)
+        assert len(done.tokens) == 8

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytreellama.draft import DRAFTERS, Recycling, drafter_factory
+from pytreellama.draft import DRAFTERS, drafter_factory
 from pytreellama.errors import DraftError, TreeError, did_you_mean, not_one_of
 from pytreellama.tree import TokenTree
 
@@ -39,11 +39,6 @@ def test_the_message_lists_the_valid_names_in_order(names: list[str]) -> None:
 def test_a_drafter_with_a_letter_twice_is_suggested(name: str) -> None:
     with pytest.raises(DraftError, match=f"invalid drafter=.*did you mean '{name}'"):
         drafter_factory(name + name[-1])
-
-
-def test_options_of_drafters_name_what_was_typed_and_what_is_expected() -> None:
-    with pytest.raises(DraftError, match="invalid n_top=0: expected 1 to 64"):
-        Recycling(n_top=0)
 
 
 def test_a_misspelt_key_of_a_tree_is_suggested() -> None:

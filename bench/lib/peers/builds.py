@@ -54,4 +54,4 @@ def _build_server() -> Path:
         script.parent.mkdir(exist_ok=True)
         script.write_text(NO_WEB_PAGE, encoding="utf-8")
     recipe = read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
-    return stock._compile(work, SERVER, recipe.cmake_args)
+    return stock.compile_target(work, SERVER, recipe.cmake_args)
