@@ -356,7 +356,7 @@ def test_a_hybrid_counts_the_cells_of_its_cache(context_of: ContextOf, kind: str
 )
 @pytest.mark.parametrize("kind", ["qwen35", "mamba2"])
 def test_requests_share_a_context_with_little_room(
-    tiny_model: TinyModel, kind: str, options: dict[str, int]
+    tiny_model: TinyModel, kind: str, options: dict[str, Any]
 ) -> None:
     model = tiny_model(kind)
     prompts = [text_of(n_tokens, n_tokens) * 2 for n_tokens in (5, 9, 30, 14, 3, 50, 20, 11)]
