@@ -76,7 +76,7 @@ def components(names: Iterable[str], edges: Callable[[str], Iterable[str]]) -> l
 
 
 def _taken(pending: dict[str, None], until: str) -> list[str]:
-    """Pop pending rules down to ``name`` and return them as one component."""
+    """Pop pending rules down to ``until`` and return them as one component."""
     members = []
     while True:
         name, _ = pending.popitem()

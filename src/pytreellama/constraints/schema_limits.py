@@ -138,7 +138,8 @@ def _repeated_length(pattern: str) -> int:
 def _check_patterns(tree: SchemaTree) -> None:
     """Raise GrammarError for too many patterns on one value.
 
-    Their intersection takes exponential time. Patterns are grouped by property name, which may count too many, never too few.
+    Their intersection takes exponential time. Patterns are grouped by property name, which may
+    count too many, never too few.
     """
     seen: set[int] = set()
     n_visits = 0
