@@ -23,7 +23,7 @@ MAX_LEVELS = 8192
 
 # llguidance's limits that differ from those for schemas. With one lexeme per character, a mask
 # takes more Earley items: half the vocabulary size for texts with three parses. An item takes
-# 0.7 us, but 200 us where 60 rules each refer to 3700 others: grammars with many rules get fewer items.
+# 0.7 us, but 200 us where 60 rules each refer to 3700 others: grammars with many rules get fewer.
 _MAX_ITEMS_IN_ROW = 1000
 _ITEMS_A_TOKEN = 10
 _MIN_ITEMS = 5000
