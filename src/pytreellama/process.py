@@ -1,4 +1,4 @@
-"""What a fork and the end of the process mean for objects with native work or threads."""
+"""Fork and exit handling for objects that have native work or threads."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class ProcessBound(Protocol):
     """Something that works in the process that made it, and must stop before that ends."""
 
     def stop_at_exit(self) -> None:
-        """The interpreter ends: leave native code, and do not enter it again."""
+        """Called when the interpreter exits: leave native code, and do not enter it again."""
         ...
 
     def disown_after_fork(self) -> None:
-        """This is a copy in a forked child, without the parent's threads: refuse all use."""
+        """Called in a forked child, which lacks the parent's threads: refuse all use."""
         ...
 
 
@@ -44,7 +44,7 @@ class ProcessWatch(Generic[_T]):
             os.register_at_fork(after_in_child=self._disown)
 
     def add(self, one: _T) -> None:
-        """Tell an object from now on; at once if the process ends already."""
+        """Register an object; notify it at once if the process is already exiting."""
         self._alive.add(one)
         if self._is_ending:
             one.stop_at_exit()

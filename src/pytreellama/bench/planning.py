@@ -1,4 +1,4 @@
-"""How trees were planned during a benchmark: did guesses come true, and what passes cost."""
+"""Planning statistics of a benchmark: acceptance by estimated probability, and pass costs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _N_BINS = 10
 
 @dataclass(slots=True)
 class Bin:
-    """Guesses that were called about equally likely, and how many came true."""
+    """A calibration bin: candidates with similar estimates, and how many were accepted."""
 
     low: float
     high: float

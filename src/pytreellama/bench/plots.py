@@ -38,7 +38,7 @@ def grouped_bars(
     series: Sequence[Series],
     reference: float | None = None,
 ) -> str:
-    """A bar a group and series, lying, with its value and a line from least to most.
+    """Horizontal bars, one per group and series, with the value and a minimum-maximum line.
 
     Args:
         reference: a value to compare with, drawn as a line across.
@@ -101,7 +101,7 @@ def stacked_bars(
     values: Sequence[Sequence[float]],
     unit: str,
 ) -> str:
-    """A lying bar a name, its parts one behind the other, and their sum.
+    """Stacked horizontal bars, one per name, with their sums.
 
     Args:
         values: for each name, the value of each part.

@@ -50,7 +50,7 @@ class SpeedCheck:
         return self.median_s[n_nodes] / self.median_s[1]
 
     def break_even(self, n_nodes: int) -> float | None:
-        """The share of guesses that must hold for a chain of so many nodes to pay.
+        """Minimum acceptance rate at which a chain of ``n_nodes`` is faster than plain decoding.
 
         None if the pass costs more than all its nodes could bring.
         """

@@ -1,4 +1,4 @@
-"""Calls of llguidance: panics and errors become ours, deep recursion gets stack enough."""
+"""Calls into llguidance: converts its panics and errors, provides stack for deep recursion."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pytreellama.process import awaited_calls
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Stack for each level that llguidance recurses, three times what was measured. What is deeper than
-# the least stack that a thread may have (512 kB on macOS) is built in a thread with more.
+# Bytes of stack per level of llguidance's recursion: three times the measured value. What needs
+# more than the smallest stack of a thread (512 kB, macOS) is built in a thread with a larger one.
 _LEVEL_BYTES = 16 * 1024
 _MAX_LEVELS_HERE = 32
 _stack_size_lock = threading.Lock()
@@ -22,7 +22,7 @@ _MAX_REASON = 400  # characters
 
 
 def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What a function of llguidance returns; a panic there becomes an error of ours.
+    """Call a function of llguidance and return its result; a panic becomes a ``GrammarError``.
 
     Panics come as a ``BaseException`` of a type that cannot be imported.
 
@@ -39,7 +39,7 @@ def call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 def call_deep(n_levels: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """``call`` for a function that recurses to a depth of ``n_levels``."""
+    """As ``call``, with enough stack for a recursion ``n_levels`` deep."""
     if n_levels <= _MAX_LEVELS_HERE:
         return call(function, *args, **kwargs)
     results: list[T] = []
@@ -70,5 +70,5 @@ def call_deep(n_levels: int, function: Callable[P, T], *args: P.args, **kwargs: 
 
 
 def on_one_line(text: str) -> str:
-    """llguidance's words, cut where they are many."""
+    """llguidance's error message, truncated."""
     return " ".join(text.split())[:_MAX_REASON]

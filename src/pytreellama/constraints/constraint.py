@@ -1,6 +1,6 @@
-"""What may come next in a text, by llguidance (Earley parser, token masks).
+"""Constraint: which tokens are allowed next, by llguidance (Earley parser, token masks).
 
-Importing llguidance takes tens of milliseconds, and so waits until a constraint is made.
+llguidance is imported with the first constraint, because the import takes tens of milliseconds.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
     from typing_extensions import Self
 
-# llguidance's own bounds on its work; fuel is some 14 units a us. Named here so that a new version
-# does not change what is accepted.
+# llguidance's default limits (about 14 units of fuel per us). Fixed here, so that a new version of
+# llguidance accepts the same grammars.
 LIMITS = {
     "max_items_in_row": 2000,
     "initial_lexer_fuel": 1_000_000,
@@ -33,24 +33,24 @@ LIMITS = {
 
 
 class Constraint:
-    """What may come next in a text that must follow rules. Not for several threads.
+    """Computes which tokens are allowed next under a grammar. Not thread-safe.
 
-    What it may cost is bounded in work, not in time.
+    Limits are on work, not on time, so that they do not depend on the machine.
 
     Args:
-        vocab: the vocabulary of the model that writes the text.
-        grammar: in one of llguidance's notations.
-        limits: of llguidance, by name, where they are not ``LIMITS``.
-        n_levels: how deep llguidance recurses to read the grammar.
+        vocab: vocabulary of the model.
+        grammar: the grammar, in one of llguidance's notations.
+        limits: llguidance's limits by name, where they differ from ``LIMITS``.
+        n_levels: recursion depth of llguidance while it reads the grammar.
 
     Raises:
-        GrammarError: a grammar that cannot be used.
+        GrammarError: the grammar is invalid or too complex.
     """
 
     __slots__ = ("_eog", "_matcher", "_n_tokens", "_start", "_vocab", "is_finished")
 
     what: ClassVar[str] = "constraint"
-    """Its name in errors."""
+    """Name of the constraint in error messages."""
 
     def __init__(
         self, vocab: Vocab, grammar: str, limits: dict[str, int] | None = None, n_levels: int = 1
@@ -63,15 +63,15 @@ class Constraint:
         self._start = call_deep(n_levels, self._built, tokenizer, grammar, bounds)
         self._matcher = call(self._start.deep_copy)
         self.is_finished = False
-        """True once an end-of-generation token was accepted: then only such tokens may follow."""
+        """True after an end-of-generation token: from then on only such tokens are allowed."""
 
     @property
     def is_complete(self) -> bool:
-        """May the text end here? (It may still be possible to go on.)"""
+        """True if the text may end here; more tokens may be allowed too."""
         return call(self._matcher.is_accepting)
 
     def allows(self, token: int) -> bool:
-        """May ``token`` come next? An end of generation may once the text is complete."""
+        """True if ``token`` is allowed next; end of generation is, once the text is complete."""
         if token in self._eog:
             return self.is_finished or self.is_complete
         if self.is_finished or not 0 <= token < self._n_tokens:
@@ -81,7 +81,7 @@ class Constraint:
         return call(self._matcher.validate_tokens, [token]) == 1
 
     def mask(self) -> NDArray[np.uint32]:
-        """One bit a token, bit i % 32 of word i // 32: set if the token may come next.
+        """Compute the mask of allowed tokens: bit i % 32 of word i // 32 is set for token i.
 
         Returns:
             uint32, shape (ceil(n_tokens / 32),).
@@ -97,10 +97,10 @@ class Constraint:
         return mask
 
     def accept(self, token: int) -> None:
-        """Go on past ``token``.
+        """Accept ``token`` as the next token.
 
         Raises:
-            GrammarError: the token is not allowed here, and nothing has changed; or the constraint
+            GrammarError: the token is not allowed here (the state is unchanged), or the constraint
                 became too complex for llguidance's limits.
         """
         if not self.allows(token):
@@ -114,7 +114,7 @@ class Constraint:
             self._require_sound(self._matcher)
 
     def clone(self) -> Self:
-        """An independent constraint in the same state."""
+        """Return an independent copy with the same state."""
         other: Self = object.__new__(type(self))
         other._vocab, other._eog, other._n_tokens = self._vocab, self._eog, self._n_tokens
         other._start = self._start
@@ -123,7 +123,7 @@ class Constraint:
         return other
 
     def reset(self) -> None:
-        """Go back to the start of the text."""
+        """Reset to the start of the text."""
         self._matcher = call(self._start.deep_copy)
         self.is_finished = False
 
@@ -134,7 +134,7 @@ class Constraint:
         matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=bounds)
         self._require_sound(matcher)
         matcher.compute_bitmask()
-        self._require_sound(matcher)  # that nothing can begin a text shows only here
+        self._require_sound(matcher)  # a grammar without any first token fails only here
         return matcher
 
     def _require_sound(self, matcher: LLMatcher) -> None:
@@ -142,7 +142,7 @@ class Constraint:
             raise GrammarError(f"{self.what}: {self._told(matcher.get_error())}")
 
     def _told(self, error: str) -> str:
-        """What a matcher tells, where it is more than the name of its state."""
+        """Return a matcher's error on one line; explain its name for an unsatisfiable grammar."""
         if error.startswith("NoExtension"):
             return "no text can satisfy it; perhaps it refers to itself without end"
         return on_one_line(error)

@@ -1,6 +1,6 @@
-"""GBNF, llama.cpp's grammar notation, as rules of a context-free grammar.
+"""Parser for GBNF, llama.cpp's grammar notation (see llama.cpp's grammars/README.md).
 
-The notation is described in llama.cpp's grammars/README.md. Nothing here recurses: no nesting can
+The result is a context-free grammar. The parser uses loops, not recursion, so deep nesting cannot
 exhaust the stack.
 """
 
@@ -18,33 +18,33 @@ MAX_REPEATS = 2000
 MAX_NAME = 200
 
 Ranges = tuple[tuple[int, int], ...]
-"""Code points as inclusive ranges: sorted, disjoint, without NUL and surrogates."""
+"""Inclusive ranges of code points: sorted, disjoint, without NUL and surrogates."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chars:
-    """One character of a set."""
+    """A character class: matches one character."""
 
     ranges: Ranges
 
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """One text of at least one character."""
+    """A literal of at least one character."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A rule, by name. Groups in parentheses are rules too: their names hold a ``.``."""
+    """A reference to a rule. Groups in parentheses are rules too; their names contain a ``.``."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One token of the vocabulary, or with ``negated`` any other one."""
+    """One token of the vocabulary; with ``negated``, any token except it."""
 
     id: int
     negated: bool
@@ -55,7 +55,7 @@ Symbol = Chars | Literal | Reference | Token
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """A symbol ``low`` to ``high`` times; None: without limit."""
+    """A symbol repeated ``low`` to ``high`` times; ``high`` is None for no limit."""
 
     symbol: Symbol
     low: int = 1
@@ -63,13 +63,13 @@ class Factor:
 
     @property
     def is_once(self) -> bool:
-        """Does the symbol stand for itself, not repeated and not optional?"""
+        """True if the symbol occurs exactly once."""
         return self.low == self.high == 1
 
 
 Alternative = tuple[Factor, ...]
 Rules = dict[str, list[Alternative]]
-"""The alternatives of each rule, by its name."""
+"""Alternatives of each rule, by rule name."""
 
 # NUL ends a C string: llama.cpp never writes it. Surrogates have no UTF-8.
 _WRITABLE = ((0x1, 0xD7FF), (0xE000, 0x10FFFF))
@@ -91,22 +91,22 @@ _TIMES: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?"
 
 
 def parse(text: str, token_of: Callable[[str], int]) -> Rules:
-    """The rules of a grammar. Of two rules with one name the last counts.
+    """Parse a grammar into rules. If a name is defined twice, the last definition counts.
 
     Args:
         text: GBNF.
-        token_of: the token that ``<name>`` or ``<[id]>`` stands for; raises ``ValueError`` with
-            what was expected if it is none that a grammar may name.
+        token_of: returns the token id of ``<name>`` or ``<[id]>``; raises ``ValueError`` with what
+            was expected if a grammar must not name that token.
 
     Raises:
-        GrammarError: no GBNF, with the line and column, and what was expected there; or too large.
+        GrammarError: a syntax error, with line, column and what was expected; or too large.
     """
     check_text(text)
     return _Reader(text, token_of).rules()
 
 
 def check_text(text: str) -> None:
-    """Raise GrammarError if a text cannot be GBNF, whatever its rules."""
+    """Raise GrammarError for a text that is empty, too long or not valid Unicode."""
     if not text.strip():
         raise GrammarError('the grammar is empty; the smallest is: root ::= "text"')
     if "\0" in text:
@@ -120,14 +120,14 @@ def check_text(text: str) -> None:
 
 
 def place_of(text: str, place: int) -> str:
-    """A place in a grammar, as a reader counts."""
+    """A line and column of a grammar, both from 1."""
     line = text.count("\n", 0, place) + 1
     column = place - (text.rfind("\n", 0, place) + 1) + 1
     return f"line {line}, column {column}"
 
 
 def writable(ranges: list[tuple[int, int]]) -> Ranges:
-    """The code points of ranges in any order that can be written: sorted, disjoint."""
+    """Sort and merge ranges; drop code points that have no UTF-8 text."""
     merged: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
         if merged and low <= merged[-1][1] + 1:
@@ -143,7 +143,7 @@ def writable(ranges: list[tuple[int, int]]) -> Ranges:
 
 
 def complement(ranges: list[tuple[int, int]]) -> Ranges:
-    """All writable code points but these."""
+    """Return the complement: all valid code points except these."""
     gaps, begin = [], 0
     for low, high in sorted(ranges):
         if low <= high:
@@ -156,7 +156,7 @@ ANY = Chars(complement([]))
 
 
 class _Group:
-    """A rule's body or a pair of parentheses, as far as it has been read."""
+    """A rule body or a group in parentheses that is being parsed."""
 
     def __init__(self) -> None:
         self.alternatives: list[Alternative] = []
@@ -179,7 +179,7 @@ class _Reader:
         self._token_of = token_of
         self._place = 0
         self._rules: Rules = {}
-        self._used: dict[str, int] = {}  # where each rule is first referred to
+        self._used: dict[str, int] = {}  # offset of the first reference to each rule
         self._n_groups = 0
 
     def rules(self) -> Rules:
@@ -202,7 +202,7 @@ class _Reader:
         return self._rules
 
     def _body(self, name: str) -> list[Alternative]:
-        """What a rule's name stands for: as far as the line goes outside of parentheses."""
+        """Parse the body of a rule: to the end of the line, unless inside parentheses."""
         groups = [_Group()]
         while True:
             self._skip(_BLANKS if len(groups) == 1 else _SPACE)
@@ -234,7 +234,7 @@ class _Reader:
                     groups[-1].add(self._grouped(name, [()]))
 
     def _grouped(self, rule: str, alternatives: list[Alternative]) -> Factor:
-        """What stands in parentheses, as one factor: a rule of its own where it is not one."""
+        """Turn a group into one factor; if it is more than one symbol, it becomes a rule."""
         if len(alternatives) == 1 and len(alternatives[0]) == 1:
             return alternatives[0][0]
         self._n_groups += 1
@@ -243,7 +243,7 @@ class _Reader:
         return Factor(Reference(name))
 
     def _symbol(self, char: str, is_nested: bool) -> Symbol | None:
-        """The next symbol; None for the empty text."""
+        """Parse the next symbol; None for an empty literal."""
         if char == '"':
             text = self._literal()
             return Literal(text) if text else None
@@ -318,7 +318,7 @@ class _Reader:
         return low, high
 
     def _char(self, end: str) -> int:
-        """One character of a literal or class; ``end`` is what is missing where there is none."""
+        """Parse one character of a literal or class; ``end`` names what is missing at the end."""
         match = _CHAR.match(self._text, self._place)
         if match is None:
             if self._place >= len(self._text):
@@ -355,7 +355,7 @@ class _Reader:
         group.add(Factor(factor.symbol, low, high))
 
     def _group(self, rule: str, factors: list[Factor]) -> Factor:
-        """A rule of its own for what stands in no parentheses."""
+        """Add a generated rule for alternatives that have no name."""
         self._n_groups += 1
         name = f"{rule}.{self._n_groups}"
         self._rules[name] = [tuple(factors)]
@@ -369,7 +369,7 @@ class _Reader:
         match = _COUNT.match(self._text, self._place)
         if match is None:
             raise self._error("{m}, {m,} or {m,n}")
-        # int() refuses thousands of digits
+        # int() raises for thousands of digits
         bounds = [int(bound.lstrip("0")[:9] or "0") for bound in match.group(1, 3) if bound]
         if max(bounds) > MAX_REPEATS:
             raise self._error(f"a count of at most {MAX_REPEATS}")

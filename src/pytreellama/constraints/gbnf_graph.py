@@ -1,4 +1,4 @@
-"""Which rules of a grammar lead to which. Nothing here recurses."""
+"""Reference graph of a grammar's rules. All searches are loops, not recursion."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pytreellama.constraints.gbnf import Reference, Rules
 
 
 def references(rules: Rules, name: str) -> Iterator[str]:
-    """The rules that a rule refers to, in order, repeated as they are."""
+    """Return the rules that a rule refers to, in order and with repeats."""
     for alternative in rules[name]:
         for factor in alternative:
             if isinstance(factor.symbol, Reference):
@@ -16,7 +16,7 @@ def references(rules: Rules, name: str) -> Iterator[str]:
 
 
 def reachable(rules: Rules, root: str) -> Rules:
-    """The rules that texts of ``root`` may need."""
+    """Return the rules that are reachable from ``root``."""
     found = {root: rules[root]}
     todo = [root]
     while todo:
@@ -28,7 +28,7 @@ def reachable(rules: Rules, root: str) -> Rules:
 
 
 def n_levels(rules: Rules, root: str) -> int:
-    """How deep a search goes that enters each rule once, where it is first referred to."""
+    """Depth of a depth-first search that visits each rule once."""
     seen = {root}
     path = [references(rules, root)]
     deepest = 1
@@ -44,7 +44,7 @@ def n_levels(rules: Rules, root: str) -> int:
 
 
 def components(names: Iterable[str], edges: Callable[[str], Iterable[str]]) -> list[list[str]]:
-    """Rules that reach each other, and single ones that reach themselves (Tarjan, 1972)."""
+    """Strongly connected components that contain a cycle (Tarjan, 1972)."""
     order: dict[str, int] = {}
     low: dict[str, int] = {}
     pending: dict[str, None] = {}
@@ -76,7 +76,7 @@ def components(names: Iterable[str], edges: Callable[[str], Iterable[str]]) -> l
 
 
 def _taken(pending: dict[str, None], until: str) -> list[str]:
-    """The last of the pending rules up to one, which are pending no longer."""
+    """Pop pending rules down to ``until`` and return them as one component."""
     members = []
     while True:
         name, _ = pending.popitem()

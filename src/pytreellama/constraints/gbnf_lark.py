@@ -1,7 +1,7 @@
-"""Rules of GBNF as llguidance's Lark grammars, one lexeme a character.
+"""Converts GBNF rules to llguidance's Lark notation, with one lexeme per character.
 
-llguidance's lexer takes the longest lexeme, where GBNF means every way to read a text. Lexemes of
-one character each have no longest one: the parser sees all ways.
+llguidance's lexer takes the longest match, but in GBNF every parse of a text counts. All lexemes
+are one character long, so there is no longest match and the parser sees every parse.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pytreellama.constraints.gbnf import (
     Token,
 )
 
-# Without it llguidance allows one way only to write a text that must come: the tokenizer's.
+# Without it llguidance allows only one tokenisation of forced text: the tokenizer's.
 _OPTIONS = '%llguidance {"no_forcing": true}'
 
 
 def lark_of(rules: Rules, root: str, eog_tokens: Iterable[int]) -> str:
-    """Lark text whose ``start`` is the rule ``root``.
+    """Return a Lark grammar whose ``start`` is the rule ``root``.
 
     Args:
-        eog_tokens: those that end a generation, which no negated token stands for.
+        eog_tokens: end-of-generation tokens; a negated token never matches them.
     """
     return _Writer(rules, root, eog_tokens).text()
 

@@ -1,7 +1,7 @@
-"""How large a grammar may be: beyond these limits llguidance panics or takes minutes.
+"""Limits on the size of a grammar: beyond them llguidance panics or takes minutes.
 
-Measured with llguidance 1.9.1: n alternatives that may begin at one place take n**2 * 40 ns; it has
-room for 65,000 symbols; a character of a literal takes 8 us, each at the start.
+Measured with llguidance 1.9.1, at the start of a text: n alternatives that can start at one
+position take n**2 * 40 ns; a character of a literal takes 8 us. There can be 65,000 symbols.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ MAX_ITEMS = 200_000
 MAX_LEVELS = 8192
 
 
-# llguidance's bounds where they are not those of schemas. As a lexeme is one character, a mask
-# takes more items: half the vocabulary for texts that may be read in three ways. An item takes
-# 0.7 us, but 200 us where 60 rules lead to each of 3700 others: grammars of many rules get fewer.
+# llguidance's limits that differ from those for schemas. With one lexeme per character, a mask
+# takes more Earley items: half the vocabulary size for texts with three parses. An item takes
+# 0.7 us, but 200 us where 60 rules each refer to 3700 others: grammars with many rules get fewer.
 _MAX_ITEMS_IN_ROW = 1000
 _ITEMS_A_TOKEN = 10
 _MIN_ITEMS = 5000
@@ -31,10 +31,10 @@ _N_FEW = 50
 
 
 def limits_for(rules: Rules, n_tokens: int) -> dict[str, int]:
-    """llguidance's bounds on the work of rules that were rewritten, by name.
+    """Return llguidance's limits for rewritten rules, by name.
 
     Raises:
-        GrammarError: too many alternatives, other than texts that begin differently.
+        GrammarError: too many alternatives, apart from literals with different first characters.
     """
     n = sum(map(_n_together, rules.values()))
     _require(n, MAX_TOGETHER, "alternatives that do not begin with different texts")
@@ -50,7 +50,7 @@ def _begins_with_text(alternative: Alternative) -> bool:
 
 
 def _n_together(alternatives: list[Alternative]) -> int:
-    """How many alternatives may have to be kept apart: of texts, those that begin alike."""
+    """Count alternatives; literals with different first characters count as none."""
     firsts = {
         alternative[0].symbol.text[0]
         for alternative in alternatives
@@ -60,7 +60,7 @@ def _n_together(alternatives: list[Alternative]) -> int:
 
 
 def check_size(rules: Rules) -> None:
-    """Raise GrammarError if rules, as they were written, are too many."""
+    """Raise GrammarError if there are too many rules before rewriting."""
     alternatives = list(chain.from_iterable(rules.values()))
     factors = list(chain.from_iterable(alternatives))
     texts = [factor.symbol.text for factor in factors if isinstance(factor.symbol, Literal)]
@@ -76,10 +76,10 @@ def check_size(rules: Rules) -> None:
 
 
 def levels(rules: Rules, root: str) -> int:
-    """How many levels llguidance may recurse along references.
+    """Upper bound on llguidance's recursion depth along references.
 
     Raises:
-        GrammarError: too many of them.
+        GrammarError: the references are too deep.
     """
     n = n_levels(rules, root)
     _require(n, MAX_LEVELS, "rules in a row that lead to each other")

@@ -1,9 +1,9 @@
-"""Rules of GBNF in a form that an Earley parser reads fast, with the same texts.
+"""Rewrites GBNF rules so that an Earley parser is fast; the language stays the same.
 
-A rule that ends with itself (``list ::= item "," list | item``) leaves one unfinished rule a
-repetition, and all of them are finished together at each: the work of a step grows with the text.
-A rule that begins with itself has no such cost, so tails become heads. Texts to choose from share
-their beginnings.
+A right-recursive rule (``list ::= item "," list | item``) leaves an incomplete item per repetition,
+and every repetition completes all of them: a step takes longer as the text grows. Left recursion
+has no such cost, so right recursion is rewritten as left recursion. Alternative literals become
+a prefix tree.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from pytreellama.constraints.gbnf import Alternative, Factor, Literal, Reference
 from pytreellama.constraints.gbnf_graph import components, reachable
 from pytreellama.errors import GrammarError
 
-# Fewer texts to choose from are as fast side by side.
+# Minimum number of literals for a prefix tree; for fewer, plain alternatives are as fast.
 _MIN_TEXTS = 8
 
-# Rules that end with each other are written out for each of them that is used elsewhere. Where that
-# would be more alternatives, they stay as they are.
+# A cycle of right-recursive rules is written out once for each of its rules that is used elsewhere.
+# If that takes more alternatives than this, the cycle stays as it is.
 _MAX_WRITTEN_OUT = 2000
 
 
 def rewritten(rules: Rules, root: str) -> Rules:
-    """Rules with the same texts of ``root``, and no others than it needs.
+    """Rewrite the rules; the language of ``root`` stays the same, unused rules are dropped.
 
     Raises:
-        GrammarError: no text comes to an end.
+        GrammarError: no finite text satisfies the grammar.
     """
     rules = reachable(rules, root)
     for cycle in components(rules, partial(_tails, rules)):
@@ -40,7 +40,7 @@ def rewritten(rules: Rules, root: str) -> Rules:
 
 
 def _tail(alternative: Alternative) -> tuple[str, bool] | None:
-    """The rule that an alternative ends with, and whether it may be left out there."""
+    """Return the rule at the end of an alternative, and whether it is optional there."""
     if not alternative:
         return None
     last = alternative[-1]
@@ -57,10 +57,10 @@ def _tails(rules: Rules, name: str) -> Iterator[str]:
 
 
 def _with_heads(rules: Rules, root: str, cycle: list[str]) -> Rules:
-    """The same rules where those of a cycle no longer end with each other.
+    """Replace the right recursion of a cycle of rules by left recursion.
 
-    They are a finite automaton whose letters are what stands before each tail. For each rule that
-    is used elsewhere, one rule for each state: the texts that lead there.
+    The cycle is a finite automaton; its letters are what comes before each tail call. For each rule
+    that is used elsewhere there is one new rule per state: the texts that lead to that state.
     """
     members = set(cycle)
     starts = _entries(rules, root, members)
@@ -98,7 +98,7 @@ def _way(start: str, name: str) -> str:
 
 
 def _entries(rules: Rules, root: str, members: set[str]) -> list[str]:
-    """Those of a cycle that are used otherwise than at the end of each other."""
+    """Return the rules of a cycle that are used anywhere but at each other's ends."""
     used = {root} & members
     for name, alternatives in rules.items():
         for alternative in alternatives:
@@ -111,7 +111,7 @@ def _entries(rules: Rules, root: str, members: set[str]) -> list[str]:
 
 
 def _without_dead_ends(rules: Rules, root: str) -> Rules:
-    """The rules that some text comes to the end of, without alternatives that lead elsewhere."""
+    """Drop rules and alternatives that no finite text satisfies."""
     ending = _ending(rules)
     if root not in ending:
         raise GrammarError(
@@ -133,7 +133,7 @@ def _without_dead_ends(rules: Rules, root: str) -> Rules:
 
 
 def _ending(rules: Rules) -> set[str]:
-    """The rules that some text comes to the end of."""
+    """Return the productive rules: those that some finite text satisfies."""
     uses: dict[str, list[tuple[str, set[str]]]] = defaultdict(list)
     ending: set[str] = set()
     todo: list[str] = []
@@ -165,7 +165,7 @@ def _needed(alternative: Alternative) -> set[str]:
 
 
 def _share_beginnings(rules: Rules, name: str) -> None:
-    """Turn the alternatives of a rule that begin with a text into a tree, one rule a branching."""
+    """Turn a rule's alternatives that begin with a literal into a prefix tree of rules."""
     texts: dict[str, list[Alternative]] = defaultdict(list)
     others: list[Alternative] = []
     for alternative in rules[name]:
@@ -196,7 +196,7 @@ def _share_beginnings(rules: Rules, name: str) -> None:
 
 
 def _text_of(alternative: Alternative) -> tuple[str, Alternative]:
-    """The text that an alternative begins with, and what comes after it."""
+    """Split an alternative into its leading literal and the rest."""
     if alternative:
         symbol = alternative[0].symbol
         if isinstance(symbol, Literal) and alternative[0].is_once:
@@ -205,7 +205,7 @@ def _text_of(alternative: Alternative) -> tuple[str, Alternative]:
 
 
 def _groups(texts: list[str], n_shared: int) -> Iterator[list[str]]:
-    """Sorted texts with the same first ``n_shared`` characters, by the one that comes next."""
+    """Group sorted texts that share ``n_shared`` characters by their next character."""
     group: list[str] = []
     for text in texts:
         if group and text[n_shared : n_shared + 1] != group[0][n_shared : n_shared + 1]:

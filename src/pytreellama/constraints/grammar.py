@@ -16,17 +16,17 @@ _ROOT = "root"
 
 
 class Grammar(Constraint):
-    """What may come next in a text that must follow a GBNF grammar. Not for several threads.
+    """Constrains generation to a GBNF grammar. Not thread-safe.
 
-    Characters are those of text: a control token, such as ``<|im_start|>``, is allowed only where
-    the grammar names it.
+    Characters never match control tokens, such as ``<|im_start|>``: these are allowed only where
+    the grammar names them.
 
     Args:
-        vocab: the vocabulary of the model that writes the text.
+        vocab: vocabulary of the model.
         text: GBNF with a rule ``root``.
 
     Raises:
-        GrammarError: no GBNF, with the line and column; no text fits it; or too complex.
+        GrammarError: a syntax error (with line and column), unsatisfiable, or too complex.
     """
 
     __slots__ = ()
@@ -70,10 +70,10 @@ _TOKEN_ID = re.compile(r"<\[([0-9]{1,9})\]>")
 
 
 def _token_of(vocab: Vocab, name: str) -> int:
-    """The token that ``<name>`` or ``<[id]>`` stands for.
+    """Return the token id of ``<name>`` or ``<[id]>``.
 
     Raises:
-        ValueError: it is none, or one that ends a generation.
+        ValueError: no such token, or an end-of-generation token.
     """
     if name.startswith("<["):
         match = _TOKEN_ID.fullmatch(name)

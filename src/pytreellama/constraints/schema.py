@@ -17,13 +17,13 @@ from pytreellama.model.vocab import Vocab
 
 
 class JsonSchemaConstraint(Constraint):
-    """What may come next in a text that must satisfy a JSON schema. Not for several threads.
+    """Constrains generation to JSON that satisfies a JSON schema. Not thread-safe.
 
     Args:
-        vocab: the vocabulary of the model that writes the text.
-        schema: a mapping, or JSON text. Objects whose ``properties`` are named are closed unless
-            their ``additionalProperties`` says otherwise. llguidance's ``x-guidance`` key sets its
-            options (white space, for one).
+        vocab: vocabulary of the model.
+        schema: a mapping, or JSON text. An object schema with ``properties`` allows no others,
+            unless it sets ``additionalProperties``. The key ``x-guidance`` sets llguidance's
+            options, such as white space.
 
     Raises:
         GrammarError: not JSON, not a schema, unsatisfiable, too complex, or using keywords that
@@ -45,7 +45,7 @@ class JsonSchemaConstraint(Constraint):
 
 
 def _schema_tree(schema: Mapping[str, Any] | str) -> SchemaTree:
-    """A schema of one's own, which nothing else refers to."""
+    """Check a schema and return a deep copy as JSON data."""
     try:
         text = schema if isinstance(schema, str) else json.dumps(dict(schema), allow_nan=False)
         check_length(text)
@@ -74,7 +74,7 @@ def _grammar_of(tree: SchemaTree) -> str:
 
 
 def _in_our_words(reason: str) -> str:
-    """llguidance's advice on options that are not ours is replaced."""
+    """Replace llguidance's advice about options that do not exist here."""
     for theirs, ours in _IN_OUR_WORDS:
         if theirs in reason:
             return ours

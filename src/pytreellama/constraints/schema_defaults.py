@@ -1,8 +1,8 @@
-"""What a JSON schema leaves open, settled as answers of a language model need it.
+"""Defaults for what a JSON schema leaves open, chosen for text from a language model.
 
-JSON Schema lets an object have members that no schema names, and a small model makes up ever more
-of them. An object that names its members is closed here, unless its schema says otherwise
-(``additionalProperties: true``) or may need members that it does not name.
+By default JSON Schema allows properties that the schema does not name, and small models invent more
+and more of them. Here a schema with ``properties`` allows no others, unless it says
+``additionalProperties: true`` or may require properties that it does not name.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 WHITESPACE = r"[ \t]{1,8}|[ \t]{0,2}(\r?\n){1,2}[ \t]{0,40}"
-"""Between two tokens of JSON, a regular expression: two line breaks and an indent of 40 blanks
-(ten levels of four), or a few blanks. Where any run may come, some models write nothing else."""
+"""Regular expression for white space between JSON tokens: at most two line breaks and 40 spaces of
+indent (ten levels of four), or a few spaces. Without a limit some models write only white space."""
 
 FORMATS = frozenset(
     ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid")
 )
-"""Formats that are kept to. JSON Schema lets others be ignored, and so they are."""
+"""Formats that are enforced; others are ignored, which JSON Schema permits."""
 
 _BRANCHES = ("anyOf", "oneOf")
 
 
 def default_options(root: Node) -> JsonCompileOptions:
-    """llguidance's options for a schema that does not set its own white space."""
+    """llguidance's options for schemas that do not set their own white space."""
     return {} if has_own_whitespace(root) else {"whitespace_pattern": WHITESPACE}
 
 
 def settle(tree: SchemaTree) -> None:
-    """Close the objects of a schema that name their members; drop formats nobody knows."""
+    """Disallow unnamed properties where a schema has ``properties``; drop unknown formats."""
     combined = tree.combined
     for place in tree.places:
         node = place.node

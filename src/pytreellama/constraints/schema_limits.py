@@ -1,8 +1,8 @@
-"""What a JSON schema may be: beyond these limits llguidance overflows its stack or takes minutes.
+"""Limits on a JSON schema: beyond them llguidance overflows its stack or takes minutes.
 
-Measured with llguidance 1.9.1: it recurses along references and nesting with up to 5.2 kB of
-stack a level; an object of n optional properties takes n**2 * 0.2 us; patterns that bear on the
-same value take twice as long for each more; those of property names are compared in pairs.
+Measured with llguidance 1.9.1: it recurses along references and nesting, with up to 5.2 kB of
+stack per level; an object with n optional properties takes n**2 * 0.2 us; each further pattern on
+the same value doubles the time; patterns of property names are compared in pairs.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ MAX_REPEATED = 100_000
 MAX_TEXT = 20_000
 _MAX_VISITS = 100_000
 
-# Where white space is optional, what must come ends with each text. Without it such texts make
-# one, which llguidance goes through at every step: it may have thousands of them.
+# Optional white space splits forced text into short pieces. Without white space, thousands of
+# literals can form one forced text, which llguidance scans at every step.
 MAX_JOINED_TEXT = 500
 MAX_JOINED_REPEATED = 2000
 
-# Texts that are never written, of any length.
+# Keywords whose texts are never generated: no length limit.
 _PROSE = {"title", "description", "$comment", "default", "examples", "pattern", "x-guidance"}
 
 _WHITESPACE_OPTIONS = ("whitespace_pattern", "whitespace_flexible")
@@ -56,7 +56,7 @@ def check_length(text: str) -> None:
 
 
 def check_data(root: Node) -> None:
-    """Raise GrammarError if the data of a schema nest too deep or hold too long a text."""
+    """Raise GrammarError if a schema is nested too deep or has a string that is too long."""
     n_max = MAX_JOINED_TEXT if has_own_whitespace(root) else MAX_TEXT
     todo: list[tuple[Any, int]] = [(root, 0)]
     while todo:
@@ -75,10 +75,10 @@ def check_data(root: Node) -> None:
 
 
 def check_tree(tree: SchemaTree) -> int:
-    """How many levels llguidance may recurse along nesting and references.
+    """Upper bound on llguidance's recursion depth along nesting and references.
 
     Raises:
-        GrammarError: too many of them, or of schemas, properties or patterns.
+        GrammarError: too deep, or too many schemas, properties or patterns.
     """
     _require(
         len(tree.places) <= MAX_SCHEMAS,
@@ -116,7 +116,7 @@ def _check_node(node: Node, n_repeated: int) -> None:
 
 
 def _repeated_length(pattern: str) -> int:
-    """Items of a pattern, as often as its counts repeat them at most."""
+    """Number of items in a regular expression after all repeats are expanded."""
     sums, last = [0], 0
     for match in _REGEX_ITEM.finditer(pattern):
         kind = match.lastgroup
@@ -136,10 +136,10 @@ def _repeated_length(pattern: str) -> int:
 
 
 def _check_patterns(tree: SchemaTree) -> None:
-    """Patterns that bear on one value must hold together, which takes exponential time to see.
+    """Raise GrammarError for too many patterns on one value.
 
-    They are told apart by the name of the property that they are for, which finds too many rather
-    than too few.
+    Their intersection takes exponential time. Patterns are grouped by property name, which may
+    count too many, never too few.
     """
     seen: set[int] = set()
     n_visits = 0
@@ -182,7 +182,7 @@ def _check_text(text: str, n_max: int) -> None:
 
 
 def has_own_whitespace(root: Node) -> bool:
-    """Does a schema set its own white space, so that it may have none?"""
+    """True if a schema sets its own white space, which may be none."""
     own = root.get("x-guidance")
     return isinstance(own, dict) and not own.keys().isdisjoint(_WHITESPACE_OPTIONS)
 

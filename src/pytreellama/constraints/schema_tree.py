@@ -1,6 +1,6 @@
-"""SchemaTree: the schemas inside a JSON schema, and which of them bear on the same value.
+"""SchemaTree: the subschemas of a JSON schema, and which of them apply to the same value.
 
-All walks are loops: schemas nest deep, and chains of references are long.
+All walks are loops, not recursion: schemas can be nested deep, and references can form long chains.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 Node = dict[str, Any]
 
-# Keywords that hold schemas: of the value itself (in place), of its parts, and of neither.
+# Keywords that contain schemas: for the value itself (in place), for its parts, and for neither.
 _IN_PLACE_LISTS = ("allOf", "anyOf", "oneOf")
 _IN_PLACE = ("not", "if", "then", "else")
 _IN_PLACE_MAPS = ("dependentSchemas",)
@@ -31,7 +31,7 @@ _PART_LISTS = ("items", "prefixItems")
 _PART_MAPS = ("properties", "patternProperties")
 _DEFINITIONS = ("$defs", "definitions")
 
-# What a schema says of its value by itself, next to the schemas that it applies in place.
+# Keywords that constrain the value directly, next to the schemas that apply in place.
 _OWN = (
     "additionalProperties",
     "format",
@@ -42,22 +42,22 @@ _OWN = (
     *_PART_MAPS,
 )
 
-# A branch of no other keywords says nothing of parts or patterns.
+# A branch that has only these keywords does not constrain parts or patterns.
 _BARE = {"required", "type", "title", "description", "minProperties", "maxProperties"}
 
 ANY_NAME = ""
-"""Where a part is if it has no name of its own: an item, or a property by a pattern."""
+"""Name of parts without a fixed name: array items, and properties matched by a pattern."""
 
 
 @dataclass(frozen=True)
 class Child:
-    """A schema inside another.
+    """A subschema and its place in the outer schema.
 
     Attributes:
         node: the schema.
-        name: of the property that it describes, ``ANY_NAME`` for other parts, None for the value
-            of the outer schema itself.
-        keyword: where it stands.
+        name: name of the property that it describes, ``ANY_NAME`` for other parts, None for the
+            value of the outer schema itself.
+        keyword: keyword of the outer schema that contains it.
     """
 
     node: Node
@@ -67,12 +67,12 @@ class Child:
 
 @dataclass(frozen=True)
 class Place:
-    """A schema as it is met first.
+    """The first visit of a schema.
 
     Attributes:
         node: the schema.
-        base: what its references begin at: the nearest schema around it with an ``$id``.
-        depth: schemas around it, up to the definition that it is in.
+        base: base of its references: the nearest enclosing schema with an ``$id``.
+        depth: number of enclosing schemas, up to the definition that contains it.
     """
 
     node: Node
@@ -81,17 +81,17 @@ class Place:
 
 
 class SchemaTree:
-    """The schemas of a JSON schema, booleans left out.
+    """All subschemas of a JSON schema, without booleans.
 
     Args:
-        root: JSON data, which must be a tree: no part of it twice.
-        n_max: schemas to read; what comes after is left out.
+        root: JSON data; must be a tree, without shared objects.
+        n_max: maximum number of schemas to read; the rest is left out.
     """
 
     def __init__(self, root: Node, n_max: int | None = None) -> None:
         self.root = root
         self.places: list[Place] = list(islice(_places(root), n_max))
-        """Outer ones first."""
+        """All schemas, outer ones first."""
         self._base = {id(place.node): place.base for place in self.places}
         self._by_id = {node["$id"]: node for node in self._nodes if _is_text(node.get("$id"))}
         self._by_anchor = {
@@ -105,7 +105,7 @@ class SchemaTree:
         return (place.node for place in self.places)
 
     def references(self) -> set[tuple[int, str]]:
-        """All that is referred to, by base and text."""
+        """Targets of all references, by base and reference text."""
         return {
             (id(place.base), place.node["$ref"])
             for place in self.places
@@ -113,7 +113,7 @@ class SchemaTree:
         }
 
     def applied(self, node: Node) -> Iterator[Child]:
-        """The schemas that a schema applies: those inside, and the one that it refers to."""
+        """Return the schemas that a schema applies: subschemas and the target of ``$ref``."""
         yield from (child for child in _children(node) if child.keyword not in _DEFINITIONS)
         target = self._target(node)
         if target is not None:
@@ -121,7 +121,7 @@ class SchemaTree:
 
     @cached_property
     def combined(self) -> set[int]:
-        """``id`` of every schema whose value, or a part around it, another one describes too."""
+        """``id`` of every schema that shares its value, or one around it, with another schema."""
         marked: set[int] = set()
         for outer in self._nodes:
             if id(outer) in marked or not self.combines(outer):
@@ -135,7 +135,7 @@ class SchemaTree:
         return marked
 
     def combines(self, node: Node) -> bool:
-        """Does a schema have several sources for what it says of one value?"""
+        """True if more than one schema constrains the same value."""
         n_sources = int(any(keyword in node for keyword in _OWN)) + int("$ref" in node)
         n_sources += len(node["allOf"]) if isinstance(node.get("allOf"), list) else 0
         n_sources += sum(_has_substance(node.get(keyword)) for keyword in ("anyOf", "oneOf"))
@@ -209,7 +209,7 @@ def _has_substance(branches: object) -> bool:
 
 
 def _at_pointer(base: Node, pointer: str) -> object:
-    """What a JSON pointer (RFC 6901) leads to, None if there is nothing."""
+    """Resolve a JSON pointer (RFC 6901); None if there is no such value."""
     found: Any = base
     for word in unquote(pointer).split("/")[1:]:
         word = word.replace("~1", "/").replace("~0", "~")

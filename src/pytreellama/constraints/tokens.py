@@ -1,4 +1,4 @@
-"""A vocabulary as llguidance wants it: the bytes of its tokens, and a tokenizer."""
+"""Adapter from a ``Vocab`` to llguidance's tokenizer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pytreellama.model.vocab import Vocab
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
-# Of a text that must come only the next token is used.
+# Only the next token of a forced text is used.
 _MAX_FORCED_BYTES = 4096
 
-# Longer tokens fit no constraint: llguidance fails on them.
+# Longer tokens are never allowed: llguidance fails on them.
 _MAX_TOKEN_BYTES = 512
 
 # building a tokenizer's prefix tree takes 100 ms and more for large vocabularies
@@ -23,7 +23,7 @@ _tokenizers: weakref.WeakKeyDictionary[Vocab, LLTokenizer] = weakref.WeakKeyDict
 
 
 def tokenizer_of(vocab: Vocab) -> LLTokenizer:
-    """llguidance's tokenizer for a vocabulary, made once.
+    """Return llguidance's tokenizer for a vocabulary; it is created once.
 
     Raises:
         GrammarError: the vocabulary has no end-of-generation token.
@@ -44,7 +44,7 @@ def tokenizer_of(vocab: Vocab) -> LLTokenizer:
 
 
 class _Tokens:
-    """A vocabulary as llguidance wants it. Holds it weakly: the cache's values outlive no key."""
+    """A vocabulary in llguidance's form. Holds a weak reference, so the cache does not keep it."""
 
     def __init__(self, vocab: Vocab, eos: int) -> None:
         self._vocab = weakref.ref(vocab)
@@ -57,7 +57,7 @@ class _Tokens:
         self._n_longest = max(map(len, self._by_piece))
 
     def __call__(self, text: bytes | str) -> list[int]:
-        """Tokens of a piece of text that need not be the first: what is forced to come."""
+        """Tokenise forced text, which may continue other text."""
         data = _beginning(text.encode("utf-8") if isinstance(text, str) else text)
         tokens = self._encode_as_the_model_would(data)
         return tokens if self._bytes_of(tokens) == data else self._encode_longest_first(data)
@@ -84,7 +84,7 @@ class _Tokens:
 
 
 def _beginning(data: bytes) -> bytes:
-    """The first bytes of UTF-8, whole characters of it."""
+    """Truncate UTF-8 to a number of bytes, without splitting a character."""
     n = min(len(data), _MAX_FORCED_BYTES)
     while 0 < n < len(data) and data[n] & 0xC0 == 0x80:
         n -= 1

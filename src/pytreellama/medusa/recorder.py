@@ -1,4 +1,4 @@
-"""Recorder: hears what an engine writes, and from which hidden states."""
+"""Recorder: collects the tokens that an engine generates, with their hidden states."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Sink = Callable[[Prompt, Text], None]
 
 
 class StateRecorder:
-    """A drafter that guesses nothing; at a text's end it tells what was written."""
+    """A drafter that proposes nothing and passes each finished text to a sink."""
 
     name = "recorder"
     wants_hidden = True

@@ -16,7 +16,7 @@ from pytreellama.native.log import drain_log, last_error
 Int32 = NDArray[np.int32]
 
 TEXT = int(lib.TREELLAMA_TEXT)
-"""Instead of a parent: a token that is text, and no node of a tree."""
+"""Parent value of a token that is committed text, not a tree node."""
 
 _NO_SLOT, _ABORTED, _INVALID = 1, 2, -1
 

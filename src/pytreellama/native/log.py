@@ -25,8 +25,8 @@ def drain_log(errors_only: bool = False) -> list[str]:
 
     Args:
         errors_only: return errors alone, or warnings where there are no errors. It is for an
-            exception that tells of them: in the log such errors are for debugging then, since
-            whoever catches it may do well without what failed.
+            exception that contains them; they are then logged at DEBUG, since the caller may
+            handle the exception.
     """
     if lib.treellama_log_pending() == 0:
         return []

@@ -52,10 +52,10 @@ class Caller:
         return await self.workers.run(act, client=self.client, is_slow=self.is_slow, drop=drop)
 
     async def finish(self, work: Awaitable[_T]) -> _T:
-        """Wait for work as long as its client does, and as the request may take.
+        """Wait for work until the client disconnects or the request's time is over.
 
         Raises:
-            APIError: its time is over, or its client went away; the work is cancelled.
+            APIError: timed out or disconnected; the work is cancelled.
         """
         return await unless_gone(self.request, self._in_time(work))
 
@@ -118,7 +118,7 @@ async def unless_gone(request: Request, work: Awaitable[_T]) -> _T:
 
 
 def _retrieved(working: asyncio.Future[Any]) -> None:
-    """Who went away does not hear of what went wrong, and nor should the log."""
+    """Consume the exception after a client disconnect, so that asyncio does not log it."""
     if not working.cancelled():
         working.exception()
 
