@@ -137,7 +137,7 @@ def test_out_of_range_questions_are_refused(tiny_model: TinyModel) -> None:
     with make(tiny_model("rope")) as context:
         context.prefill(TEXT, logits=True)
         for k in (0, -1, 321, 2**40):
-            with pytest.raises(ContextError, match="invalid k=.*: expected 1 to 320"):
+            with pytest.raises(ContextError, match=r"invalid k=.*: expected 1 to 320"):
                 context.outputs.top_k(k)
         for tokens in ([], [1, 2], [-1], [320], [2**31]):
             with pytest.raises(BatchError):
