@@ -342,7 +342,8 @@ def test_a_faulty_drafter_ends_its_request_and_leaves_nothing(
 
 def test_a_drafter_may_not_draft_more_than_it_was_asked_for(tiny_model: TinyModel) -> None:
     tree = TokenTree.chain(list(range(5, 105)))
-    engine = Engine(tiny_model("rope"), drafter=lambda: Faulty(tree), n_ctx=256, n_threads=1)
-    with pytest.raises(DraftError, match="100 nodes"):
-        engine.generate(PROMPT, max_tokens=8)
-    assert cache_is_empty(engine)
+    options: dict[str, Any] = {"n_ctx": 256, "n_threads": 1}
+    with Engine(tiny_model("rope"), drafter=lambda: Faulty(tree), **options) as engine:
+        with pytest.raises(DraftError, match="100 nodes"):
+            engine.generate(PROMPT, max_tokens=8)
+        assert cache_is_empty(engine)
