@@ -4,15 +4,16 @@ python examples/chat.py [MODEL.gguf]
 """
 
 import sys
+from contextlib import suppress
 
 import pytreellama as ptl
 
 model = ptl.Model(sys.argv[1]) if len(sys.argv) > 1 else ptl.Model.default()
 
-with ptl.Engine(model, n_cached_prefixes=2) as engine:
+with ptl.Engine(model, n_cached_prefixes=2) as engine, suppress(EOFError):  # Ctrl-D
     messages: list[dict[str, str]] = []
     print("Write a message; an empty line ends the chat.")
-    while question := (sys.stdin.readline() if not sys.stdin.isatty() else input("> ")).strip():
+    while question := input("> "):
         messages.append({"role": "user", "content": question})
         answer = ""
         for chunk in engine.stream(messages, max_tokens=256, temperature=0.7):

@@ -48,8 +48,8 @@ def open_engines() -> list[Any]:
 
 
 def package_threads() -> list[threading.Thread]:
-    """Live threads of engines, servers' workers and constraints."""
-    return [one for one in threading.enumerate() if one.name.startswith("pytreellama")]
+    """Live threads of engines; those of a server end with the process."""
+    return [one for one in threading.enumerate() if one.name == "pytreellama"]
 
 
 def child_processes() -> list[int]:
