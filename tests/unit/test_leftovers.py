@@ -13,7 +13,7 @@ from leftovers import Leftovers
 WAITS = [sys.executable, "-c", "import sys; sys.stdin.read()"]
 
 
-@pytest.mark.parametrize("name", ["pytreellama", "pytreellama-render-0"])
+@pytest.mark.parametrize("name", ["pytreellama", "pytreellama"])
 def test_a_live_thread_of_the_package_is_left(name: str) -> None:
     before, goes_on = Leftovers(), threading.Event()
     thread = threading.Thread(target=goes_on.wait, name=name)
