@@ -365,3 +365,16 @@ def test_requests_share_a_context_with_little_room(
     with Engine(model, "suffix", **options) as engine:
         found = engine.generate(prompts, max_tokens=32, ignore_eos=True)
     assert [one.tokens for one in found] == expected
+
+
+@pytest.mark.parametrize("kind", ["mamba2", "falcon-h1", "lfm2-swa"])
+def test_a_state_that_is_moved_below_0_is_gone(context_of: ContextOf, kind: str) -> None:
+    context, alone = context_of(kind), context_of(kind)
+    context.prefill(text_of(10), 0)
+    context.memory.cp(0, 1)
+    assert context.memory.is_shared(0)
+    context.memory.add(0, 0, -1, -20)
+    assert [context.memory.pos_min(seq) for seq in range(2)] == [-1, -1]
+    rows = logits_of_plain_steps(context, 0, [5, 6])
+    assert (rows == logits_of_plain_steps(alone, 0, [5, 6])).all()
+    assert not context.memory.is_shared(0)

@@ -7,9 +7,32 @@
 #include "llama-kv-cache.h"
 #include "llama-memory-hybrid-iswa.h"
 #include "llama-memory-hybrid.h"
+#include "llama-memory-recurrent.h"
 #include "llama-model.h"
+#include "llama-state-trees.h"
 
 #include <algorithm>
+#include <set>
+
+// the KV cache whose cells a text needs: a hybrid's states need none
+static const llama_kv_cache * find_cells(const llama_context * ctx) {
+    const llama_memory_i * mem = ctx->get_memory();
+
+    if (const auto * hybrid = dynamic_cast<const llama_memory_hybrid *>(mem)) {
+        mem = hybrid->get_mem_attn();
+    } else if (const auto * iswa = dynamic_cast<const llama_memory_hybrid_iswa *>(mem)) {
+        mem = iswa->get_mem_attn();
+    }
+    return llama_find_kv_cache(mem, false);
+}
+
+// the sequences whose recurrent state is that of a sequence, itself among them; empty without such a state
+static std::set<llama_seq_id> sharers_of_state(const llama_context * ctx, llama_seq_id seq_id) {
+    const auto * recr = llama_find_recurrent(ctx->get_memory());
+    const int32_t tail = recr ? recr->cells[seq_id].tail : -1;
+
+    return tail < 0 ? std::set<llama_seq_id>() : recr->cells[tail].seq_id;
+}
 
 int32_t treellama_memory_clear(llama_context * ctx, bool data) {
     return treellama_guard(TREELLAMA_EXCEPTION, [&] {
@@ -49,6 +72,16 @@ int32_t treellama_memory_seq_keep(llama_context * ctx, llama_seq_id seq_id) {
 
 int32_t treellama_memory_seq_add(llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos delta) {
     return treellama_guard(TREELLAMA_EXCEPTION, [&] {
+        // what falls below 0 is removed, and llama.cpp does so with cells alone
+        for (const llama_seq_id s : sharers_of_state(ctx, seq_id)) {
+            const auto * recr = llama_find_recurrent(ctx->get_memory());
+            const llama_pos pos = recr->cells[recr->cells[s].tail].pos;
+
+            if (p0 <= pos && (p1 < 0 || pos < p1) && pos + delta < 0) {
+                llama_memory_seq_rm(llama_get_memory(ctx), s, -1, -1);
+            }
+        }
+
         llama_memory_seq_add(llama_get_memory(ctx), seq_id, p0, p1, delta);
         return 0;
     });
@@ -85,7 +118,11 @@ int32_t treellama_memory_ranges(
 }
 
 bool treellama_memory_is_shared(llama_context * ctx, llama_seq_id seq_id) {
-    const auto * cache = treellama_find_cache(ctx, false);
+    if (sharers_of_state(ctx, seq_id).size() > 1) {
+        return true;
+    }
+
+    const auto * cache = find_cells(ctx);
     if (!cache) {
         return false;
     }
@@ -130,15 +167,6 @@ bool treellama_memory_would_mix(llama_context * ctx, llama_seq_id src, llama_seq
 }
 
 int32_t treellama_n_cells_used(llama_context * ctx, llama_seq_id seq_id) {
-    const llama_memory_i * mem = ctx->get_memory();
-
-    // a hybrid's states need no cells, its KV cache does
-    if (const auto * hybrid = dynamic_cast<const llama_memory_hybrid *>(mem)) {
-        mem = hybrid->get_mem_attn();
-    } else if (const auto * iswa = dynamic_cast<const llama_memory_hybrid_iswa *>(mem)) {
-        mem = iswa->get_mem_attn();
-    }
-
-    const auto * cache = llama_find_kv_cache(mem, false);
+    const auto * cache = find_cells(ctx);
     return cache ? (int32_t) cache->get_cells(seq_id).get_used() : -1;
 }
