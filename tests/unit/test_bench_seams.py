@@ -57,7 +57,8 @@ def _root(node: ast.expr) -> str:
 
 def _attribute_offences(node: ast.Attribute, ours: set[str]) -> Iterator[str]:
     is_own = isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}
-    if _is_private(node.attr) and not is_own:
+    is_documented = ast.unparse(node) == "os._exit"  # how a child of os.fork() ends
+    if _is_private(node.attr) and not (is_own or is_documented):
         yield f"reads {ast.unparse(node)}"
     if not isinstance(node.ctx, ast.Load) and _root(node) in ours:
         yield f"replaces {ast.unparse(node)}"
