@@ -75,7 +75,7 @@ class Facts:
 
 def facts_of(path: Path, kind: str, carries: str, n_threads: int) -> Facts:
     with Model(path) as model:
-        name = model.architecture + ("" if kind.removesuffix("-mtp") in _NAMES else _variant(kind))
+        name = model.architecture + _variant(kind)
         memory = "hybrid" if model.is_hybrid else "state" if model.is_recurrent else "KV cache"
         if not model.can_generate:
             return Facts(name, "", carries, refusal=str(model.refusal))
@@ -83,9 +83,6 @@ def facts_of(path: Path, kind: str, carries: str, n_threads: int) -> Facts:
             drafts = "trees" if context.can_branch else "chains"
             is_exact = _is_exact(context)
             return Facts(name, memory, carries, drafts, context.is_batch_invariant, is_exact)
-
-
-_NAMES = {"rope": "llama", "neox": "qwen3", "learned": "gpt2", "alibi": "mpt", "recurrent": "mamba"}
 
 
 def _variant(kind: str) -> str:
@@ -98,7 +95,8 @@ def _is_exact(context: Context) -> bool:
     seq = context.prefill(text[: N_TEXT - 40])
     one_pass = context.decode(TokenTree.chain(text[-40:-20]), seq=seq).logits
     context.commit(seq, range(20))
-    at_once = context.prefill(text[-20:], seq, logits=True) >= 0 and context.outputs.logits[0]
+    context.prefill(text[-20:], seq, logits=True)
+    at_once = context.outputs.logits[0]
     context.sequences.free(seq)
     seq = context.prefill(text[: N_TEXT - 200])
     steps = [context.decode(int(token), seq=seq).logits[0] for token in text[-200:]]
@@ -163,12 +161,12 @@ def main() -> None:
     import tiny_architectures
     from tiny_models import KINDS, tiny_model
 
-    everything = {**dict.fromkeys(KINDS, ""), **dict.fromkeys(tiny_architectures.KINDS, "")}
+    everything = [*KINDS, *tiny_architectures.KINDS]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--page", type=Path, metavar="FILE")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("kinds", nargs="*", metavar="KIND", default=list(everything))
+    parser.add_argument("kinds", nargs="*", metavar="KIND", default=everything)
     args = parser.parse_args()
     found: dict[str, Facts] = {}
     with tempfile.TemporaryDirectory() as folder, shown("running tiny models") as progress:

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,25 +90,25 @@ def costs_of(model: Model, depth: int, n_repeats: int, n_threads: int | None) ->
         Context(model, **options) as context,
         Context(model, tree_encoding=TreeEncoding.SEQUENCES, **options) as copies,
     ):
-        before = psutil.Process().memory_info().rss
-        works = _works(context, copies, context.prefill(text), copies.prefill(text), rng)
+        seq = context.prefill(text)
+        works = _works(context, copies, seq, copies.prefill(text), rng)
         times: dict[str, list[float]] = {}
         for i in range(n_repeats + 1):
-            for name, work in works.items():
-                spent = work()
-                for part, seconds in ({name: spent} if isinstance(spent, float) else spent).items():
+            for work in works:
+                for part, seconds in work().items():
                     if i:  # the first is a warm-up
                         times.setdefault(part, []).append(1e3 * seconds)
-        node_bytes = _bytes_of_nodes(context, rng, before)
+        node_bytes = _bytes_of_node(context, seq, rng)
     return Costs({name: Spread.of(those) for name, those in times.items()}, node_bytes)
 
 
-Work = Callable[[], float | dict[str, float]]
+Work = Callable[[], dict[str, float]]
+"""Does something; returns the seconds of its parts by name."""
 
 
 def _works(
     context: Context, copies: Context, seq: int, other: int, rng: np.random.Generator
-) -> dict[str, Work]:
+) -> list[Work]:
     n_vocab = context.n_vocab
 
     def timed(function: Callable[[], object]) -> float:
@@ -115,13 +116,13 @@ def _works(
         function()
         return time.perf_counter() - started_s
 
-    def plain() -> float:
+    def plain() -> dict[str, float]:
         # the second: the first after other sizes finds other graphs and caches
         for _ in range(2):
             tree = TokenTree.chain(rng.integers(3, n_vocab, 1))
             spent = timed(lambda tree=tree: context.decode(tree, seq=seq))  # type: ignore[misc]
             context.discard(seq)
-        return spent
+        return {"plain step": spent}
 
     def tree(n_nodes: int, parents: Sequence[int]) -> dict[str, float]:
         nodes = TokenTree.from_parents(rng.integers(3, n_vocab, n_nodes), parents)
@@ -135,35 +136,31 @@ def _works(
             context.discard(seq)
         return found
 
-    def chain_by_copies(n_nodes: int) -> float:
+    def chain_by_copies(n_nodes: int) -> dict[str, float]:
         nodes = TokenTree.chain(rng.integers(3, n_vocab, n_nodes))
 
         def step() -> None:
             copies.decode(nodes, seq=other)
             copies.commit(other, list(range(n_nodes // 2)))
 
-        return timed(step)
+        return {f"chain of {n_nodes} by copies": timed(step)}
 
-    works: dict[str, Work] = {"plain step": plain}
+    works: list[Work] = [plain]
     for n in SIZES:
         branching = [-1, *(int(rng.integers(max(0, i - 4), i)) for i in range(1, n))]
-        works[f"tree {n}"] = lambda n=n, p=branching: tree(n, p)  # type: ignore[misc]
-        works[f"chain {n}"] = lambda n=n: tree(n, range(-1, n - 1))  # type: ignore[misc]
-        works[f"chain of {n} by copies"] = lambda n=n: chain_by_copies(n)  # type: ignore[misc]
+        works += [partial(tree, n, branching), partial(tree, n, range(-1, n - 1))]
+        works += [partial(chain_by_copies, n)]
     return works
 
 
-def _bytes_of_nodes(context: Context, rng: np.random.Generator, before: int) -> float:
-    """Resident memory that 256 pending nodes more take than 16, by node."""
-    process = psutil.Process()
-    seq = context.prefill(rng.integers(3, context.n_vocab, 16).tolist()) if False else 0
-    context.decode(TokenTree.chain(rng.integers(3, context.n_vocab, 256)), seq=seq)
-    first = process.memory_info().rss
-    context.discard(seq)
-    context.decode(TokenTree.chain(rng.integers(3, context.n_vocab, 512)), seq=seq)
-    second = process.memory_info().rss
-    context.discard(seq)
-    return float(max(0, second - first)) / 256
+def _bytes_of_node(context: Context, seq: int, rng: np.random.Generator) -> float:
+    """Resident memory that 512 pending nodes take beyond 256, by node; with its row of logits."""
+    resident = []
+    for n_nodes in (256, 512):
+        context.decode(TokenTree.chain(rng.integers(3, context.n_vocab, n_nodes)), seq=seq)
+        resident.append(psutil.Process().memory_info().rss)
+        context.discard(seq)
+    return float(max(0, resident[1] - resident[0])) / 256
 
 
 # -- answers
