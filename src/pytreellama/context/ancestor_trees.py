@@ -70,10 +70,9 @@ class AncestorTrees(PendingBook[_PendingTree]):
         return self._native.n_batch
 
     def place_tree(self, batch: Batch, seq: int, tree: TokenTree) -> slice:
-        """As ``place``, for the first nodes of a sequence: a ``TokenTree`` was checked already."""
+        """See ``TreeEncoder``."""
+        self._check_new(seq, tree)
         check_room(batch, self._native.n_batch, len(tree))
-        _check_count(seq, 0, len(tree))
-        self._check_pending(len(tree))
         n_past = self.n_past(seq)
         self._pending[seq] = _PendingTree(n_past, tree.parents)
         return batch.add_nodes(tree.tokens, n_past + tree.depths, tree.parents, seq)
@@ -95,13 +94,16 @@ class AncestorTrees(PendingBook[_PendingTree]):
 
     def decode_alone(self, seq: int, tree: TokenTree) -> None:
         """A pass over a tree of its own, without a batch; raises as ``NativeContext.decode``."""
+        self._check_new(seq, tree)
+        n_past = self._cache.pos_max(seq) + 1
+        self._native.decode_one_tree(seq=seq, tree=tree)
+        self._pending[seq] = _PendingTree(n_past, tree.parents, len(tree))
+
+    def _check_new(self, seq: int, tree: TokenTree) -> None:
         if len(tree) == 0:  # all else a TokenTree has checked itself
             raise TreeError("the tree is empty; give at least one node")
         _check_count(seq, 0, len(tree))
         self._check_pending(len(tree))
-        n_past = self._cache.pos_max(seq) + 1
-        self._native.decode_one_tree(seq=seq, tree=tree)
-        self._pending[seq] = _PendingTree(n_past, tree.parents, len(tree))
 
     def _check_pending(self, n_new: int) -> None:
         if self._n_pending_max is None:

@@ -115,10 +115,6 @@ class Passes:
             raise MemoryStateError(
                 f"the batch holds nodes of sequence {seq} that were discarded; clear it first"
             )
-        if not isinstance(self._trees, AncestorTrees) or len(tree) == 0:
-            return self._placed(
-                batch, seq, self._trees.place(batch, seq, tree.tokens, tree.parents)
-            )
         return self._placed(batch, seq, self._trees.place_tree(batch, seq, tree))
 
     def grow(self, seq: int, tokens: Int32, parents: Int32) -> None:

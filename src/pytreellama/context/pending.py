@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence, Set
 from typing import Generic, Protocol, TypeVar
 
@@ -12,6 +13,7 @@ from pytreellama.context.batch import Batch
 from pytreellama.context.cache import Cache
 from pytreellama.context.native_context import NativeContext
 from pytreellama.errors import MemoryStateError, TreeError, shown
+from pytreellama.tree import TokenTree
 
 Int32 = NDArray[np.int32]
 Bool = NDArray[np.bool_]
@@ -63,6 +65,14 @@ class PendingBook(Generic[P]):
     def forget(self) -> None:
         """The whole cache was cleared."""
         self._pending.clear()
+
+    @abstractmethod
+    def place(self, batch: Batch, seq: int, tokens: Int32, parents: Int32) -> slice:
+        """See ``TreeEncoder``."""
+
+    def place_tree(self, batch: Batch, seq: int, tree: TokenTree) -> slice:
+        """See ``TreeEncoder``."""
+        return self.place(batch, seq, tree.tokens, tree.parents)
 
 
 def check_nodes(tokens: Int32, parents: Int32, n_old: int) -> None:

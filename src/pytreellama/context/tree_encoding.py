@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pytreellama.context.batch import Batch
 from pytreellama.errors import MemoryStateError
+from pytreellama.tree import TokenTree
 
 Int32 = NDArray[np.int32]
 
@@ -54,6 +55,10 @@ class TreeEncoder(Protocol):
 
     def place(self, batch: Batch, seq: int, tokens: Int32, parents: Int32) -> slice:
         """Append nodes to a batch, and prepare the cache; parents count pending nodes first."""
+        ...
+
+    def place_tree(self, batch: Batch, seq: int, tree: TokenTree) -> slice:
+        """As ``place``, for the first nodes of a sequence."""
         ...
 
     def confirm(self, seq: int) -> None:
