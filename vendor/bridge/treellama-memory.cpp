@@ -5,8 +5,6 @@
 #include "llama-context.h"
 #include "llama-kv-cache-trees.h"
 #include "llama-kv-cache.h"
-#include "llama-memory-hybrid-iswa.h"
-#include "llama-memory-hybrid.h"
 #include "llama-memory-recurrent.h"
 #include "llama-model.h"
 #include "llama-state-trees.h"
@@ -16,14 +14,7 @@
 
 // the KV cache whose cells a text needs: a hybrid's states need none
 static const llama_kv_cache * find_cells(const llama_context * ctx) {
-    const llama_memory_i * mem = ctx->get_memory();
-
-    if (const auto * hybrid = dynamic_cast<const llama_memory_hybrid *>(mem)) {
-        mem = hybrid->get_mem_attn();
-    } else if (const auto * iswa = dynamic_cast<const llama_memory_hybrid_iswa *>(mem)) {
-        mem = iswa->get_mem_attn();
-    }
-    return llama_find_kv_cache(mem, false);
+    return llama_find_kv_cache(llama_find_attention(ctx->get_memory()), false);
 }
 
 // the sequences whose recurrent state is that of a sequence, itself among them; empty without such a state

@@ -22,6 +22,16 @@
 
 static const uint32_t NO_CELL = UINT32_MAX;
 
+const llama_memory_i * llama_find_attention(const llama_memory_i * mem) {
+    if (const auto * hybrid = dynamic_cast<const llama_memory_hybrid *>(mem)) {
+        return hybrid->get_mem_attn();
+    }
+    if (const auto * hybrid = dynamic_cast<const llama_memory_hybrid_iswa *>(mem)) {
+        return hybrid->get_mem_attn();
+    }
+    return mem;
+}
+
 llama_kv_cache * llama_find_kv_cache(const llama_memory_i * mem, bool swa) {
     if (const auto * iswa = dynamic_cast<const llama_kv_cache_iswa *>(mem)) {
         return swa ? iswa->get_swa() : iswa->get_base();
@@ -60,16 +70,11 @@ std::vector<llama_kv_cache *> llama_find_kv_caches(const llama_memory_i * mem) {
     if (dynamic_cast<const llama_memory_hybrid_idx *>(mem)) {
         return {};
     }
-    if (const auto * hybrid = dynamic_cast<const llama_memory_hybrid *>(mem)) {
-        return { hybrid->get_mem_attn() };
-    }
-    if (const auto * hybrid = dynamic_cast<const llama_memory_hybrid_iswa *>(mem)) {
-        return llama_find_kv_caches(hybrid->get_mem_attn());
-    }
+    const auto * attn = llama_find_attention(mem);
 
     std::vector<llama_kv_cache *> res;
 
-    for (auto * cache : { llama_find_kv_cache(mem, false), find_indexer(mem), llama_find_kv_cache(mem, true) }) {
+    for (auto * cache : { llama_find_kv_cache(attn, false), find_indexer(attn), llama_find_kv_cache(attn, true) }) {
         if (cache) {
             res.push_back(cache);
         }

@@ -16,6 +16,9 @@ struct llama_context;
 
 class llama_kv_cache;
 
+// the part of a hybrid memory that holds keys and values; any other memory itself. mem can be nullptr
+const llama_memory_i * llama_find_attention(const llama_memory_i * mem);
+
 // the KV cache of a memory, or that of its layers with sliding windows; nullptr if it has none. mem can be nullptr
 llama_kv_cache * llama_find_kv_cache(const llama_memory_i * mem, bool swa);
 

@@ -30,15 +30,16 @@ llama_memory_recurrent * llama_find_recurrent(const llama_memory_i * mem) {
 }
 
 llama_kv_trees * llama_find_trees(const llama_memory_i * mem) {
-    const auto caches = llama_find_kv_caches(mem);
-    if (!caches.empty() && !llama_kv_cache_trees::can_hold(*caches[0])) {
+    // asked for each sequence of a batch: no list of caches
+    const auto * cache = llama_find_kv_cache(llama_find_attention(mem), false);
+    if (dynamic_cast<const llama_memory_hybrid_idx *>(mem) || (cache && !llama_kv_cache_trees::can_hold(*cache))) {
         return nullptr;
     }
 
     if (const auto * recr = llama_find_recurrent(mem)) {
         return recr->state_trees.is_supported() ? recr->state_trees.trees.get() : nullptr;
     }
-    return caches.empty() ? nullptr : caches[0]->trees.trees.get();
+    return cache ? cache->trees.trees.get() : nullptr;
 }
 
 //
@@ -280,6 +281,12 @@ void llama_state_trees::place(llama_memory_recurrent & mem) const {
     mem.cells[0].src0 = 0;
 }
 
+// rows of a cache as states of an op
+static ggml_tensor * view_states(ggml_context * ctx, ggml_tensor * cache, const int64_t * ne, size_t offset, int64_t n_rows) {
+    return ggml_view_4d(ctx, cache, ne[0], ne[1], ne[2], n_rows,
+            ne[0]*sizeof(float), ne[0]*ne[1]*sizeof(float), cache->nb[1], offset);
+}
+
 // the tensors that an op reads, besides its state, with a column or slice for each token
 static std::vector<ggml_tensor *> inputs_of(ggml_context * ctx, const ggml_tensor * node) {
     switch (node->op) {
@@ -439,8 +446,7 @@ void llama_state_trees::rewrite(llama_memory_recurrent & mem, llm_graph_result &
                 node->src[7] = input->parents;
                 break;
             default:
-                node->src[5] = ggml_view_4d(ctx, cache, op.ne[0], op.ne[1], op.ne[2], cache->ne[1],
-                        op.ne[0]*sizeof(float), op.ne[0]*op.ne[1]*sizeof(float), cache->nb[1], op.offset);
+                node->src[5] = view_states(ctx, cache, op.ne, op.offset, cache->ne[1]);
                 node->src[6] = input->parents;
                 break;
         }
@@ -606,15 +612,13 @@ void llama_state_trees::commit_states(llama_context * lctx, const std::vector<in
         ggml_tensor * res;
         size_t        n_out; // values before the state
         if (op.op == GGML_OP_SSM_SCAN) {
-            ggml_tensor * states = ggml_view_4d(ctx, op.cache, op.ne[0], op.ne[1], op.ne[2], op.cache->ne[1],
-                    op.ne[0]*sizeof(float), op.ne[0]*op.ne[1]*sizeof(float), op.cache->nb[1], op.offset);
+            ggml_tensor * states = view_states(ctx, op.cache, op.ne, op.offset, op.cache->ne[1]);
             ggml_tensor * dt = ggml_reshape_3d(ctx, in[1], in[1]->ne[0], n, 1);
 
             res   = ggml_ssm_scan(ctx, states, in[0], dt, op.decay, in[2], in[2], row, 1);
             n_out = ggml_nelements(in[0]);
         } else {
-            ggml_tensor * state = ggml_view_4d(ctx, op.cache, op.ne[0], op.ne[1], op.ne[2], 1,
-                    op.ne[0]*sizeof(float), op.ne[0]*op.ne[1]*sizeof(float), op.cache->nb[1], src*op.cache->nb[1] + op.offset);
+            ggml_tensor * state = view_states(ctx, op.cache, op.ne, src*op.cache->nb[1] + op.offset, 1);
 
             res   = ggml_gated_delta_net(ctx, in[0], in[0], in[1], in[2], in[3], state, 1);
             n_out = ggml_nelements(in[1]);
