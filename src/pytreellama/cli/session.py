@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytreellama.sampling.params import SamplingParams
 
 OnText = Callable[[str], None]
-OnStep = Callable[["Step"], None]
+OnStep = Callable[["Step"], object]
 
 
 def read_prompt(options: GenerationOptions) -> Prompt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,13 +10,15 @@ from typing import Any
 from pytreellama.context.params import is_integer
 from pytreellama.engine.completion import Step
 from pytreellama.engine.token_state import Int32
-from pytreellama.errors import RequestError, shown
+from pytreellama.errors import RequestError, did_you_mean, shown
 from pytreellama.sampling.params import SamplingParams
 
-OnStep = Callable[[Step], None]
-OnPrefill = Callable[[float], None]
+OnStep = Callable[[Step], object]
+OnPrefill = Callable[[float], object]
 
 MAX_LOGPROBS = 100
+MAX_TOKENS = 2**31 - 1
+"""More than any context holds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +58,8 @@ class Request:
         _require_integer("max_tokens", self.max_tokens)
         if self.max_tokens < 1:
             raise RequestError(
-                f"max_tokens = {shown(self.max_tokens)} was asked for; give a whole number from 1"
+                f"invalid max_tokens={shown(self.max_tokens)}: expected a whole number from 1, or "
+                "None to write until the end"
             )
         for name in ("logprobs", "n_keep"):
             if getattr(self, name) is not None:
@@ -102,10 +104,9 @@ def sampling_params(
                 f"{', '.join(known)}"
             )
         if name not in known:
-            close = difflib.get_close_matches(name, [*known, *_OPTIONS], n=1)
-            meant = f"did you mean {close[0]}? " if close else ""
+            names = [*_OPTIONS, *known]
             raise RequestError(
-                f"unknown option {name}; {meant}options are {', '.join([*_OPTIONS, *known])}"
+                f"unknown option {name}; options are {', '.join(names)}{did_you_mean(name, names)}"
             )
     return replace(base or SamplingParams(), **options)
 
