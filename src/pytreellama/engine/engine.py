@@ -335,6 +335,11 @@ class Engine(Closing):
             context_shift: when the context is full, drop the older half of the tokens after
                 ``n_keep`` and continue, instead of ending.
             n_keep: tokens at the beginning that a context shift keeps, by default the prompt.
+            logits_processors: functions ``f(tokens, logits) -> logits``, applied in order to each
+                row of logits (float32, shape (n_vocab,)) before a token is drawn from it; tokens
+                are all so far, int32, shape (n,).
+            stopping_criteria: functions ``f(tokens, logits) -> bool``, called after each token is
+                drawn; True ends the output behind it.
             on_step: called with every verified tree.
             on_prefill: called with the share of the prompt that is in the KV cache.
             options: fields of ``SamplingParams``, such as temperature, seed, grammar.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     from pytreellama.engine.request import OnPrefill, OnStep
+    from pytreellama.engine.row_functions import LogitsProcessor, StoppingCriterion
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -54,5 +55,7 @@ class RequestOptions(SamplingOptions, total=False):
     logprobs: int | None
     context_shift: bool
     n_keep: int | None
+    logits_processors: Sequence[LogitsProcessor]
+    stopping_criteria: Sequence[StoppingCriterion]
     on_step: OnStep | None
     on_prefill: OnPrefill | None

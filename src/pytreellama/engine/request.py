@@ -9,6 +9,7 @@ from typing import Any
 
 from pytreellama.context.params import is_integer
 from pytreellama.engine.completion import Step
+from pytreellama.engine.row_functions import LogitsProcessor, StoppingCriterion
 from pytreellama.engine.token_state import Int32
 from pytreellama.errors import RequestError, did_you_mean, shown
 from pytreellama.sampling.params import SamplingParams
@@ -38,6 +39,9 @@ class Request:
         n_keep: tokens at the beginning that a context shift keeps; None is the prompt, or half of
             the context if that is less.
         sampling: how tokens are drawn.
+        logits_processors: functions ``f(tokens, logits) -> logits`` that change each row of logits
+            before a token is drawn from it.
+        stopping_criteria: functions ``f(tokens, logits) -> bool`` that end the output.
         on_step: called with every verified tree.
         on_prefill: called with the share of the prompt that is in the KV cache.
     """
@@ -51,6 +55,8 @@ class Request:
     context_shift: bool = False
     n_keep: int | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    logits_processors: tuple[LogitsProcessor, ...] = ()
+    stopping_criteria: tuple[StoppingCriterion, ...] = ()
     on_step: OnStep | None = None
     on_prefill: OnPrefill | None = None
 
@@ -70,8 +76,12 @@ class Request:
             raise RequestError(
                 f"logprobs = {shown(self.logprobs)} was asked for; give None or 0 to {MAX_LOGPROBS}"
             )
-        _require_callback("on_step", self.on_step)
-        _require_callback("on_prefill", self.on_prefill)
+        for name in ("logits_processors", "stopping_criteria"):
+            for function in getattr(self, name):
+                _require_function(f"item of {name}", function)
+        for name in ("on_step", "on_prefill"):
+            if getattr(self, name) is not None:
+                _require_function(name, getattr(self, name))
         if self.n_keep is not None and self.n_keep < 0:
             raise RequestError(
                 f"n_keep = {shown(self.n_keep)} was asked for; give None, or 0 or more"
@@ -116,10 +126,10 @@ def _require_integer(name: str, value: object) -> None:
         raise RequestError(f"invalid {name}={shown(value)}: expected a whole number")
 
 
-def _require_callback(name: str, callback: object) -> None:
-    if callback is not None and not callable(callback):
-        raise RequestError(f"invalid {name} of type {type(callback).__name__}: give a function")
-    if inspect.iscoroutinefunction(callback):
+def _require_function(name: str, given: object) -> None:
+    if not callable(given):
+        raise RequestError(f"invalid {name} of type {type(given).__name__}: give a function")
+    if inspect.iscoroutinefunction(given):
         raise RequestError(
             f"invalid {name}: it is a coroutine function, and the engine's thread cannot await; "
             "give a plain function"

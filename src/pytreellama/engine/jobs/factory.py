@@ -11,6 +11,7 @@ from pytreellama.engine.jobs.generate import GenerateJob
 from pytreellama.engine.jobs.score import ScoreJob
 from pytreellama.engine.prompts import Continuation, Prompt, PromptEncoder, as_list
 from pytreellama.engine.request import MAX_TOKENS, OnPrefill, OnStep, Request, sampling_params
+from pytreellama.engine.row_functions import LogitsProcessor, StoppingCriterion
 from pytreellama.errors import RequestError
 from pytreellama.model.model import Model
 
@@ -50,6 +51,8 @@ class JobFactory:
         logprobs: int | None = None,
         context_shift: bool = False,
         n_keep: int | None = None,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        stopping_criteria: Sequence[StoppingCriterion] = (),
         on_step: OnStep | None = None,
         on_prefill: OnPrefill | None = None,
         **sampling: Any,
@@ -69,6 +72,8 @@ class JobFactory:
             context_shift=context_shift,
             n_keep=n_keep,
             sampling=sampling_params(sampling),
+            logits_processors=tuple(as_list(logits_processors, "logits_processors")),
+            stopping_criteria=tuple(as_list(stopping_criteria, "stopping_criteria")),
             on_step=on_step,
             on_prefill=on_prefill,
         )
