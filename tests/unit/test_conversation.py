@@ -56,7 +56,8 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "5", '{"a": 5}', "[5]", '[{"role": "user"}]', '[{"role": "user", "content": 5}]']
+    "content",
+    ["", "5", '{"a": 5}', "[5]", '[{"role": "user"}]', '[{"role": "user", "content": 5}]'],
 )
 def test_a_file_of_something_else_changes_nothing(tmp_path: Path, content: str) -> None:
     (tmp_path / "talk.json").write_text(content)

@@ -186,6 +186,14 @@ class Engine(Closing):
             return planned, n_draft or _N_PLANNED
         return None, n_draft or _N_FIXED
 
+    def __repr__(self) -> str:
+        if self.is_closed:
+            return f"<Engine of {self.model.path.name}: closed>"
+        return (
+            f"<Engine of {self.model.path.name}: {self.n_seq_max} requests at once in a context of "
+            f"{self.context.n_ctx} tokens, drafts of up to {self.n_draft} nodes>"
+        )
+
     @property
     def drafter(self) -> DrafterFactory:
         """Makes the drafter of each request, and holds what they share."""

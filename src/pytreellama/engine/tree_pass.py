@@ -125,7 +125,7 @@ class TreePass:
         job.accept(verdict.tokens, logprobs)
         if job.request.on_step is not None:
             told = None if job.request.logprobs is None else tuple(logprobs)
-            step = Step(job.index, tree, verdict.path, verdict.tokens, job.plan, told)
+            step = Step(job.index, tree, verdict.path, verdict.tokens, job.plan, told, job.vocab)
             job.request.on_step(step)
 
     def _observe(

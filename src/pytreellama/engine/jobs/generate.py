@@ -34,6 +34,7 @@ class GenerateJob(Job):
 
     Attributes:
         output: what has been generated.
+        vocab: the target's vocabulary.
         row_functions: the user's logits processors and stopping criteria, if there are any.
         sampler: draws the tokens.
         n_top: likeliest tokens of each row of a pass that the drafter observes; 0 for none.
@@ -55,7 +56,7 @@ class GenerateJob(Job):
             )
         self.plan: Plan | None = None
         self.planned: PlannedRequest | None = None
-        self._vocab = vocab
+        self.vocab = vocab
         self._observes_hidden = isinstance(drafter, HiddenObserver)
         self._end_tokens = frozenset() if request.ignore_eos else vocab.eog_tokens
         self._end_tokens |= request.stop_tokens
@@ -188,7 +189,7 @@ class GenerateJob(Job):
         if self.state.is_shifted:
             raise RequestError("a generation that was shifted cannot be forked")
         request = replace(self.request, sampling=sampling or self.request.sampling)
-        fork = GenerateJob(request, self._vocab, drafter, self.index)
+        fork = GenerateJob(request, self.vocab, drafter, self.index)
         fork.accept(self.output.tokens, self.output.logprobs)
         fork.take_chunk()
         fork._take_sampler(self, sampling)
