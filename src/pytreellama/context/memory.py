@@ -14,6 +14,7 @@ from pytreellama.context.native_context import NativeContext
 from pytreellama.context.tree_encoding import TreeEncoder, require_no_pending
 from pytreellama.errors import MemoryStateError
 from pytreellama.files import read_bytes, replaced_file
+from pytreellama.native.memory import Sharing
 
 Int32 = NDArray[np.int32]
 
@@ -109,6 +110,78 @@ class Memory:
             else:
                 self._require_whole(source, target, p0, p1)
                 self._cache.cp(source, target)
+
+    # -- prefixes
+
+    @property
+    def sharing(self) -> Sharing:
+        """How prefixes of a sequence can be shared with others.
+
+        "cells": at any length. "checkpoints": where the model has a recurrent state or a small
+        sliding window, which are those after the last token; shorter prefixes need a
+        ``checkpoint`` that was taken at their end. "none": not at all, as without ``kv_unified``.
+        """
+        return self._cache.sharing if self._native.kv_unified else "none"
+
+    def holds_prefix(self, seq: int, n: int) -> bool:
+        """True if the first n tokens of a sequence can be shared without a checkpoint."""
+        with self._settled(seq):
+            return n > 0 and self._cache.holds_prefix(seq, n)
+
+    def checkpoint(self, seq: int) -> bytes:
+        """What ``share`` needs to share the text of a sequence, as it is now, once it has grown.
+
+        The recurrent state, and the cells of a sliding window: a part of what ``save`` gives.
+
+        Raises:
+            MemoryStateError: as ``save``.
+        """
+        with self._settled(seq):
+            return self._cache.checkpoint(seq)
+
+    def share(
+        self, source: int | None, target: int, n: int, checkpoint: bytes | None = None
+    ) -> None:
+        """Let ``target`` be the first n tokens of ``source``, with the same bits.
+
+        Args:
+            source: None for a model without attention, whose checkpoint is all that there is.
+            target: empty, or a shorter prefix of the source.
+            n: length of the prefix in tokens.
+            checkpoint: taken when a sequence held these n tokens and no more; not needed where
+                ``holds_prefix`` is True.
+
+        Raises:
+            MemoryStateError: a prefix that is not held, or a checkpoint that is not of this
+                length or of another model, or does not fit. ``target`` is then empty.
+        """
+        start = self._trees.n_past(target)
+        with self._settled(source), self._settled(target):
+            if self.sharing == "none":
+                raise MemoryStateError("the memory of this model or context shares no prefixes")
+            if checkpoint is None and (source is None or not self._cache.holds_prefix(source, n)):
+                raise MemoryStateError(
+                    f"invalid n={n}: sequence {source} can share a prefix of this length only "
+                    "with a checkpoint that was taken at its end"
+                )
+            try:
+                self._share(source, target, (start, n), checkpoint)
+            except BaseException:
+                self._cache.empty(target)
+                raise
+
+    def _share(
+        self, source: int | None, target: int, span: tuple[int, int], checkpoint: bytes | None
+    ) -> None:
+        if source is not None:
+            self._cache.cp(source, target, *span)
+        if checkpoint is None and self._cache.window_is_small:
+            # llama.cpp reuses no cell that two sequences have, even if both have passed it
+            checkpoint = self._cache.checkpoint(target)
+        if checkpoint is not None:
+            self._cache.set_checkpoint(target, checkpoint)
+        if not self._cache.holds_prefix(target, span[1]) or self._cache.pos_max(target) >= span[1]:
+            raise MemoryStateError(f"the checkpoint is not one of the first {span[1]} tokens")
 
     def keep(self, seq: int) -> None:
         """Remove all other sequences."""
