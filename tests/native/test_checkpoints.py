@@ -205,13 +205,22 @@ class TestStore:
         assert len(store) == 1
         assert not store.has_room_for_one
 
-    def test_the_longest_that_a_text_begins_with_is_found(self) -> None:
+    def test_those_of_a_texts_prefixes_are_found(self) -> None:
         store, text = Checkpoints(max_bytes=10**6), np.arange(100, dtype=np.int32)
-        for n in (10, 40, 70):
+        for n in (70, 10, 40):
             store.add(Checkpoint(text[:n], b"x"))
-        store.add(Checkpoint(text[::-1][:50], b"x"))
-        lengths = {n: store.longest(text[:n]) for n in (9, 10, 69, 100)}
-        assert [None if c is None else len(c.ids) for c in lengths.values()] == [None, 10, 40, 70]
+        other = text[:50].copy()
+        other[20] = 7  # equal at its end
+        store.add(Checkpoint(other, b"x"))
+        lengths = {n: [len(found) for found in store.of(text[:n])] for n in (9, 10, 69, 100)}
+        assert lengths == {9: [], 10: [10], 69: [10, 40], 100: [10, 40, 70]}
+
+    def test_their_number_is_bounded(self) -> None:
+        store = Checkpoints(max_bytes=10**9)
+        for n in range(1, 700):
+            store.add(Checkpoint(np.zeros(n, np.int32), b"x"))
+        assert len(store) == 512
+        assert store.n_bytes == sum(checkpoint.n_bytes for checkpoint in store)
 
 
 @needs_exact

@@ -202,6 +202,15 @@ class TestRefusals:
         assert context.sequences.n_past(target) == 0
         assert context.sequences.n_past(source) == 60
 
+    def test_a_part_is_not_copied_without_its_state(self, context_of: ContextOf, kind: str) -> None:
+        context = context_of(kind)
+        source, target = context.prefill(TEXT), context.sequences.new()
+        with pytest.raises(MemoryStateError, match="invalid p1=100"):
+            context.memory.cp(source, target, 0, 100)
+        assert context.sequences.n_past(target) == 0
+        context.memory.cp(source, target, 0, len(TEXT))
+        assert context.sequences.n_past(target) == len(TEXT)
+
     def test_pending_nodes_are_in_the_way(self, context_of: ContextOf, kind: str) -> None:
         context = context_of(kind)
         source, target = context.prefill(TEXT), context.sequences.new()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +84,8 @@ class Memory:
     def rm(self, seq: int, p0: int = -1, p1: int = -1) -> None:
         """Remove a sequence's positions [p0, p1).
 
+        A recurrent state has seen what is removed before its end, and does not forget it.
+
         Raises:
             MemoryStateError: seq out of range or with pending nodes, or a recurrent model, whose
                 state has no parts that could be taken out.
@@ -97,14 +99,16 @@ class Memory:
 
         Raises:
             MemoryStateError: ids out of range or with pending nodes, a target that holds such
-                positions already, or, where each sequence has a stream of its own
-                (``kv_unified=False``), a part of a sequence or a target that is not empty.
+                positions already, an end at which a recurrent state or a window is not held, or,
+                where each sequence has a stream of its own (``kv_unified=False``), a part of a
+                sequence or a target that is not empty.
         """
         _require_int32(p0, p1)
         with self._settled(source), self._settled(target):
             if source == target:
                 return
             if self._native.kv_unified:
+                self._require_held(source, p1)
                 self._require_disjoint(source, target, p0, p1)
                 self._cache.cp(source, target, p0, p1)
             else:
@@ -155,8 +159,7 @@ class Memory:
             MemoryStateError: a prefix that is not held, or a checkpoint that is not of this
                 length or of another model, or does not fit. ``target`` is then empty.
         """
-        start = self._trees.n_past(target)
-        with self._settled(source), self._settled(target):
+        with nullcontext() if source is None else self._settled(source), self._settled(target):
             if self.sharing == "none":
                 raise MemoryStateError("the memory of this model or context shares no prefixes")
             if checkpoint is None and (source is None or not self._cache.holds_prefix(source, n)):
@@ -165,23 +168,21 @@ class Memory:
                     "with a checkpoint that was taken at its end"
                 )
             try:
-                self._share(source, target, (start, n), checkpoint)
+                self._share(source, target, n, checkpoint)
             except BaseException:
                 self._cache.empty(target)
                 raise
 
-    def _share(
-        self, source: int | None, target: int, span: tuple[int, int], checkpoint: bytes | None
-    ) -> None:
+    def _share(self, source: int | None, target: int, n: int, checkpoint: bytes | None) -> None:
         if source is not None:
-            self._cache.cp(source, target, *span)
+            self._cache.cp(source, target, self._trees.n_past(target), n)
         if checkpoint is None and self._cache.window_is_small:
             # llama.cpp reuses no cell that two sequences have, even if both have passed it
             checkpoint = self._cache.checkpoint(target)
         if checkpoint is not None:
             self._cache.set_checkpoint(target, checkpoint)
-        if not self._cache.holds_prefix(target, span[1]) or self._cache.pos_max(target) >= span[1]:
-            raise MemoryStateError(f"the checkpoint is not one of the first {span[1]} tokens")
+        if not self._cache.holds_prefix(target, n) or self._cache.pos_max(target) >= n:
+            raise MemoryStateError(f"the checkpoint is not one of the first {n} tokens")
 
     def keep(self, seq: int) -> None:
         """Remove all other sequences."""
@@ -192,7 +193,8 @@ class Memory:
     def add(self, seq: int, p0: int, p1: int, delta: int) -> None:
         """Move positions [p0, p1) by ``delta``; what falls below 0 is removed.
 
-        Cells that other sequences share move for them as well.
+        Cells that other sequences share move for them as well. A recurrent state has no positions
+        within: it counts as moved if its last token does.
 
         Raises:
             MemoryStateError: seq out of range or with pending nodes, or positions that this model
@@ -292,6 +294,15 @@ class Memory:
             raise MemoryStateError(
                 f"sequence {target} holds positions up to {last} already; without kv_unified a "
                 "copy would replace them: remove them first"
+            )
+
+    def _require_held(self, source: int, p1: int) -> None:
+        """The state of a recurrent model is one of the whole text."""
+        is_part = 0 < p1 <= self._cache.pos_max(source) and self.sharing == "checkpoints"
+        if is_part and not self._cache.holds_prefix(source, p1):
+            raise MemoryStateError(
+                f"invalid p1={p1}: the recurrent state or the sliding window of sequence {source} "
+                "is that of a longer text; use memory.share with a checkpoint"
             )
 
     def _require_disjoint(self, source: int, target: int, p0: int, p1: int) -> None:

@@ -50,9 +50,9 @@ class Checkpointing:
         if not self._is_on or not self._is_due(job):
             return
         ids = job.state.shareable
-        known = self._checkpoints.longest(ids)
-        if known is not None and len(known.ids) == len(ids):
-            self._checkpoints.touch(known)
+        known = self._checkpoints.of(ids)
+        if known and len(known[-1]) == len(ids):
+            self._checkpoints.touch(known[-1])
             return
         data = self._memory.checkpoint(job.require_id())
         self._checkpoints.add(Checkpoint(ids.copy(), data))

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 Int32 = NDArray[np.int32]
 
+_N_MAX = 512  # a request compares its tokens with all
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Checkpoint:
@@ -23,10 +25,21 @@ class Checkpoint:
     ids: Int32
     data: bytes
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
     @property
     def n_bytes(self) -> int:
         """Size in host memory."""
         return len(self.data) + self.ids.nbytes
+
+    def begins(self, ids: Int32) -> bool:
+        """True if it is of a prefix of these tokens."""
+        n = len(self.ids)
+        # most differ in the last token, which is found without reading the others
+        return n <= len(ids) and bool(
+            ids[n - 1] == self.ids[-1] and np.array_equal(ids[:n], self.ids)
+        )
 
 
 class Checkpoints:
@@ -60,15 +73,10 @@ class Checkpoints:
         """False if another one of the last one's size would be refused."""
         return self.max_bytes > 0 and self.n_bytes_each <= self.max_bytes
 
-    def longest(self, ids: Int32) -> Checkpoint | None:
-        """The longest checkpoint that these tokens begin with."""
-        best = None
-        for checkpoint in self._checkpoints:
-            n = len(checkpoint.ids)
-            is_longer = len(ids) >= n > (0 if best is None else len(best.ids))
-            if is_longer and np.array_equal(checkpoint.ids, ids[:n]):
-                best = checkpoint
-        return best
+    def of(self, ids: Int32) -> list[Checkpoint]:
+        """All checkpoints of prefixes of these tokens, the shortest first."""
+        found = [checkpoint for checkpoint in self._checkpoints if checkpoint.begins(ids)]
+        return sorted(found, key=len)
 
     def touch(self, checkpoint: Checkpoint) -> None:
         """Mark a checkpoint as the most recently used."""
@@ -80,7 +88,7 @@ class Checkpoints:
         self.n_bytes_each = checkpoint.n_bytes
         if checkpoint.n_bytes > self.max_bytes:
             return False
-        while self.n_bytes + checkpoint.n_bytes > self.max_bytes:
+        while self.n_bytes + checkpoint.n_bytes > self.max_bytes or len(self) >= _N_MAX:
             self.remove(self._checkpoints[0])
         self._checkpoints.append(checkpoint)
         self.n_bytes += checkpoint.n_bytes

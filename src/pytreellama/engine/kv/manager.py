@@ -53,7 +53,10 @@ class KVCacheManager:
 
     @property
     def n_free(self) -> int:
-        """Number of free cells; all where the model has no cells, as a recurrent one."""
+        """Number of free cells.
+
+        All, where each sequence has its own (DeepSeek V4), or none needs any (Mamba).
+        """
         return self._context.n_ctx - self.n_used
 
     # -- sequences of jobs

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pytreellama.context.context import Context
 from pytreellama.engine.jobs import Job
 from pytreellama.engine.kv.checkpoints import Checkpoint, Checkpoints
 from pytreellama.engine.kv.prefix_cache import CachedPrefix, PrefixCache, n_common
 from pytreellama.errors import CacheFullError, MemoryStateError
-
-Int32 = NDArray[np.int32]
 
 _N_BRANCH_MIN = 64  # tokens that a checkpoint has to save, where two prompts part
 
@@ -68,12 +63,13 @@ class PrefixSharing:
         self._checkpoints = checkpoints
         self._can_share = context.memory.sharing != "none"
         self._takes_checkpoints = context.memory.sharing == "checkpoints"
+        self._is_for_later = n_cached_prefixes > 0
         self._has_cells = context.memory.n_cells_used is not None
         self.cache = PrefixCache(context, n_cached_prefixes if self._can_share else 0)
 
     def share(self, job: Job, running: Iterable[Job]) -> None:
         """Share the longest prefix that another sequence has in the KV cache, if that helps."""
-        if job.n_missing == 0:
+        if job.n_missing == 0 or not job.can_share:
             return
         hit = self._longest(job, running)
         if hit is not None and self._take(job, hit):
@@ -101,7 +97,7 @@ class PrefixSharing:
         if not self._takes_checkpoints:
             return
         n_past = job.state.n_past
-        if job.n_missing > 0:
+        if self._is_for_later:
             job.branches.add(n_past)
         n_known = max((source.n for source in self._sequences(job, running)), default=0)
         if n_known - n_past >= _N_BRANCH_MIN:
@@ -115,9 +111,10 @@ class PrefixSharing:
 
     def _longest(self, job: Job, running: Iterable[Job]) -> _Hit | None:
         best = None
+        checkpoints = self._checkpoints.of(job.state.ids[:-1])
         for source in self._sources(job, running):
             n_best = job.state.n_past if best is None else best.n
-            hit = self._hit(job.state.ids, source) if source.n > n_best else None
+            hit = self._hit(source, checkpoints) if source.n > n_best else None
             if hit is not None and hit.n > n_best:
                 best = hit
         return best
@@ -136,12 +133,12 @@ class PrefixSharing:
         for prefix in self.cache:
             yield _Source(prefix.seq_id, self._n_whole(n_common(ids, prefix.ids)), prefix)
 
-    def _hit(self, ids: Int32, source: _Source) -> _Hit | None:
+    def _hit(self, source: _Source, checkpoints: Sequence[Checkpoint]) -> _Hit | None:
         memory = self._context.memory
         if source.seq_id is not None and memory.holds_prefix(source.seq_id, source.n):
             return _Hit(source, source.n, None)
-        checkpoint = self._checkpoints.longest(ids[: source.n])
-        return None if checkpoint is None else _Hit(source, len(checkpoint.ids), checkpoint)
+        fitting = [checkpoint for checkpoint in checkpoints if len(checkpoint) <= source.n]
+        return _Hit(source, len(fitting[-1]), fitting[-1]) if fitting else None
 
     def _take(self, job: Job, hit: _Hit) -> bool:
         """Share a prefix; False if it cannot be loaded, and the job has lost its own."""
@@ -153,7 +150,7 @@ class PrefixSharing:
         try:
             self._context.memory.share(hit.source.seq_id, job.require_id(), hit.n, data)
         except (MemoryStateError, CacheFullError):
-            job.state.n_past = 0
+            job.state.n_past, job.can_share = 0, False
             if hit.checkpoint is not None:
                 self._checkpoints.remove(hit.checkpoint)
             return False
