@@ -145,6 +145,27 @@ def test_a_crowded_cache_changes_no_output(
     assert engine.load.n_cells_used <= 512
 
 
+@pytest.mark.parametrize("kind", ["deepseek4", "recurrent", "glm5-next", "dots3note", "lfm2-swa"])
+def test_every_memory_serves_more_than_it_holds(engine_of: EngineOf, kind: str) -> None:
+    engine = engine_of(kind, n_ctx=256, n_ubatch=32)
+    prompts = [text_of(150, seed) for seed in range(6)]
+    together = engine.generate(prompts, max_tokens=200, ignore_eos=True)
+    assert [done.finish_reason for done in together] == ["context"] * 6
+    assert engine.load.n_running == engine.load.n_waiting == 0
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "qwen35"])
+def test_where_bits_depend_on_passes_whole_chunks_are_shared(
+    engine_of: EngineOf, kind: str
+) -> None:
+    engine, text = engine_of(kind, flash_attention=False), text_of(700, 0)
+    shared = [
+        engine.generate([*text[:n], *text_of(20, n)], max_tokens=4).stats.n_shared
+        for n in (700, 650, 660)
+    ]
+    assert shared == [0, 512, 640]
+
+
 @needs_exact
 def test_a_shifted_text_leaves_no_checkpoint_behind_the_shift(engine_of: EngineOf) -> None:
     engine, prompt = engine_of("recurrent", n_ctx=256), text_of(100, 0)
@@ -236,6 +257,18 @@ def test_a_saved_prefix_cache_brings_its_checkpoints(
     assert other.load.n_checkpoints == engine.load.n_checkpoints >= 2
     edited = [*text[:600], *text_of(9, 1)]
     assert generate(other, edited).stats.n_shared >= 512
+    again = [*text, *done.tokens, 9]
+    assert generate(other, again).stats.n_shared == len(again) - 2
+
+
+@needs_exact
+def test_a_loaded_window_is_shared_at_its_end_only(engine_of: EngineOf, tmp_path: Path) -> None:
+    engine, text = engine_of("swa", swa_full=True), text_of(300, 0)
+    done = generate(engine, text, 30)
+    engine.save_prefix_cache(tmp_path / "kept")
+    other = engine_of("swa", swa_full=True)
+    other.load_prefix_cache(tmp_path / "kept")
+    assert generate(other, [*text[:100], *text_of(20, 1)]).stats.n_shared == 0
     again = [*text, *done.tokens, 9]
     assert generate(other, again).stats.n_shared == len(again) - 2
 

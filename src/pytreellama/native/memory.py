@@ -160,7 +160,7 @@ def state(context: Handle, seq: int, *, partial: bool = False) -> bytes:
     n_bytes = lib.treellama_state_get(context.pointer, seq, partial, pointer, size)
     if n_bytes == 0 or n_bytes > size:
         raise MemoryStateError(f"the state could not be saved: {reason(with_log=True)}")
-    return bytes(data[:n_bytes])
+    return bytes(memoryview(data)[:n_bytes])
 
 
 def set_state(context: Handle, seq: int, data: bytes, *, partial: bool = False) -> str | None:

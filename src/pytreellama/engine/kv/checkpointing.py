@@ -5,6 +5,7 @@ from __future__ import annotations
 from pytreellama.context.context import Context
 from pytreellama.engine.jobs import Job
 from pytreellama.engine.kv.checkpoints import Checkpoint, Checkpoints
+from pytreellama.errors import MemoryStateError
 
 N_BETWEEN = 512
 """Minimum number of tokens between two checkpoints that are taken on the way."""
@@ -54,7 +55,10 @@ class Checkpointing:
         if known and len(known[-1]) == len(ids):
             self._checkpoints.touch(known[-1])
             return
-        data = self._memory.checkpoint(job.require_id())
+        try:
+            data = self._memory.checkpoint(job.require_id())
+        except (MemoryStateError, MemoryError):
+            return  # the job goes on without
         self._checkpoints.add(Checkpoint(ids.copy(), data))
 
     @property

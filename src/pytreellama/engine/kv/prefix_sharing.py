@@ -97,7 +97,7 @@ class PrefixSharing:
         if not self._takes_checkpoints:
             return
         n_past = job.state.n_past
-        if self._is_for_later:
+        if self._is_for_later and job.n_missing > 0:
             job.branches.add(n_past)
         n_known = max((source.n for source in self._sequences(job, running)), default=0)
         if n_known - n_past >= _N_BRANCH_MIN:
