@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from exactness import needs_exact
-from pytreellama import Completion, Engine, Model, draft
+from pytreellama import Completion, Context, Engine, Model, draft
 from pytreellama.engine.kv.checkpoints import Checkpoint, Checkpoints
 
 TinyModel = Callable[..., Model]
@@ -45,6 +45,12 @@ def engine_of(tiny_model: TinyModel) -> Iterator[EngineOf]:
 
 def text_of(n_tokens: int, seed: int) -> list[int]:
     return random.Random(seed).choices(range(5, 250), k=n_tokens)
+
+
+def checkpoint_bytes(model: Model) -> int:
+    """What one checkpoint takes, with 700 tokens."""
+    with Context(model, n_ctx=256, n_threads=1) as context:
+        return len(context.memory.checkpoint(context.prefill([7]))) + 4 * 700
 
 
 def generate(engine: Engine, prompt: list[int], n_tokens: int = 8) -> Completion:
@@ -182,17 +188,23 @@ class TestRoom:
             assert (engine.load.n_checkpoints, engine.load.n_checkpoint_bytes) == (0, 0)
 
     @needs_exact
-    @pytest.mark.parametrize("max_checkpoint_bytes", [0, 30_000, 90_000])
-    def test_the_budget_holds(self, engine_of: EngineOf, max_checkpoint_bytes: int) -> None:
-        engine = engine_of("qwen35", max_checkpoint_bytes=max_checkpoint_bytes)
+    @pytest.mark.parametrize("n_states", [0, 0.5, 2.5])
+    def test_the_budget_holds(
+        self, engine_of: EngineOf, tiny_model: TinyModel, n_states: float
+    ) -> None:
+        max_bytes = int(n_states * checkpoint_bytes(tiny_model("qwen35")))
+        engine = engine_of("qwen35", max_checkpoint_bytes=max_bytes)
         for i in range(6):
             generate(engine, [*text_of(100, i % 2), *text_of(600, i)])
-            assert engine.load.n_checkpoint_bytes <= max_checkpoint_bytes
-        assert (engine.load.n_checkpoints > 0) == (max_checkpoint_bytes == 90_000)
+            assert engine.load.n_checkpoint_bytes <= max_bytes
+        assert engine.load.n_checkpoints == int(n_states)
 
-    def test_one_prompt_leaves_room_for_those_of_others(self, engine_of: EngineOf) -> None:
-        # room for eight states: two on the way, and one at the end
-        engine = engine_of("qwen35", max_checkpoint_bytes=8 * 52_000)
+    def test_one_prompt_leaves_room_for_those_of_others(
+        self, engine_of: EngineOf, tiny_model: TinyModel
+    ) -> None:
+        # of room for eight states, two on the way, and one at the end
+        max_bytes = int(8.5 * checkpoint_bytes(tiny_model("qwen35")))
+        engine = engine_of("qwen35", max_checkpoint_bytes=max_bytes)
         engine.generate(text_of(100, 0), max_tokens=4)
         engine.generate(text_of(3000, 1), max_tokens=4)
         assert 2 <= engine.load.n_checkpoints <= 4
