@@ -110,13 +110,13 @@ def test_on_a_terminal_an_answer_can_be_stopped_and_the_chat_goes_on(
 ) -> None:
     import pty
 
-    command = [sys.executable, "-m", "pytreellama", "chat", "-m", str(tiny_model_path("rope"))]
+    model = str(tiny_model_path("rope"))
+    chat_on_terminal = [sys.executable, "-c", _TAKE_TERMINAL, "chat", "-m", model, "-c", "4096"]
     master, slave = pty.openpty()
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "TERM": "dumb"}
     process = subprocess.Popen(
-        [*command, "-c", "4096", "--logit-bias", "2=-inf", "--logit-bias", "260=-inf"],
+        [*chat_on_terminal, "--logit-bias", "2=-inf", "--logit-bias", "260=-inf"],
         stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True,
-        preexec_fn=_take_terminal,
     )  # fmt: skip
     os.close(slave)
     try:
@@ -135,13 +135,13 @@ def test_on_a_terminal_an_answer_can_be_stopped_and_the_chat_goes_on(
         os.close(master)
 
 
-def _take_terminal() -> None:
-    import fcntl
-    import signal
-    import termios
-
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+_TAKE_TERMINAL = """
+import fcntl, os, signal, sys, termios
+signal.signal(signal.SIGINT, signal.default_int_handler)
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, "-m", "pytreellama", *sys.argv[1:]])
+"""
+"""Runs the command in the session of its terminal, so that Ctrl-C reaches it."""
 
 
 def _read_until(master: int, text: str, timeout_s: float = 90.0) -> None:

@@ -26,6 +26,7 @@ def engine(tiny_model: TinyModel) -> Iterator[Engine]:
 
 
 def cache_is_empty(engine: Engine) -> bool:
+    engine.clear_prefix_cache()
     seqs = range(engine.context.n_seq_max)
     return all(engine.context.memory.pos_max(seq) == -1 for seq in seqs)
 

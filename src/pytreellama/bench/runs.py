@@ -187,6 +187,7 @@ class _Bench:
             n_draft=n_draft,
             n_ctx=self.settings.n_ctx,
             n_threads=self.settings.n_threads,
+            n_cached_prefixes=0,  # prefill is measured too
         )
         self.n_threads = engine.context.n_threads
         return engine

@@ -14,6 +14,9 @@ CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"
 
 _MAX_N_CTX = 2**31 - 1
 
+MAX_SEQUENCES = N_SEQ_MAX
+"""Largest ``n_seq_max``: llama.cpp's number of sequence ids."""
+
 
 def default_n_threads() -> int:
     """Threads that this process may run on: physical cores where that is known."""

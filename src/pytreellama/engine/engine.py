@@ -82,7 +82,8 @@ class Engine(Closing):
         n_seq_max: maximum number of running requests; by default 1.
         n_queue_max: maximum number of waiting requests; beyond it, ``submit`` itself waits.
         n_cached_prefixes: maximum number of ended requests whose tokens stay in the KV cache, as
-            long as there is room, for prompts with the same prefix (the next turn of a chat).
+            long as there is room, for prompts with the same prefix (the next turn of a chat). By
+            default 4; 1 for a model with a recurrent state, of which each holds one.
         n_prefill: maximum number of prompt tokens that are prefilled between two decode passes.
         verify: "match" accepts what the sampler draws. "typical" is LOSSY: it accepts what the
             target finds plausible, in greedy requests only; ``stats.is_lossy`` reports it.
@@ -110,7 +111,7 @@ class Engine(Closing):
         n_ctx: int | None = None,
         n_seq_max: int | None = None,
         n_queue_max: int = 1024,
-        n_cached_prefixes: int = 0,
+        n_cached_prefixes: int | None = None,
         n_prefill: int = N_PREFILL,
         max_swap_bytes: int = MAX_SWAP_BYTES,
         max_checkpoint_bytes: int = MAX_CHECKPOINT_BYTES,
@@ -119,7 +120,7 @@ class Engine(Closing):
         **options: Any,
     ) -> None:
         n_cached_prefixes = renamed_option(
-            options, "n_kept", "n_cached_prefixes", n_cached_prefixes, 0
+            options, "n_kept", "n_cached_prefixes", n_cached_prefixes, None
         )
         max_swap_bytes = renamed_option(
             options, "max_saved_bytes", "max_swap_bytes", max_swap_bytes, MAX_SWAP_BYTES
@@ -141,6 +142,7 @@ class Engine(Closing):
         if isinstance(self._new_drafter, NeedsTarget):
             self._new_drafter.prepare(model)
         self._closing = threading.Lock()
+        n_cached = config.n_cached(model)
         self.context = config.new_context(model, options)
         if isinstance(self._new_drafter, NeedsContext):
             self._new_drafter.attach(self.context)
@@ -155,10 +157,10 @@ class Engine(Closing):
             max_swap_bytes=max_swap_bytes,
             rule=verify,
             drafting=self._planned,
-            n_cached_prefixes=n_cached_prefixes,
+            n_cached_prefixes=n_cached,
             max_checkpoint_bytes=max_checkpoint_bytes,
         )
-        self.n_seq_max = self.context.n_seq_max - n_cached_prefixes
+        self.n_seq_max = self.context.n_seq_max - n_cached
         self._loop = Loop(self._scheduler, self._new_drafter, self.n_seq_max + n_queue_max)
 
     @classmethod
@@ -451,6 +453,10 @@ class Engine(Closing):
         self.prepare()  # while the KV cache is empty
         kv = self._scheduler.prefix_cache, self._scheduler.checkpoints
         return self._loop.call(lambda: load_prefix_cache(*kv, self.context, path))
+
+    def clear_prefix_cache(self) -> None:
+        """Free the cells of ended requests: the next prompts are prefilled whole."""
+        self._loop.call(self._scheduler.clear_prefix_cache)
 
     def encode_prompt(self, prompt: Prompt, *, add_eos: bool = False) -> list[int]:
         """Token ids of a prompt. Text gets BOS in front if the model's file asks for it.

@@ -114,6 +114,12 @@ class Scheduler:
         """Prefixes of ended jobs that are still in the KV cache."""
         return self._kv.prefix_cache
 
+    def clear_prefix_cache(self) -> None:
+        """Evict all cached prefixes."""
+        while self._kv.prefix_cache.evict_oldest():
+            pass
+        self.update_load()
+
     @property
     def checkpoints(self) -> Checkpoints:
         """Recurrent states and sliding windows of prefixes, in host memory."""
