@@ -273,6 +273,8 @@ class Engine(Closing):
             context_shift: when the context is full, drop the older half of the tokens after
                 ``n_keep`` and continue, instead of ending.
             n_keep: tokens at the beginning that a context shift keeps, by default the prompt.
+            parse_special: parse names of special tokens, such as ``<|im_end|>``, in a prompt of
+                text; False for text that you do not trust. In chat messages they are always text.
             on_step: called with every verified tree.
             on_prefill: called with the share of the prompt that is in the KV cache.
             options: fields of ``SamplingParams``, such as temperature, seed, grammar.
@@ -367,7 +369,9 @@ class Engine(Closing):
         cache = self._scheduler.prefix_cache
         return self._loop.call(lambda: load_prefix_cache(cache, self.context, path))
 
-    def encode_prompt(self, prompt: Prompt, *, add_eos: bool = False) -> list[int]:
+    def encode_prompt(
+        self, prompt: Prompt, *, add_eos: bool = False, parse_special: bool = True
+    ) -> list[int]:
         """Token ids of a prompt. Text gets BOS in front if the model's file asks for it.
 
         A text that the context cannot hold, whatever its tokens are, is refused before it is
@@ -376,12 +380,15 @@ class Engine(Closing):
         Args:
             add_eos: append EOS to a text if the model's file asks for it, as ``embed`` does: the
                 text will not be continued. Chat messages and token ids never get it.
+            parse_special: as ``submit``; a text that begins with BOS then gets no other one.
 
         Raises:
             VocabError, ChatTemplateError, RequestError: an invalid prompt.
         """
         self._loop.require_open()
-        ids: list[int] = self._jobs.prompts.encode(prompt, add_eos=add_eos).tolist()
+        ids: list[int] = self._jobs.prompts.encode(
+            prompt, add_eos=add_eos, parse_special=checked_flag("parse_special", parse_special)
+        ).tolist()
         return ids
 
     def require_fits(self, text: str) -> None:

@@ -76,8 +76,9 @@ class Request:
             )
 
 
-_OPTIONS = tuple(
-    name for name in Request.__dataclass_fields__ if name not in ("prompt", "sampling")
+_OPTIONS = (
+    *(name for name in Request.__dataclass_fields__ if name not in ("prompt", "sampling")),
+    "parse_special",
 )
 
 

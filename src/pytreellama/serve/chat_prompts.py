@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pytreellama.chat.template import ChatTemplate, encode_chat
+from pytreellama.chat.plain_names import PlainNames
+from pytreellama.chat.template import ChatTemplate
 from pytreellama.errors import ChatTemplateError
 from pytreellama.model.model import Model
 from pytreellama.serve import tools as tools_
@@ -44,14 +45,16 @@ class ChatPrompts:
         if extra.keys() & {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}:
             raise ChatTemplateError("chat_template_kwargs cannot replace messages or tools")
         if tools_.knows_tools(template.source):
-            text = template.render(tools_.with_objects(told), tools=tools or None, **extra)
+            told, extra["tools"] = tools_.with_objects(told), tools or None
         else:
             takes_system = template.takes_system if tools else True
-            text = template.render(tools_.in_words(told, tools, takes_system=takes_system), **extra)
+            told = tools_.in_words(told, tools, takes_system=takes_system)
+        names = PlainNames(self._model.vocab, told, extra)
+        text = template.render(names.marked(told), **names.marked(extra))
         if request is not None and must_call(request):
             text += f"{OPEN}\n"
-        self._text_limit.check_bytes(text)
-        ids = encode_chat(self._model.vocab, text)
+        self._text_limit.check_bytes(names.plain(text))
+        ids: list[int] = names.encode(text).tolist()
         self._text_limit.check_tokens(ids)
         return ids
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pytreellama.draft import DrafterFactory, make_drafter
+from pytreellama.engine.config import checked_flag
 from pytreellama.engine.jobs.embed import POOLINGS, EmbedJob, Pooling, own_pooling
 from pytreellama.engine.jobs.generate import GenerateJob
 from pytreellama.engine.jobs.score import ScoreJob
@@ -50,6 +51,7 @@ class JobFactory:
         logprobs: int | None = None,
         context_shift: bool = False,
         n_keep: int | None = None,
+        parse_special: bool = True,
         on_step: OnStep | None = None,
         on_prefill: OnPrefill | None = None,
         **sampling: Any,
@@ -60,7 +62,9 @@ class JobFactory:
             index: which prompt of a call it is.
         """
         request = Request(
-            prompt=self.prompts.encode(prompt),
+            prompt=self.prompts.encode(
+                prompt, parse_special=checked_flag("parse_special", parse_special)
+            ),
             max_tokens=max_tokens,
             stop=(stop,) if isinstance(stop, str) else tuple(as_list(stop or (), "stop")),
             stop_tokens=frozenset(self.prompts.ids(stop_tokens, "stop_tokens")),
