@@ -276,8 +276,8 @@ class TestRequestsThatCannotBeServed:
             engine.generate("broken \ud800 text", max_tokens=1)
 
     def test_no_room_for_a_single_token(self, engine: Engine) -> None:
-        with pytest.raises(RequestError, match="max_tokens = 0"):
-            engine.generate(PROMPT, max_tokens=0)
+        with pytest.raises(RequestError, match="max_tokens = -1"):
+            engine.generate(PROMPT, max_tokens=-1)
 
     @pytest.mark.parametrize("max_tokens", [2.5, "8", None])
     def test_a_number_of_tokens_that_is_none(self, engine: Engine, max_tokens: object) -> None:

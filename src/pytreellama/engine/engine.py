@@ -264,7 +264,7 @@ class Engine(Closing):
             prompt: text, token ids or chat messages.
             wait: if the queue is full, wait for room in it.
             streams: deliver chunks after each step; otherwise one at the end.
-            max_tokens: maximum number of tokens to generate, by default 128.
+            max_tokens: maximum number of tokens to generate, by default 128; 0 for prefill only.
             stop: a string or strings that end the output; they are not part of it.
             stop_tokens: token ids that end the output, in addition to the model's end tokens.
             ignore_eos: continue past end tokens.

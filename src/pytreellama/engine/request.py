@@ -26,7 +26,7 @@ class Request:
 
     Attributes:
         prompt: token ids, int32, shape (n,), n >= 1; ids of the vocabulary, never changed.
-        max_tokens: maximum number of tokens to generate.
+        max_tokens: maximum number of tokens to generate; with 0 the prompt is prefilled only.
         stop: strings that end the output.
         stop_tokens: token ids that end the output, in addition to the model's end tokens.
         ignore_eos: continue past the model's end tokens.
@@ -55,9 +55,9 @@ class Request:
 
     def __post_init__(self) -> None:
         _require_integer("max_tokens", self.max_tokens)
-        if self.max_tokens < 1:
+        if self.max_tokens < 0:
             raise RequestError(
-                f"max_tokens = {shown(self.max_tokens)} was asked for; give a whole number from 1"
+                f"max_tokens = {shown(self.max_tokens)} was asked for; give a whole number from 0"
             )
         for name in ("logprobs", "n_keep"):
             if getattr(self, name) is not None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
 
-from pytreellama.serve.requests import FunctionCall
+from pytreellama.serve.messages import FunctionCall
 
 Finish = Literal["stop", "length", "tool_calls"]
 

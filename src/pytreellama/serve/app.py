@@ -52,8 +52,11 @@ def make_app(engine: Engine, settings: ServerSettings) -> FastAPI:
         redoc_url=None,
         lifespan=lambda app: _lifespan(service),
     )
-    for router in (text_router, chat_router, evaluation_router, _facts_router):
-        app.include_router(router(service))
+    for make_router in (text_router, chat_router, evaluation_router, _models_router):
+        router = make_router(service)
+        app.include_router(router, prefix="/v1")
+        app.include_router(router, include_in_schema=False)  # for clients that leave /v1 out
+    app.include_router(_facts_router(service))
     app.include_router(_page_router())
     handle_errors(app)
     describe(app, bool(settings.api_keys))
@@ -99,19 +102,26 @@ def _save_prefix_cache(engine: Engine, path: str) -> None:
         _log.warning("the prefix cache cannot be saved to %s: %s", path, error)
 
 
-def _facts_router(service: Service) -> APIRouter:
+def _models_router(service: Service) -> APIRouter:
     router = APIRouter(tags=["facts"])
 
-    @router.get("/v1/models", responses=answers_of(ModelList) | errors(401, 403, 500))
+    @router.get("/models", responses=answers_of(ModelList) | errors(401, 403, 500))
     async def models() -> Response:
-        """The model that is served."""
-        return json_response(ModelList(data=[_card(service)]))
+        """The model that is served, under each of its names."""
+        names = (service.settings.model_name, *service.settings.aliases)
+        return json_response(ModelList(data=[_card(service, name) for name in names]))
 
-    @router.get("/v1/models/{model}", responses=answers_of(ModelCard))
+    @router.get("/models/{model}", responses=answers_of(ModelCard))
     async def model(model: str = Path(description="The model's name.")) -> Response:
         """The model, if it is the one that is served."""
         service.require_model(model)
-        return json_response(_card(service))
+        return json_response(_card(service, model))
+
+    return router
+
+
+def _facts_router(service: Service) -> APIRouter:
+    router = APIRouter(tags=["facts"])
 
     @router.get("/health", responses=errors(403, 500, 503) | {200: {"model": Health}})
     async def health() -> Response:
@@ -133,11 +143,11 @@ def _facts_router(service: Service) -> APIRouter:
     return router
 
 
-def _card(service: Service) -> ModelCard:
+def _card(service: Service, name: str) -> ModelCard:
     engine = service.engine.engine
     model = engine.model
     return ModelCard(
-        id=service.settings.model_name,
+        id=name,
         created=service.created,
         meta={
             "description": model.description,

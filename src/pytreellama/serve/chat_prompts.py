@@ -12,7 +12,8 @@ from pytreellama.model.model import Model
 from pytreellama.serve import tools as tools_
 from pytreellama.serve.calls import OPEN
 from pytreellama.serve.errors import APIError
-from pytreellama.serve.requests import ChatRequest, Message, NamedTool
+from pytreellama.serve.messages import Message, NamedTool
+from pytreellama.serve.requests import ChatRequest
 from pytreellama.serve.text_limit import TextLimit
 
 
@@ -124,6 +125,8 @@ def _content(message: Message) -> str:
 def _told(message: Message) -> dict[str, Any]:
     """A message as templates know them: its content in one piece, OpenAI's newest role in words."""
     told = message.model_dump(exclude_none=True)
+    if message.reasoning is not None:
+        told.setdefault("reasoning_content", message.reasoning)
     if isinstance(message.content, list):
         told["content"] = _content(message)
     if message.role == "developer":

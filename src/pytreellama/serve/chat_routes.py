@@ -36,7 +36,7 @@ from pytreellama.serve.service import Service, respond
 
 def chat_router(service: Service) -> APIRouter:
     """The route, for an app."""
-    router = APIRouter(prefix="/v1", tags=["chat"], route_class=JsonRoute)
+    router = APIRouter(tags=["chat"], route_class=JsonRoute)
 
     @router.post(
         "/chat/completions", responses=answers_of(ChatCompletion, streams=True, chunk=ChatChunk)
@@ -63,9 +63,12 @@ async def _begin(service: Service, body: ChatRequest, caller: Caller) -> _Writer
     if body.top_logprobs is not None and not body.logprobs:
         raise APIError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
     prompt, schema = await caller.run(partial(_prepare, service, body))
-    asked_tokens = body.max_completion_tokens or body.max_tokens
+    asked_tokens = body.max_tokens
+    if body.max_completion_tokens is not None:
+        asked_tokens = body.max_completion_tokens
     max_tokens = service.max_tokens(asked_tokens, None, len(prompt))
-    options = body.options(max_tokens, (body.top_logprobs or 0) if body.logprobs else None)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    options = body.options(max_tokens, logprobs, service.settings.sampling)
     if schema is not None:
         options["json_schema"] = schema
     asked = AnswerOptions([prompt], body.n_answers, options, bool(body.stream), body.wants_steps)

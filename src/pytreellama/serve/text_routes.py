@@ -25,7 +25,7 @@ _N_TOKENS = 16  # OpenAI's default
 
 def text_router(service: Service) -> APIRouter:
     """The route, for an app."""
-    router = APIRouter(prefix="/v1", tags=["text"], route_class=JsonRoute)
+    router = APIRouter(tags=["text"], route_class=JsonRoute)
 
     @router.post("/completions", responses=answers_of(TextCompletion, streams=True))
     async def completions(body: CompletionRequest, request: Request) -> Response:
@@ -39,6 +39,8 @@ def text_router(service: Service) -> APIRouter:
 
 async def _begin(service: Service, body: CompletionRequest, caller: Caller) -> _Writer:
     service.require_model(body.model)
+    if body.suffix:
+        raise APIError(400, "suffix is not supported; leave it out", param="suffix")
     if body.best_of not in (None, body.n_answers):
         raise APIError(400, "best_of must equal n", param="best_of")
     if body.echo and body.logprobs is not None:
@@ -49,10 +51,11 @@ async def _begin(service: Service, body: CompletionRequest, caller: Caller) -> _
         )
     given = as_prompts(body.prompt)
     service.queue.check_room(len(given), body.n_answers)
-    prompts = [await caller.run(partial(service.text_limit.encode, one)) for one in given]
+    encode = partial(service.text_limit.encode, parse_special=body.parse_special is not False)
+    prompts = [await caller.run(partial(encode, one)) for one in given]
     longest = max(map(len, prompts))
     max_tokens = service.max_tokens(body.max_tokens, _N_TOKENS, longest)
-    options = body.options(max_tokens, body.logprobs)
+    options = body.options(max_tokens, body.logprobs, service.settings.sampling)
     asked = AnswerOptions(prompts, body.n_answers, options, bool(body.stream), body.wants_steps)
     return _Writer(service, body, await service.queue.begin(asked, caller))
 
