@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ pytest.importorskip("fastapi", reason="needs the extra: pip install 'pytreellama
 import httpx
 from fastapi import FastAPI
 
+from exactness import needs_exact
 from pytreellama import Engine, Model
 from pytreellama.serve.app import make_app
 from pytreellama.serve.chat_prompts import ChatPrompts
@@ -253,3 +255,114 @@ def test_prompts_are_prepared_off_the_event_loop(
     assert answer.status_code == 200, answer.text
     assert found
     assert all(name.startswith("pytreellama-") for name in found), found
+
+
+def posted(app: FastAPI, path: str, **body: Any) -> Any:
+    answer = ask(app, "POST", path, json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+class TestTokens:
+    def test_a_text_becomes_tokens_and_tokens_the_text(
+        self, app: FastAPI, default_model: Model
+    ) -> None:
+        text = "Say <|im_end|> twice: \U0001f98a."
+        vocab = default_model.vocab
+        for name in ("content", "prompt"):
+            told = posted(app, "/tokenize", **{name: text})
+            assert told["tokens"] == vocab.encode(text, add_special=False, parse_special=True)
+        assert told["count"] == len(told["tokens"])
+        assert posted(app, "/detokenize", tokens=told["tokens"])["content"] == text
+        plain = posted(app, "/tokenize", content=text, parse_special=False)["tokens"]
+        assert plain == vocab.encode(text, add_special=False)
+
+    def test_pieces_are_texts_or_the_bytes_of_half_a_character(self, app: FastAPI) -> None:
+        told = posted(app, "/tokenize", content="a\U0001f98a", with_pieces=True)["tokens"]
+        pieces = [one["piece"] for one in told]
+        assert pieces[0] == "a"
+        whole = [piece.encode() if isinstance(piece, str) else bytes(piece) for piece in pieces]
+        assert b"".join(whole).decode() == "a\U0001f98a"
+        assert any(isinstance(piece, list) for piece in pieces)
+
+    def test_a_chat_has_the_tokens_of_its_template(self, app: FastAPI) -> None:
+        told = posted(app, "/tokenize", messages=[USER])
+        assert told["count"] == chat(app)["usage"]["prompt_tokens"]
+        prompt = posted(app, "/apply-template", messages=[USER])["prompt"]
+        assert prompt.endswith("<|im_start|>assistant\n")
+        assert posted(app, "/tokenize", content=prompt)["tokens"] == told["tokens"]
+
+    @pytest.mark.parametrize("body", [{}, {"content": "a", "messages": [USER]}])
+    def test_there_is_one_text_to_tokenize(self, app: FastAPI, body: Any) -> None:
+        answer = ask(app, "POST", "/tokenize", json=body)
+        assert answer.json()["error"]["message"] == "give one of content, prompt and messages"
+
+    def test_ids_that_are_no_tokens_are_refused(self, app: FastAPI) -> None:
+        answer = ask(app, "POST", "/detokenize", json={"tokens": [2**31 - 1]})
+        assert answer.status_code == 400
+
+
+class TestFacts:
+    def test_props_tell_of_the_model_and_the_defaults(
+        self, app: FastAPI, default_model: Model
+    ) -> None:
+        props = ask(app, "GET", "/props").json()
+        settings = props["default_generation_settings"]
+        assert settings["params"] == dict(SETTINGS.sampling)
+        assert settings["n_ctx"] == N_CTX
+        assert props["total_slots"] == 2
+        assert props["chat_template"] == default_model.chat_template
+        assert props["eos_token"] == "<|im_end|>"
+        assert "/" not in props["model_path"]
+
+    def test_slots_are_sequences_that_may_run(self, app: FastAPI) -> None:
+        chat(app)
+        slots = ask(app, "GET", "/slots").json()
+        assert [(slot["id"], slot["is_processing"]) for slot in slots] == [(0, False), (1, False)]
+
+    @pytest.mark.parametrize("path", ["/health", "/v1/health"])
+    def test_health_is_asked_without_a_key(self, engine: Engine, path: str) -> None:
+        app = make_app(engine, replace(SETTINGS, api_keys=("sesame",)))
+        assert ask(app, "GET", path).json() == {"status": "ok"}
+
+    @pytest.mark.parametrize("write", [chat, complete])
+    def test_answers_come_with_their_timings(self, app: FastAPI, write: Any) -> None:
+        answer = write(app)
+        timings, usage = answer["timings"], answer["usage"]
+        assert timings["prompt_n"] + timings["cache_n"] == usage["prompt_tokens"]
+        assert timings["predicted_n"] == usage["completion_tokens"]
+        assert timings["predicted_ms"] > 0
+
+    @pytest.mark.parametrize(
+        ("path", "asked"),
+        [("/v1/completions", {"prompt": "a"}), ("/v1/chat/completions", {"messages": [USER]})],
+    )
+    def test_the_last_event_of_a_stream_has_them_too(
+        self, app: FastAPI, path: str, asked: dict[str, Any]
+    ) -> None:
+        answer = ask(app, "POST", path, json=asked | GREEDY | {"stream": True})
+        lines = [line for line in answer.text.split("\n") if line.startswith("data: {")]
+        events = [json.loads(line.removeprefix("data: ")) for line in lines]
+        assert ["timings" in one for one in events] == [False] * (len(events) - 1) + [True]
+        assert events[-1]["timings"]["predicted_n"] > 0
+
+
+@needs_exact
+def test_a_request_may_turn_speculation_off_or_down(default_model: Model) -> None:
+    repeating: dict[str, Any] = {"prompt": "a b c d e " * 20, "temperature": 0, "max_tokens": 24}
+    with Engine(default_model, "suffix", n_draft=8, n_ctx=N_CTX, n_threads=1) as engine:
+        app = make_app(engine, SETTINGS)
+
+        def drafted(**speculation: Any) -> tuple[str, int, int]:
+            answer = complete(app, **repeating, speculation=speculation or None)
+            timings = answer["timings"]
+            text = answer["choices"][0]["text"]
+            return text, timings["draft_n"], timings["draft_n_accepted"]
+
+        text, n_drafted, n_accepted = drafted()
+        assert n_drafted >= n_accepted > 0
+        assert drafted(enabled=False) == (text, 0, 0)
+        assert drafted(n_draft=0) == (text, 0, 0)
+        text_of_one, n_of_one, _ = drafted(n_draft=1)
+        assert text_of_one == text
+        assert 0 < n_of_one <= 24

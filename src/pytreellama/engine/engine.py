@@ -273,6 +273,7 @@ class Engine(Closing):
             context_shift: when the context is full, drop the older half of the tokens after
                 ``n_keep`` and continue, instead of ending.
             n_keep: tokens at the beginning that a context shift keeps, by default the prompt.
+            n_draft: maximum number of draft nodes of a tree, if less than the engine's.
             parse_special: parse names of special tokens, such as ``<|im_end|>``, in a prompt of
                 text; False for text that you do not trust. In chat messages they are always text.
             on_step: called with every verified tree.

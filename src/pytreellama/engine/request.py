@@ -36,6 +36,8 @@ class Request:
             and continue.
         n_keep: tokens at the beginning that a context shift keeps; None is the prompt, or half of
             the context if that is less.
+        n_draft: maximum number of draft nodes of a tree, if less than the engine's; 0 for plain
+            decoding.
         sampling: how tokens are drawn.
         on_step: called with every verified tree.
         on_prefill: called with the share of the prompt that is in the KV cache.
@@ -49,6 +51,7 @@ class Request:
     logprobs: int | None = None
     context_shift: bool = False
     n_keep: int | None = None
+    n_draft: int | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     on_step: OnStep | None = None
     on_prefill: OnPrefill | None = None
@@ -59,7 +62,7 @@ class Request:
             raise RequestError(
                 f"max_tokens = {shown(self.max_tokens)} was asked for; give a whole number from 0"
             )
-        for name in ("logprobs", "n_keep"):
+        for name in ("logprobs", "n_keep", "n_draft"):
             if getattr(self, name) is not None:
                 _require_integer(name, getattr(self, name))
         if not all(isinstance(stop, str) for stop in self.stop):
@@ -70,10 +73,12 @@ class Request:
             )
         _require_callback("on_step", self.on_step)
         _require_callback("on_prefill", self.on_prefill)
-        if self.n_keep is not None and self.n_keep < 0:
-            raise RequestError(
-                f"n_keep = {shown(self.n_keep)} was asked for; give None, or 0 or more"
-            )
+        for name in ("n_keep", "n_draft"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise RequestError(
+                    f"{name} = {shown(value)} was asked for; give None, or 0 or more"
+                )
 
 
 _OPTIONS = (

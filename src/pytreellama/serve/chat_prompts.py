@@ -31,13 +31,26 @@ class ChatPrompts:
         self._templates: dict[bool, ChatTemplate] = {}
 
     def tokens(self, messages: Sequence[Message], request: ChatRequest | None = None) -> list[int]:
-        """The prompt, up to where the answer begins.
+        """The prompt, up to where the answer begins; raises as ``text``."""
+        text, names = self._rendered(messages, request)
+        ids: list[int] = names.encode(text).tolist()
+        self._text_limit.check_tokens(ids)
+        return ids
+
+    def text(self, messages: Sequence[Message], request: ChatRequest | None = None) -> str:
+        """The prompt before it is tokenised.
 
         Raises:
             ChatTemplateError: the model has no template, or it refuses these messages.
             APIError: they are too long for the context, or the arguments of a call in them are not
                 a JSON object.
         """
+        text, names = self._rendered(messages, request)
+        return names.plain(text)
+
+    def _rendered(
+        self, messages: Sequence[Message], request: ChatRequest | None
+    ) -> tuple[str, PlainNames]:
         self._text_limit.check_bytes(*map(_written, messages))
         told = [_told(message) for message in messages]
         tools = [] if request is None else offered_tools(request)
@@ -55,9 +68,7 @@ class ChatPrompts:
         if request is not None and must_call(request):
             text += f"{OPEN}\n"
         self._text_limit.check_bytes(names.plain(text))
-        ids: list[int] = names.encode(text).tolist()
-        self._text_limit.check_tokens(ids)
-        return ids
+        return text, names
 
     def _template(self, has_tools: bool) -> ChatTemplate:
         if has_tools not in self._templates:

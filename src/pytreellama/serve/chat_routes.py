@@ -29,7 +29,7 @@ from pytreellama.serve.chat_prompts import answer_schema, must_call
 from pytreellama.serve.errors import APIError
 from pytreellama.serve.logprobs import chat_logprobs
 from pytreellama.serve.openapi import answers_of
-from pytreellama.serve.request_queue import Answer, AnswerOptions, finish_of, usage_of
+from pytreellama.serve.request_queue import Answer, AnswerOptions, finish_of, timings_of, usage_of
 from pytreellama.serve.requests import ChatRequest
 from pytreellama.serve.service import Service, respond
 
@@ -102,6 +102,7 @@ class _Writer:
             **self._head,
             choices=[self._choice(a.index, c) for a, c in zip(self.answers, chunks, strict=True)],
             usage=usage_of(stats, self._body.n_answers),
+            timings=timings_of(stats),
         )
 
     def _choice(self, index: int, chunk: Chunk) -> ChatChoice:
@@ -127,6 +128,8 @@ class _Writer:
                 stats[answer.index] = chunk.stats
             choice = self._piece(answer.index, chunk, watches[answer.index])
             event = head | {"choices": [choice.model_dump()]}
+            if chunk.finish_reason is not None and chunk.stats is not None:
+                event["timings"] = timings_of([chunk.stats]).model_dump()
             if answer.log is not None:
                 event["pytreellama"] = {"steps": answer.log.take()}
             if answer.log is not None or _says_anything(choice):

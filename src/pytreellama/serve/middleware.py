@@ -16,7 +16,7 @@ _SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-_OPEN_PATHS = ("/", "/health", "/openapi.json")
+_OPEN_PATHS = ("/", "/health", "/v1/health", "/openapi.json")
 
 
 def needs_key(path: str) -> bool:

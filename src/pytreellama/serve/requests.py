@@ -40,6 +40,15 @@ class StreamOptions(Body):
     )
 
 
+class Speculation(Body):
+    """How one request is decoded; its answer is the same."""
+
+    enabled: bool | None = Field(None, description="False for plain decoding.")
+    n_draft: int | None = Field(
+        None, ge=0, le=2**20, description="Most draft nodes of a tree, if less than the server's."
+    )
+
+
 class Generating(Body):
     """What all requests for text have in common. Sampling fields are those of `SamplingParams`."""
 
@@ -78,6 +87,7 @@ class Generating(Body):
         description="Not OpenAI's. Tokens that penalties look back; -1 is all.",
     )
     grammar: str | None = Field(None, description="Not OpenAI's. GBNF that the text must follow.")
+    speculation: Speculation | None = Field(None, description="Not OpenAI's.")
     ignore_eos: bool | None = Field(None, description="Not OpenAI's. Write on past end tokens.")
 
     user: str | None = Field(None, description="Accepted, and of no effect; so are the next ones.")
@@ -123,8 +133,16 @@ class Generating(Body):
                 "stop": self.stops(),
                 "logprobs": logprobs,
                 "ignore_eos": bool(self.ignore_eos),
+                "n_draft": self.n_draft,
             }
         )
+
+    @property
+    def n_draft(self) -> int | None:
+        """Most draft nodes of a tree; None is as many as the server's."""
+        if self.speculation is None:
+            return None
+        return 0 if self.speculation.enabled is False else self.speculation.n_draft
 
     def stops(self) -> tuple[str, ...]:
         """The stop strings; empty ones stop nothing."""
@@ -252,6 +270,31 @@ class ScoreRequest(Body):
     )
     continuations: Annotated[Items[Text | TokenIds], Field(min_length=1)]
     parse_special: bool | None = _parse_special()
+
+
+class TokenizeRequest(Body):
+    """For `/tokenize`: a text, or a chat."""
+
+    model_config = _example(content="A fox.", with_pieces=True)
+
+    model: str | None = None
+    content: str | None = None
+    prompt: str | None = Field(None, description="vLLM's name of `content`.")
+    messages: Annotated[Items[Message], Field(min_length=1, max_length=4096)] | None = Field(
+        None, description="Instead of a text."
+    )
+    add_special: bool | None = Field(False, description="Add BOS and EOS as the model wants them.")
+    parse_special: bool | None = _parse_special()
+    with_pieces: bool | None = Field(False, description="Tell each token's text too.")
+
+
+class DetokenizeRequest(Body):
+    """For `/detokenize`."""
+
+    model_config = _example(tokens=[1, 2, 3])
+
+    model: str | None = None
+    tokens: Items[Annotated[int, Field(ge=0, lt=2**31)]]
 
 
 def as_prompts(

@@ -16,7 +16,7 @@ from pytreellama.serve.callers import Caller
 from pytreellama.serve.errors import APIError
 from pytreellama.serve.logprobs import TextLogprobWriter
 from pytreellama.serve.openapi import answers_of
-from pytreellama.serve.request_queue import Answer, AnswerOptions, finish_of, usage_of
+from pytreellama.serve.request_queue import Answer, AnswerOptions, finish_of, timings_of, usage_of
 from pytreellama.serve.requests import CompletionRequest, as_prompts
 from pytreellama.serve.service import Service, respond
 
@@ -80,6 +80,7 @@ class _Writer:
             [self._choice(a, c) for a, c in zip(self.answers, chunks, strict=True)]
         )
         completion.usage = usage_of(stats, self._n)
+        completion.timings = timings_of(stats)
         return completion
 
     async def events(self) -> AsyncGenerator[dict[str, Any]]:
@@ -92,6 +93,8 @@ class _Writer:
             choice = self._choice(answer, chunk, answer.index not in seen)
             seen.add(answer.index)
             event = head | {"choices": [choice.model_dump()]}
+            if chunk.finish_reason is not None and chunk.stats is not None:
+                event["timings"] = timings_of([chunk.stats]).model_dump()
             if answer.log is not None:
                 event["pytreellama"] = {"steps": answer.log.take()}
             yield event
