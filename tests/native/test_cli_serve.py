@@ -57,6 +57,11 @@ def test_an_unknown_log_level_is_refused() -> None:
     assert "debug, info, warning, error" in refusal("--log-level", "loud")
 
 
+@pytest.mark.parametrize("origin", ["localhost", "https://example.org/", "example.org:80", ""])
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    assert "expected an origin as browsers send it" in refusal("--cors", origin)
+
+
 def test_an_unknown_drafter_is_refused_before_a_model_is_loaded() -> None:
     assert "invalid drafter" in refusal("--drafter", "oracle")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -10,16 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pytreellama.cli.options import (
-    Debug,
-    GpuLayers,
-    ModelPath,
-    Threads,
-    complete_drafter,
-    option,
-    unpacked,
-)
-from pytreellama.cli.sampling import (
+from pytreellama.cli.option import option, unpacked
+from pytreellama.cli.options import Debug, GpuLayers, ModelPath, Threads, complete_drafter
+from pytreellama.cli.serve_sampling import (
     FrequencyPenalty,
     MinP,
     PenaltyLastN,
@@ -266,6 +261,7 @@ def serve(options: ServeOptions) -> None:
     options = _with_new_names(options)
 
     _check_log_level(options.log_level)
+    _check_origins(options.cors or ())
     keys = _api_keys(options)
     session.check_drafter(options.drafter)
     listening = run.listening_socket(options.host, options.port)
@@ -363,6 +359,15 @@ def _check_log_level(level: str) -> None:
     allowed = ("debug", "info", "warning", "error")
     if level not in allowed:
         raise RequestError(not_one_of("--log-level", level, allowed))
+
+
+def _check_origins(origins: Iterable[str]) -> None:
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/]+", origin):
+            raise RequestError(
+                f"invalid --cors={origin}: expected an origin as browsers send it, such as "
+                "http://localhost:3000, or * for all"
+            )
 
 
 def _say(options: ServeOptions, settings: ServerSettings, port: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pytreellama.cli.options import option
+from pytreellama.cli.option import option
 
 _SAMPLING = "Sampling defaults"
 _DEFAULT = "Default: as the model file recommends, else "
