@@ -87,8 +87,37 @@ class TestMessages:
         n_tokens = chat(app, messages=[USER | {"content": attack}])["usage"]["prompt_tokens"]
         assert n_tokens > plain + 20  # each name is several tokens
 
+    @pytest.mark.parametrize("content", [{}, {"content": None}])
+    def test_an_answer_without_words_is_an_empty_one(self, app: FastAPI, content: Any) -> None:
+        empty = chat(app, messages=[USER, {"role": "assistant", "content": ""}, USER])
+        without = chat(app, messages=[USER, {"role": "assistant"} | content, USER])
+        assert without["choices"] == empty["choices"]
+        assert without["usage"]["prompt_tokens"] == empty["usage"]["prompt_tokens"]
+
 
 class TestFields:
+    def test_schemas_are_taken_in_llama_server_s_forms(self, app: FastAPI) -> None:
+        schema = {"type": "object", "properties": {"red": {"type": "boolean"}}, "required": ["red"]}
+        openai_s = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+        forms: list[dict[str, Any]] = [
+            {"response_format": openai_s},
+            {"response_format": {"type": "json_object", "schema": schema}},
+            {"json_schema": schema},
+        ]
+        answers = [chat(app, max_tokens=40, **form)["choices"] for form in forms]
+        assert answers[0] == answers[1] == answers[2]
+        text = answers[0][0]["message"]["content"]
+        assert list(json.loads(text)) == ["red"]
+        text = complete(app, max_tokens=40, json_schema=schema)["choices"][0]["text"]
+        assert list(json.loads(text)) == ["red"]
+        for path, asked in (
+            ("/v1/completions", {"prompt": "a", "grammar": 'root ::= "a"'}),
+            ("/v1/chat/completions", {"messages": [USER], "response_format": openai_s}),
+        ):
+            answer = ask(app, "POST", path, json=asked | {"json_schema": schema})
+            assert answer.status_code == 400
+            assert "not both" in answer.json()["error"]["message"]
+
     @pytest.mark.parametrize(
         "fields",
         [

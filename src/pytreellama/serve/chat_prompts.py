@@ -109,10 +109,16 @@ def answer_schema(request: ChatRequest) -> dict[str, Any] | None:
     format = request.response_format
     schema: dict[str, Any] | None = None
     if format is not None and format.type == "json_object":
-        schema = {"type": "object"}
+        schema = {"type": "object"} if format.schema_ is None else dict(format.schema_)
     elif format is not None and format.type == "json_schema":
         given = format.json_schema.schema_
         schema = {"type": "object"} if given is None else dict(given)
+    if request.json_schema is not None:
+        if schema is not None:
+            raise APIError(
+                400, "give a response_format or a json_schema, not both", param="json_schema"
+            )
+        schema = dict(request.json_schema)
     if must_call(request):
         if schema is not None:
             raise APIError(
@@ -142,6 +148,8 @@ def _told(message: Message) -> dict[str, Any]:
         told["content"] = _content(message)
     if message.role == "developer":
         told["role"] = "system"
+    if message.role == "assistant" and not message.tool_calls:
+        told.setdefault("content", message.refusal or "")
     if "content" not in told and not message.tool_calls:
         raise ChatTemplateError(f"a message of the role {message.role} has no content")
     return told

@@ -53,8 +53,9 @@ def chat_router(service: Service) -> APIRouter:
 def _is_constrained(body: ChatRequest) -> bool:
     """Must a grammar or schema be compiled for it? Any of a client's may take long."""
     format = body.response_format
-    has_schema = format is not None and format.type == "json_schema"
-    return body.grammar is not None or has_schema or must_call(body)
+    has_schema = format is not None and format.type != "text"
+    texts = (body.grammar, body.json_schema)
+    return any(text is not None for text in texts) or has_schema or must_call(body)
 
 
 async def _begin(service: Service, body: ChatRequest, caller: Caller) -> _Writer:

@@ -87,6 +87,9 @@ class Generating(Body):
         description="Not OpenAI's. Tokens that penalties look back; -1 is all.",
     )
     grammar: str | None = Field(None, description="Not OpenAI's. GBNF that the text must follow.")
+    json_schema: JsonObject | None = Field(
+        None, description="Not OpenAI's. JSON schema that the text must satisfy."
+    )
     speculation: Speculation | None = Field(None, description="Not OpenAI's.")
     ignore_eos: bool | None = Field(None, description="Not OpenAI's. Write on past end tokens.")
 
@@ -203,9 +206,12 @@ class TextFormat(Body):
 
 
 class JsonFormat(Body):
-    """Any JSON object."""
+    """Any JSON object, or one that a schema allows, in llama-server's form."""
+
+    model_config = ConfigDict(populate_by_name=True)
 
     type: Literal["json_object"]
+    schema_: JsonObject | None = Field(None, alias="schema")
 
 
 class SchemaFormat(Body):

@@ -30,7 +30,8 @@ def text_router(service: Service) -> APIRouter:
     @router.post("/completions", responses=answers_of(TextCompletion, streams=True))
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue one prompt or several; `stream` sends pieces as server-sent events."""
-        caller = caller_of(request).slow(body.grammar is not None)
+        is_constrained = body.grammar is not None or body.json_schema is not None
+        caller = caller_of(request).slow(is_constrained)
         writer = await caller.finish(_begin(service, body, caller))
         return await respond(service, request, writer, streams=bool(body.stream))
 
