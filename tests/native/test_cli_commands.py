@@ -205,7 +205,7 @@ def test_the_same_text_is_the_same(model: Model) -> None:
     [
         (["--drafter", "nope"], "invalid drafter='nope'"),
         (["--drafter", "none", "--compare"], "compares plain with plain"),
-        (["-n", "0"], "max_tokens"),
+        (["-n", "-1"], "max_tokens"),
         (["--system", "x"], "--chat"),
         (["--temperature", "-1"], "temperature"),
     ],

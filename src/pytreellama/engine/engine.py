@@ -345,8 +345,8 @@ class Engine(Closing):
             prompt: text, token ids or chat messages.
             wait: if the queue is full, wait for room in it.
             streams: deliver chunks after each step; otherwise one at the end.
-            max_tokens: maximum number of tokens to generate, by default 128; None for no limit but
-                the context's.
+            max_tokens: maximum number of tokens to generate, by default 128; 0 for prefill only,
+                None for no limit but the context's.
             stop: a string or strings that end the output; they are not part of it.
             stop_tokens: token ids that end the output, in addition to the model's end tokens.
             ignore_eos: continue past end tokens.
@@ -355,6 +355,9 @@ class Engine(Closing):
             context_shift: when the context is full, drop the older half of the tokens after
                 ``n_keep`` and continue, instead of ending.
             n_keep: tokens at the beginning that a context shift keeps, by default the prompt.
+            n_draft: maximum number of draft nodes of a tree, if less than the engine's.
+            parse_special: parse names of special tokens, such as ``<|im_end|>``, in a prompt of
+                text; False for text that you do not trust. In chat messages they are always text.
             logits_processors: functions ``f(tokens, logits) -> logits``, applied in order to each
                 row of logits (float32, shape (n_vocab,)) before a token is drawn from it; tokens
                 are all so far, int32, shape (n,).
@@ -458,7 +461,9 @@ class Engine(Closing):
         """Free the cells of ended requests: the next prompts are prefilled whole."""
         self._loop.call(self._scheduler.clear_prefix_cache)
 
-    def encode_prompt(self, prompt: Prompt, *, add_eos: bool = False) -> list[int]:
+    def encode_prompt(
+        self, prompt: Prompt, *, add_eos: bool = False, parse_special: bool = True
+    ) -> list[int]:
         """Token ids of a prompt. Text gets BOS in front if the model's file asks for it.
 
         A text that the context cannot hold, whatever its tokens are, is refused before it is
@@ -467,12 +472,15 @@ class Engine(Closing):
         Args:
             add_eos: append EOS to a text if the model's file asks for it, as ``embed`` does: the
                 text will not be continued. Chat messages and token ids never get it.
+            parse_special: as ``submit``; a text that begins with BOS then gets no other one.
 
         Raises:
             VocabError, ChatTemplateError, RequestError: an invalid prompt.
         """
         self._loop.require_open()
-        ids: list[int] = self._jobs.prompts.encode(prompt, add_eos=add_eos).tolist()
+        ids: list[int] = self._jobs.prompts.encode(
+            prompt, add_eos=add_eos, parse_special=checked_flag("parse_special", parse_special)
+        ).tolist()
         return ids
 
     def require_fits(self, text: str) -> None:

@@ -328,11 +328,14 @@ class Scheduler:
 
     def _n_nodes(self, job: GenerateJob, n_cells: int, n_ready: int) -> int:
         """Maximum number of draft nodes, excluding the root; -1 to skip drafting."""
+        n_draft = self._n_draft
+        if job.request.n_draft is not None:
+            n_draft = min(n_draft, job.request.n_draft)
         # no token is drawn after the last that may be generated
-        if self._n_draft == 0 or job.n_left == 1:
+        if n_draft == 0 or job.n_left == 1:
             return -1
         room = min(
-            self._n_draft,
+            n_draft,
             n_cells - 1,
             self._limits.n_text_max - job.state.n_past - 1,
             self._pass.capacity // n_ready - 1,

@@ -66,7 +66,10 @@ class GenerateJob(Job):
 
     def join(self, ready: ReadyJobs) -> None:
         """See Job."""
-        ready.for_tree_pass.append(self)
+        if self.n_left == 0:
+            self.finish("length")  # nothing was asked for but prefill
+        else:
+            ready.for_tree_pass.append(self)
 
     def check(self, limits: JobLimits) -> None:
         """See Job."""
