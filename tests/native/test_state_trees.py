@@ -34,11 +34,15 @@ KINDS = (
     "lfm2",
     "lfm2-swa",
     "lfm2moe",
+    "rwkv6",
+    "rwkv6qwen2",
+    "rwkv7",
+    "arwkv7",
 )
 """Kinds that hold trees on states."""
-CHAINS = ("rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7", "qwen4exp", "glm5-next")
+CHAINS = ("qwen4exp", "glm5-next")
 """Kinds whose states are read by ops that know no trees."""
-FEW = ("mamba2", "qwen35", "kimi-k3", "lfm2")
+FEW = ("mamba2", "qwen35", "kimi-k3", "lfm2", "rwkv6", "rwkv6qwen2", "rwkv7")
 """One for each op, and one with three convolutions a layer."""
 
 PARENTS = [-1, 0, 0, 1, 1, 2, 3, 3, 5, 6]
