@@ -212,6 +212,25 @@ def test_unequal_trees_and_text_share_a_pass(context_of: ContextOf, kind: str) -
         alone.sequences.free(other)
 
 
+@pytest.mark.parametrize("n_tokens", [1, 3])
+@pytest.mark.parametrize("kind", (*KINDS, *CHAINS))
+def test_texts_that_share_passes_leave_states_of_their_own(
+    context_of: ContextOf, kind: str, n_tokens: int
+) -> None:
+    context, alone = context_of(kind), context_of(kind)
+    texts = [text_of(4 * n_tokens, seed) for seed in (1, 2, 3)]
+    for begin in range(0, 4 * n_tokens, n_tokens):
+        batch = Batch(64)
+        for seq, text in enumerate(texts):
+            batch.add(text[begin : begin + n_tokens], range(begin, begin + n_tokens), seq)
+        context.decode(batch)
+    for seq, text in enumerate(texts):
+        other = alone.prefill(text)
+        rows = logits_of_plain_steps(context, seq, [5])
+        assert (rows == logits_of_plain_steps(alone, other, [5])).all()
+        alone.sequences.free(other)
+
+
 @pytest.mark.parametrize("kind", FEW)
 def test_a_tree_may_begin_a_text(context_of: ContextOf, kind: str) -> None:
     context, alone = context_of(kind), context_of(kind)
