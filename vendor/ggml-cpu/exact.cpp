@@ -52,11 +52,20 @@ struct attention_traits : exact_traits {
     }
 };
 
-// these have no work buffer, and stock knows no trees: use_ref is not asked
-template <void (*compute)(const ggml_compute_params *, ggml_tensor *)>
-struct state_traits : exact_traits {
+// stock knows no trees
+struct wkv_traits : exact_traits {
     bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
-        compute(params, op);
+        if (params->use_ref && !ggml_cpu_wkv_is_tree(op)) {
+            return false;
+        }
+        ggml_compute_forward_wkv(params, op);
+        return true;
+    }
+};
+
+struct shift_traits : exact_traits {
+    bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
+        ggml_compute_forward_shift(params, op);
         return true;
     }
 };
@@ -76,8 +85,8 @@ struct exact_extra : ggml::cpu::extra_buffer_type {
         // never freed: threads may still compute while the process ends
         static auto * products  = new product_traits();
         static auto * attention = new attention_traits();
-        static auto * wkv       = new state_traits<ggml_compute_forward_wkv>();
-        static auto * shift     = new state_traits<ggml_compute_forward_shift>();
+        static auto * wkv       = new wkv_traits();
+        static auto * shift     = new shift_traits();
 
         if (ggml_cpu_invariant_supported(op)) {
             return products;

@@ -11,4 +11,6 @@ struct ggml_tensor;
 
 bool ggml_cpu_wkv_supported(const ggml_tensor * op);
 
+bool ggml_cpu_wkv_is_tree(const ggml_tensor * op);
+
 void ggml_compute_forward_wkv(const ggml_compute_params * params, ggml_tensor * op);
