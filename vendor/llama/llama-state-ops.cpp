@@ -6,35 +6,6 @@
 #include <unordered_set>
 #include <utility>
 
-bool llama_is_view(const ggml_tensor * t) {
-    switch (t->op) {
-        case GGML_OP_NONE:
-        case GGML_OP_VIEW:
-        case GGML_OP_RESHAPE:
-        case GGML_OP_PERMUTE:
-        case GGML_OP_TRANSPOSE:
-            return true;
-        default:
-            return false;
-    }
-}
-
-static ggml_tensor * root_of(ggml_tensor * t) {
-    return t->view_src ? t->view_src : t;
-}
-
-static const ggml_tensor * root_of(const ggml_tensor * t) {
-    return t->view_src ? t->view_src : t;
-}
-
-bool llama_writes_state(const llama_state_caches & caches, const ggml_tensor * t) {
-    return !llama_is_view(t) && caches.count(root_of(t)) > 0;
-}
-
-bool llama_is_gathered(const llama_state_caches & caches, const ggml_tensor * t) {
-    return t->op == GGML_OP_GET_ROWS && caches.count(root_of(t->src[0])) > 0;
-}
-
 // where a state stands in its cache: the tensor, and the offset in its rows
 static std::pair<ggml_tensor *, size_t> find_state(const llama_state_caches & caches, ggml_tensor * t) {
     size_t offset = 0;
@@ -46,7 +17,7 @@ static std::pair<ggml_tensor *, size_t> find_state(const llama_state_caches & ca
             return { nullptr, 0 };
         }
     }
-    return { root_of(llama_is_gathered(caches, t) ? t->src[0] : t), offset };
+    return { llama_root_of(llama_is_gathered(caches, t) ? t->src[0] : t), offset };
 }
 
 //
@@ -93,12 +64,12 @@ static bool is_dt(ggml_op op, int i_src) {
 
 // RWKV's token shift: the state, and behind it all tokens but the last
 static bool is_shift(const llama_state_caches & caches, const ggml_tensor * node) {
-    if (node->op != GGML_OP_CONCAT || node->op_params[0] != 1 || !llama_is_gathered(caches, root_of(node->src[0]))) {
+    if (node->op != GGML_OP_CONCAT || node->op_params[0] != 1 || !llama_is_gathered(caches, llama_root_of(node->src[0]))) {
         return false;
     }
 
     const ggml_tensor * before = node->src[1];
-    const ggml_tensor * tokens = root_of(before);
+    const ggml_tensor * tokens = llama_root_of(before);
 
     return before->op == GGML_OP_VIEW && before->view_offs == 0 && node->ne[1] == tokens->ne[1] && node->ne[3] == 1 &&
         ggml_are_same_shape(node, tokens) && ggml_is_contiguous(tokens) && before->nb[2] == tokens->nb[2];
@@ -128,7 +99,7 @@ static ggml_tensor * state_of(const ggml_tensor * node) {
 static std::vector<ggml_tensor *> inputs_of(ggml_context * ctx, const ggml_tensor * node) {
     switch (node->op) {
         case GGML_OP_SSM_CONV: return { ggml_transpose(ctx, node->src[0]->src[1]) };
-        case GGML_OP_CONCAT:   return { root_of(node->src[1]) };
+        case GGML_OP_CONCAT:   return { llama_root_of(node->src[1]) };
         default:               break;
     }
 
@@ -152,7 +123,7 @@ int64_t llama_state_op::n_tokens_of(const ggml_tensor * node) {
 static bool can_be_tree(const llama_state_caches & caches, const ggml_tensor * node) {
     switch (node->op) {
         case GGML_OP_SSM_SCAN:
-            if (root_of(node->src[3])->op != GGML_OP_NONE) {
+            if (llama_root_of(node->src[3])->op != GGML_OP_NONE) {
                 return false;
             }
             [[fallthrough]];
@@ -185,7 +156,7 @@ bool llama_are_states_known(const llama_state_caches & caches, ggml_cgraph * gf)
         }
 
         for (int j = 0; j < GGML_MAX_SRC; ++j) {
-            ggml_tensor * src = node->src[j] ? root_of(node->src[j]) : nullptr;
+            ggml_tensor * src = node->src[j] ? llama_root_of(node->src[j]) : nullptr;
 
             if (!src || is_write) {
                 continue;
@@ -331,7 +302,7 @@ void llama_state_op::append(ggml_context * ctx, ggml_tensor * node, ggml_tensor 
 
 void llama_state_op::make_tree(ggml_context * ctx, ggml_tensor * node, ggml_tensor * parents, ggml_tensor * old) const {
     if (op == GGML_OP_CONCAT) {
-        node->src[1] = ggml_reshape_2d(ctx, root_of(node->src[1]), node->ne[0], node->ne[1]);
+        node->src[1] = ggml_reshape_2d(ctx, llama_root_of(node->src[1]), node->ne[0], node->ne[1]);
     }
     if (old) {
         append(ctx, node, old);

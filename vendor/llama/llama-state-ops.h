@@ -1,27 +1,17 @@
 #pragma once
 
+#include "llama-state-graph.h"
+
 #include "ggml.h"
 
 #include <cstddef>
 #include <cstdint>
-#include <set>
 #include <vector>
 
 struct ggml_cgraph;
 
 // the ops of a graph that read a recurrent state: what they read of a token, how they become ops over a tree
 //   (ggml-cpu/states/tree.h), and how a state goes on over a path of nodes
-
-// the tensors that hold the states, of all layers
-using llama_state_caches = std::set<const ggml_tensor *>;
-
-// a tensor without arithmetic of its own
-bool llama_is_view(const ggml_tensor * t);
-
-bool llama_writes_state(const llama_state_caches & caches, const ggml_tensor * t);
-
-// states that were read from a cache
-bool llama_is_gathered(const llama_state_caches & caches, const ggml_tensor * t);
 
 bool llama_is_state_op(const llama_state_caches & caches, const ggml_tensor * node);
 
@@ -48,7 +38,8 @@ public:
     // writes what the op reads of its tokens to their slots
     std::vector<ggml_tensor *> keep(ggml_context * ctx, ggml_tensor * node, ggml_tensor * slots) const;
 
-    // parents: of the tokens, and behind them of the nodes that were there before. old: their slots; nullptr if there are none
+    // parents: of the tokens, and behind them of the nodes that were there before. old: the slots of these; nullptr if there
+    //   are none
     void make_tree(ggml_context * ctx, ggml_tensor * node, ggml_tensor * parents, ggml_tensor * old) const;
 
     //
