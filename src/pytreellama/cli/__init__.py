@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from pytreellama import __version__
-from pytreellama.cli import bench, chat, doctor, generate, medusa, plan, pull, serve, tree
+from pytreellama.cli import bench, chat, demo, doctor, generate, medusa, plan, pull, serve, tree
 from pytreellama.cli.failures import CleanFailures, flush_stdout
 from pytreellama.cli.output import never_fail_to_encode
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
+app.command("demo")(demo.demo)
 app.command("tree")(tree.tree)
 app.command("serve")(serve.serve)
 app.command("plan")(plan.plan)
