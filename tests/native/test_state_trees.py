@@ -384,7 +384,7 @@ def test_a_hybrid_counts_the_cells_of_its_cache(context_of: ContextOf, kind: str
     ],
     ids=["few cells", "few nodes", "one node"],
 )
-@pytest.mark.parametrize("kind", ["qwen35", "mamba2"])
+@pytest.mark.parametrize("kind", ["qwen35", "mamba2", "rwkv7"])
 def test_requests_share_a_context_with_little_room(
     tiny_model: TinyModel, kind: str, options: dict[str, Any]
 ) -> None:
