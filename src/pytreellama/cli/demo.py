@@ -150,9 +150,9 @@ def _streamed(
 def _table(outcomes: list[Outcome]) -> Table:
     from rich.table import Table
 
-    table = Table(title="with trees and without", title_justify="left")
+    table = Table(title="tokens a second, plain and with trees", title_justify="left")
     table.add_column("task", no_wrap=True)
-    for column in ("tokens a pass", "plain tokens/s", "with trees", "ratio", "same text"):
+    for column in ("tokens a pass", "plain", "trees", "ratio", "same text"):
         table.add_column(column, justify="right")
     for outcome in sorted(outcomes, key=lambda outcome: outcome.times_plain):
         trees, plain = outcome.trees, outcome.plain
