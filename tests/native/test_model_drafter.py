@@ -87,7 +87,7 @@ def test_sampled_text_is_that_of_the_seed(tiny_model: TinyModel) -> None:
 
 
 def test_a_recurrent_draft_model_grows_chains(tiny_model: TinyModel) -> None:
-    with draft.Model(tiny_model("rwkv7"), grow=(3, 2), min_p=0, **SMALL) as factory:
+    with draft.Model(tiny_model("qwen4exp"), grow=(3, 2), min_p=0, **SMALL) as factory:
         drafter = factory()
         drafter.observe([270, 271])
         assert drafter.propose(8).parents.tolist() == [-1, 0]

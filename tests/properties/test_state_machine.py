@@ -271,6 +271,9 @@ class StateMachine(RuleBasedStateMachine):
         ("lfm2-swa", "f32"),
         ("falcon-h1", "q8_0"),
         ("recurrent", "f32"),
+        ("rwkv6", "f32"),
+        ("rwkv6qwen2", "q8_0"),
+        ("rwkv7", "f32"),
     ],
 )
 def test_every_row_is_that_of_plain_text(

@@ -65,10 +65,5 @@ def test_a_hybrid_has_recurrent_layers_around_one_that_attends(kind: str, direct
     assert not any(attends(layer) for layer in recurrent)
 
 
-def test_a_hybrid_needs_two_layers(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="needs a recurrent layer and an attention layer"):
-        write_tiny_model(tmp_path / "model.gguf", "qwen35", n_layer=1)
-
-
 def test_no_kind_has_the_name_of_a_basic_one() -> None:
     assert not KINDS.keys() & ARCHITECTURES.keys()

@@ -20,8 +20,8 @@ extern "C" {
 // a token that is no node
 #define TREELLAMA_TEXT -2
 
-// false if the memory of this model cannot hold trees: what is recurrent, or looks up tokens by their position
-LLAMA_API bool treellama_tree_supported(const struct llama_context * ctx);
+// why the memory of this model cannot hold trees; NULL if it can
+LLAMA_API const char * treellama_tree_refusal(const struct llama_context * ctx);
 
 // as treellama_decode; the tokens with a parent other than TREELLAMA_TEXT become nodes
 //   parents: -1 for the end of the text, or a node of the same sequence, old or earlier in this batch

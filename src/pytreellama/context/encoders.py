@@ -23,12 +23,13 @@ def choose_encoding(
     Raises:
         ContextError: the memory cannot hold the one asked for.
     """
-    if native.has_trees:
+    refusal = native.tree_refusal
+    if refusal is None:
         return wanted or TreeEncoding.ANCESTORS
     if wanted is TreeEncoding.ANCESTORS and model.can_branch:
         raise ContextError(
-            "this model's memory cannot hold trees by ancestors; leave tree_encoding out, or take "
-            "TreeEncoding.SEQUENCES"
+            f"this model's memory cannot hold trees by ancestors: {refusal}; leave tree_encoding "
+            "out, or take TreeEncoding.SEQUENCES"
         )
     return TreeEncoding.SEQUENCES
 

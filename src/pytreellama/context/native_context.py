@@ -56,9 +56,9 @@ class NativeContext:
         self.has_invariant_graph = native_context.is_batch_invariant(self.handle)
 
     @property
-    def has_trees(self) -> bool:
-        """True if the cells of this memory can know their nodes."""
-        return native_tree.has_trees(self.handle)
+    def tree_refusal(self) -> str | None:
+        """Why this memory cannot hold trees by ancestors; None if it can."""
+        return native_tree.tree_refusal(self.handle)
 
     @property
     def n_seq_ids(self) -> int:

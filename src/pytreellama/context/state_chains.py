@@ -53,7 +53,8 @@ class StateChains(PendingBook[_Chain]):
         check_nodes(tokens, parents, n_old=0 if pending is None else len(pending.tokens))
         if pending is not None or (parents != np.arange(-1, len(parents) - 1)).any():
             raise TreeError(
-                "this model keeps a recurrent state and cannot branch; give it a chain, in one pass"
+                "this model keeps a recurrent state and cannot branch: "
+                f"{self._native.tree_refusal}; give it a chain, in one pass"
             )
         check_room(batch, self._native.n_batch, len(tokens))
         n_past = self.n_past(seq)
