@@ -9,18 +9,21 @@ from contextlib import AbstractContextManager
 from pytreellama.context.params import ContextParams, default_n_threads, is_integer
 from pytreellama.errors import ContextError, MemoryStateError, shown
 from pytreellama.model.model import Model
+from pytreellama.native import chain as native_chain
 from pytreellama.native import context as native_context
 from pytreellama.native import decode as native_decode
 from pytreellama.native import tree as native_tree
 from pytreellama.native.batch import BatchStruct
 from pytreellama.native.context import AbortFlag, ContextFields
 from pytreellama.native.decode import Int32
+from pytreellama.native.handle import Handle
 from pytreellama.native.limits import N_SEQ_MAX
 from pytreellama.process import ProcessWatch
 from pytreellama.tree import TokenTree
 
 _EXIT_S = 30.0  # a pass that no abort ends (a backend that does not ask) may take so long at exit
 _AGAIN_S = 0.01
+_N_CHAIN = 8  # tokens of a chain where trees do not reach: longer ones are seldom accepted
 
 
 class NativeContext:
@@ -29,6 +32,7 @@ class NativeContext:
     Attributes:
         handle: the native object; its use raises after ``close``.
         n_ctx, n_batch, n_ubatch, n_seq_max, n_threads: the sizes that hold; llama.cpp rounds some.
+        n_chain_max: most tokens of a chain that a recurrent state can be rolled back over.
 
     Args:
         model: whose weights it runs; they stay in memory as long as it does.
@@ -43,9 +47,8 @@ class NativeContext:
         self._is_inherited = False
         self._model = model.handle.share()
         self._abort = AbortFlag()
-        self.handle = native_context.make_context(
-            self._model, _fields(params), self._abort, str(params)
-        )
+        self.handle = self._made(model, params)
+        self.n_chain_max = native_chain.n_max(self.handle)
         self._threads = native_context.attach_threads(self.handle)
         _contexts.add(self)
         self.kv_unified = params.kv_unified
@@ -54,6 +57,28 @@ class NativeContext:
         self.n_seq_max, self.n_threads = sizes.n_seq_max, sizes.n_threads
         self.n_embd_out = model.n_embd_out
         self.has_invariant_graph = native_context.is_batch_invariant(self.handle)
+
+    def _made(self, model: Model, params: ContextParams) -> Handle:
+        """The native object, with room for the states of chains where it is asked for or helps."""
+        if params.n_rs_seq and not native_chain.is_supported(self._model):
+            raise ContextError(
+                f"invalid n_rs_seq={params.n_rs_seq}: expected None or 0 for {model.architecture}, "
+                "which has no recurrent state that can be rolled back"
+            )
+
+        def make(n_rs_seq: int) -> Handle:
+            fields = _fields(params, n_rs_seq)
+            return native_context.make_context(self._model, fields, self._abort, str(params))
+
+        handle = make(params.n_rs_seq or 0)
+        n_default = min(_N_CHAIN, min(params.n_ubatch, params.n_batch) - 1)
+        is_window = model.n_swa > 0 and not params.swa_full  # drops cells that a rollback needs
+        if params.n_rs_seq is not None or n_default < 2 or is_window:
+            return handle
+        if native_tree.has_trees(handle) or not native_chain.is_supported(self._model):
+            return handle
+        handle.close()
+        return make(n_default)
 
     @property
     def has_trees(self) -> bool:
@@ -133,6 +158,11 @@ class NativeContext:
         self._abort.clear()
         native_decode.decode_tree(self.handle, batch, parents)
 
+    def decode_chains(self, batch: BatchStruct) -> None:
+        """As ``decode``, of a batch with chains: after an error, sequences are what they were."""
+        self._abort.clear()
+        native_chain.decode(self.handle, batch)
+
     def decode_one_tree(self, *, seq: int, tree: TokenTree) -> None:
         """A pass over one tree, with logits at all nodes; otherwise as ``decode``."""
         self._abort.clear()
@@ -177,13 +207,14 @@ class _Exclusive:
         return self._lock.acquire(timeout=wait_s)
 
 
-def _fields(params: ContextParams) -> ContextFields:
+def _fields(params: ContextParams, n_rs_seq: int) -> ContextFields:
     n_threads = params.n_threads or default_n_threads()
     return {
         "n_ctx": params.n_ctx,
         "n_batch": params.n_batch,
         "n_ubatch": min(params.n_ubatch, params.n_batch),
         "n_seq_max": params.n_seq_max,
+        "n_rs_seq": n_rs_seq,
         "n_threads": n_threads,
         "n_threads_batch": params.n_threads_batch or n_threads,
         "type_k": params.type_k,

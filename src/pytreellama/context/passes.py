@@ -173,6 +173,8 @@ class Passes:
         struct = batch.as_struct()
         if (batch.parents == TEXT).all():
             self._native.decode(struct)
+        elif self._native.n_chain_max > 0:
+            self._native.decode_chains(struct)
         else:
             self._native.decode_tree(struct, batch.parents)
         self._outputs._n_rows = batch.n_tokens if self._outputs.every_token else batch.n_outputs

@@ -22,17 +22,28 @@ Int32 = NDArray[np.int32]
 
 
 @dataclass(slots=True)
-class _Chain:
-    """The pending tokens of a sequence, and the state before them (None: there was no text)."""
+class Chain:
+    """The pending tokens of a sequence.
+
+    Attributes:
+        is_native: it is rolled back by llama.cpp's planes of states, not by a copy.
+        before: the copy; None if there was no text, or no copy.
+    """
 
     n_past: int
-    before: bytes | None
     tokens: Int32
+    is_native: bool = False
+    before: bytes | None = None
     is_placed: bool = True
 
+    @property
+    def parents(self) -> Int32:
+        """The parent of each token, int32."""
+        return np.arange(-1, len(self.tokens) - 1, dtype=np.int32)
 
-class StateChains(PendingBook[_Chain]):
-    """The ``TreeEncoder`` of models with a recurrent state, whatever encoding was asked for.
+
+class StateChains(PendingBook[Chain]):
+    """The ``TreeEncoder`` of models with a recurrent state that trees and rollbacks do not reach.
 
     Args:
         decode: runs a batch of committed tokens.
@@ -56,10 +67,12 @@ class StateChains(PendingBook[_Chain]):
                 "this model keeps a recurrent state and cannot branch; give it a chain, in one pass"
             )
         check_room(batch, self._native.n_batch, len(tokens))
-        n_past = self.n_past(seq)
+        return self._placed(batch, seq, tokens, self.n_past(seq))
+
+    def _placed(self, batch: Batch, seq: int, tokens: Int32, n_past: int) -> slice:
         before = self._cache.state(seq) if n_past > 0 else None
         where = batch.add(tokens, np.arange(n_past, n_past + len(tokens)), seq, logits=True)
-        self._pending[seq] = _Chain(n_past, before, tokens)
+        self._pending[seq] = Chain(n_past, tokens, before=before)
         return where
 
     def confirm(self, seq: int) -> None:
@@ -72,7 +85,7 @@ class StateChains(PendingBook[_Chain]):
 
     def commit(self, seq: int, path: Sequence[int]) -> None:
         chain = self.decoded(seq)
-        nodes = checked_path(path, np.arange(-1, len(chain.tokens) - 1, dtype=np.int32))
+        nodes = checked_path(path, chain.parents)
         if len(nodes) == len(chain.tokens):
             del self._pending[seq]
             return
@@ -85,7 +98,7 @@ class StateChains(PendingBook[_Chain]):
 
     def prune(self, seq: int, keep: Sequence[int]) -> Int32:
         chain = self.decoded(seq)
-        stays, numbers = pruned(keep, np.arange(-1, len(chain.tokens) - 1, dtype=np.int32))
+        stays, numbers = pruned(keep, chain.parents)
         if stays.any() and not stays.all():
             raise TreeError(
                 f"invalid keep={shown(list(keep))}: this model keeps a recurrent state, so all of "
