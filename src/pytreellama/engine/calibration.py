@@ -106,7 +106,9 @@ class TimedPasses:
     def n_nodes_max(self) -> int:
         """Maximum number of nodes of a pass."""
         room = self._context.n_text_max - self.n_past
-        return min(room, self._context.n_nodes_max, 1 + self._context.sequences.n_spare_leaves)
+        if self._context.can_branch:
+            room = min(room, 1 + self._context.sequences.n_spare_leaves)
+        return min(room, self._context.n_nodes_max, self._context.n_tree_max)
 
     def read(self, n_tokens: int) -> None:
         """Prefill more random tokens."""
