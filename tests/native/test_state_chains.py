@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from exactness import logits_of_plain_steps, needs_exact
 from pytreellama import Batch, Completion, Context, Engine, Model, TokenTree
+from pytreellama.engine.calibration import TimedPasses
 from pytreellama.errors import (
     BatchError,
     CacheFullError,
@@ -250,7 +253,67 @@ def test_other_models_have_no_states_to_keep(tiny_model: TinyModel, kind: str) -
         Context(tiny_model(kind), n_ctx=N_CTX, n_rs_seq=8)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "why_not"),
+    [
+        ("qwen35", {"n_rs_seq": 8, "n_ubatch": 8}, "n_rs_seq = 8 was asked for with"),
+        ("qwen35", {"n_rs_seq": 65}, "invalid n_rs_seq=65"),
+        ("qwen35", {"n_rs_seq": 2.0}, "invalid n_rs_seq"),
+        ("lfm2-swa", {"n_rs_seq": 8, "swa_full": False}, "without swa_full"),
+    ],
+)
+def test_room_that_cannot_be_is_refused(
+    tiny_model: TinyModel, kind: str, options: dict[str, Any], why_not: str
+) -> None:
+    with pytest.raises(ContextError, match=why_not):
+        Context(tiny_model(kind), n_ctx=N_CTX, **options)
+
+
+def test_states_that_do_not_fit_into_memory_are_not_kept(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("mamba2")  # whose cache needs no memory otherwise
+
+    class Little:
+        available = 1
+
+    monkeypatch.setattr(psutil, "virtual_memory", Little)
+    with Context(model, n_ctx=N_CTX, kv_unified=False) as context:
+        assert context.n_tree_max == context.n_batch
+    with pytest.raises(ContextError, match="GiB are available"):
+        Context(model, n_ctx=N_CTX, n_rs_seq=8)
+
+
+def test_a_node_holds_a_state_in_a_chain_and_less_in_a_tree(context_of: ContextOf) -> None:
+    chains, trees = context_of("qwen35"), context_of("qwen35", n_rs_seq=0)
+    seq = trees.prefill(text_of(20))
+    assert trees.node_bytes == 0
+    trees.decode(TokenTree.chain(TOKENS), seq=seq)
+    assert 0 < trees.node_bytes < chains.node_bytes
+    assert chains.node_bytes < len(chains.memory.save(chains.prefill(text_of(20))))
+
+
 # -- engines
+
+
+@pytest.mark.parametrize("n_rs_seq", [N_CHAIN, 0], ids=["chains", "trees"])
+def test_the_cost_of_a_tree_has_its_commit_in_it(
+    context_of: ContextOf, n_rs_seq: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = context_of("qwen35", n_rs_seq=n_rs_seq)
+    commit, slow_s = context.commit, 0.5
+
+    def slow(seq: int, path: Sequence[int]) -> None:
+        time.sleep(slow_s)
+        commit(seq, path)
+
+    monkeypatch.setattr(context, "commit", slow)
+    passes = TimedPasses(context, 16)
+    assert passes.n_nodes_max >= N_CHAIN
+    assert passes.time(1) < slow_s / 8
+    assert passes.time(N_CHAIN) > slow_s
+    assert slow_s / 4 < passes.time(2) < slow_s
+    passes.close()
 
 
 class Oracle:

@@ -54,6 +54,11 @@ bool treellama_tree_supported(const llama_context * ctx) {
     return find_trees(ctx) != nullptr;
 }
 
+size_t treellama_tree_node_size(const llama_context * ctx) {
+    const auto * recr = llama_find_recurrent(ctx->get_memory());
+    return recr ? recr->state_trees.n_bytes_of_node() : 0;
+}
+
 bool treellama_is_text(const llama_context * ctx, const llama_batch & batch) {
     const auto * trees = find_trees(ctx);
 

@@ -491,6 +491,16 @@ void llama_state_trees::clear() {
     trees->clear();
 }
 
+size_t llama_state_trees::n_bytes_of_node() const {
+    size_t res = 0;
+    for (const auto & op : ops) {
+        for (const auto & value : op.kept) {
+            res += value.rows->nb[1];
+        }
+    }
+    return res;
+}
+
 std::vector<std::pair<llama_seq_id, int32_t>> llama_state_trees::old_nodes() const {
     std::vector<std::pair<llama_seq_id, int32_t>> res;
 

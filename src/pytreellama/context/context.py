@@ -161,6 +161,11 @@ class Context(DeprecatedNames, Closing):
         return "trees" if self.can_branch else "chains"
 
     @property
+    def node_bytes(self) -> int:
+        """Bytes of recurrent state that a pending node holds; of a tree, once one was decoded."""
+        return self._cache.state_bytes if self.native.n_chain_max else self.native.node_bytes
+
+    @property
     def n_text_max(self) -> int:
         """Tokens of the longest text: what the cache holds, and the model has positions for."""
         return min(self.n_ctx, self.model.n_positions or self.n_ctx)

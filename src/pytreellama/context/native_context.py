@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import AbstractContextManager
 
+from pytreellama.context.kept_states import n_kept_states
 from pytreellama.context.params import ContextParams, default_n_threads, is_integer
 from pytreellama.errors import ContextError, MemoryStateError, shown
 from pytreellama.model.model import Model
@@ -23,7 +24,6 @@ from pytreellama.tree import TokenTree
 
 _EXIT_S = 30.0  # a pass that no abort ends (a backend that does not ask) may take so long at exit
 _AGAIN_S = 0.01
-_N_CHAIN = 8  # tokens of a chain where trees do not reach: longer ones are seldom accepted
 
 
 class NativeContext:
@@ -59,31 +59,32 @@ class NativeContext:
         self.has_invariant_graph = native_context.is_batch_invariant(self.handle)
 
     def _made(self, model: Model, params: ContextParams) -> Handle:
-        """The native object, with room for the states of chains where it is asked for or helps."""
-        if params.n_rs_seq and not native_chain.is_supported(self._model):
-            raise ContextError(
-                f"invalid n_rs_seq={params.n_rs_seq}: expected None or 0 for {model.architecture}, "
-                "which has no recurrent state that can be rolled back"
-            )
+        """The native object; made again where it is to keep states behind the tokens of chains."""
 
         def make(n_rs_seq: int) -> Handle:
             fields = _fields(params, n_rs_seq)
             return native_context.make_context(self._model, fields, self._abort, str(params))
 
-        handle = make(params.n_rs_seq or 0)
-        n_default = min(_N_CHAIN, min(params.n_ubatch, params.n_batch) - 1)
-        is_window = model.n_swa > 0 and not params.swa_full  # drops cells that a rollback needs
-        if params.n_rs_seq is not None or n_default < 2 or is_window:
-            return handle
-        if native_tree.has_trees(handle) or not native_chain.is_supported(self._model):
+        handle = make(0)
+        try:
+            n_states = n_kept_states(model, params, handle)
+        except BaseException:
+            handle.close()
+            raise
+        if n_states == 0:
             return handle
         handle.close()
-        return make(n_default)
+        return make(n_states)
 
     @property
     def has_trees(self) -> bool:
         """True if the cells of this memory can know their nodes."""
         return native_tree.has_trees(self.handle)
+
+    @property
+    def node_bytes(self) -> int:
+        """Bytes that trees on recurrent states keep of a node; 0 before the first."""
+        return native_tree.node_bytes(self.handle)
 
     @property
     def n_seq_ids(self) -> int:

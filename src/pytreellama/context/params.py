@@ -83,6 +83,11 @@ class ContextParams:
             )
         n = self.n_rs_seq
         _require(n is None or 0 <= n <= N_RS_SEQ_MAX, "n_rs_seq", n, f"None or 0 to {N_RS_SEQ_MAX}")
+        if n is not None and n >= min(self.n_ubatch, self.n_batch):
+            raise ContextError(
+                f"n_rs_seq = {n} was asked for with n_batch = {self.n_batch} and n_ubatch = "
+                f"{self.n_ubatch}; a pass must take more tokens than the longest chain has"
+            )
         for name in ("n_threads", "n_threads_batch"):
             value = getattr(self, name)
             allowed = f"None or 1 to {N_THREADS_MAX}"
