@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
 
+from chain_kinds import FEW, KINDS, N_CHAIN, N_CTX, text_of
 from exactness import logits_of_plain_steps, needs_exact
-from pytreellama import Batch, Completion, Context, Engine, Model, TokenTree
+from pytreellama import Batch, Context, Model, TokenTree
 from pytreellama.engine.calibration import TimedPasses
 from pytreellama.errors import (
     BatchError,
@@ -25,30 +26,6 @@ from pytreellama.native.context import AbortFlag
 
 pytestmark = needs_exact
 
-KINDS = (
-    "mamba2",
-    "falcon-h1",
-    "granitehybrid",
-    "nemotron_h",
-    "nemotron_h_moe",
-    "qwen35",
-    "qwen35moe",
-    "qwen3next",
-    "qwen4exp",
-    "qwen4exp-ple",
-    "kimi-k3",
-    "bailingmoe3",
-    "glm5-next",
-    "lfm2",
-    "lfm2-swa",
-    "lfm2moe",
-)
-"""Kinds whose passes can keep the state behind each of their last tokens."""
-ALONE = ("qwen4exp", "qwen4exp-ple", "glm5-next")
-"""Kinds whose attention depends on the other texts of a pass."""
-FEW = ("mamba2", "qwen35", "kimi-k3", "lfm2", "qwen4exp")
-N_CHAIN = 8
-N_CTX = 512
 TOKENS = [40, 41, 42, 41, 43, 44, 45, 46]
 
 ContextOf = Callable[..., Context]
@@ -72,10 +49,6 @@ def context_of(tiny_model: TinyModel) -> Iterator[ContextOf]:
         context.close()
 
 
-def text_of(n_tokens: int, seed: int = 7) -> list[int]:
-    return np.random.default_rng(seed).integers(3, 250, n_tokens).tolist()
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_part_of_a_chain_becomes_text(context_of: ContextOf, kind: str) -> None:
     context, alone = context_of(kind), context_of(kind, n_rs_seq=0)
@@ -92,11 +65,12 @@ def test_any_part_of_a_chain_becomes_text(context_of: ContextOf, kind: str) -> N
     assert (rows == logits_of_plain_steps(alone, other, [60, 61])).all()
 
 
+@pytest.mark.parametrize("kv_unified", [True, False])
 @pytest.mark.parametrize("kind", FEW)
 def test_chains_of_several_sequences_share_a_pass_with_text(
-    context_of: ContextOf, kind: str
+    context_of: ContextOf, kind: str, kv_unified: bool
 ) -> None:
-    context, alone = context_of(kind), context_of(kind, n_rs_seq=0)
+    context, alone = context_of(kind, kv_unified=kv_unified), context_of(kind, n_rs_seq=0)
     texts = [text_of(20 + seed, seed) for seed in range(3)]
     seqs = [context.prefill(text) for text in texts]
     others = [alone.prefill(text) for text in texts]
@@ -119,6 +93,48 @@ def test_chains_of_several_sequences_share_a_pass_with_text(
     for seq, other in zip(seqs, others, strict=True):
         rows = logits_of_plain_steps(context, seq, [5, 6])
         assert (rows == logits_of_plain_steps(alone, other, [5, 6])).all()
+
+
+@pytest.mark.parametrize("kind", ["mamba2", "qwen35", "lfm2"])
+def test_chains_of_all_lengths_share_a_pass(context_of: ContextOf, kind: str) -> None:
+    context, alone = context_of(kind), context_of(kind, n_rs_seq=0)
+    texts = [text_of(10 + seed, seed) for seed in range(3)]
+    seqs = [context.prefill(text) for text in texts]
+    others = [alone.prefill(text) for text in texts]
+    batch = Batch(64)
+    everything = itertools.product(
+        itertools.product((2, 4), repeat=3), itertools.permutations(range(3))
+    )
+    for round_, (sizes, order) in enumerate(everything):
+        batch.clear()
+        places = {
+            i: context.place(batch, seqs[i], TokenTree.chain(TOKENS[: sizes[i]])) for i in order
+        }
+        rows = context.decode(batch).logits
+        for i in range(3):
+            n_kept = (sizes[i] + round_ % 2) // 2
+            context.commit(seqs[i], range(n_kept))
+            for row, token in zip(rows[places[i]], TOKENS[:n_kept], strict=False):
+                assert (row == alone.decode(token, seq=others[i]).logits[0]).all(), sizes
+
+
+@pytest.mark.parametrize("n_kept", [0, 1, 3, 4])
+@pytest.mark.parametrize("kind", FEW)
+def test_a_chain_stays_pending_over_passes_that_move_its_state(
+    context_of: ContextOf, kind: str, n_kept: int
+) -> None:
+    context, alone = context_of(kind), context_of(kind, n_rs_seq=0)
+    seqs = [context.prefill(text_of(20 + seed, seed)) for seed in range(3)]
+    other = alone.prefill(text_of(21, 1))
+    context.decode(TokenTree.chain(TOKENS[:4]), seq=seqs[1])
+    batch = Batch(64)
+    for seq in (seqs[0], seqs[2]):  # the state between theirs makes place
+        context.place(batch, seq, TokenTree.chain(TOKENS))
+    context.decode(batch)
+    context.commit(seqs[1], range(n_kept))
+    logits_of_plain_steps(alone, other, TOKENS[:n_kept])
+    rows = logits_of_plain_steps(context, seqs[1], [5, 6])
+    assert (rows == logits_of_plain_steps(alone, other, [5, 6])).all()
 
 
 @pytest.mark.parametrize("kind", FEW)
@@ -160,6 +176,8 @@ def test_a_rolled_back_text_is_copied_saved_and_loaded(context_of: ContextOf, ki
     copy, loaded = context.sequences.new(), context.sequences.new()
     context.memory.cp(seq, copy)
     context.memory.load(context.memory.save(seq), loaded)
+    alone.memory.load(context.memory.save(seq), 2)  # the bytes of a context without room for chains
+    assert (logits_of_plain_steps(alone, 2, [90, 91]) == expected).all()
     context.decode(TokenTree.chain(TOKENS), seq=copy)  # leaves the original alone
     context.discard(copy)
     for one in (seq, copy, loaded):
@@ -293,9 +311,6 @@ def test_a_node_holds_a_state_in_a_chain_and_less_in_a_tree(context_of: ContextO
     assert chains.node_bytes < len(chains.memory.save(chains.prefill(text_of(20))))
 
 
-# -- engines
-
-
 @pytest.mark.parametrize("n_rs_seq", [N_CHAIN, 0], ids=["chains", "trees"])
 def test_the_cost_of_a_tree_has_its_commit_in_it(
     context_of: ContextOf, n_rs_seq: int, monkeypatch: pytest.MonkeyPatch
@@ -314,76 +329,3 @@ def test_the_cost_of_a_tree_has_its_commit_in_it(
     assert passes.time(N_CHAIN) > slow_s
     assert slow_s / 4 < passes.time(2) < slow_s
     passes.close()
-
-
-class Oracle:
-    """Proposes what the model will write, with a wrong token beside each."""
-
-    name = "oracle"
-
-    def __init__(self, texts: Sequence[Sequence[int]]) -> None:
-        self._texts = [list(text) for text in texts]  # prompts included
-        self._seen: list[int] = []
-
-    def observe(self, tokens: Sequence[int]) -> None:
-        self._seen.extend(map(int, tokens))
-
-    def propose(self, n_nodes: int) -> TokenTree:
-        n = len(self._seen)
-        text = next(text for text in self._texts if text[:n] == self._seen)
-        true = text[n : n + 5]
-        paths = [[*true[:i], token] for i in range(len(true)) for token in (true[i] ^ 1, true[i])]
-        tree = TokenTree.from_paths(paths).truncate(n_nodes) if paths else TokenTree.empty()
-        return tree.with_p([0.8 ** (d + 1) * (0.9 if t % 2 else 1) for t, d in _nodes(tree)])
-
-    def reset(self) -> None:
-        self._seen = []
-
-
-def _nodes(tree: TokenTree) -> list[tuple[int, int]]:
-    return list(zip(tree.tokens.tolist(), tree.depths.tolist(), strict=True))
-
-
-def answers_of(
-    model: Model, drafter: Any, prompts: list[list[int]], **options: Any
-) -> list[Completion]:
-    sizes = {"n_ctx": N_CTX, "n_seq_max": 2, "n_rs_seq": N_CHAIN}
-    with Engine(model, drafter, **(sizes | options)) as engine:
-        return engine.generate(prompts, max_tokens=48, ignore_eos=True)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_drafted_text_is_plain_text(tiny_model: TinyModel, kind: str) -> None:
-    model = tiny_model(kind)
-    prompts = [text_of(40, seed) * 2 for seed in (4, 5)]
-    expected = [one.tokens for one in answers_of(model, "none", prompts, n_rs_seq=0, n_seq_max=1)]
-    n_seq_max = 1 if kind in ALONE else 2
-    for drafter in ("suffix", "recycling", "auto"):
-        found = answers_of(model, drafter, prompts, n_seq_max=n_seq_max)
-        assert [one.tokens for one in found] == expected, drafter
-        if drafter == "suffix":
-            assert sum(one.stats.n_drafted for one in found) > 0
-            assert max(n for one in found for n in one.stats.tree_sizes) <= N_CHAIN
-
-
-@pytest.mark.parametrize("kind", FEW)
-def test_a_drafter_that_knows_the_text_gains_tokens_a_pass(
-    tiny_model: TinyModel, kind: str
-) -> None:
-    model = tiny_model(kind)
-    prompts = [text_of(40, seed) for seed in (4, 5)]
-    expected = [one.tokens for one in answers_of(model, "none", prompts, n_rs_seq=0, n_seq_max=1)]
-    texts = [[*prompt, *text] for prompt, text in zip(prompts, expected, strict=True)]
-    n_seq_max = 1 if kind in ALONE else 2
-    found = answers_of(model, lambda: Oracle(texts), prompts, n_seq_max=n_seq_max)
-    assert [one.tokens for one in found] == expected
-    assert all(one.stats.tokens_per_step > 1.5 for one in found)
-
-
-@pytest.mark.parametrize("kind", ["qwen35", "mamba2"])
-def test_requests_are_preempted_and_go_on(tiny_model: TinyModel, kind: str) -> None:
-    model = tiny_model(kind)
-    prompts = [text_of(n_tokens, n_tokens) * 2 for n_tokens in (5, 9, 30, 14, 3, 50, 20, 11)]
-    expected = [one.tokens for one in answers_of(model, "none", prompts, n_seq_max=1)]
-    found = answers_of(model, "suffix", prompts, n_ctx=256, n_seq_max=4)
-    assert [one.tokens for one in found] == expected

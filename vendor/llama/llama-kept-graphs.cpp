@@ -1,6 +1,7 @@
 #include "llama-kept-graphs.h"
 
 #include "llama-context.h"
+#include "llama-state-chains.h"
 
 #include <algorithm>
 
@@ -14,6 +15,9 @@ void llama_kept_graphs::use(llama_context & ctx, uint32_t n_tokens) {
 
     const uint32_t key = is_kept ? std::min(n_tokens, N_TOKENS_OWN + 1) : 0;
 
+    if (ctx.cparams.n_rs_seq > 0) {
+        llama_state_chains::follow(ctx);
+    }
     use_entry(ctx, ctx.cparams.n_rs_seq > 0 ? N_TOKENS_OWN + 2 + key : key);
 }
 

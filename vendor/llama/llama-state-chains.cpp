@@ -132,6 +132,23 @@ void llama_state_chains::roll_back(
     all->seq_rm(seq_id, n_past + n_keep, -1);
 }
 
+void llama_state_chains::follow(llama_context & lctx) {
+    const auto & mem = *states_of(lctx.get_memory());
+
+    // those of the batch stand first, and have been where the others go
+    row_moves moves;
+    for (int64_t i = (int64_t) mem.head + mem.n - 1; i >= mem.head; --i) {
+        const int64_t from = mem.cells[i].src0;
+        for (uint32_t s = 1; from != i && s < n_max(lctx.get_memory()); ++s) {
+            moves.push_back({ from + s*mem.size, i + s*mem.size });
+        }
+    }
+
+    if (!moves.empty()) {
+        move_rows(lctx, mem, moves);
+    }
+}
+
 void llama_state_chains::pass::begin(llama_context & lctx, const llama_batch & batch) {
     auto & mem = *states_of(lctx.get_memory());
 
@@ -147,7 +164,7 @@ void llama_state_chains::pass::begin(llama_context & lctx, const llama_batch & b
         n_past.push_back({ seq_id, llama_memory_seq_pos_max(lctx.get_memory(), seq_id) + 1 });
 
         const int32_t tail = mem.cells[seq_id].tail;
-        if (tail >= 0) {
+        if (tail >= 0 && mem.cells[tail].src >= 0) {
             moves.push_back({ mem.cells[tail].src, (int64_t) plane*mem.size + seq_id });
         }
     }

@@ -30,6 +30,9 @@ public:
     // let a sequence be what it was when it had n_past tokens, and n_keep of the n_tokens that the pass after that added
     static void roll_back(llama_context & lctx, llama_seq_id seq_id, llama_pos n_past, uint32_t n_tokens, uint32_t n_keep);
 
+    // once the cells of a part of such a pass are found: states that made place for others take those of earlier parts along
+    static void follow(llama_context & lctx);
+
     // a pass over a batch with chains: from begin() to end(), passes write planes. Unless it succeeds, all sequences of the
     //   batch are in the end what they were before it
     class pass {

@@ -19,10 +19,11 @@ Int32 = NDArray[np.int32]
 class NativeChains(StateChains):
     """The ``TreeEncoder`` of models whose passes keep the state behind each of their last tokens.
 
-    Chains of up to ``n_chain_max`` tokens. A longer one falls back to a copy of the state.
+    Chains of up to ``n_chain_max`` tokens. A longer one falls back to a copy of the state, and one
+    that stays pending over other passes is decoded again as far as it is accepted.
 
     Args:
-        decode: runs a batch of committed tokens, which longer chains need.
+        decode: runs a batch of committed tokens.
     """
 
     def __init__(
@@ -64,7 +65,13 @@ class NativeChains(StateChains):
             self._keep(seq, 0)
 
     def _keep(self, seq: int, n_keep: int) -> None:
-        chain, n_tokens = self._pending[seq], len(self._pending[seq].tokens)
-        if n_keep < n_tokens:
-            self._cache.roll_back(seq, n_past=chain.n_past, n_tokens=n_tokens, n_keep=n_keep)
+        chain = self._pending[seq]
+        n_tokens = len(chain.tokens)
+        # a pass over other sequences may move a state, and leaves those behind earlier tokens
+        is_whole = chain.pass_number == self._native.n_passes
+        n_there = n_keep if is_whole or n_keep == n_tokens else 0
+        if n_there < n_tokens:
+            self._cache.roll_back(seq, n_past=chain.n_past, n_tokens=n_tokens, n_keep=n_there)
         del self._pending[seq]
+        if n_there < n_keep:
+            self._decode_again(chain, seq, n_keep)

@@ -32,6 +32,7 @@ class NativeContext:
     Attributes:
         handle: the native object; its use raises after ``close``.
         n_ctx, n_batch, n_ubatch, n_seq_max, n_threads: the sizes that hold; llama.cpp rounds some.
+        n_passes: passes that were begun.
         n_chain_max: most tokens of a chain that a recurrent state can be rolled back over.
 
     Args:
@@ -48,6 +49,7 @@ class NativeContext:
         self._model = model.handle.share()
         self._abort = AbortFlag()
         self.handle = self._made(model, params)
+        self.n_passes = 0
         self.n_chain_max = native_chain.n_max(self.handle)
         self._threads = native_context.attach_threads(self.handle)
         _contexts.add(self)
@@ -145,35 +147,39 @@ class NativeContext:
         """Let the pass that is running end, where the backend asks."""
         self._abort.set()
 
+    def _begin_pass(self) -> None:
+        self._abort.clear()
+        self.n_passes += 1
+
     def decode(self, batch: BatchStruct) -> None:
         """One ``llama_decode``; an abort that was asked for earlier does not count.
 
         Raises:
             BatchError, CacheFullError, DecodeError: see ``native.decode``.
         """
-        self._abort.clear()
+        self._begin_pass()
         native_decode.decode(self.handle, batch)
 
     def decode_tree(self, batch: BatchStruct, parents: Int32) -> None:
         """As ``decode``; parents: one a token, or ``TEXT``."""
-        self._abort.clear()
+        self._begin_pass()
         native_decode.decode_tree(self.handle, batch, parents)
 
     def decode_chains(self, batch: BatchStruct) -> None:
         """As ``decode``, of a batch with chains: after an error, sequences are what they were."""
-        self._abort.clear()
+        self._begin_pass()
         native_chain.decode(self.handle, batch)
 
     def decode_one_tree(self, *, seq: int, tree: TokenTree) -> None:
         """A pass over one tree, with logits at all nodes; otherwise as ``decode``."""
-        self._abort.clear()
+        self._begin_pass()
         native_decode.decode_one_tree(
             self.handle, seq=seq, tokens=tree.tokens, parents=tree.parents, depths=tree.depths
         )
 
     def decode_one(self, *, seq: int, token: int) -> None:
         """A pass over the next token of a sequence, with logits; otherwise as ``decode``."""
-        self._abort.clear()
+        self._begin_pass()
         native_decode.decode_one(self.handle, seq=seq, token=token)
 
 

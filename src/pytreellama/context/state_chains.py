@@ -28,6 +28,7 @@ class Chain:
     Attributes:
         is_native: it is rolled back by llama.cpp's planes of states, not by a copy.
         before: the copy; None if there was no text, or no copy.
+        pass_number: that of the pass that decoded it.
     """
 
     n_past: int
@@ -35,6 +36,7 @@ class Chain:
     is_native: bool = False
     before: bytes | None = None
     is_placed: bool = True
+    pass_number: int = 0
 
     @property
     def parents(self) -> Int32:
@@ -77,6 +79,7 @@ class StateChains(PendingBook[Chain]):
 
     def confirm(self, seq: int) -> None:
         self._pending[seq].is_placed = False
+        self._pending[seq].pass_number = self._native.n_passes
 
     def undo(self, seq: int) -> None:
         chain = self._pending.get(seq)
@@ -90,11 +93,7 @@ class StateChains(PendingBook[Chain]):
             del self._pending[seq]
             return
         self._restore(seq)
-        if nodes:
-            batch = Batch(len(nodes))
-            positions = np.arange(chain.n_past, chain.n_past + len(nodes))
-            batch.add(chain.tokens[: len(nodes)], positions, seq)
-            self._decode(batch)
+        self._decode_again(chain, seq, len(nodes))
 
     def prune(self, seq: int, keep: Sequence[int]) -> Int32:
         chain = self.decoded(seq)
@@ -111,6 +110,14 @@ class StateChains(PendingBook[Chain]):
     def discard(self, seq: int) -> None:
         if seq in self._pending:
             self._restore(seq)
+
+    def _decode_again(self, chain: Chain, seq: int, n_keep: int) -> None:
+        """The first tokens of a chain that is no longer pending, as text."""
+        if n_keep:
+            batch = Batch(n_keep)
+            positions = np.arange(chain.n_past, chain.n_past + n_keep)
+            batch.add(chain.tokens[:n_keep], positions, seq)
+            self._decode(batch)
 
     def _restore(self, seq: int) -> None:
         chain = self._pending.pop(seq)
