@@ -21,6 +21,7 @@
 #include "treellama-chain.h"
 #include "treellama-memory.h"
 #include "treellama-state.h"
+#include "treellama-prefix.h"
 #include "treellama-logits.h"
 #include "treellama-sampling.h"
 #include "treellama-draw.h"
