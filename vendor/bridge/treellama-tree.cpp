@@ -73,6 +73,11 @@ const char * treellama_tree_refusal(const llama_context * ctx) {
     return "its cells cannot know their nodes";
 }
 
+size_t treellama_tree_node_size(const llama_context * ctx) {
+    const auto * recr = llama_find_recurrent(ctx->get_memory());
+    return recr ? recr->state_trees.n_bytes_of_node() : 0;
+}
+
 bool treellama_is_text(const llama_context * ctx, const llama_batch & batch) {
     const auto * trees = find_trees(ctx);
 

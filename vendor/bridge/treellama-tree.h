@@ -23,6 +23,9 @@ extern "C" {
 // why the memory of this model cannot hold trees; NULL if it can
 LLAMA_API const char * treellama_tree_refusal(const struct llama_context * ctx);
 
+// what is kept of a node beside its cells, for a recurrent state; 0 before the first node, and without such a state
+LLAMA_API size_t treellama_tree_node_size(const struct llama_context * ctx);
+
 // as treellama_decode; the tokens with a parent other than TREELLAMA_TEXT become nodes
 //   parents: -1 for the end of the text, or a node of the same sequence, old or earlier in this batch
 // unless 0 is returned, none of them does, and what was pending before stays so

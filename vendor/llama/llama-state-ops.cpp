@@ -229,6 +229,14 @@ bool llama_state_op::is_window() const {
     return op == GGML_OP_SSM_CONV || op == GGML_OP_CONCAT;
 }
 
+size_t llama_state_op::n_bytes_of_token() const {
+    size_t res = 0;
+    for (const auto & value : kept) {
+        res += value.rows->nb[1];
+    }
+    return res;
+}
+
 ggml_tensor * llama_state_op::view_states(ggml_context * ctx, int64_t row, int64_t n_rows) const {
     return ggml_view_4d(ctx, cache, ne[0], ne[1], ne[2], n_rows,
             ne[0]*sizeof(float), ne[0]*ne[1]*sizeof(float), cache->nb[1], row*cache->nb[1] + offset);

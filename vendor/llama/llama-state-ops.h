@@ -31,6 +31,9 @@ public:
     // a state that is the last columns of what is read
     bool is_window() const;
 
+    // what is kept of a token
+    size_t n_bytes_of_token() const;
+
     //
     // a pass over nodes
     //

@@ -184,6 +184,14 @@ void llama_state_trees::clear() {
     trees->clear();
 }
 
+size_t llama_state_trees::n_bytes_of_node() const {
+    size_t res = 0;
+    for (const auto & op : ops) {
+        res += op.n_bytes_of_token();
+    }
+    return res;
+}
+
 std::vector<std::pair<llama_seq_id, int32_t>> llama_state_trees::old_nodes() const {
     std::vector<std::pair<llama_seq_id, int32_t>> res;
 

@@ -50,6 +50,9 @@ public:
         return n_slots > 0;
     }
 
+    // what is kept of a node, once there was one
+    size_t n_bytes_of_node() const;
+
     // nodes that may be added
     uint32_t n_free() const {
         return free_slots.size();

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pytreellama.context.ancestor_trees import AncestorTrees
 from pytreellama.context.batch import Batch
 from pytreellama.context.cache import Cache
+from pytreellama.context.native_chains import NativeChains
 from pytreellama.context.native_context import NativeContext
 from pytreellama.context.sequence_trees import SequenceTrees
 from pytreellama.context.state_chains import StateChains
@@ -51,5 +52,6 @@ def make_encoder(
     if encoding is TreeEncoding.ANCESTORS:
         return AncestorTrees(native, cache, None if model.can_branch else native.n_ubatch)
     if not model.can_branch:
-        return StateChains(native, cache, decode)
+        chains = NativeChains if native.n_chain_max > 0 else StateChains
+        return chains(native, cache, decode)
     return SequenceTrees(native, cache, window_drops_cells)

@@ -171,7 +171,9 @@ class Passes:
         """A pass over a batch that was checked."""
         self._outputs._n_rows = 0
         struct = batch.as_struct()
-        if (batch.parents == TEXT).all():
+        if batch.tree_sequences and self._native.n_chain_max > 0:
+            self._native.decode_chains(struct)
+        elif (batch.parents == TEXT).all():
             self._native.decode(struct)
         else:
             self._native.decode_tree(struct, batch.parents)

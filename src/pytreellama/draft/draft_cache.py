@@ -43,7 +43,8 @@ class DraftCache(Closing):
         self.model = source if isinstance(source, Model) else Model(source)
         self._owns_model = self.model is not source
         try:
-            self._context = Context(self.model, **options)
+            # drafts are evaluated as trees or token by token: chains would take memory for nothing
+            self._context = Context(self.model, **({"n_rs_seq": 0} | options))
         except BaseException:
             self._close_own_model()
             raise
@@ -74,7 +75,7 @@ class DraftCache(Closing):
     @property
     def can_branch(self) -> bool:
         """True if texts can be read with trees below them, not chains alone."""
-        return self._context.can_roll_back
+        return self._context.can_roll_back and self._context.can_branch
 
     @property
     def n_cells_left(self) -> int:

@@ -17,6 +17,7 @@ from pytreellama.tree.candidates import grown
 from pytreellama.tree.grown import Grown
 
 if TYPE_CHECKING:
+    from pytreellama.context.context import Context
     from pytreellama.draft.draft_cache import DraftCache, DraftText
     from pytreellama.model.model import Model as GgufModel
 
@@ -77,7 +78,7 @@ class Model(Closing):
 
         sizes = {"n_ctx": _N_CTX if n_ctx is None else n_ctx, "n_seq_max": n_seq_max}
         self._cache = DraftCache(source, n_threads=n_threads, **sizes, **options)
-        self._growth = growth if self._cache.can_branch else growth.as_chain()
+        self._growth = self._tree_growth = growth if self._cache.can_branch else growth.as_chain()
         self._calibration = Calibration(growth.n_top) if calibrate else None
 
     def prepare(self, model: GgufModel) -> None:
@@ -89,6 +90,11 @@ class Model(Closing):
         self._cache.require_open()
         check_same_vocab(model.vocab, self._cache.model.vocab)
         self._cache.n_vocab_target = model.vocab.n_tokens
+
+    def attach(self, context: Context) -> None:
+        """Get to know the target's context: where it takes chains alone, draft chains."""
+        chains_only = not context.can_branch
+        self._growth = self._tree_growth.as_chain() if chains_only else self._tree_growth
 
     def __call__(self) -> ModelDrafter:
         """Return a fresh drafter; raises DraftError once the factory is closed."""

@@ -25,6 +25,7 @@ from pytreellama.plan import (
     Planner,
 )
 from pytreellama.tree import TokenTree
+from pytreellama.tree.chains import likeliest_chain
 
 _log = logging.getLogger(__name__)
 
@@ -62,10 +63,15 @@ class Drafting(Protocol):
 
 
 class FixedDrafting:
-    """Each drafter's tree as proposed, as large as there is room."""
+    """Each drafter's tree as proposed, as large as there is room.
 
-    def __init__(self, n_vocab: int) -> None:
+    Args:
+        chains_only: the target can verify chains alone: of each tree, its likeliest path.
+    """
+
+    def __init__(self, n_vocab: int, chains_only: bool = False) -> None:
         self._n_vocab = n_vocab
+        self._chains_only = chains_only
 
     def trees(self, ready: Sequence[GenerateJob], rooms: Sequence[int]) -> list[TokenTree]:
         """See Drafting."""
@@ -81,6 +87,8 @@ class FixedDrafting:
             return tree
 
         tree = _asked(job, propose) or EMPTY_TREE
+        if self._chains_only:
+            tree = _likeliest_chain(tree)
         return tree.with_root(job.state.last)
 
     def prepare(self) -> None:
@@ -125,7 +133,8 @@ class PlannedDrafting:
             return
         curve = load_curve(self._context) or _measured(self._context)
         self._is_measured = curve is not None
-        planner = Planner(curve or _hopeless_curve(), self._context.n_nodes_max)
+        chains_only = not self._context.can_branch
+        planner = Planner(curve or _hopeless_curve(), self._context.n_nodes_max, chains_only)
         self._policy = DraftPolicy(planner, self.budget)
 
     def trees(self, ready: Sequence[GenerateJob], rooms: Sequence[int]) -> list[TokenTree]:
@@ -188,6 +197,12 @@ def _measured(context: Context) -> CostCurve | None:
     except PyTreeLlamaError:
         _log.warning("the cost of passes cannot be measured; no drafting", exc_info=True)
         return None
+
+
+def _likeliest_chain(tree: TokenTree) -> TokenTree:
+    p = [1.0] * len(tree) if tree.p is None else tree.p.tolist()  # the longest path
+    chain = likeliest_chain(tree.parents.tolist(), p, len(tree))
+    return TokenTree.chain(tree.tokens[chain], None if tree.p is None else tree.p[chain])
 
 
 def _hopeless_curve() -> CostCurve:

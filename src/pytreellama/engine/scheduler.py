@@ -86,7 +86,9 @@ class Scheduler:
         self._prefill = ChunkedPrefill(context, self._kv, n_prefill)
         self._rule: Rule = rule
         self._pass = TreePass(context, rule)
-        self._drafting: Drafting = drafting or FixedDrafting(context.n_vocab)
+        self._drafting: Drafting = drafting or FixedDrafting(
+            context.n_vocab, chains_only=not context.can_branch
+        )
         self._limits = JobLimits(
             n_text_max=context.n_text_max,
             n_nodes_max=self._pass.capacity,
@@ -339,9 +341,11 @@ class Scheduler:
             n_cells - 1,
             self._limits.n_text_max - job.state.n_past - 1,
             self._pass.capacity // n_ready - 1,
-            # n nodes have n leaves at most, and the first needs no id of its own
-            1 + self._context.sequences.n_spare_leaves // n_ready,
+            self._context.n_tree_max - 1,
         )
+        if self._context.can_branch:
+            # n nodes have n leaves at most, and the first needs no id of its own
+            room = min(room, 1 + self._context.sequences.n_spare_leaves // n_ready)
         return max(room, 0)
 
 

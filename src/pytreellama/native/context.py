@@ -25,6 +25,7 @@ class ContextFields(TypedDict):
     n_batch: int
     n_ubatch: int
     n_seq_max: int
+    n_rs_seq: int
     n_threads: int
     n_threads_batch: int
     type_k: str

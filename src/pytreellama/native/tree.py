@@ -21,6 +21,11 @@ def tree_refusal(context: Handle) -> str | None:
     return None if reason == ffi.NULL else bytes(ffi.string(reason)).decode()
 
 
+def node_bytes(context: Handle) -> int:
+    """Bytes that trees on recurrent states keep of a node; 0 before the first, or without."""
+    return int(lib.treellama_tree_node_size(context.pointer))
+
+
 def commit(context: Handle, seq: int, path: Sequence[int]) -> None:
     """Make a path of pending nodes text, and free all others. Raises ``MemoryStateError``."""
     nodes = list(path)

@@ -244,7 +244,7 @@ class DraftPolicy:
 
     def _ask(self, drafters: RequestDrafters, i: int, room: int, min_p: float) -> Grown:
         started_s = self._clock()
-        tree = drafters.ask(i, room, min_p)
+        tree = drafters.ask(i, self.planner.n_asked(room), min_p)
         self.budget.learn_cost(i, self._clock() - started_s)
         return tree
 

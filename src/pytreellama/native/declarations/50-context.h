@@ -20,6 +20,7 @@ struct llama_context_params {
     uint32_t n_batch;
     uint32_t n_ubatch;
     uint32_t n_seq_max;
+    uint32_t n_rs_seq;
     int32_t  n_threads;
     int32_t  n_threads_batch;
     enum llama_pooling_type    pooling_type;
