@@ -15,6 +15,7 @@ from pytreellama.native import tree as native_tree
 from pytreellama.native.batch import BatchStruct
 from pytreellama.native.context import AbortFlag, ContextFields
 from pytreellama.native.decode import Int32
+from pytreellama.native.handle import Handle
 from pytreellama.native.limits import N_SEQ_MAX
 from pytreellama.process import ProcessWatch
 from pytreellama.tree import TokenTree
@@ -33,18 +34,32 @@ class NativeContext:
     Args:
         model: whose weights it runs; they stay in memory as long as it does.
         params: what was asked for.
+        target: the context that this one drafts for; it stays in memory as long as this one.
+        is_mtp: run the model's NextN layers instead of the others.
 
     Raises:
         ContextError: llama.cpp refuses.
     """
 
-    def __init__(self, model: Model, params: ContextParams) -> None:
+    def __init__(
+        self,
+        model: Model,
+        params: ContextParams,
+        *,
+        target: NativeContext | None = None,
+        is_mtp: bool = False,
+    ) -> None:
         self._lock = _Exclusive()
         self._is_inherited = False
         self._model = model.handle.share()
         self._abort = AbortFlag()
-        self.handle = native_context.make_context(
-            self._model, _fields(params), self._abort, str(params)
+        self.handle: Handle = native_context.make_context(
+            self._model,
+            _fields(params),
+            self._abort,
+            str(params),
+            target=None if target is None else target.handle,
+            is_mtp=is_mtp,
         )
         self._threads = native_context.attach_threads(self.handle)
         _contexts.add(self)

@@ -81,9 +81,9 @@ class Passes:
         if seq in self._pending:
             require_no_pending(self._trees, "decode more of", seq)
         outputs = self._outputs
-        outputs._n_rows = 0
+        outputs._n_rows = outputs._n_tokens = 0
         self._native.decode_one(seq=seq, token=token)
-        outputs._n_rows = 1
+        outputs._n_rows = outputs._n_tokens = 1
 
     # -- trees
 
@@ -104,9 +104,9 @@ class Passes:
             )
         if int(tree.tokens.max(initial=0)) >= self._n_vocab:
             check_tokens(tree.tokens, self._n_vocab, "tree")
-        self._outputs._n_rows = 0
+        self._outputs._n_rows = self._outputs._n_tokens = 0
         self._trees.decode_alone(seq, tree)
-        self._outputs._n_rows = len(tree)
+        self._outputs._n_rows = self._outputs._n_tokens = len(tree)
 
     def place(self, batch: Batch, seq: int, tree: TokenTree) -> slice:
         """Append a new tree to a batch; returns where its nodes stand."""
@@ -169,12 +169,13 @@ class Passes:
 
     def _run(self, batch: Batch) -> None:
         """A pass over a batch that was checked."""
-        self._outputs._n_rows = 0
+        self._outputs._n_rows = self._outputs._n_tokens = 0
         struct = batch.as_struct()
         if (batch.parents == TEXT).all():
             self._native.decode(struct)
         else:
             self._native.decode_tree(struct, batch.parents)
+        self._outputs._n_tokens = batch.n_tokens
         self._outputs._n_rows = batch.n_tokens if self._outputs.every_token else batch.n_outputs
 
 
