@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from gguf import GGUFReader
 from numpy.typing import NDArray
 
 from pytreellama import Context, Model
@@ -27,7 +29,8 @@ MTP_KINDS = (
     "qwen35moe-mtp",
     "qwen3next-mtp",
 )
-CARRIED_KINDS = (*MTP_KINDS, "eagle3")
+EAGLE3_KINDS = ("eagle3", "eagle3-d2t")
+CARRIED_KINDS = (*MTP_KINDS, *EAGLE3_KINDS)
 EAGLE3_TARGET = "rope"
 
 
@@ -65,7 +68,7 @@ class Carried:
 @contextmanager
 def carried(kind: str, path_of: Callable[..., Path]) -> Iterator[Carried]:
     """A target and its draft, closed at the end."""
-    is_eagle = kind == "eagle3"
+    is_eagle = kind in EAGLE3_KINDS
     with (
         Model(path_of(EAGLE3_TARGET if is_eagle else kind), load_mtp=True) as model,
         Model(path_of(kind), load_mtp=True) as draft_model,
@@ -76,3 +79,24 @@ def carried(kind: str, path_of: Callable[..., Path]) -> Iterator[Carried]:
         whose = draft_model if is_eagle else model
         with DraftContext(whose, target, n_seq_max=4, is_mtp=not is_eagle) as draft:
             yield Carried(target, draft, layers, is_eagle)
+
+
+def agreeing(path: Path, to: Path, *, gain: float = 0.0) -> Path:
+    """A copy of a model with NextN layers in which they predict what the model will say.
+
+    What follows hangs on the last token alone: the other parts of all blocks count ``gain`` times
+    as much, and the NextN layers pass the token's embedding through.
+    """
+    shutil.copy(path, to)
+    tensors = {tensor.name: tensor for tensor in GGUFReader(to, "r+").tensors}
+    norm = tensors["output_norm.weight"].data
+    for name, tensor in tensors.items():
+        if any(part in name for part in ("attn_output", "ffn_down", "ssm_out")):
+            tensor.data[:] *= np.float32(gain)
+        elif name.endswith("eh_proj.weight"):
+            tensor.data[:] = np.eye(*tensor.data.shape, dtype=np.float32)
+        elif name.endswith("enorm.weight"):
+            tensor.data[:] = 1.0
+        elif name.endswith("shared_head_norm.weight"):
+            tensor.data[:] = norm
+    return to

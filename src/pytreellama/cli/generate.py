@@ -47,7 +47,7 @@ def generate(
         )
     prompt, sampling = session.read_prompt(options), options.sampling()
     session.check_drafter(options.drafter)
-    with session.load_model(options.model, options.n_gpu_layers) as model:
+    with session.load_model(options.model, options.n_gpu_layers, options.drafter) as model:
         with session.open_engine(model, options) as engine:
             completion = session.run(
                 engine, prompt, options, sampling, on_text=None if as_json else write

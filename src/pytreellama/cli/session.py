@@ -61,14 +61,20 @@ def _read_stdin(is_asked_for: bool) -> str:
     return text
 
 
-def load_model(path: Path | None, n_gpu_layers: int = -1) -> Model:
-    """Load a model, by default the one that comes by itself; with a bar if it takes long."""
+def load_model(path: Path | None, n_gpu_layers: int = -1, drafter: str = "none") -> Model:
+    """Load a model, by default the one that comes by itself; with a bar if it takes long.
+
+    Args:
+        drafter: what it is loaded for: NextN layers are loaded where they are of use.
+    """
+    from pytreellama.draft import uses_mtp
     from pytreellama.model.model import Model
 
     with ProgressBar("loading the model") as bar:
         if path is None:
             return Model.default(n_gpu_layers=n_gpu_layers, progress=bar.report)
-        return Model(path, n_gpu_layers=n_gpu_layers, progress=bar.report)
+        load_mtp = uses_mtp(drafter)
+        return Model(path, n_gpu_layers=n_gpu_layers, load_mtp=load_mtp, progress=bar.report)
 
 
 def open_engine(

@@ -28,6 +28,9 @@ Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
 
 
+_N_UBATCH = 128  # buffers for logits grow with it; drafts of all requests have fewer nodes
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Tokens of one sequence for a pass, each with the state that it is conditioned on.
@@ -71,6 +74,7 @@ class DraftContext(Closing):
         params = replace(
             target.params,
             n_ctx=target.n_ctx,
+            n_ubatch=min(target.n_ubatch, _N_UBATCH),
             n_seq_max=min(n_seq_max, N_SEQ_MAX, target.n_batch),
             kv_unified=True,
             swa_full=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from pytreellama.draft.options import require_at_least_1, require_probability
 from pytreellama.draft.protocol import EMPTY_TREE
@@ -91,8 +91,16 @@ class Growth:
         return Growth(self.n_children[:n_levels], self.width, self.min_p)
 
 
-Level: TypeAlias = tuple[list[int], list[int]]
-"""Nodes of one level to be added: tokens, and the parent of each."""
+class Level(NamedTuple):
+    """Nodes of one level that are to be added.
+
+    tokens, parents: of each node.
+    n_expected: the sum of their path probabilities, which their children cannot exceed.
+    """
+
+    tokens: list[int]
+    parents: list[int]
+    n_expected: float
 
 
 def grow_tree(foresight: Foresight, growth: Growth, n_nodes: int, belief: Belief) -> TokenTree:
@@ -101,7 +109,7 @@ def grow_tree(foresight: Foresight, growth: Growth, n_nodes: int, belief: Belief
     try:
         level = next(steps)
         while True:
-            level = steps.send(foresight.add(*level))
+            level = steps.send(foresight.add(level.tokens, level.parents))
     except StopIteration as end:
         tree: TokenTree = end.value
         return tree
@@ -135,7 +143,8 @@ def growing(
         if not taken:
             break
         parents = [_node(candidate.parent) for candidate in taken if candidate.parent is not None]
-        nodes = yield [candidate.token for candidate in taken], parents
+        n_expected = sum(candidate.p for candidate in taken)
+        nodes = yield Level([candidate.token for candidate in taken], parents, n_expected)
         if not nodes:
             break
         for candidate, node in zip(taken, nodes, strict=True):

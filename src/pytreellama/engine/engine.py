@@ -19,11 +19,11 @@ from pytreellama.draft import (
     Auto,
     DrafterFactory,
     DrafterSpec,
-    NeedsContext,
     NeedsTarget,
     NoDrafter,
     drafter_factory,
 )
+from pytreellama.engine.attachment import attach, detach
 from pytreellama.engine.completion import Chunk, Completion
 from pytreellama.engine.config import EngineConfig, check_options, checked_flag, checked_model
 from pytreellama.engine.drafting import PlannedDrafting
@@ -127,8 +127,7 @@ class Engine(Closing):
         self.model = model = model.share()
         self._closing = threading.Lock()
         self.context = config.new_context(model, options)
-        if isinstance(self._new_drafter, NeedsContext):
-            self._new_drafter.attach(self.context)
+        attach(self._new_drafter, self.context)
         self._planned, self.n_draft = self._drafting(n_draft)
         self.vocab = model.vocab
         n_chunk = min(n_prefill, self.context.n_ubatch)
@@ -206,6 +205,7 @@ class Engine(Closing):
             except Exception:  # only the next engine would use it
                 _log.warning("what the engine has learned is not saved", exc_info=True)
             finally:
+                detach(self._new_drafter, self.context)
                 self.context.close()
                 self.model.close()
 
