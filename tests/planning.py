@@ -90,6 +90,7 @@ class Scripted:
         self._ask_s, self._resume_s = ask_s, resume_s
         self._acceptance = Acceptance(len(drafts))
         self.shares: set[int] = set()
+        self.announced: list[tuple[int, float]] = []
 
     def _called(self, *what: object) -> None:
         self.log.append(what)
@@ -104,6 +105,7 @@ class Scripted:
         self._called("resume")
 
     def announce_to(self, drafter: int, n_nodes: int, min_p: float, token_s: float) -> bool:
+        self.announced.append((drafter, token_s))
         return drafter in self.shares
 
     def ask(self, drafter: int, n_nodes: int, min_p: float) -> Grown:

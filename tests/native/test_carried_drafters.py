@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from gguf import GGUFReader
 
 import tiny_models
 from carried_drafts import CARRIED_KINDS, EAGLE3_KINDS, EAGLE3_TARGET, Float32, agreeing
 from pytreellama import Completion, Context, Engine, Model
 from pytreellama.context.draft_context import DraftContext, Piece
-from pytreellama.draft import MTP, Auto, Eagle3, Merge, Recycling, Suffix
+from pytreellama.context.native_context import NativeContext
+from pytreellama.draft import (
+    MTP,
+    Auto,
+    Eagle3,
+    Merge,
+    Recycling,
+    Suffix,
+    drafter_factory,
+    uses_mtp,
+)
 from pytreellama.draft.conditioned import ConditionedDrafter, ConditionedFactory
 from pytreellama.engine.generation import Generation
 from pytreellama.errors import DraftError, PyTreeLlamaError
@@ -409,3 +421,104 @@ def test_a_factory_serves_one_engine_at_a_time(target: tuple[Model, Drafted]) ->
     with Engine(model, factory, n_ctx=256, n_threads=1) as second:
         first.close()
         assert second.generate(PROMPTS[0], max_tokens=8, ignore_eos=True).tokens == plain
+
+
+def test_tables_of_tokens_that_the_target_lacks_are_refused(
+    tiny_model: Callable[..., Model], tiny_model_path: Paths, tmp_path: Path
+) -> None:
+    for token in (-1, 320, 2**40):
+        path = tmp_path / "head.gguf"
+        shutil.copy(tiny_model_path("eagle3-d2t"), path)
+        (d2t,) = (tensor for tensor in GGUFReader(path, "r+").tensors if tensor.name == "d2t")
+        d2t.data[7] = token
+        refused(tiny_model("rope"), Eagle3(path), f"names token {token} of a vocabulary of 320")
+
+
+def test_a_vocabulary_of_the_drafts_own_limits_what_is_drafted(
+    tiny_model: Callable[..., Model], tiny_model_path: Paths
+) -> None:
+    drafted: set[int] = set()
+    factory = Eagle3(tiny_model_path("eagle3-d2t"), min_p=0.0)
+    with Engine(tiny_model("rope"), factory, n_ctx=512, n_threads=1) as engine:
+        engine.submit(
+            PROMPTS[0],
+            max_tokens=N_TOKENS,
+            ignore_eos=True,
+            on_step=lambda step: drafted.update(step.tree.tokens[1:].tolist()),
+        ).result()
+    assert len(drafted) > 10
+    assert drafted <= set(range(5, 320, heads.DRAFT_TOKEN_STEP))
+
+
+# -- by itself
+
+
+def test_auto_drafts_with_nextn_layers_that_were_loaded(agreeing_path: Paths) -> None:
+    with (
+        Model(agreeing_path("deepseek2-mtp")) as without,
+        Model(agreeing_path("deepseek2-mtp"), load_mtp=True) as model,
+    ):
+        plain = texts(run(without, "none", max_tokens=60))
+        for loaded, names in ((without, 2), (model, 3)):
+            with Engine(loaded, "auto", n_ctx=2048, n_threads=1, n_seq_max=4) as engine:
+                completions = engine.generate(PROMPTS[:4], max_tokens=60, ignore_eos=True)
+                assert texts(completions) == plain
+                assert isinstance(engine.drafter, Auto)
+                assert engine.drafter.n_drafters == names
+                assert engine.drafter_budget is not None
+                n_asked = [int(known["n_asked"]) for known in engine.drafter_budget.to_dicts()]
+                assert len(n_asked) == names
+                assert n_asked[-1] > 0
+
+
+def test_auto_drafts_with_the_eagle3_file_next_to_the_model(
+    tiny_model_path: Paths, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(tiny_model_path("rope"), tmp_path / "model.gguf")
+    shutil.copy(tiny_model_path("eagle3"), tmp_path / "model.eagle3.gguf")
+    with Model(tmp_path / "model.gguf") as model:
+        with Engine(model, "auto", n_ctx=512, n_threads=1) as engine:
+            assert isinstance(engine.drafter, Auto)
+            assert engine.drafter().names == ("suffix", "recycling", "eagle3")
+        shutil.copy(tiny_model_path("swa"), tmp_path / "model.eagle3.gguf")
+        with Engine(model, "auto", n_ctx=512, n_threads=1) as engine:
+            assert isinstance(engine.drafter, Auto)
+            assert engine.drafter.n_drafters == 2
+    assert "are left out" in caplog.text
+
+
+def test_drafts_that_cannot_be_run_are_left_out_of_auto(
+    tiny_model: Callable[..., Model],
+    tiny_model_path: Paths,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(NativeContext, "has_trees", property(lambda self: self.n_seq_max == 1))
+    with Model(tiny_model_path("deepseek2-mtp"), load_mtp=True) as model:
+        refused(model, "mtp", "memory that cannot hold trees")
+        with Engine(model, "auto", n_ctx=512, n_threads=1, n_seq_max=1) as engine:
+            assert isinstance(engine.drafter, Auto)
+            assert engine.drafter.n_drafters == 2
+    assert "are left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("auto", True), ("mtp", True), ("suffix+mtp", True), ("suffix", False), ("none", False)],
+)
+def test_a_name_tells_whether_nextn_layers_are_of_use(name: str, expected: bool) -> None:
+    assert uses_mtp(name) is expected
+
+
+def test_the_command_line_loads_what_the_drafter_needs(
+    agreeing_path: Paths, tiny_model_path: Paths
+) -> None:
+    from pytreellama.cli import session
+
+    with session.load_model(agreeing_path("deepseek2-mtp"), 0, "mtp") as model:
+        assert model.mtp == "loaded"
+    with session.load_model(agreeing_path("deepseek2-mtp"), 0, "suffix") as model:
+        assert model.mtp == "not loaded"
+    factory = drafter_factory(f"suffix+eagle3={tiny_model_path('eagle3')}")
+    with session.load_model(tiny_model_path("rope"), 0) as model:
+        assert texts(run(model, factory)) == texts(run(model, "none"))

@@ -48,17 +48,18 @@ class ConditionedDrafter:
         self._target, self._layers = target, list(layers)
         self._cache, self._growth = cache, growth
         self._let_go: weakref.finalize[..., ConditionedDrafter] | None = None
+        self._ask: Ask | None = None
         self.reset()
 
     def reset(self) -> None:
         """Forget the text; its cells stay for texts that begin alike, until they are needed."""
+        self._withdraw()
         if self._let_go is not None:
             self._let_go()
         self._text: ConditionedText = self._cache.new_text()
         self._let_go = weakref.finalize(self, self._cache.abandon, self._text)
         self._let_go.atexit = False
         self._n_drawn: int | None = None
-        self._ask: Ask | None = None
 
     # -- what the engine tells
 

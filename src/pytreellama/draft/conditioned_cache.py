@@ -99,6 +99,7 @@ class ConditionedCache(Closing):
 
     def observe(self, text: ConditionedText, first: int, rows: Float32Array) -> None:
         """Take the states of a text's tokens from index ``first`` on, shape (n, n_row)."""
+        self._free_abandoned()
         rows = rows[max(text.n_known - first, 0) :]
         if len(rows) == 0:
             return
@@ -153,7 +154,6 @@ class ConditionedCache(Closing):
         """Give a text a sequence, if it has none; False if others need them all."""
         self._clock += 1
         text.last_used = self._clock
-        self._free_abandoned()
         if text.seq is None:
             n_used = sum(other.seq is not None for other in self._texts)
             if n_used == self._context.native.n_seq_max and not self._evict(keep):
@@ -195,7 +195,10 @@ class ConditionedCache(Closing):
             self._texts.remove(text)
 
     def _free_abandoned(self) -> None:
-        """Texts that ended keep their cells, if others may begin alike."""
+        """Texts that ended keep their cells, if others may begin alike.
+
+        Only between two calls: the garbage collector may end a text in the middle of one.
+        """
         while self._abandoned:
             text = self._abandoned.pop()
             text.has_ended = True
@@ -275,7 +278,9 @@ class ConditionedCache(Closing):
         Raises:
             DecodeError: the backend failed or was aborted.
         """
-        asks = self._announced if ask in self._announced else [ask]
+        self._free_abandoned()
+        asks = [one for one in self._announced if not one.text.has_ended]
+        asks = asks if ask in asks else [ask]
         self._announced = []
         texts = [one.text for one in asks]
         self._catch_up(texts, max(one.growth.n_top for one in asks))

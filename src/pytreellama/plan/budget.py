@@ -59,7 +59,8 @@ class DrafterBudget:
 
         Args:
             seconds: of one; where several share a pass, of each of them.
-            n_asks: how many shared it. They were allowed together, so there may be debts.
+            n_asks: how many shared it. They were allowed together, so there may be debts, and
+                count as one ask.
         """
         record = self._records[drafter]
         if not record.pays:
