@@ -522,3 +522,32 @@ def test_the_command_line_loads_what_the_drafter_needs(
     factory = drafter_factory(f"suffix+eagle3={tiny_model_path('eagle3')}")
     with session.load_model(tiny_model_path("rope"), 0) as model:
         assert texts(run(model, factory)) == texts(run(model, "none"))
+
+
+@some_kinds
+def test_levels_that_tokens_are_not_worth_are_left_out(target: tuple[Model, Drafted]) -> None:
+    model, drafted = target
+    depths: list[int] = []
+
+    class Priced(ConditionedDrafter):
+        token_s = 1e6
+
+        def propose(self, n_nodes: int) -> Any:
+            self.announce(n_nodes, 0.0, self.token_s)
+            tree = super().grow_likely(n_nodes, 0.0).tree()
+            depths.append(int(tree.depths.max(initial=-1)))
+            return tree
+
+    def priced(self: ConditionedFactory) -> ConditionedDrafter:
+        assert self._target is not None and self._cache is not None
+        return Priced(self._name, self._target, self._layers, self._cache, self._growth)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConditionedFactory, "__call__", priced)
+        with Engine(model, drafted(min_p=0.0), n_ctx=512, n_threads=1, n_draft=8) as engine:
+            engine.generate(PROMPTS[0], max_tokens=12, ignore_eos=True)
+            assert max(depths) > 0
+            depths.clear()
+            patch.setattr(Priced, "token_s", 0.0)
+            engine.generate(PROMPTS[1], max_tokens=12, ignore_eos=True)
+    assert max(depths) == 0

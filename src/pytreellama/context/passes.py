@@ -120,9 +120,12 @@ class Passes:
     def grow(self, seq: int, tokens: Int32, parents: Int32) -> None:
         """Run new nodes of a tree that is pending."""
         self._scratch.clear()
-        where = self._trees.place(self._scratch, seq, tokens, parents)
-        self._placed(self._scratch, seq, where)
+        self.place_nodes(self._scratch, seq, tokens, parents)
         self.batch(self._scratch)
+
+    def place_nodes(self, batch: Batch, seq: int, tokens: Int32, parents: Int32) -> slice:
+        """Append nodes of a tree that may be pending."""
+        return self._placed(batch, seq, self._trees.place(batch, seq, tokens, parents))
 
     def _placed(self, batch: Batch, seq: int, where: slice) -> slice:
         batch.tree_sequences = (*batch.tree_sequences, seq)

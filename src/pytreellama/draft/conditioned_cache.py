@@ -318,7 +318,8 @@ class ConditionedCache(Closing):
         grown = [(ask, level) for ask, level in zip(asks, levels, strict=True) if level is not None]
         n_nodes = sum(len(level.tokens) for _, level in grown)
         fits = n_nodes <= self._context.n_batch and self._has_cells(n_nodes, texts)
-        if not fits or not self._pays(n_nodes, grown):
+        token_s = [ask.token_s for ask, _ in grown]
+        if not fits or not self._level_cost.pays([level for _, level in grown], token_s):
             return None
         started_s = time.perf_counter()
         try:
@@ -332,14 +333,6 @@ class ConditionedCache(Closing):
             [] if level is None else _extend(text, nodes[next(added)])
             for text, level in zip(texts, levels, strict=True)
         ]
-
-    def _pays(self, n_nodes: int, grown: Sequence[tuple[Ask, Level]]) -> bool:
-        """True if a level is worth its pass, or nobody knows what a token is worth."""
-        token_s = [ask.token_s for ask, _ in grown if ask.token_s is not None]
-        if len(token_s) < len(grown):
-            return True
-        n_expected = sum(level.n_expected for _, level in grown)
-        return self._level_cost.pays(n_nodes, n_expected, max(token_s))
 
 
 def _level_piece(text: ConditionedText, level: Level) -> Piece:

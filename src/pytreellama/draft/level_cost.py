@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from pytreellama.draft.growth import Level
+
 _RATE = 0.2
 _FADE = 0.98  # of a cost that forbids a level: so it is measured again some time
 
@@ -25,14 +29,19 @@ class LevelCost:
         """Of a pass of so many rows; 0 while none of its size is known."""
         return self._seconds.get(n_rows.bit_length(), 0.0)
 
-    def pays(self, n_rows: int, n_expected: float, token_s: float) -> bool:
-        """True if a level is worth its pass.
+    def pays(self, levels: Sequence[Level], token_s: Sequence[float | None]) -> bool:
+        """True if levels of several trees are worth their pass.
 
         Args:
-            n_expected: upper bound on the accepted tokens that it adds.
-            token_s: what an accepted token saves.
+            levels: of the trees that grow on.
+            token_s: what an accepted token of each saves; None where nobody knows.
         """
-        if n_expected * token_s >= self.seconds(n_rows):
+        known_s = [one for one in token_s if one is not None]
+        if len(known_s) < len(token_s):
+            return True
+        n_rows = sum(len(level.tokens) for level in levels)
+        gain_s = sum(level.n_expected * one for level, one in zip(levels, known_s, strict=True))
+        if gain_s >= self.seconds(n_rows):
             return True
         self._seconds[n_rows.bit_length()] *= _FADE
         return False
