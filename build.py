@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The one build script: by hand, and as the hook through which pip builds pytreellama.
 
-    python3 build.py run "Once upon a time"    build what is missing, then generate
+    python3 build.py run                       build what is missing, then show what trees do
     python3 build.py test                      the same, then the tests
     python3 build.py build --target llama-bench
     python3 build.py clean --cache
@@ -87,7 +87,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[
         "--extra", action="append", default=[], metavar="NAME",
         help="also install this extra of pyproject.toml (test, bench); repeatable",
     )  # fmt: skip
-    command("run", "Set everything up, then: pytreellama generate ... --compare.")
+    command("run", "Set everything up, then: pytreellama demo, or generate ... --compare.")
     command("test", "Set everything up, then: pytest ...")
     text = "Keep the series of patches: edit it, move the pin, check it (docs/patches.md)."
     patch_commands.add_arguments(commands.add_parser("patches", help=text, description=text))
@@ -118,9 +118,9 @@ def prepare(options: argparse.Namespace, rest: list[str]) -> int:
     if not environment.is_running:
         return become([environment.python, ROOT / "build.py", *sys.argv[1:]])
     if options.command == "run":
-        prompt = rest or ["Once upon a time"]
         compare = [] if "--compare" in rest else ["--compare"]
-        return become([environment.program("pytreellama"), "generate", *prompt, *compare])
+        words = ["generate", *rest, *compare] if rest else ["demo"]
+        return become([environment.program("pytreellama"), *words])
     if options.command == "test":
         return become([environment.python, "-m", "pytest", *rest])
     return 0

@@ -194,7 +194,7 @@ def times_plain(
 ) -> Spread:
     """Speed with the oracle in speeds of plain decoding, in turns; raises if a text differs."""
     prompt = np.random.default_rng(5).integers(3, model.vocab.n_tokens, depth).tolist()
-    asked = {"max_tokens": n_tokens, "ignore_eos": True}
+    asked: dict[str, Any] = {"max_tokens": n_tokens, "ignore_eos": True}
     sizes: dict[str, Any] = {"n_ctx": depth + n_tokens + 64, "n_threads": n_threads}
     with Engine(model, "none", **sizes) as plain:
         text = plain.generate(prompt, **asked).tokens

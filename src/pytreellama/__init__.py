@@ -15,6 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytreellama import draft as draft
+    from pytreellama import errors as errors
+    from pytreellama import plan as plan
+    from pytreellama import tree as tree
+    from pytreellama import verify as verify
     from pytreellama.chat.template import ChatTemplate as ChatTemplate
     from pytreellama.context.batch import Batch as Batch
     from pytreellama.context.context import Context as Context
@@ -67,12 +71,14 @@ _HOMES = {
     "quantize": "model.quantize",
 }
 
-__all__ = [*_HOMES, "draft"]
+_MODULES = ("draft", "errors", "plan", "tree", "verify")
+
+__all__ = [*_HOMES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "draft":
-        return import_module("pytreellama.draft")
+    if name in _MODULES:
+        return import_module(f"pytreellama.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'pytreellama' has no attribute {name!r}")
     value = getattr(import_module(f"pytreellama.{_HOMES[name]}"), name)

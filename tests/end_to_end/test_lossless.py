@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,7 +77,7 @@ def test_the_same_seed_gives_the_same_sampled_text_twice(
     default_model: Model, drafter: str
 ) -> None:
     engine = Engine(default_model, drafter=drafter, n_ctx=512)
-    options = {"max_tokens": 32, "temperature": 0.9, "top_p": 0.95, "seed": 11}
+    options: dict[str, Any] = {"max_tokens": 32, "temperature": 0.9, "top_p": 0.95, "seed": 11}
     one, other = (engine.generate("Once upon a time", **options) for _ in range(2))
     assert one.tokens == other.tokens
     assert one.seed == 11

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from pytreellama.engine.async_engine import chunks
 
 TinyModel = Callable[..., Model]
 PROMPT = list(range(20, 41))
-ASKED = {"max_tokens": 60, "ignore_eos": True, "logprobs": 2}
+ASKED: dict[str, Any] = {"max_tokens": 60, "ignore_eos": True, "logprobs": 2}
 
 
 @pytest.fixture

@@ -503,11 +503,30 @@ def test_drafts_that_cannot_be_run_are_left_out_of_auto(
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    [("auto", True), ("mtp", True), ("suffix+mtp", True), ("suffix", False), ("none", False)],
+    ("spec", "expected"),
+    [
+        ("auto", True),
+        ("mtp", True),
+        ("suffix+mtp", True),
+        (["suffix", MTP(n_levels=2)], True),
+        (Auto(Suffix(), MTP()), True),
+        (Auto(Suffix(), own=True), True),
+        ("suffix", False),
+        ("none", False),
+        (Auto(Suffix()), False),
+        (Suffix, False),
+    ],
+    ids=str,
 )
-def test_a_name_tells_whether_nextn_layers_are_of_use(name: str, expected: bool) -> None:
-    assert uses_mtp(name) is expected
+def test_a_drafter_tells_whether_nextn_layers_are_of_use(spec: Any, expected: bool) -> None:
+    assert uses_mtp(spec) is expected
+
+
+def test_an_engine_of_a_path_loads_what_its_drafter_needs(agreeing_path: Paths) -> None:
+    path = agreeing_path("deepseek2-mtp")
+    for drafter, expected in (("mtp", "loaded"), ("suffix", "not loaded")):
+        with Engine(path, drafter, n_ctx=256, n_threads=1) as engine:
+            assert engine.model.mtp == expected
 
 
 def test_the_command_line_loads_what_the_drafter_needs(

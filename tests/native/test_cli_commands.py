@@ -60,7 +60,7 @@ def test_generate_writes_what_the_engine_writes(model: Model, model_path: str) -
         expected = engine.generate(PROMPT, max_tokens=12)
     result = invoke("generate", PROMPT, "-m", model_path, "-n", "12")
     assert result.stdout.rstrip("\n") == expected.text.rstrip("\n")
-    assert result.stderr == ""
+    assert result.stderr == "(cut after 12 tokens; -n sets another limit)\n"
 
 
 def test_a_prompt_from_stdin_is_the_prompt_as_an_argument(model_path: str) -> None:
@@ -327,3 +327,19 @@ def test_doctor_tells_the_rest_where_the_model_cannot_be_loaded(tmp_path: Path) 
     assert result.stderr.startswith("error: cannot read the model file")
     got = invoke_json("doctor", "-m", missing, code=1)
     assert got["build"] and got["model"] is None and len(got["problems"]) == 1
+
+
+# -- demo
+
+
+def test_the_demonstration_compares_three_tasks(model_path: str) -> None:
+    shown = invoke_json("demo", "-m", model_path, "-n", "24")
+    assert [task["task"] for task in shown["tasks"]] == ["free prose", "a list", "editing a text"]
+    assert all(task["text"] and task["times_plain"] > 0 for task in shown["tasks"])
+
+
+def test_the_demonstration_streams_and_ends_with_a_table(model_path: str) -> None:
+    result = invoke("demo", "-m", model_path, "-n", "8")
+    for text in ("free prose", "editing a text", "tokens a pass", "same text"):
+        assert text in result.stdout
+    assert "Count from 1 to 30" in result.stderr

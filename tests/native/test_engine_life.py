@@ -14,7 +14,7 @@ import pytest
 import tiny_models
 from pytreellama import Context, Engine, Model, draft
 from pytreellama.engine import known_costs
-from pytreellama.errors import ContextError, MemoryStateError, RequestError
+from pytreellama.errors import ContextError, MemoryStateError, ModelLoadError, RequestError
 
 TinyModel = Callable[..., Model]
 
@@ -138,7 +138,7 @@ class TestBytes:
                 lambda: engine.score(given, [[5]]),
                 lambda: engine.score([5], [given]),
                 lambda: engine.embed([given]),
-                lambda: engine.generate([5], stop=given),
+                lambda: engine.generate([5], stop=given),  # type: ignore[arg-type]
                 lambda: engine.generate([5], stop_tokens=given),
             ):
                 with pytest.raises(RequestError, match=r"bytes|bytearray|memory"):
@@ -174,13 +174,20 @@ class TestWrongArguments:
         with Engine(tiny_model("rope"), **SIZES) as engine:
             running = engine.submit(PROMPT, max_tokens=200, ignore_eos=True)
             with pytest.raises(RequestError, match="a fork cannot change max_tokens"):
-                running.fork(max_tokens=5)
-            with pytest.raises(RequestError, match="did you mean temperature"):
-                running.fork(temprature=5)
+                running.fork(max_tokens=5)  # type: ignore[call-arg]
+            with pytest.raises(RequestError, match="did you mean 'temperature'"):
+                running.fork(temprature=5)  # type: ignore[call-arg]
 
-    def test_a_path_is_no_model(self) -> None:
-        with pytest.raises(ContextError, match=r"give a Model, such as Model\(path\)"):
-            Engine("model.gguf")  # type: ignore[arg-type]
+    def test_a_path_is_loaded_and_closed_with_the_engine(self, tiny_model: TinyModel) -> None:
+        with Engine(str(tiny_model("rope").path), **SIZES) as engine:
+            assert engine.generate(PROMPT, max_tokens=4).tokens
+        assert engine.model.closed
+
+    def test_what_is_neither_model_nor_path(self) -> None:
+        with pytest.raises(ContextError, match="give a Model, or the path of a GGUF file"):
+            Engine(5)  # type: ignore[arg-type]
+        with pytest.raises(ModelLoadError, match="cannot read the model file no-such"):
+            Engine("no-such.gguf")
 
     def test_a_closed_engine_says_so(self, tiny_model: TinyModel) -> None:
         engine = Engine(tiny_model("rope"), **SIZES)

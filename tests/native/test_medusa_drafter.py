@@ -70,7 +70,7 @@ def test_samples_are_plain_decodings(model: Model, heads: Path) -> None:
 
 
 def test_a_text_that_gave_way_goes_on_as_before(model: Model, heads: Path) -> None:
-    options = {"max_tokens": 120, "ignore_eos": True}
+    options: dict[str, Any] = {"max_tokens": 120, "ignore_eos": True}
     with Engine(model, "none", n_ctx=1024, n_threads=1) as engine:
         plain = engine.generate(PROMPTS, **options)
     with Engine(model, Medusa(heads, min_p=0.0), n_ctx=256, n_seq_max=3, n_threads=1) as engine:

@@ -29,7 +29,7 @@ from tiny_models import (
     gated_ffn,
 )
 
-N_KEY_HEAD, N_VALUE_HEAD, D_HEAD = 2, 4, 32
+N_KEY_HEAD, N_VALUE_HEAD, D_HEAD = 2, 4, 64  # of whole vectors, as real heads of 128 are
 D_KEYS, D_VALUES = N_KEY_HEAD * D_HEAD, N_VALUE_HEAD * D_HEAD
 
 

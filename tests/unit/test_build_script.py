@@ -116,9 +116,9 @@ def test_run_sets_up_then_generates_and_compares(script: ModuleType, fake: FakeS
     assert fake.n_jobs == 3
 
 
-def test_run_without_a_prompt_has_one(script: ModuleType, fake: FakeSteps) -> None:
+def test_run_without_a_prompt_is_a_demonstration(script: ModuleType, fake: FakeSteps) -> None:
     script.main(["run"])
-    assert fake.command[1:] == ["generate", "Once upon a time", "--compare"]
+    assert fake.command[1:] == ["demo"]
 
 
 def test_test_installs_its_extra_and_passes_arguments_on(

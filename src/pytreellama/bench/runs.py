@@ -197,12 +197,11 @@ class _Bench:
         self._report_one()
 
     def _answer(self, engine: Engine, name: str, prompt: int, repeat: int) -> None:
-        from pytreellama.engine import Completion
-
         steps: list[Step] = []
-        options = {"on_step": steps.append} if engine.planner is not None else {}
-        answer = engine.generate(self.inputs[prompt], max_tokens=self.settings.n_tokens, **options)
-        assert isinstance(answer, Completion)
+        on_step = steps.append if engine.planner is not None else None
+        answer = engine.generate(
+            self.inputs[prompt], max_tokens=self.settings.n_tokens, on_step=on_step
+        )
         category = self.prompts[prompt].category
         self.results.add(BenchAnswer(repeat, prompt, category, name, answer.tokens, answer.stats))
         for step in steps:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from pytreellama import __version__
-from pytreellama.cli import bench, doctor, generate, medusa, plan, serve, tree
+from pytreellama.cli import bench, chat, demo, doctor, generate, medusa, plan, pull, serve, tree
 from pytreellama.cli.failures import CleanFailures, flush_stdout
 from pytreellama.cli.output import never_fail_to_encode
 
@@ -26,11 +26,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate")(generate.generate)
+app.command("chat")(chat.chat)
+app.command("demo")(demo.demo)
 app.command("tree")(tree.tree)
 app.command("serve")(serve.serve)
 app.command("plan")(plan.plan)
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
+app.command("pull")(pull.pull)
 app.add_typer(medusa.app, name="medusa")
 
 

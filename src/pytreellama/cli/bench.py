@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from pytreellama.cli.option import option, unpacked
 from pytreellama.cli.options import (
     Debug,
     GpuLayers,
@@ -13,9 +14,7 @@ from pytreellama.cli.options import (
     ModelPath,
     Threads,
     complete_drafter,
-    option,
     require_writable,
-    unpacked,
 )
 from pytreellama.cli.output import ProgressBar, print_json, stderr_console, stdout_console
 from pytreellama.errors import RequestError

@@ -19,7 +19,8 @@ from pytreellama.bench.facts import (
     python_facts,
 )
 from pytreellama.cli.failures import FAILED, as_one_line
-from pytreellama.cli.options import Debug, Json, ModelPath, Threads, option
+from pytreellama.cli.option import option
+from pytreellama.cli.options import Debug, Json, ModelPath, Threads
 from pytreellama.cli.output import (
     facts_table,
     print_json,

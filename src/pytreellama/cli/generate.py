@@ -5,8 +5,12 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING, Annotated
 
+import typer
+
 from pytreellama.bench.facts import model_dict
-from pytreellama.cli.options import GenerationOptions, Json, option, unpacked
+from pytreellama.cli.marked_text import MarkedText, is_coloured
+from pytreellama.cli.option import option, unpacked
+from pytreellama.cli.options import GenerationOptions, Json
 from pytreellama.cli.output import facts_table, print_json, stderr_console, write
 from pytreellama.errors import RequestError
 from pytreellama.units import milliseconds
@@ -32,6 +36,10 @@ def generate(
         bool,
         option("--compare", help="Generate again with plain decoding and compare speed and text."),
     ] = False,
+    plain: Annotated[
+        bool,
+        option("--plain", help="On a terminal too: do not colour the tokens of accepted drafts."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Generate text from a prompt or a chat message.
@@ -49,11 +57,18 @@ def generate(
     session.check_drafter(options.drafter)
     with session.load_model(options.model, options.n_gpu_layers, options.drafter) as model:
         with session.open_engine(model, options) as engine:
+            marked = MarkedText(model.vocab, in_colour=is_coloured(plain=plain or as_json))
             completion = session.run(
-                engine, prompt, options, sampling, on_text=None if as_json else write
+                engine,
+                prompt,
+                options,
+                sampling,
+                on_text=None if as_json else marked.write,
+                on_step=marked.on_step if marked.in_colour else None,
             )
         if not as_json:
             end_line(completion.text)
+            _say_cut(completion, options.max_tokens)
         comparison = None
         if compare:
             comparison = compare_with_plain(model, prompt, options, sampling, completion)
@@ -63,6 +78,14 @@ def generate(
             print_json(session.completion_dict(completion) | described | both)
     if not as_json:
         _show(completion, comparison, stats)
+
+
+def _say_cut(completion: Completion, max_tokens: int) -> None:
+    """Say on stderr that the output did not end by itself."""
+    if completion.finish_reason == "length":
+        typer.echo(f"(cut after {max_tokens} tokens; -n sets another limit)", err=True)
+    elif completion.finish_reason == "context":
+        typer.echo("(cut: the context is full; -c sets its size)", err=True)
 
 
 def end_line(text: str) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pytreellama.cli.options import Debug, GpuLayers, Json, ModelPath, option, unpacked
+from pytreellama.cli.option import option, unpacked
+from pytreellama.cli.options import Debug, GpuLayers, Json, ModelPath
 from pytreellama.cli.output import (
     ProgressBar,
     facts_table,

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pytreellama.bench.facts import model_dict
-from pytreellama.cli.options import GenerationOptions, Json, option, unpacked
+from pytreellama.cli.option import option, unpacked
+from pytreellama.cli.options import GenerationOptions, Json
 from pytreellama.cli.output import facts_table, print_json, stdout_console
 from pytreellama.errors import RequestError
 from pytreellama.units import milliseconds

@@ -10,15 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pytreellama.cli.options import (
-    Debug,
-    GpuLayers,
-    ModelPath,
-    Threads,
-    complete_drafter,
-    option,
-    unpacked,
-)
+from pytreellama.cli.option import option, unpacked
+from pytreellama.cli.options import Debug, GpuLayers, ModelPath, Threads, complete_drafter
 from pytreellama.errors import RequestError, not_one_of
 from pytreellama.text_files import read_text
 

@@ -8,10 +8,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytreellama.cli.options import GenerationOptions
+from pytreellama.cli.options import EngineFlags, GenerationOptions
 from pytreellama.cli.output import ProgressBar
 from pytreellama.errors import RequestError
-from pytreellama.text_files import limited_text
+from pytreellama.text_files import limited_text, read_text
 
 if TYPE_CHECKING:
     from pytreellama.draft import DrafterSpec
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytreellama.sampling.params import SamplingParams
 
 OnText = Callable[[str], None]
-OnStep = Callable[["Step"], None]
+OnStep = Callable[["Step"], object]
 
 
 def read_prompt(options: GenerationOptions) -> Prompt:
@@ -34,13 +34,27 @@ def read_prompt(options: GenerationOptions) -> Prompt:
         raise RequestError(
             "--system gives a chat its system's message; add --chat, or leave it out"
         )
-    is_argument = options.prompt is not None and options.prompt != "-"
-    text = options.prompt if is_argument else _read_stdin(is_asked_for=options.prompt == "-")
-    assert text is not None
+    text = _prompt_text(options)
     if not options.chat:
         return text
     system = [] if options.system is None else [{"role": "system", "content": options.system}]
     return [*system, {"role": "user", "content": text}]
+
+
+def _prompt_text(options: GenerationOptions) -> str:
+    given = [one for one in (options.prompt, options.prompt_option) if one is not None]
+    if len(given) + (options.file is not None) > 1:
+        raise RequestError("give one prompt: as an argument, by --prompt, or by --file")
+    if options.file is not None:
+        return _without_line_break(read_text(options.file, "--file"))
+    if given and given[0] != "-":
+        return given[0]
+    return _read_stdin(is_asked_for=bool(given))
+
+
+def _without_line_break(text: str) -> str:
+    """The line break that echo and editors put at the end of a text is not part of it."""
+    return text[:-1].removesuffix("\r") if text.endswith("\n") else text
 
 
 def _read_stdin(is_asked_for: bool) -> str:
@@ -54,33 +68,38 @@ def _read_stdin(is_asked_for: bool) -> str:
         text = limited_text(stdin.buffer, "the prompt on stdin")
     except UnicodeDecodeError as error:
         raise RequestError(f"the prompt on stdin is not UTF-8 text: {error}") from error
-    # the line break that echo and editors put at the end of a text is not part of it
-    text = text[:-1].removesuffix("\r") if text.endswith("\n") else text
+    text = _without_line_break(text)
     if not text:
         raise RequestError("there is no prompt: stdin is empty")
     return text
 
 
-def load_model(path: Path | None, n_gpu_layers: int = -1, drafter: str = "none") -> Model:
+def load_model(source: Path | None, n_gpu_layers: int = -1, drafter: str = "none") -> Model:
     """Load a model, by default the one that comes by itself; with a bar if it takes long.
 
     Args:
+        source: as ``source_path``, though command lines make a path of it.
         drafter: what it is loaded for: NextN layers are loaded where they are of use.
     """
     from pytreellama.draft import uses_mtp
     from pytreellama.model.model import Model
+    from pytreellama.model.source import source_path
 
+    path = source_path(None if source is None else source.as_posix())
+    load_mtp = uses_mtp(drafter)
     with ProgressBar("loading the model") as bar:
-        if path is None:
-            return Model.default(n_gpu_layers=n_gpu_layers, progress=bar.report)
-        load_mtp = uses_mtp(drafter)
         return Model(path, n_gpu_layers=n_gpu_layers, load_mtp=load_mtp, progress=bar.report)
 
 
 def open_engine(
-    model: Model, options: GenerationOptions, drafter: DrafterSpec | None = None
+    model: Model, options: EngineFlags, drafter: DrafterSpec | None = None, **more: Any
 ) -> Engine:
-    """The engine that the options describe; ``drafter`` replaces theirs."""
+    """The engine that the options describe.
+
+    Args:
+        drafter: replaces theirs.
+        more: further arguments of ``Engine``.
+    """
     from pytreellama.engine import Engine
 
     return Engine(
@@ -89,6 +108,7 @@ def open_engine(
         n_draft=options.n_draft,
         n_ctx=options.n_ctx,
         n_threads=options.threads,
+        **more,
     )
 
 
@@ -117,14 +137,15 @@ def run(
             ignore_eos=options.ignore_eos,
             on_step=on_step,
             on_prefill=bar.report,
-            **_as_keywords(sampling),
+            **as_keywords(sampling),
         )
         # an interrupted stream must let go of the cache before the engine closes it
         with closing(stream) as chunks:
             return _collect(chunks, on_text)
 
 
-def _as_keywords(sampling: SamplingParams) -> dict[str, Any]:
+def as_keywords(sampling: SamplingParams) -> dict[str, Any]:
+    """Sampling parameters as options of a request."""
     return {name: getattr(sampling, name) for name in sampling.__dataclass_fields__}
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pytreellama.bench.facts import model_dict
-from pytreellama.cli.options import GenerationOptions, Json, option, require_writable, unpacked
+from pytreellama.cli.option import option, unpacked
+from pytreellama.cli.options import GenerationOptions, Json, require_writable
 from pytreellama.cli.output import print_json, stdout_console
 from pytreellama.files import make_folder, replaced_file, write_text
 

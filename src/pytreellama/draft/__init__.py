@@ -132,9 +132,9 @@ def drafter_factory(spec: DrafterSpec) -> DrafterFactory:
     raise DraftError(not_one_of("drafter", spec, sorted(DRAFTERS)) + _OR_FACTORY)
 
 
-def uses_mtp(name: str) -> bool:
-    """True if a drafter of this name uses NextN layers, so that a model should load them."""
-    return not {"auto", "mtp"}.isdisjoint(name.split("+"))
+def uses_mtp(spec: DrafterSpec) -> bool:
+    """True if a drafter uses NextN layers, so that a model should load them; raises DraftError."""
+    return bool(getattr(drafter_factory(spec), "uses_mtp", False))
 
 
 def make_drafter(spec: DrafterSpec) -> Drafter:

@@ -182,6 +182,11 @@ class Auto(SeveralFactories):
         """How many drafters each text has."""
         return len(self._factories)
 
+    @property
+    def uses_mtp(self) -> bool:
+        """True if it uses NextN layers where there are some."""
+        return self._looks_for_own or super().uses_mtp
+
     def prepare(self, model: Model) -> None:
         """Give the target model to the factories, and look for drafts that fit it."""
         super().prepare(model)

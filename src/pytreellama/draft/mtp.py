@@ -34,6 +34,8 @@ class MTP(ConditionedFactory):
         DraftError: options out of range.
     """
 
+    uses_mtp = True
+
     def __init__(
         self,
         *,

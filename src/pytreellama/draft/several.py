@@ -84,6 +84,11 @@ class SeveralFactories:
             raise DraftError(f"there is nothing to {purpose}; give at least one drafter")
         self._factories = tuple(factories)
 
+    @property
+    def uses_mtp(self) -> bool:
+        """True if one of the factories uses NextN layers."""
+        return any(getattr(factory, "uses_mtp", False) for factory in self._factories)
+
     def prepare(self, model: Model) -> None:
         """Give the target model to the factories that need it."""
         for factory in self._factories:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from typing import Any, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,18 @@ from numpy.typing import NDArray
 from pytreellama.draft import DrafterSpec
 from pytreellama.engine.completion import Chunk, Completion
 from pytreellama.engine.engine import Engine
+from pytreellama.engine.generate_call import GenerateCall
 from pytreellama.engine.generation import Generation
 from pytreellama.engine.jobs import EvaluationJob
 from pytreellama.engine.jobs.embed import Pooling
 from pytreellama.engine.jobs.score import Score
-from pytreellama.engine.prompts import Continuation, Prompt, as_list, is_many
+from pytreellama.engine.prompts import Continuation, Prompt, as_list
 from pytreellama.model.model import Model
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pytreellama.engine.options import RequestOptions
 
 Float32 = NDArray[np.float32]
 
@@ -40,7 +47,7 @@ class AsyncEngine:
 
     def __init__(
         self,
-        model: Model | None = None,
+        model: Model | str | os.PathLike[str] | None = None,
         drafter: DrafterSpec = "auto",
         *,
         engine: Engine | None = None,
@@ -48,7 +55,7 @@ class AsyncEngine:
     ) -> None:
         if (model is None) == (engine is None):
             raise TypeError("give either a model and options, or engine=")
-        self.engine = engine or Engine(cast("Model", model), drafter, **options)
+        self.engine = engine or Engine(cast("Model | str", model), drafter, **options)
 
     async def close(self) -> None:
         """Cancel all requests, and free the context; the model stays open."""
@@ -61,25 +68,47 @@ class AsyncEngine:
     async def __aexit__(self, *failure: object) -> None:
         await self.close()
 
-    @overload  # a str is a Sequence[str] too, but one prompt
-    async def generate(self, prompt: Prompt, **options: Any) -> Completion: ...
+    # a str is a Sequence[str] too, but one prompt
     @overload
-    async def generate(self, prompt: Sequence[Prompt], **options: Any) -> list[Completion]: ...
+    async def generate(  # type: ignore[overload-overlap]
+        self, prompt: Prompt, *, n: None = None, **options: Unpack[RequestOptions]
+    ) -> Completion: ...
+    @overload
+    async def generate(  # type: ignore[overload-overlap]
+        self, prompt: Prompt, *, n: int, **options: Unpack[RequestOptions]
+    ) -> list[Completion]: ...
+    @overload
     async def generate(
-        self, prompt: Prompt | Sequence[Prompt], **options: Any
-    ) -> Completion | list[Completion]:
+        self, prompt: Sequence[Prompt], *, n: None = None, **options: Unpack[RequestOptions]
+    ) -> list[Completion]: ...
+    @overload
+    async def generate(
+        self, prompt: Sequence[Prompt], *, n: int, **options: Unpack[RequestOptions]
+    ) -> list[list[Completion]]: ...
+    async def generate(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        *,
+        n: int | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Completion | list[Completion] | list[list[Completion]]:
         """As ``Engine.generate``."""
-        if not is_many(prompt):
-            return await self._generate_one(cast("Prompt", prompt), options)
-        prompts = cast("Sequence[Prompt]", prompt)
-        tasks = [asyncio.ensure_future(self._generate_one(one, options)) for one in prompts]
+        call = GenerateCall(prompt, n)
+        tasks = [
+            asyncio.ensure_future(self._generate_one(one, own))
+            for one, own in call.requests(options)
+        ]
         try:
-            return list(await asyncio.gather(*tasks))
+            arranged: Completion | list[Completion] | list[list[Completion]]
+            arranged = call.arranged(await asyncio.gather(*tasks))
+            return arranged
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def stream(self, prompt: Prompt, **options: Any) -> AsyncIterator[Chunk]:
+    async def stream(
+        self, prompt: Prompt, **options: Unpack[RequestOptions]
+    ) -> AsyncIterator[Chunk]:
         """As ``Engine.stream``; a stream that is closed before its end is cancelled."""
         generation = await self.submit(prompt, **options)
         try:
@@ -112,9 +141,17 @@ class AsyncEngine:
         generation = await self._submitted(self.engine.submit_job, job, wait=wait)
         await self.finish(generation)
 
-    async def submit(self, prompt: Prompt, **options: Any) -> Generation:
+    async def submit(
+        self,
+        prompt: Prompt,
+        *,
+        wait: bool = True,
+        streams: bool = True,
+        **options: Unpack[RequestOptions],
+    ) -> Generation:
         """As ``Engine.submit``; by default waits for room in the queue."""
-        return await self._submitted(self.engine.submit, prompt, **options)
+        submit = self.engine.submit
+        return await self._submitted(submit, prompt, wait=wait, streams=streams, **options)
 
     async def _submitted(
         self, submit: Callable[..., Generation], *args: Any, **options: Any

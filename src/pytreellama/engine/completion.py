@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from pytreellama.engine.display import completion_html, stats_html
 from pytreellama.plan import Plan
 from pytreellama.tree import TokenTree
+
+if TYPE_CHECKING:
+    from pytreellama.model.vocab import Vocab
 
 FinishReason = Literal["stop", "length", "context", "cancelled"]
 """``stop``: an end token or a stop string; ``length``: max_tokens; ``context``: no room left in the
@@ -42,14 +46,23 @@ class Step:
             end token and tokens after a stop string.
         plan: why the tree is as it is, if trees are planned (``drafter="auto"``).
         logprobs: one for each of the tokens, if requested.
+        vocab: of the tokens, for pictures.
     """
 
     index: int
     tree: TokenTree
     path: tuple[int, ...]
     tokens: tuple[int, ...]
-    plan: Plan | None = None
+    plan: Plan | None = field(default=None, repr=False)
     logprobs: tuple[TokenLogp, ...] | None = None
+    vocab: Vocab | None = field(default=None, repr=False, compare=False)
+
+    def _repr_svg_(self) -> str:
+        """The tree with its words (token ids once the engine is closed), its path marked."""
+        title = f"{len(self.path) - 1} of {len(self.tree) - 1} draft nodes accepted"
+        is_open = self.vocab is not None and not self.vocab.owner.closed
+        labels = self.vocab.piece_text if self.vocab is not None and is_open else None
+        return self.tree.to_svg(labels, accepted=self.path, title=title)
 
 
 @dataclass(slots=True)
@@ -131,6 +144,9 @@ class Stats:
         known = self.prefill_s + self.draft_s + self.plan_s + self.target_s + self.verify_s
         return max(self.total_s - known, 0.0)
 
+    def _repr_html_(self) -> str:
+        return stats_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """All fields and rates, for JSON."""
         rates = ("tokens_per_step", "tokens_per_s", "decode_s", "overhead_s")
@@ -195,3 +211,9 @@ class Completion:
     seed: int
     stats: Stats
     logprobs: tuple[TokenLogp, ...] | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        return completion_html(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -85,13 +86,23 @@ def check_options(options: Iterable[str], own: Iterable[str]) -> None:
         )
 
 
-def checked_model(model: object) -> Model:
-    """``model`` if it is one; otherwise raises ContextError."""
-    if not isinstance(model, Model):
-        raise ContextError(
-            f"invalid model of type {type(model).__name__}: give a Model, such as Model(path)"
-        )
-    return model
+def own_model(model: object, *, load_mtp: bool = False) -> Model:
+    """An owner of the model for an engine, which closes it; a path is loaded.
+
+    Args:
+        load_mtp: load the NextN layers of a path's file too.
+
+    Raises:
+        ContextError: neither a model nor a path.
+        ModelLoadError: the file cannot be loaded.
+    """
+    if isinstance(model, Model):
+        return model.share()
+    if isinstance(model, (str, os.PathLike)):
+        return Model(model, load_mtp=load_mtp)
+    raise ContextError(
+        f"invalid model of type {type(model).__name__}: give a Model, or the path of a GGUF file"
+    )
 
 
 def _require_at_least(least: int, **values: object) -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, cast, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,13 @@ from pytreellama.draft import (
     NeedsTarget,
     NoDrafter,
     drafter_factory,
+    uses_mtp,
 )
 from pytreellama.engine.attachment import attach, detach
 from pytreellama.engine.completion import Chunk, Completion
-from pytreellama.engine.config import EngineConfig, check_options, checked_flag, checked_model
+from pytreellama.engine.config import EngineConfig, check_options, checked_flag, own_model
 from pytreellama.engine.drafting import PlannedDrafting
+from pytreellama.engine.generate_call import GenerateCall
 from pytreellama.engine.generation import Generation
 from pytreellama.engine.jobs import EmbedJob, EvaluationJob, GenerateJob, ScoreJob
 from pytreellama.engine.jobs.embed import Pooling
@@ -35,11 +37,16 @@ from pytreellama.engine.jobs.score import Score
 from pytreellama.engine.kv.prefix_file import load_prefix_cache, save_prefix_cache
 from pytreellama.engine.load import Load
 from pytreellama.engine.loop import Loop
-from pytreellama.engine.prompts import Continuation, Prompt, as_list, is_many
+from pytreellama.engine.prompts import Continuation, Prompt, as_list
 from pytreellama.engine.scheduler import MAX_SWAP_BYTES, N_PREFILL, Scheduler
 from pytreellama.engine.tree_pass import Rule
 from pytreellama.model.model import Model
 from pytreellama.plan import DrafterBudget, Planner
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pytreellama.engine.options import RequestOptions
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +68,7 @@ class Engine(Closing):
     rolled back (recurrent models) are decoded without drafting.
 
     Args:
-        model: the target.
+        model: the target, or the path of its GGUF file.
         drafter: "auto", another name of ``draft.DRAFTERS``, or a factory such as
             ``pytreellama.draft.Suffix(...)``.
         n_draft: maximum number of draft nodes in one tree; by default 8, or 64 where trees are
@@ -81,15 +88,16 @@ class Engine(Closing):
 
     Raises:
         ContextError, DraftError: invalid sizes, or an unknown drafter.
+        ModelLoadError: a path whose file cannot be loaded.
 
     Example:
-        >>> with ptl.Engine(ptl.Model("model.gguf"), n_seq_max=8) as engine:
+        >>> with ptl.Engine("model.gguf", n_seq_max=8) as engine:
         ...     print(engine.generate("Once upon a time", max_tokens=64).text)
     """
 
     def __init__(
         self,
-        model: Model,
+        model: Model | str | os.PathLike[str],
         drafter: DrafterSpec = "auto",
         *,
         n_draft: int | None = None,
@@ -103,7 +111,6 @@ class Engine(Closing):
         params: ContextParams | None = None,
         **options: Any,
     ) -> None:
-        model = checked_model(model)
         n_cached_prefixes = renamed_option(
             options, "n_kept", "n_cached_prefixes", n_cached_prefixes, 0
         )
@@ -122,9 +129,9 @@ class Engine(Closing):
             params=params,
         )
         self._new_drafter = drafter_factory(drafter)
+        self.model = model = own_model(model, load_mtp=uses_mtp(self._new_drafter))
         if isinstance(self._new_drafter, NeedsTarget):
             self._new_drafter.prepare(model)
-        self.model = model = model.share()
         self._closing = threading.Lock()
         self.context = config.new_context(model, options)
         attach(self._new_drafter, self.context)
@@ -144,6 +151,34 @@ class Engine(Closing):
         self.n_seq_max = self.context.n_seq_max - n_cached_prefixes
         self._loop = Loop(self._scheduler, self._new_drafter, self.n_seq_max + n_queue_max)
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: str | None = None,
+        drafter: DrafterSpec = "auto",
+        *,
+        n_gpu_layers: int = -1,
+        **options: Any,
+    ) -> Engine:
+        """An engine of a model of the Hugging Face Hub, downloaded once; see ``Model``.
+
+        Args:
+            repo_id, filename: as ``Model.from_pretrained``.
+            drafter, options: as ``Engine``.
+            n_gpu_layers: as ``Model``.
+
+        Raises:
+            ModelLoadError: as ``Model.from_pretrained``.
+
+        Example:
+            >>> engine = ptl.Engine.from_pretrained("ggml-org/SmolLM3-3B-GGUF", "*Q4_K_M.gguf")
+        """
+        with Model.from_pretrained(
+            repo_id, filename, n_gpu_layers=n_gpu_layers, load_mtp=uses_mtp(drafter)
+        ) as model:
+            return cls(model, drafter, **options)
+
     def _drafting(self, n_draft: int | None) -> tuple[PlannedDrafting | None, int]:
         """What plans the trees, None if each drafter decides; and their maximum size."""
         if n_draft == 0 or self._new_drafter is NoDrafter or not self.context.can_roll_back:
@@ -152,6 +187,14 @@ class Engine(Closing):
             planned = PlannedDrafting(self.context, self._new_drafter.n_drafters)
             return planned, n_draft or _N_PLANNED
         return None, n_draft or _N_FIXED
+
+    def __repr__(self) -> str:
+        if self.is_closed:
+            return f"<Engine of {self.model.path.name}: closed>"
+        return (
+            f"<Engine of {self.model.path.name}: {self.n_seq_max} requests at once in a context of "
+            f"{self.context.n_ctx} tokens, drafts of up to {self.n_draft} nodes>"
+        )
 
     @property
     def drafter(self) -> DrafterFactory:
@@ -216,33 +259,57 @@ class Engine(Closing):
     embedding = Renamed("embed_job")
     submit_evaluation = Renamed("submit_job")
 
-    @overload  # a str is a Sequence[str] too, but one prompt
-    def generate(self, prompt: Prompt, **options: Any) -> Completion: ...
+    # a str is a Sequence[str] too, but one prompt
     @overload
-    def generate(self, prompt: Sequence[Prompt], **options: Any) -> list[Completion]: ...
+    def generate(  # type: ignore[overload-overlap]
+        self, prompt: Prompt, *, n: None = None, **options: Unpack[RequestOptions]
+    ) -> Completion: ...
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self, prompt: Prompt, *, n: int, **options: Unpack[RequestOptions]
+    ) -> list[Completion]: ...
+    @overload
     def generate(
-        self, prompt: Prompt | Sequence[Prompt], **options: Any
-    ) -> Completion | list[Completion]:
+        self, prompt: Sequence[Prompt], *, n: None = None, **options: Unpack[RequestOptions]
+    ) -> list[Completion]: ...
+    @overload
+    def generate(
+        self, prompt: Sequence[Prompt], *, n: int, **options: Unpack[RequestOptions]
+    ) -> list[list[Completion]]: ...
+    def generate(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        *,
+        n: int | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Completion | list[Completion] | list[list[Completion]]:
         """Continue one prompt, or several together, and wait for the output.
 
         Args:
             prompt: text, token ids or chat messages; or a list of such prompts.
+            n: number of completions of each prompt, which is prefilled once; draws differ, for a
+                ``seed`` counts up from one completion to the next.
             options: as ``submit``.
 
         Returns:
-            A ``Completion``; for a list of prompts a list, in the same order.
+            A ``Completion``; for a list of prompts a list, in the same order; with ``n`` a list of
+            n for each prompt.
 
         Raises:
             As ``submit``, and whatever ends a request; the other prompts are then cancelled.
         """
         self._loop.thread.require_elsewhere()
-        asks_many = is_many(prompt)
-        prompts = cast("Sequence[Prompt]", prompt if asks_many else [prompt])
-        jobs = [self._generate_job(one, i, options) for i, one in enumerate(prompts)]
-        completions = self._loop.run(jobs)
-        return completions if asks_many else completions[0]
+        call = GenerateCall(prompt, n)
+        jobs = [
+            self._generate_job(one, i, own) for i, (one, own) in enumerate(call.requests(options))
+        ]
+        arranged: Completion | list[Completion] | list[list[Completion]]
+        arranged = call.arranged(self._loop.run(jobs))
+        return arranged
 
-    def stream(self, prompt: Prompt, **options: Any) -> Generator[Chunk, None, None]:
+    def stream(
+        self, prompt: Prompt, **options: Unpack[RequestOptions]
+    ) -> Generator[Chunk, None, None]:
         """Continue one prompt and yield text as it becomes final; arguments as ``submit``.
 
         The last chunk has ``finish_reason``, ``stats`` and ``seed``. A stream that is closed or
@@ -256,7 +323,12 @@ class Engine(Closing):
         return self._loop.stream(self._generate_job(prompt, 0, options))
 
     def submit(
-        self, prompt: Prompt, *, wait: bool = True, streams: bool = True, **options: Any
+        self,
+        prompt: Prompt,
+        *,
+        wait: bool = True,
+        streams: bool = True,
+        **options: Unpack[RequestOptions],
     ) -> Generation:
         """Queue a request, and return without waiting for its output.
 
@@ -264,7 +336,8 @@ class Engine(Closing):
             prompt: text, token ids or chat messages.
             wait: if the queue is full, wait for room in it.
             streams: deliver chunks after each step; otherwise one at the end.
-            max_tokens: maximum number of tokens to generate, by default 128.
+            max_tokens: maximum number of tokens to generate, by default 128; None for no limit but
+                the context's.
             stop: a string or strings that end the output; they are not part of it.
             stop_tokens: token ids that end the output, in addition to the model's end tokens.
             ignore_eos: continue past end tokens.
@@ -273,6 +346,11 @@ class Engine(Closing):
             context_shift: when the context is full, drop the older half of the tokens after
                 ``n_keep`` and continue, instead of ending.
             n_keep: tokens at the beginning that a context shift keeps, by default the prompt.
+            logits_processors: functions ``f(tokens, logits) -> logits``, applied in order to each
+                row of logits (float32, shape (n_vocab,)) before a token is drawn from it; tokens
+                are all so far, int32, shape (n,).
+            stopping_criteria: functions ``f(tokens, logits) -> bool``, called after each token is
+                drawn; True ends the output behind it.
             on_step: called with every verified tree.
             on_prefill: called with the share of the prompt that is in the KV cache.
             options: fields of ``SamplingParams``, such as temperature, seed, grammar.

@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytreellama.engine.completion import Chunk, Completion
 from pytreellama.engine.jobs import Job
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from pytreellama.engine.loop import Loop
+    from pytreellama.engine.options import SamplingOptions
 
 
 class Generation(Iterator[Chunk]):
@@ -100,7 +103,7 @@ class Generation(Iterator[Chunk]):
         """End the request at the next step, with ``finish_reason`` "cancelled"."""
         self._loop.cancel(self)
 
-    def fork(self, **sampling: Any) -> Generation:
+    def fork(self, **sampling: Unpack[SamplingOptions]) -> Generation:
         """Start another generation that continues the present output; it shares the KV cache.
 
         Args:
@@ -112,7 +115,7 @@ class Generation(Iterator[Chunk]):
                 the options are invalid.
             QueueFullError: the request queue is full.
         """
-        return self._loop.fork(self, sampling)
+        return self._loop.fork(self, dict(sampling))
 
     # -- for the loop
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,14 +9,17 @@ from typing import Any
 
 from pytreellama.context.params import is_integer
 from pytreellama.engine.completion import Step
+from pytreellama.engine.row_functions import LogitsProcessor, StoppingCriterion
 from pytreellama.engine.token_state import Int32
-from pytreellama.errors import RequestError, shown
+from pytreellama.errors import RequestError, did_you_mean, shown
 from pytreellama.sampling.params import SamplingParams
 
-OnStep = Callable[[Step], None]
-OnPrefill = Callable[[float], None]
+OnStep = Callable[[Step], object]
+OnPrefill = Callable[[float], object]
 
 MAX_LOGPROBS = 100
+MAX_TOKENS = 2**31 - 1
+"""More than any context holds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +39,9 @@ class Request:
         n_keep: tokens at the beginning that a context shift keeps; None is the prompt, or half of
             the context if that is less.
         sampling: how tokens are drawn.
+        logits_processors: functions ``f(tokens, logits) -> logits`` that change each row of logits
+            before a token is drawn from it.
+        stopping_criteria: functions ``f(tokens, logits) -> bool`` that end the output.
         on_step: called with every verified tree.
         on_prefill: called with the share of the prompt that is in the KV cache.
     """
@@ -50,6 +55,8 @@ class Request:
     context_shift: bool = False
     n_keep: int | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    logits_processors: tuple[LogitsProcessor, ...] = ()
+    stopping_criteria: tuple[StoppingCriterion, ...] = ()
     on_step: OnStep | None = None
     on_prefill: OnPrefill | None = None
 
@@ -57,7 +64,8 @@ class Request:
         _require_integer("max_tokens", self.max_tokens)
         if self.max_tokens < 1:
             raise RequestError(
-                f"max_tokens = {shown(self.max_tokens)} was asked for; give a whole number from 1"
+                f"invalid max_tokens={shown(self.max_tokens)}: expected a whole number from 1, or "
+                "None to write until the end"
             )
         for name in ("logprobs", "n_keep"):
             if getattr(self, name) is not None:
@@ -68,8 +76,12 @@ class Request:
             raise RequestError(
                 f"logprobs = {shown(self.logprobs)} was asked for; give None or 0 to {MAX_LOGPROBS}"
             )
-        _require_callback("on_step", self.on_step)
-        _require_callback("on_prefill", self.on_prefill)
+        for name in ("logits_processors", "stopping_criteria"):
+            for function in getattr(self, name):
+                _require_function(f"item of {name}", function)
+        for name in ("on_step", "on_prefill"):
+            if getattr(self, name) is not None:
+                _require_function(name, getattr(self, name))
         if self.n_keep is not None and self.n_keep < 0:
             raise RequestError(
                 f"n_keep = {shown(self.n_keep)} was asked for; give None, or 0 or more"
@@ -102,10 +114,9 @@ def sampling_params(
                 f"{', '.join(known)}"
             )
         if name not in known:
-            close = difflib.get_close_matches(name, [*known, *_OPTIONS], n=1)
-            meant = f"did you mean {close[0]}? " if close else ""
+            names = [*_OPTIONS, *known]
             raise RequestError(
-                f"unknown option {name}; {meant}options are {', '.join([*_OPTIONS, *known])}"
+                f"unknown option {name}; options are {', '.join(names)}{did_you_mean(name, names)}"
             )
     return replace(base or SamplingParams(), **options)
 
@@ -115,10 +126,10 @@ def _require_integer(name: str, value: object) -> None:
         raise RequestError(f"invalid {name}={shown(value)}: expected a whole number")
 
 
-def _require_callback(name: str, callback: object) -> None:
-    if callback is not None and not callable(callback):
-        raise RequestError(f"invalid {name} of type {type(callback).__name__}: give a function")
-    if inspect.iscoroutinefunction(callback):
+def _require_function(name: str, given: object) -> None:
+    if not callable(given):
+        raise RequestError(f"invalid {name} of type {type(given).__name__}: give a function")
+    if inspect.iscoroutinefunction(given):
         raise RequestError(
             f"invalid {name}: it is a coroutine function, and the engine's thread cannot await; "
             "give a plain function"

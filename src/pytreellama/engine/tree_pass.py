@@ -125,7 +125,7 @@ class TreePass:
         job.accept(verdict.tokens, logprobs)
         if job.request.on_step is not None:
             told = None if job.request.logprobs is None else tuple(logprobs)
-            step = Step(job.index, tree, verdict.path, verdict.tokens, job.plan, told)
+            step = Step(job.index, tree, verdict.path, verdict.tokens, job.plan, told, job.vocab)
             job.request.on_step(step)
 
     def _observe(
@@ -152,6 +152,13 @@ class TreePass:
 
         if self._rule == "typical":
             return typical(tree, lambda node: self._distribution(place.start + node), stop=stop)
+        functions = job.row_functions
+        if functions is not None:
+            functions.begin_step()
+            sampler, outputs = job.sampler, self._context.outputs
+            return match(
+                tree, lambda node: functions.draw(sampler, outputs, place.start + node), stop
+            )
         if job.sampler.is_argmax:
             verdict = match_greedy(tree, rows.argmax(place), stop)
             self._require_numbers(place.start + verdict.path[-1], verdict.next_token)

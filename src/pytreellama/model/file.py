@@ -33,7 +33,7 @@ class ModelFile:
     def at(cls, path: str | os.PathLike[str]) -> ModelFile:
         """Raises ModelLoadError: there is none, or it is not a regular file."""
         try:
-            absolute = Path(path).absolute()
+            absolute = Path(path).expanduser().absolute()
             status = absolute.stat()
             real_path = absolute.resolve()
         except (OSError, ValueError, RuntimeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Model(Closing):
         tokens = model.vocab.encode("Once upon a time")
 
     Args:
-        path: path of the GGUF file.
+        path: path of the GGUF file; of its first part if it is split. ``~`` is the home folder.
         n_gpu_layers: layers to put on a GPU, if this build and machine have one; -1 for all.
         mmap: map the file instead of reading it; processes then share its pages.
         mlock: lock the weights in memory, so that they are not swapped out.
@@ -94,6 +95,59 @@ class Model(Closing):
         from pytreellama.model.default_model import default_model_path
 
         return cls(default_model_path(), **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: str | None = None,
+        *,
+        revision: str | None = None,
+        hub_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Model:
+        """Load a GGUF model of the Hugging Face Hub, which is downloaded once and cached.
+
+        Needs ``huggingface_hub``; its environment variables (``HF_TOKEN``, ``HF_HOME``,
+        ``HF_HUB_OFFLINE``) and progress bars work as usual.
+
+        Args:
+            repo_id: "owner/name", or "owner/name:Q4_K_M" for a quantisation.
+            filename: a file, or a pattern such as "*q4_k_m.gguf", in any case; by default the
+                repository's Q4_K_M, Q8_0 or Q4_0. Split models are downloaded whole.
+            revision: a branch, tag or commit.
+            hub_options: arguments of ``huggingface_hub.hf_hub_download``, such as ``token``.
+            options: arguments of ``Model``.
+
+        Raises:
+            ModelLoadError: no such repository or file, several that match, or no network.
+
+        Example:
+            >>> model = Model.from_pretrained("ggml-org/SmolLM3-3B-GGUF", "*Q4_K_M.gguf")
+        """
+        from pytreellama.model.hub import hub_model_path
+
+        path = hub_model_path(repo_id, filename, revision=revision, **(hub_options or {}))
+        return cls(path, **options)
+
+    @classmethod
+    def from_ollama(
+        cls, name: str, *, store: str | os.PathLike[str] | None = None, **options: Any
+    ) -> Model:
+        """Load a model that ``ollama pull`` has fetched, from Ollama's own files.
+
+        Args:
+            name: as Ollama's commands take it, such as "llama3.2" or "llama3.2:1b".
+            store: Ollama's folder ``models``; by default ``OLLAMA_MODELS``, the user's or the
+                service's.
+            options: arguments of ``Model``.
+
+        Raises:
+            ModelLoadError: no store, or no such model in it.
+        """
+        from pytreellama.model.ollama import ollama_model_path
+
+        return cls(ollama_model_path(name, store=store), **options)
 
     @property
     def path(self) -> Path:

@@ -147,3 +147,35 @@ static inline void ggml_state_tree_window(
         }
     }
 }
+
+// SSM_CONV of a tree, for the channels from i0 to i1: a block of rows of conv_x stays in the first cache for all tokens
+static inline void ggml_state_tree_conv(ggml_tensor * dst, int64_t i0, int64_t i1) {
+    const ggml_tensor * conv_x = dst->src[0];
+    const ggml_tensor * weight = dst->src[1];
+
+    const int     n_conv  = (int) weight->ne[0];
+    const int64_t n_block = 32;
+
+    std::vector<float> window(n_block*n_conv);
+
+    for (int64_t b0 = i0; b0 < i1; b0 += n_block) {
+        const int64_t b1 = std::min(b0 + n_block, i1);
+
+        for (int64_t t = 0; t < dst->ne[1]; ++t) {
+            ggml_state_tree_window(conv_x, dst->src[2], dst->src[3], n_conv, t, b0, b1, window.data());
+
+            const float * s = window.data();
+            const float * c = (const float *) ((const char *) weight->data + b0*weight->nb[1]);
+            float       * x = (float *) ((char *) dst->data + b0*dst->nb[0] + t*dst->nb[1]);
+
+            for (int64_t i = 0; i < b1 - b0; ++i) {
+                // the sum of stock's loop over a text
+                float sumf = 0.0f;
+                for (int j = 0; j < n_conv; ++j) {
+                    sumf += s[j + i*n_conv] * c[j + i*n_conv];
+                }
+                x[i] = sumf;
+            }
+        }
+    }
+}

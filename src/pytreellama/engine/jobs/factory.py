@@ -10,7 +10,8 @@ from pytreellama.engine.jobs.embed import POOLINGS, EmbedJob, Pooling, own_pooli
 from pytreellama.engine.jobs.generate import GenerateJob
 from pytreellama.engine.jobs.score import ScoreJob
 from pytreellama.engine.prompts import Continuation, Prompt, PromptEncoder, as_list
-from pytreellama.engine.request import OnPrefill, OnStep, Request, sampling_params
+from pytreellama.engine.request import MAX_TOKENS, OnPrefill, OnStep, Request, sampling_params
+from pytreellama.engine.row_functions import LogitsProcessor, StoppingCriterion
 from pytreellama.errors import RequestError
 from pytreellama.model.model import Model
 
@@ -43,13 +44,15 @@ class JobFactory:
         prompt: Prompt,
         index: int = 0,
         *,
-        max_tokens: int = 128,
+        max_tokens: int | None = 128,
         stop: str | Sequence[str] = (),
         stop_tokens: Iterable[int] = (),
         ignore_eos: bool = False,
         logprobs: int | None = None,
         context_shift: bool = False,
         n_keep: int | None = None,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        stopping_criteria: Sequence[StoppingCriterion] = (),
         on_step: OnStep | None = None,
         on_prefill: OnPrefill | None = None,
         **sampling: Any,
@@ -61,7 +64,7 @@ class JobFactory:
         """
         request = Request(
             prompt=self.prompts.encode(prompt),
-            max_tokens=max_tokens,
+            max_tokens=MAX_TOKENS if max_tokens is None else max_tokens,
             stop=(stop,) if isinstance(stop, str) else tuple(as_list(stop or (), "stop")),
             stop_tokens=frozenset(self.prompts.ids(stop_tokens, "stop_tokens")),
             ignore_eos=ignore_eos,
@@ -69,6 +72,8 @@ class JobFactory:
             context_shift=context_shift,
             n_keep=n_keep,
             sampling=sampling_params(sampling),
+            logits_processors=tuple(as_list(logits_processors, "logits_processors")),
+            stopping_criteria=tuple(as_list(stopping_criteria, "stopping_criteria")),
             on_step=on_step,
             on_prefill=on_prefill,
         )

@@ -13,6 +13,7 @@ from pytreellama.engine.completion import Chunk, Completion, FinishReason, Token
 from pytreellama.engine.jobs.job import Job, JobLimits, ReadyJobs
 from pytreellama.engine.output import Output
 from pytreellama.engine.request import Request, sampling_params
+from pytreellama.engine.row_functions import RowFunctions
 from pytreellama.errors import RequestError
 from pytreellama.model.vocab import Vocab
 from pytreellama.plan import Plan, PlannedRequest
@@ -33,6 +34,8 @@ class GenerateJob(Job):
 
     Attributes:
         output: what has been generated.
+        vocab: the target's vocabulary.
+        row_functions: the user's logits processors and stopping criteria, if there are any.
         sampler: draws the tokens.
         n_top: likeliest tokens of each row of a pass that the drafter observes; 0 for none.
         observes_rows: the drafter reads what passes leave of each token.
@@ -47,9 +50,14 @@ class GenerateJob(Job):
         self.n_top = drafter.n_top if isinstance(drafter, PassObserver) else 0
         self.sampler = Sampler(vocab, request.sampling)
         self.output = Output(request, vocab)
+        self.row_functions: RowFunctions | None = None
+        if request.logits_processors or request.stopping_criteria:
+            self.row_functions = RowFunctions(
+                request.logits_processors, request.stopping_criteria, self.state
+            )
         self.plan: Plan | None = None
         self.planned: PlannedRequest | None = None
-        self._vocab = vocab
+        self.vocab = vocab
         self._observes_hidden = isinstance(drafter, HiddenObserver)
         self.observes_rows = isinstance(drafter, RowObserver)
         self._drafts = False
@@ -66,7 +74,7 @@ class GenerateJob(Job):
     def check(self, limits: JobLimits) -> None:
         """See Job."""
         super().check(limits)
-        if limits.greedy_only and not self.sampler.is_argmax:
+        if limits.greedy_only and not (self.sampler.is_argmax and self.row_functions is None):
             raise RequestError(
                 "verify='typical' takes greedy requests alone; leave the sampler's options out, or "
                 "make the engine with verify='match', which is exact for every sampler"
@@ -140,7 +148,11 @@ class GenerateJob(Job):
 
     def ends_at(self, token: int, n_new: int) -> bool:
         """True if the output ends with this token, the ``n_new``-th of the step."""
-        return token in self._end_tokens or n_new >= self.n_left
+        return token in self._end_tokens or n_new >= self.n_left or self._has_stopped
+
+    @property
+    def _has_stopped(self) -> bool:
+        return self.row_functions is not None and self.row_functions.has_stopped
 
     def accept(self, tokens: Sequence[int], logprobs: Sequence[TokenLogp] = ()) -> None:
         """Append verified tokens, up to one that ends the output.
@@ -153,6 +165,8 @@ class GenerateJob(Job):
             self._accept_one(token, logprobs[i] if logprobs else None)
             if self.is_finished:
                 break
+        if self._has_stopped and not self.is_finished:
+            self.finish("stop")
         self.stats.n_tokens = len(self.output.tokens)
         self.state.extend(tokens)
 
@@ -187,7 +201,7 @@ class GenerateJob(Job):
         if self.state.is_shifted:
             raise RequestError("a generation that was shifted cannot be forked")
         request = replace(self.request, sampling=sampling or self.request.sampling)
-        fork = GenerateJob(request, self._vocab, drafter, self.index)
+        fork = GenerateJob(request, self.vocab, drafter, self.index)
         fork.accept(self.output.tokens, self.output.logprobs)
         fork.take_chunk()
         fork._take_sampler(self, sampling)

@@ -1,0 +1,154 @@
+"""The chat command: piped conversations, its commands, and a terminal with its keys."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from pytreellama import Engine, Model
+from pytreellama.cli import app
+from pytreellama.cli.marked_text import MarkedText
+
+PathOf = Callable[..., Path]
+
+
+def chat(model: Path, text: str, *arguments: str) -> Result:
+    command = ["chat", "-m", str(model), "-n", "12", "--temp", "0", *arguments]
+    result = CliRunner().invoke(app, command, input=text)
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    return result
+
+
+def test_answers_are_those_of_the_engine_to_the_whole_conversation(
+    tiny_model: Callable[..., Model], tiny_model_path: PathOf
+) -> None:
+    with Engine(tiny_model("rope")) as engine:
+        messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
+        first = engine.generate(messages, max_tokens=12).text
+        messages += [{"role": "assistant", "content": first}, {"role": "user", "content": "and"}]
+        second = engine.generate(messages, max_tokens=12).text
+    result = chat(tiny_model_path("rope"), "hi\nand\n", "--system", "be brief")
+    assert result.stdout == f"{first}\n{second}\n"
+
+
+def test_the_next_turn_reads_what_is_new_alone(tiny_model_path: PathOf) -> None:
+    result = chat(tiny_model_path("rope"), "a long question of many words\n/stats\nhi\n/stats\n")
+    said = [line for line in result.stderr.splitlines() if "of prompt" in line]
+    known = [int(line.split(" of them known")[0].split()[-1]) for line in said]
+    assert known[0] == 0 and known[1] > 20
+
+
+def test_commands(tiny_model_path: PathOf, tmp_path: Path) -> None:
+    path, kept = tiny_model_path("rope"), tmp_path / "talk.json"
+    lines = [
+        "/stats", "/retry", "/undo", "hi", "/retry", "/undo", f"/save {kept}", "/save",
+        f"/load {tmp_path / 'none'}", "/sytem x", "/system be brief", f"/save {kept}", "/clear",
+        "/help", "/exit", "never asked",
+    ]  # fmt: skip
+    result = chat(path, "\n".join(lines))
+    assert result.stdout.count("\n") == 2, "hi, and hi once more"
+    for text in (
+        "error: there is no answer yet",
+        "error: there is no question yet",
+        "(taken back)",
+        "error: /save needs the path of a file",
+        "cannot be read",
+        "error: unknown command /sytem; /help lists them; did you mean '/system'?",
+        "(a new conversation)",
+        "/retry",
+    ):
+        assert text in result.stderr
+    assert '"be brief"' in kept.read_text()
+
+
+def test_a_text_in_triple_quotes_has_several_lines(tiny_model_path: PathOf, tmp_path: Path) -> None:
+    kept = tmp_path / "talk.json"
+    chat(tiny_model_path("rope"), f'"""one\ntwo\n"""\n"""three"""\n/save {kept}\n')
+    assert r'"one\ntwo"' in kept.read_text() and '"three"' in kept.read_text()
+
+
+def test_a_failed_answer_leaves_the_conversation_as_it_was(tiny_model_path: PathOf) -> None:
+    long = "word " * 3000
+    result = chat(tiny_model_path("rope"), f"hi\n{long}\nhi\n", "-c", "256")
+    assert "error: " in result.stderr
+    assert result.stdout.count("\n") == 2
+
+
+def test_marks_colour_the_accepted_tokens_and_change_no_text(
+    tiny_model: Callable[..., Model], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_model("rope")
+    marked = MarkedText(model.vocab, in_colour=True)
+    with Engine(model, "suffix") as engine:
+        stream = engine.stream(
+            "the cat and the dog and the cat and", max_tokens=60, on_step=marked.on_step,
+            ignore_eos=True,
+        )  # fmt: skip
+        texts, stats = [], None
+        for chunk in stream:
+            texts.append(chunk.text)
+            marked.write(chunk.text)
+            stats = chunk.stats
+    written = capsys.readouterr().out
+    coloured = written.count("\x1b[32m")
+    plain = written.replace("\x1b[32m", "").replace("\x1b[0m", "")
+    assert plain == "".join(texts)
+    assert stats is not None and stats.n_accepted > 0
+    assert 0 < coloured <= stats.n_accepted
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_on_a_terminal_an_answer_can_be_stopped_and_the_chat_goes_on(
+    tiny_model_path: PathOf, tmp_path: Path
+) -> None:
+    import pty
+
+    command = [sys.executable, "-m", "pytreellama", "chat", "-m", str(tiny_model_path("rope"))]
+    master, slave = pty.openpty()
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "TERM": "dumb"}
+    process = subprocess.Popen(
+        [*command, "-c", "4096", "--logit-bias", "2=-inf", "--logit-bias", "260=-inf"],
+        stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True,
+        preexec_fn=_take_terminal,
+    )  # fmt: skip
+    os.close(slave)
+    try:
+        _read_until(master, "> ")
+        os.write(master, b"hi\n")
+        time.sleep(1.5)  # it writes
+        os.write(master, b"\x03")
+        _read_until(master, "(stopped)")
+        _read_until(master, "> ")
+        os.write(master, b"/exit\n")
+        assert process.wait(20) == 0
+        assert "hi" in (tmp_path / "pytreellama" / "chat_history").read_text()
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+
+
+def _take_terminal() -> None:
+    import fcntl
+    import signal
+    import termios
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _read_until(master: int, text: str, timeout_s: float = 90.0) -> None:
+    import select
+
+    seen, end_s = "", time.monotonic() + timeout_s
+    while text not in seen:
+        ready, _, _ = select.select([master], [], [], max(0.0, end_s - time.monotonic()))
+        assert ready, f"{text!r} did not come; this did: {seen[-500:]!r}"
+        seen += os.read(master, 4096).decode("utf-8", "replace")
