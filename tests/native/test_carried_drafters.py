@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from gguf import GGUFReader
 
-import tiny_models
 from carried_drafts import CARRIED_KINDS, EAGLE3_KINDS, EAGLE3_TARGET, Float32, agreeing
 from pytreellama import Completion, Context, Engine, Model
 from pytreellama.context.draft_context import DraftContext, Piece
-from pytreellama.context.native_context import NativeContext
-from pytreellama.draft import (
-    MTP,
-    Auto,
-    Eagle3,
-    Merge,
-    Recycling,
-    Suffix,
-    drafter_factory,
-    uses_mtp,
-)
+from pytreellama.draft import MTP, Auto, Eagle3, Merge, Recycling, Suffix
 from pytreellama.draft.conditioned import ConditionedDrafter, ConditionedFactory
 from pytreellama.engine.generation import Generation
 from pytreellama.errors import DraftError, PyTreeLlamaError
-from tiny_architectures import heads
-
-pytest.importorskip("gguf", reason="needs gguf: pip install 'pytreellama[test]'")
 
 Paths = Callable[..., Path]
 Drafted = Callable[..., ConditionedFactory]
@@ -366,47 +350,7 @@ def test_proposing_changes_nothing(target: tuple[Model, Drafted]) -> None:
     assert proposals
 
 
-# -- what does not fit
-
-
-def refused(model: Model, drafter: Any, match: str) -> None:
-    with pytest.raises(DraftError, match=match):
-        Engine(model, drafter, n_ctx=256, n_threads=1)
-
-
-def test_a_model_without_nextn_layers_is_refused(tiny_model: Callable[..., Model]) -> None:
-    refused(tiny_model("rope"), "mtp", "no llama.nextn_predict_layers in its metadata")
-
-
-def test_nextn_layers_that_were_not_loaded_are_asked_for(
-    tiny_model: Callable[..., Model],
-) -> None:
-    refused(tiny_model("qwen35-mtp"), MTP(), "load_mtp=True")
-
-
-def test_eagle3_files_of_other_targets_are_refused(
-    tiny_model: Callable[..., Model],
-    tiny_model_path: Paths,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    head = tiny_model_path("eagle3")
-    refused(tiny_model("rope", n_embd=128), Eagle3(head), "64 numbers .* have 128")
-    refused(tiny_model("rope", n_layer=1), Eagle3(head), r"does not offer .*\[0, 1, 1\]")
-    monkeypatch.setattr(heads, "TARGET_LAYERS", (0, 1, 7))
-    other = tiny_models.tiny_model("eagle3", tmp_path)
-    refused(tiny_model("rope"), Eagle3(other), r"\[0, 1, 7\] .*layers 0 to 1")
-    refused(
-        tiny_model("rope", n_vocab=400),
-        Eagle3(tiny_model_path("eagle3")),
-        "vocabulary of 320 tokens",
-    )
-    refused(tiny_model("rope"), Eagle3(tiny_model_path("swa")), "architecture")
-    refused(tiny_model("rope"), Eagle3(tmp_path / "missing.gguf"), "there is no EAGLE-3 file")
-    refused(tiny_model("rope"), "eagle3", "there is no EAGLE-3 file .*rope.eagle3.gguf")
-    (tmp_path / "broken.gguf").write_bytes(b"GGUF")
-    refused(tiny_model("rope"), f"eagle3={tmp_path / 'broken.gguf'}", "can be loaded")
-    refused(tiny_model("recurrent"), Eagle3(head), "cannot be run|numbers|layers")
+# -- factories and costs
 
 
 @some_kinds
@@ -416,131 +360,12 @@ def test_a_factory_serves_one_engine_at_a_time(target: tuple[Model, Drafted]) ->
     with pytest.raises(PyTreeLlamaError, match="make an engine with"):
         factory()
     with Engine(model, factory, n_ctx=256, n_threads=1) as first:
-        refused(model, factory, "for another engine")
+        with pytest.raises(DraftError, match="for another engine"):
+            Engine(model, factory, n_ctx=256, n_threads=1)
         plain = first.generate(PROMPTS[0], max_tokens=8, ignore_eos=True).tokens
     with Engine(model, factory, n_ctx=256, n_threads=1) as second:
         first.close()
         assert second.generate(PROMPTS[0], max_tokens=8, ignore_eos=True).tokens == plain
-
-
-def test_tables_of_tokens_that_the_target_lacks_are_refused(
-    tiny_model: Callable[..., Model], tiny_model_path: Paths, tmp_path: Path
-) -> None:
-    for token in (-1, 320, 2**40):
-        path = tmp_path / "head.gguf"
-        shutil.copy(tiny_model_path("eagle3-d2t"), path)
-        (d2t,) = (tensor for tensor in GGUFReader(path, "r+").tensors if tensor.name == "d2t")
-        d2t.data[7] = token
-        refused(tiny_model("rope"), Eagle3(path), f"names token {token} of a vocabulary of 320")
-
-
-def test_a_vocabulary_of_the_drafts_own_limits_what_is_drafted(
-    tiny_model: Callable[..., Model], tiny_model_path: Paths
-) -> None:
-    drafted: set[int] = set()
-    factory = Eagle3(tiny_model_path("eagle3-d2t"), min_p=0.0)
-    with Engine(tiny_model("rope"), factory, n_ctx=512, n_threads=1) as engine:
-        engine.submit(
-            PROMPTS[0],
-            max_tokens=N_TOKENS,
-            ignore_eos=True,
-            on_step=lambda step: drafted.update(step.tree.tokens[1:].tolist()),
-        ).result()
-    assert len(drafted) > 10
-    assert drafted <= set(range(5, 320, heads.DRAFT_TOKEN_STEP))
-
-
-# -- by itself
-
-
-def test_auto_drafts_with_nextn_layers_that_were_loaded(agreeing_path: Paths) -> None:
-    with (
-        Model(agreeing_path("deepseek2-mtp")) as without,
-        Model(agreeing_path("deepseek2-mtp"), load_mtp=True) as model,
-    ):
-        plain = texts(run(without, "none", max_tokens=60))
-        for loaded, names in ((without, 2), (model, 3)):
-            with Engine(loaded, "auto", n_ctx=2048, n_threads=1, n_seq_max=4) as engine:
-                completions = engine.generate(PROMPTS[:4], max_tokens=60, ignore_eos=True)
-                assert texts(completions) == plain
-                assert isinstance(engine.drafter, Auto)
-                assert engine.drafter.n_drafters == names
-                assert engine.drafter_budget is not None
-                n_asked = [int(known["n_asked"]) for known in engine.drafter_budget.to_dicts()]
-                assert len(n_asked) == names
-                assert n_asked[-1] > 0
-
-
-def test_auto_drafts_with_the_eagle3_file_next_to_the_model(
-    tiny_model_path: Paths, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    shutil.copy(tiny_model_path("rope"), tmp_path / "model.gguf")
-    shutil.copy(tiny_model_path("eagle3"), tmp_path / "model.eagle3.gguf")
-    with Model(tmp_path / "model.gguf") as model:
-        with Engine(model, "auto", n_ctx=512, n_threads=1) as engine:
-            assert isinstance(engine.drafter, Auto)
-            assert engine.drafter().names == ("suffix", "recycling", "eagle3")
-        shutil.copy(tiny_model_path("swa"), tmp_path / "model.eagle3.gguf")
-        with Engine(model, "auto", n_ctx=512, n_threads=1) as engine:
-            assert isinstance(engine.drafter, Auto)
-            assert engine.drafter.n_drafters == 2
-    assert "are left out" in caplog.text
-
-
-def test_drafts_that_cannot_be_run_are_left_out_of_auto(
-    tiny_model: Callable[..., Model],
-    tiny_model_path: Paths,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(NativeContext, "has_trees", property(lambda self: self.n_seq_max == 1))
-    with Model(tiny_model_path("deepseek2-mtp"), load_mtp=True) as model:
-        refused(model, "mtp", "memory that cannot hold trees")
-        with Engine(model, "auto", n_ctx=512, n_threads=1, n_seq_max=1) as engine:
-            assert isinstance(engine.drafter, Auto)
-            assert engine.drafter.n_drafters == 2
-    assert "are left out" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("spec", "expected"),
-    [
-        ("auto", True),
-        ("mtp", True),
-        ("suffix+mtp", True),
-        (["suffix", MTP(n_levels=2)], True),
-        (Auto(Suffix(), MTP()), True),
-        (Auto(Suffix(), own=True), True),
-        ("suffix", False),
-        ("none", False),
-        (Auto(Suffix()), False),
-        (Suffix, False),
-    ],
-    ids=str,
-)
-def test_a_drafter_tells_whether_nextn_layers_are_of_use(spec: Any, expected: bool) -> None:
-    assert uses_mtp(spec) is expected
-
-
-def test_an_engine_of_a_path_loads_what_its_drafter_needs(agreeing_path: Paths) -> None:
-    path = agreeing_path("deepseek2-mtp")
-    for drafter, expected in (("mtp", "loaded"), ("suffix", "not loaded")):
-        with Engine(path, drafter, n_ctx=256, n_threads=1) as engine:
-            assert engine.model.mtp == expected
-
-
-def test_the_command_line_loads_what_the_drafter_needs(
-    agreeing_path: Paths, tiny_model_path: Paths
-) -> None:
-    from pytreellama.cli import session
-
-    with session.load_model(agreeing_path("deepseek2-mtp"), 0, "mtp") as model:
-        assert model.mtp == "loaded"
-    with session.load_model(agreeing_path("deepseek2-mtp"), 0, "suffix") as model:
-        assert model.mtp == "not loaded"
-    factory = drafter_factory(f"suffix+eagle3={tiny_model_path('eagle3')}")
-    with session.load_model(tiny_model_path("rope"), 0) as model:
-        assert texts(run(model, factory)) == texts(run(model, "none"))
 
 
 @some_kinds

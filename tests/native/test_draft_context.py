@@ -209,3 +209,22 @@ def test_nextn_layers_are_loaded_where_they_are_asked_for(
         assert (without.mtp, model.mtp) == ("not loaded", "loaded")
     with Model(tiny_model_path("rope"), load_mtp=True) as other:
         assert other.mtp == "none"
+
+
+@pytest.mark.parametrize("kind", ["deepseek2-mtp", "qwen3next-mtp", "nemotron_h_moe-mtp", "eagle3"])
+def test_passes_in_several_parts_leave_the_states_of_all_tokens(
+    kind: str, tiny_model_path: Paths
+) -> None:
+    n = 150  # more than one part of a draft's pass
+    with carried(kind, tiny_model_path) as both:
+        draft = both.draft
+        tokens = (261 + np.arange(n) * 7 % 59).astype(np.int32)
+        states = states_of(n, draft.n_embd)
+        draft.decode([Piece(0, tokens, states)])
+        logits, own = draft.outputs.logits, draft.states()
+        draft.sequences.free(0)
+        for begin in range(0, n, 50):
+            part = slice(begin, begin + 50)
+            draft.decode([Piece(1, tokens[part], states[part])])
+            assert np.array_equal(draft.outputs.logits, logits[part])
+            assert np.array_equal(draft.states(), own[part])
