@@ -3,7 +3,7 @@
     python bench/hybrid.py [--json] [--shapes NAME ...] [--repeats N] [--threads N]
 
 The models have random weights (Q4_K_M) in the shape of a Qwen3.5 and of an LFM2 of about 0.5
-billion weights; they are made once, in the folder of ``lib/models.py``, within two minutes. Behind
+billion weights; they are made once, by ``lib/random_models.py``, within two minutes. Behind
 ``--depth`` tokens of text, these take turns: a plain step, trees and chains whose nodes begin with
 their parents' states, and a chain by copies of the state (``TreeEncoding.SEQUENCES``), half of
 which is accepted. A drafter that knows the text (three right tokens, and a wrong one beside each)
@@ -13,54 +13,22 @@ shows what speculation can gain.
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 
-from lib.models import bench_folder
-from lib.report import ROOT, Figure, Spread, note, publish, shown
-from pytreellama import Context, Engine, Model, TokenTree, TreeEncoding, quantize
+from lib.random_models import hybrid_model
+from lib.report import Figure, Spread, note, publish
+from pytreellama import Context, Engine, Model, TokenTree, TreeEncoding
 from pytreellama.draft import Tokens
-
-sys.path.insert(0, str(ROOT / "tests"))
 
 SIZES = (8, 16)
 N_TRUE = 3
-
-
-def model_of(kind: str) -> Path:
-    """A model of about 0.5 billion random weights in the shape of a kind."""
-    path = bench_folder() / f"random-{kind}-0.5B.Q4_K_M.gguf"
-    if path.exists():
-        return path
-    from tiny_architectures import deltanet
-    from tiny_models import write_tiny_model
-
-    # Qwen3.5 0.8B: 16 heads of 128 for keys and values of the delta net, no vocabulary of 248,000
-    deltanet.N_KEY_HEAD = deltanet.N_VALUE_HEAD = 16
-    deltanet.D_HEAD, deltanet.D_KEYS, deltanet.D_VALUES = 128, 2048, 2048
-    n_layer = {"qwen35": 24, "lfm2": 24}[kind]
-    whole, unfinished = path.with_suffix(".f16"), path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with shown(f"making a random {kind}") as progress:
-            write_tiny_model(
-                whole, kind, n_layer=n_layer, n_embd=1024, n_head=32, n_head_kv=8, n_ff=3584,
-                n_vocab=32_000, n_ctx_train=8192, dtype="f16",
-            )  # fmt: skip
-            quantize(whole, unfinished, "Q4_K_M", progress=progress)
-        os.replace(unfinished, path)
-    finally:
-        whole.unlink(missing_ok=True)
-        unfinished.unlink(missing_ok=True)
-    return path
 
 
 # -- passes
@@ -233,7 +201,7 @@ def main() -> None:
     rows: list[tuple[str, Any]] = []
     figures: list[Figure] = []
     for kind in args.shapes:
-        with Model(model_of(kind)) as model:
+        with Model(hybrid_model(kind)) as model:
             note(f"{kind}: passes")
             costs = costs_of(model, args.depth, args.repeats, args.threads)
             note(f"{kind}: answers")

@@ -42,6 +42,8 @@ METRICS = (
     "queued",
     "cached_prefixes",
     "kept_texts",
+    "prefix_checkpoints",
+    "prefix_checkpoint_bytes",
     "cache_cells_used",
     "cache_cells",
     "answers_total",

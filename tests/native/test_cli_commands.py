@@ -343,3 +343,46 @@ def test_the_demonstration_streams_and_ends_with_a_table(model_path: str) -> Non
     for text in ("free prose", "editing a text", "tokens a pass", "same text"):
         assert text in result.stdout
     assert "Count from 1 to 30" in result.stderr
+
+
+# -- tokenize, score, embed, quantize
+
+
+def test_tokenize_shows_what_the_vocabulary_says(model: Model, model_path: str) -> None:
+    text = "the cat<|im_end|>"
+    expected = model.vocab.encode(text, add_eos=False, parse_special=True)
+    got = invoke_json("tokenize", text, "-m", model_path)
+    assert got["tokens"] == expected and got["pieces"][-1] == "<|im_end|>"
+    letters = invoke_json("tokenize", text, "-m", model_path, "--no-special", "--no-bos")
+    assert letters["tokens"] == model.vocab.encode(text, add_special=False)
+    shown = invoke("tokenize", "-m", model_path, stdin=text + "\n")
+    assert "'<|im_end|>'" in shown.stdout and f"{len(expected)} tokens" in shown.stderr
+
+
+def test_score_is_the_engines(model: Model, model_path: str) -> None:
+    with Engine(model, "none") as engine:
+        expected = engine.score(PROMPT, [" cat", " dog and"])
+    got = invoke_json("score", PROMPT, " cat", " dog and", "-m", model_path)["scores"]
+    assert [row["logp"] for row in got] == [one.logp for one in expected]
+    assert [row["tokens"] for row in got] == [list(one.tokens) for one in expected]
+    assert "log-probability" in invoke("score", PROMPT, " cat", "-m", model_path).stdout
+
+
+def test_embed_writes_a_line_for_each_text(model: Model, model_path: str) -> None:
+    with Engine(model, "none") as engine:
+        expected = engine.embed(["the cat", "the dog"])
+    lines = invoke("embed", "-m", model_path, stdin="the cat\nthe dog\n").stdout.splitlines()
+    got = [json.loads(line) for line in lines]
+    assert [one["text"] for one in got] == ["the cat", "the dog"]
+    assert [one["embedding"] for one in got] == expected.tolist()
+    assert (
+        "error: pooling"
+        in invoke("embed", "x", "-m", model_path, "--pooling", "sum", code=1).stderr
+    )
+
+
+def test_quantize_writes_a_model(model_path: str, tmp_path: Path) -> None:
+    target = tmp_path / "small.gguf"
+    got = invoke_json("quantize", model_path, str(target), "q8_0")
+    assert got["path"] == str(target) and got["n_bytes"] == target.stat().st_size
+    assert "expected one of" in invoke("quantize", model_path, str(target), "q9", code=1).stderr

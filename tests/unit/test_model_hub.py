@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pytreellama.errors import ModelLoadError
 from pytreellama.model.hub import choose_model, hub_model_path
-from pytreellama.model.model import Model
 
 pytest.importorskip("huggingface_hub", reason="needs huggingface_hub: pip install '.[hub]'")
 
@@ -112,12 +109,3 @@ def test_a_cached_model_needs_no_network(
 def test_a_model_that_is_not_cached_is_not_found_offline(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="cannot fetch owner/tiny-GGUF from the Hugging Face"):
         hub_model_path(REPO, cache_dir=tmp_path, local_files_only=True)
-
-
-def test_a_cached_model_is_loaded(tmp_path: Path, tiny_model_path: Callable[..., Path]) -> None:
-    cached(tmp_path, "tiny-Q4_K_M.gguf")
-    blob = next((tmp_path / "models--owner--tiny-GGUF" / "blobs").iterdir())
-    shutil.copy(tiny_model_path("rope"), blob)
-    options = {"cache_dir": tmp_path, "local_files_only": True}
-    with Model.from_pretrained(REPO, hub_options=options) as model:
-        assert model.path.name == "tiny-Q4_K_M.gguf"

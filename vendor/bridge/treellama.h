@@ -20,6 +20,7 @@
 #include "treellama-tree.h"
 #include "treellama-memory.h"
 #include "treellama-state.h"
+#include "treellama-prefix.h"
 #include "treellama-logits.h"
 #include "treellama-sampling.h"
 #include "treellama-draw.h"

@@ -11,7 +11,22 @@ from typing import Annotated
 import typer
 
 from pytreellama import __version__
-from pytreellama.cli import bench, chat, demo, doctor, generate, medusa, plan, pull, serve, tree
+from pytreellama.cli import (
+    bench,
+    chat,
+    demo,
+    doctor,
+    embed,
+    generate,
+    medusa,
+    plan,
+    pull,
+    quantize,
+    score,
+    serve,
+    tokenize,
+    tree,
+)
 from pytreellama.cli.failures import CleanFailures, flush_stdout
 from pytreellama.cli.output import never_fail_to_encode
 
@@ -34,6 +49,10 @@ app.command("plan")(plan.plan)
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.command("pull")(pull.pull)
+app.command("quantize")(quantize.quantize)
+app.command("tokenize")(tokenize.tokenize)
+app.command("score")(score.score)
+app.command("embed")(embed.embed)
 app.add_typer(medusa.app, name="medusa")
 
 

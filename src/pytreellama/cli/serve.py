@@ -133,6 +133,15 @@ class ServeOptions:
             max=_N_CACHED_MAX,
         ),
     ] = 32
+    max_checkpoint_bytes: Annotated[
+        int,
+        option(
+            "--max-checkpoint-bytes",
+            help="Host memory for cached recurrent states and sliding windows, in bytes.",
+            panel=_ENGINE,
+            min=0,
+        ),
+    ] = 256 << 20
     drafter: Annotated[
         str,
         option(
@@ -274,6 +283,7 @@ def _engine(options: ServeOptions, model: Model) -> Engine:
         n_seq_max=options.parallel,
         n_queue_max=options.queue,
         n_cached_prefixes=options.cached_prefixes,
+        max_checkpoint_bytes=options.max_checkpoint_bytes,
         n_threads=options.threads,
     )
 

@@ -47,9 +47,18 @@ def _prompt_text(options: GenerationOptions) -> str:
         raise RequestError("give one prompt: as an argument, by --prompt, or by --file")
     if options.file is not None:
         return _without_line_break(read_text(options.file, "--file"))
-    if given and given[0] != "-":
-        return given[0]
-    return _read_stdin(is_asked_for=bool(given))
+    return given_text(given[0] if given else None)
+
+
+def given_text(argument: str | None) -> str:
+    """The text of an argument, or of stdin where it is ``-`` or missing.
+
+    Raises:
+        RequestError: there is none, or it is not UTF-8.
+    """
+    if argument is not None and argument != "-":
+        return argument
+    return _read_stdin(is_asked_for=argument == "-")
 
 
 def _without_line_break(text: str) -> str:
@@ -89,6 +98,15 @@ def load_model(source: Path | None, n_gpu_layers: int = -1, drafter: str = "none
     load_mtp = uses_mtp(drafter)
     with ProgressBar("loading the model") as bar:
         return Model(path, n_gpu_layers=n_gpu_layers, load_mtp=load_mtp, progress=bar.report)
+
+
+def load_vocab(source: Path | None) -> Model:
+    """Load a model without its weights: its vocabulary alone."""
+    from pytreellama.model.model import Model
+    from pytreellama.model.source import source_path
+
+    path = source_path(None if source is None else source.as_posix())
+    return Model(path, vocab_only=True)
 
 
 def open_engine(

@@ -15,6 +15,7 @@ from pytreellama.context.native_context import NativeContext
 from pytreellama.errors import MemoryStateError
 from pytreellama.native import memory
 from pytreellama.native import tree as native_tree
+from pytreellama.native.memory import Sharing
 
 Int32 = NDArray[np.int32]
 
@@ -102,6 +103,34 @@ class Cache:
         """Free all pending nodes of a sequence."""
         native_tree.discard(self._native.handle, seq)
 
+    # -- prefixes
+
+    @property
+    def sharing(self) -> Sharing:
+        return memory.sharing(self._native.handle)
+
+    @property
+    def window_is_small(self) -> bool:
+        """True if a sliding window's cache has room for the window alone."""
+        return memory.window_is_small(self._native.handle)
+
+    def holds_prefix(self, seq: int, n: int) -> bool:
+        """True if the first n tokens of a sequence can be shared as they are."""
+        self._check_id(seq)
+        return memory.holds_prefix(self._native.handle, seq, n)
+
+    def checkpoint(self, seq: int) -> bytes:
+        """The part of a sequence's state that ``cp`` cannot share at any position."""
+        memory.update(self._native.handle)
+        return memory.state(self._native.handle, seq, partial=True)
+
+    def set_checkpoint(self, seq: int, data: bytes) -> None:
+        """Put a checkpoint back, beside the cells that ``cp`` has shared; as ``set_state``."""
+        memory.update(self._native.handle)
+        self._load(seq, data, partial=True)
+
+    # -- states
+
     def state(self, seq: int) -> bytes:
         """The state of a sequence, or of ``EVERYTHING``."""
         memory.update(self._native.handle)
@@ -111,8 +140,11 @@ class Cache:
         """Put a state back. What stood there is gone, also if the state is refused."""
         memory.update(self._native.handle)
         self.empty(seq)  # llama.cpp leaves the old text where the saved one is empty
+        self._load(seq, data)
+
+    def _load(self, seq: int, data: bytes, *, partial: bool = False) -> None:
         handle = self._native.handle
-        why_not = memory.set_state(handle, seq, data) if data else "they are empty"
+        why_not = memory.set_state(handle, seq, data, partial=partial) if data else "they are empty"
         if why_not is not None:
             self.empty(seq)
             raise MemoryStateError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from pytreellama.context.native_context import NativeContext
 from pytreellama.context.tree_encoding import TreeEncoder, require_no_pending
 from pytreellama.errors import MemoryStateError
 from pytreellama.files import read_bytes, replaced_file
+from pytreellama.native.memory import Sharing
 
 Int32 = NDArray[np.int32]
 
@@ -83,6 +84,8 @@ class Memory:
     def rm(self, seq: int, p0: int = -1, p1: int = -1) -> None:
         """Remove a sequence's positions [p0, p1).
 
+        A recurrent state has seen what is removed before its end, and does not forget it.
+
         Raises:
             MemoryStateError: seq out of range or with pending nodes, or a recurrent model, whose
                 state has no parts that could be taken out.
@@ -96,19 +99,90 @@ class Memory:
 
         Raises:
             MemoryStateError: ids out of range or with pending nodes, a target that holds such
-                positions already, or, where each sequence has a stream of its own
-                (``kv_unified=False``), a part of a sequence or a target that is not empty.
+                positions already, an end at which a recurrent state or a window is not held, or,
+                where each sequence has a stream of its own (``kv_unified=False``), a part of a
+                sequence or a target that is not empty.
         """
         _require_int32(p0, p1)
         with self._settled(source), self._settled(target):
             if source == target:
                 return
             if self._native.kv_unified:
+                self._require_held(source, p1)
                 self._require_disjoint(source, target, p0, p1)
                 self._cache.cp(source, target, p0, p1)
             else:
                 self._require_whole(source, target, p0, p1)
                 self._cache.cp(source, target)
+
+    # -- prefixes
+
+    @property
+    def sharing(self) -> Sharing:
+        """How prefixes of a sequence can be shared with others.
+
+        "cells": at any length. "checkpoints": where the model has a recurrent state or a small
+        sliding window, which are those after the last token; shorter prefixes need a
+        ``checkpoint`` that was taken at their end. "none": not at all, as without ``kv_unified``.
+        """
+        return self._cache.sharing if self._native.kv_unified else "none"
+
+    def holds_prefix(self, seq: int, n: int) -> bool:
+        """True if the first n tokens of a sequence can be shared without a checkpoint."""
+        with self._settled(seq):
+            return n > 0 and self._cache.holds_prefix(seq, n)
+
+    def checkpoint(self, seq: int) -> bytes:
+        """What ``share`` needs to share the text of a sequence, as it is now, once it has grown.
+
+        The recurrent state, and the cells of a sliding window: a part of what ``save`` gives.
+
+        Raises:
+            MemoryStateError: as ``save``.
+        """
+        with self._settled(seq):
+            return self._cache.checkpoint(seq)
+
+    def share(
+        self, source: int | None, target: int, n: int, checkpoint: bytes | None = None
+    ) -> None:
+        """Let ``target`` be the first n tokens of ``source``, with the same bits.
+
+        Args:
+            source: None for a model without attention, whose checkpoint is all that there is.
+            target: empty, or a shorter prefix of the source.
+            n: length of the prefix in tokens.
+            checkpoint: taken when a sequence held these n tokens and no more; not needed where
+                ``holds_prefix`` is True.
+
+        Raises:
+            MemoryStateError: a prefix that is not held, or a checkpoint that is not of this
+                length or of another model, or does not fit. ``target`` is then empty.
+        """
+        with nullcontext() if source is None else self._settled(source), self._settled(target):
+            if self.sharing == "none":
+                raise MemoryStateError("the memory of this model or context shares no prefixes")
+            if checkpoint is None and (source is None or not self._cache.holds_prefix(source, n)):
+                raise MemoryStateError(
+                    f"invalid n={n}: sequence {source} can share a prefix of this length only "
+                    "with a checkpoint that was taken at its end"
+                )
+            try:
+                self._share(source, target, n, checkpoint)
+            except BaseException:
+                self._cache.empty(target)
+                raise
+
+    def _share(self, source: int | None, target: int, n: int, checkpoint: bytes | None) -> None:
+        if source is not None:
+            self._cache.cp(source, target, self._trees.n_past(target), n)
+        if checkpoint is None and self._cache.window_is_small:
+            # llama.cpp reuses no cell that two sequences have, even if both have passed it
+            checkpoint = self._cache.checkpoint(target)
+        if checkpoint is not None:
+            self._cache.set_checkpoint(target, checkpoint)
+        if not self._cache.holds_prefix(target, n) or self._cache.pos_max(target) >= n:
+            raise MemoryStateError(f"the checkpoint is not one of the first {n} tokens")
 
     def keep(self, seq: int) -> None:
         """Remove all other sequences."""
@@ -119,7 +193,8 @@ class Memory:
     def add(self, seq: int, p0: int, p1: int, delta: int) -> None:
         """Move positions [p0, p1) by ``delta``; what falls below 0 is removed.
 
-        Cells that other sequences share move for them as well.
+        Cells that other sequences share move for them as well. A recurrent state has no positions
+        within: it counts as moved if its last token does.
 
         Raises:
             MemoryStateError: seq out of range or with pending nodes, or positions that this model
@@ -219,6 +294,15 @@ class Memory:
             raise MemoryStateError(
                 f"sequence {target} holds positions up to {last} already; without kv_unified a "
                 "copy would replace them: remove them first"
+            )
+
+    def _require_held(self, source: int, p1: int) -> None:
+        """The state of a recurrent model is one of the whole text."""
+        is_part = 0 < p1 <= self._cache.pos_max(source) and self.sharing == "checkpoints"
+        if is_part and not self._cache.holds_prefix(source, p1):
+            raise MemoryStateError(
+                f"invalid p1={p1}: the recurrent state or the sliding window of sequence {source} "
+                "is that of a longer text; use memory.share with a checkpoint"
             )
 
     def _require_disjoint(self, source: int, target: int, p0: int, p1: int) -> None:

@@ -29,12 +29,14 @@ class EngineConfig:
     n_seq_max: int | None
     n_queue_max: int
     n_cached_prefixes: int
+    max_checkpoint_bytes: int
     n_prefill: int
     verify: Rule
     params: ContextParams | None
 
     def __post_init__(self) -> None:
         _require_at_least(0, n_queue_max=self.n_queue_max, n_cached_prefixes=self.n_cached_prefixes)
+        _require_at_least(0, max_checkpoint_bytes=self.max_checkpoint_bytes)
         _require_at_least(1, n_prefill=self.n_prefill)
         if self.n_draft is not None:
             _require_at_least(0, n_draft=self.n_draft)

@@ -38,7 +38,12 @@ from pytreellama.engine.kv.prefix_file import load_prefix_cache, save_prefix_cac
 from pytreellama.engine.load import Load
 from pytreellama.engine.loop import Loop
 from pytreellama.engine.prompts import Continuation, Prompt, as_list
-from pytreellama.engine.scheduler import MAX_SWAP_BYTES, N_PREFILL, Scheduler
+from pytreellama.engine.scheduler import (
+    MAX_CHECKPOINT_BYTES,
+    MAX_SWAP_BYTES,
+    N_PREFILL,
+    Scheduler,
+)
 from pytreellama.engine.tree_pass import Rule
 from pytreellama.model.model import Model
 from pytreellama.plan import DrafterBudget, Planner
@@ -83,6 +88,8 @@ class Engine(Closing):
         verify: "match" accepts what the sampler draws. "typical" is LOSSY: it accepts what the
             target finds plausible, in greedy requests only; ``stats.is_lossy`` reports it.
         max_swap_bytes: host memory for keys and values of preempted requests.
+        max_checkpoint_bytes: host memory for what a shared prefix needs beside the KV cache, if
+            the model has a recurrent state or a sliding window without ``swa_full``.
         params: all sizes and types at once, instead of ``n_ctx``, ``n_seq_max`` and ``options``.
         options: further fields of ``ContextParams`` by name.
 
@@ -107,6 +114,7 @@ class Engine(Closing):
         n_cached_prefixes: int = 0,
         n_prefill: int = N_PREFILL,
         max_swap_bytes: int = MAX_SWAP_BYTES,
+        max_checkpoint_bytes: int = MAX_CHECKPOINT_BYTES,
         verify: Rule = "match",
         params: ContextParams | None = None,
         **options: Any,
@@ -124,6 +132,7 @@ class Engine(Closing):
             n_seq_max=n_seq_max,
             n_queue_max=n_queue_max,
             n_cached_prefixes=n_cached_prefixes,
+            max_checkpoint_bytes=max_checkpoint_bytes,
             n_prefill=n_prefill,
             verify=verify,
             params=params,
@@ -147,6 +156,7 @@ class Engine(Closing):
             rule=verify,
             drafting=self._planned,
             n_cached_prefixes=n_cached_prefixes,
+            max_checkpoint_bytes=max_checkpoint_bytes,
         )
         self.n_seq_max = self.context.n_seq_max - n_cached_prefixes
         self._loop = Loop(self._scheduler, self._new_drafter, self.n_seq_max + n_queue_max)
@@ -430,8 +440,8 @@ class Engine(Closing):
         Raises:
             OSError: the file cannot be written.
         """
-        cache = self._scheduler.prefix_cache
-        return self._loop.call(lambda: save_prefix_cache(cache, self.context, path))
+        kv = self._scheduler.prefix_cache, self._scheduler.checkpoints
+        return self._loop.call(lambda: save_prefix_cache(*kv, self.context, path))
 
     def load_prefix_cache(self, path: str | os.PathLike[str]) -> int:
         """Restore what ``save_prefix_cache`` wrote, as far as there is room.
@@ -442,8 +452,8 @@ class Engine(Closing):
             Number of restored prefixes.
         """
         self.prepare()  # while the KV cache is empty
-        cache = self._scheduler.prefix_cache
-        return self._loop.call(lambda: load_prefix_cache(cache, self.context, path))
+        kv = self._scheduler.prefix_cache, self._scheduler.checkpoints
+        return self._loop.call(lambda: load_prefix_cache(*kv, self.context, path))
 
     def encode_prompt(self, prompt: Prompt, *, add_eos: bool = False) -> list[int]:
         """Token ids of a prompt. Text gets BOS in front if the model's file asks for it.

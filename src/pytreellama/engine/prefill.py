@@ -39,7 +39,7 @@ class ChunkedPrefill:
         for i, job in enumerate(jobs):
             self._kv.share(job, running)
             n_chunk = self._n_prefill - job.state.n_past % self._n_prefill
-            n_chunk = min(n_chunk, job.n_missing)
+            n_chunk = min(n_chunk, job.n_missing, self._kv.n_until_checkpoint(job))
             if n_chunk and not self._kv.will_share(job, jobs[:i]):
                 if n_chunk > n_left:
                     return
@@ -54,4 +54,5 @@ class ChunkedPrefill:
         self._context.prefill(job.state.ids[begin : begin + n_chunk], job.require_id())
         job.state.n_past = begin + n_chunk
         job.observe_prefill(begin, n_chunk)
+        self._kv.take_checkpoint(job)
         job.stats.prefill_s += time.perf_counter() - started_s

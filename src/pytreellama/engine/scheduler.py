@@ -9,6 +9,7 @@ from functools import partial
 from pytreellama.context.context import Context
 from pytreellama.engine.drafting import Drafting, FixedDrafting
 from pytreellama.engine.jobs import EvaluationJob, GenerateJob, Job, JobLimits, ReadyJobs
+from pytreellama.engine.kv.checkpoints import Checkpoints
 from pytreellama.engine.kv.manager import KVCacheManager
 from pytreellama.engine.kv.prefix_cache import PrefixCache
 from pytreellama.engine.kv.shift import shift
@@ -22,6 +23,9 @@ N_PREFILL = 128
 
 MAX_SWAP_BYTES = 1 << 30
 """Default size of the swap space in host memory."""
+
+MAX_CHECKPOINT_BYTES = 256 << 20
+"""Default size of all checkpoints of prefixes in host memory."""
 
 _N_TREE = 8  # cells for a tree that a job needs to be admitted; it uses more if they are free
 
@@ -49,6 +53,7 @@ class Scheduler:
         drafting: what chooses the trees; by default each is what its drafter proposes.
         n_cached_prefixes: maximum size of the prefix cache. Each cached prefix holds a sequence id
             of the context, so as many fewer jobs run at once.
+        max_checkpoint_bytes: host memory for recurrent states and sliding windows of prefixes.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Scheduler:
         rule: Rule = "match",
         drafting: Drafting | None = None,
         n_cached_prefixes: int = 0,
+        max_checkpoint_bytes: int = MAX_CHECKPOINT_BYTES,
     ) -> None:
         self._context = context
         self._n_running_max = context.n_seq_max - n_cached_prefixes
@@ -75,6 +81,7 @@ class Scheduler:
             n_chunk=1 if context.is_batch_invariant else n_prefill,
             n_cached_prefixes=n_cached_prefixes,
             max_swap_bytes=max_swap_bytes,
+            max_checkpoint_bytes=max_checkpoint_bytes,
         )
         self._prefill = ChunkedPrefill(context, self._kv, n_prefill)
         self._rule: Rule = rule
@@ -106,6 +113,11 @@ class Scheduler:
     def prefix_cache(self) -> PrefixCache:
         """Prefixes of ended jobs that are still in the KV cache."""
         return self._kv.prefix_cache
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Recurrent states and sliding windows of prefixes, in host memory."""
+        return self._kv.checkpoints
 
     # -- between steps
 
@@ -148,8 +160,15 @@ class Scheduler:
 
     def update_load(self) -> None:
         """Refresh the ``load`` snapshot after work done outside ``step``."""
-        n_cached = len(self._kv.prefix_cache)
-        self._load_now = Load(len(self._running), len(self._waiting), n_cached, self._kv.n_used)
+        kv = self._kv
+        self._load_now = Load(
+            n_running=len(self._running),
+            n_waiting=len(self._waiting),
+            n_cached_prefixes=len(kv.prefix_cache),
+            n_cells_used=kv.n_used,
+            n_checkpoints=len(kv.checkpoints),
+            n_checkpoint_bytes=kv.checkpoints.n_bytes,
+        )
 
     # -- a step
 

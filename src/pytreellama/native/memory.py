@@ -5,6 +5,8 @@ Sequence ids must exist where a function does not raise: llama.cpp ends the proc
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,13 @@ from pytreellama.native.handle import Handle
 from pytreellama.native.library import ffi, lib
 
 Int32 = NDArray[np.int32]
+
+Sharing = Literal["none", "cells", "checkpoints"]
+_SHARING: dict[int, Sharing] = {
+    lib.TREELLAMA_PREFIXES_NONE: "none",
+    lib.TREELLAMA_PREFIXES_CELLS: "cells",
+    lib.TREELLAMA_PREFIXES_STATE: "checkpoints",
+}
 
 _RECURRENT = 1  # the status of treellama_memory_seq_rm where only the whole can be removed
 
@@ -74,6 +83,24 @@ def can_shift(context: Handle) -> bool:
     return bool(lib.treellama_memory_can_shift(context.pointer))
 
 
+# -- prefixes
+
+
+def sharing(context: Handle) -> Sharing:
+    """How the memory of a context can share a prefix of a sequence."""
+    return _SHARING[lib.treellama_prefixes(context.pointer)]
+
+
+def holds_prefix(context: Handle, seq: int, n: int) -> bool:
+    """True if the first n tokens of a sequence can be shared as they are."""
+    return bool(lib.treellama_prefix_is_held(context.pointer, seq, n))
+
+
+def window_is_small(context: Handle) -> bool:
+    """True if a sliding window's cache has room for the window alone."""
+    return bool(lib.treellama_window_is_small(context.pointer))
+
+
 # -- operations: each raises MemoryStateError if llama.cpp refuses
 
 
@@ -121,23 +148,27 @@ def update(context: Handle) -> None:
 # -- states
 
 
-def state(context: Handle, seq: int) -> bytes:
-    """The state of a sequence, or of all for -1. Raises ``MemoryStateError``."""
-    size = lib.treellama_state_size(context.pointer, seq)
+def state(context: Handle, seq: int, *, partial: bool = False) -> bytes:
+    """The state of a sequence, or of all for -1. Raises ``MemoryStateError``.
+
+    Args:
+        partial: without the keys and values of full attention, which ``copy`` can share.
+    """
+    size = lib.treellama_state_size(context.pointer, seq, partial)
     data = bytearray(size)
     pointer = ffi.from_buffer("uint8_t[]", data)
-    n_bytes = lib.treellama_state_get(context.pointer, seq, pointer, size)
+    n_bytes = lib.treellama_state_get(context.pointer, seq, partial, pointer, size)
     if n_bytes == 0 or n_bytes > size:
         raise MemoryStateError(f"the state could not be saved: {reason(with_log=True)}")
-    return bytes(data[:n_bytes])
+    return bytes(memoryview(data)[:n_bytes])
 
 
-def set_state(context: Handle, seq: int, data: bytes) -> str | None:
-    """Put a state back, into an empty sequence.
+def set_state(context: Handle, seq: int, data: bytes, *, partial: bool = False) -> str | None:
+    """Put a state back, into an empty sequence, or what ``partial`` left out of it into any.
 
     Returns:
         Why it was refused, or None. Refused data may leave a part behind: empty the sequence.
     """
     pointer = ffi.from_buffer("uint8_t[]", data)
-    n_bytes = lib.treellama_state_set(context.pointer, seq, pointer, len(data))
+    n_bytes = lib.treellama_state_set(context.pointer, seq, partial, pointer, len(data))
     return None if n_bytes == len(data) else reason(with_log=True)

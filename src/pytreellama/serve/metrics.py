@@ -85,6 +85,11 @@ class _EngineGauges(Collector):
             ),
             "cached_prefixes": ("Finished sequences in the prefix cache.", load.n_cached_prefixes),
             "kept_texts": ("Deprecated: cached_prefixes.", load.n_cached_prefixes),
+            "prefix_checkpoints": (
+                "Recurrent states and sliding windows of prefixes in host memory.",
+                load.n_checkpoints,
+            ),
+            "prefix_checkpoint_bytes": ("Bytes of prefix checkpoints.", load.n_checkpoint_bytes),
             "cache_cells_used": ("KV-cache cells in use.", load.n_cells_used),
             "cache_cells": ("KV-cache cells in total.", n_ctx),
         }

@@ -65,6 +65,8 @@ class Job(ABC):
         finish_reason: why the job ended; None before, and if it failed.
         error: what the job failed with, if it did.
         is_started: it has been admitted to the KV cache once.
+        can_share: False once a shared prefix could not be loaded: it reads its prompt itself.
+        branches: lengths of prefixes that other requests have too, where prefill takes checkpoints.
 
     Raises:
         RequestError: a prompt without tokens.
@@ -81,6 +83,8 @@ class Job(ABC):
         self.finish_reason: FinishReason | None = None
         self.error: Exception | None = None
         self.is_started = False
+        self.can_share = True
+        self.branches: set[int] = set()
         self._started_s = time.perf_counter()
 
     # -- what kinds of jobs differ in

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from pytreellama.context.context import Context
 from pytreellama.engine.jobs import Job
+from pytreellama.engine.kv.checkpointing import Checkpointing
+from pytreellama.engine.kv.checkpoints import Checkpoints
 from pytreellama.engine.kv.prefix_cache import PrefixCache
 from pytreellama.engine.kv.prefix_sharing import PrefixSharing
 from pytreellama.engine.kv.swap_space import SwapSpace
@@ -19,16 +21,28 @@ class KVCacheManager:
         context: its sequences belong to the manager.
         n_chunk, n_cached_prefixes: as ``PrefixSharing``.
         max_swap_bytes: as ``SwapSpace``.
+        max_checkpoint_bytes: as ``Checkpoints``.
 
     Attributes:
         prefix_cache: sequences of ended jobs.
+        checkpoints: of prefixes; none where the model's memory is a full KV cache.
     """
 
     def __init__(
-        self, context: Context, *, n_chunk: int, n_cached_prefixes: int, max_swap_bytes: int
+        self,
+        context: Context,
+        *,
+        n_chunk: int,
+        n_cached_prefixes: int,
+        max_swap_bytes: int,
+        max_checkpoint_bytes: int,
     ) -> None:
         self._context = context
-        self._sharing = PrefixSharing(context, n_chunk, n_cached_prefixes)
+        self.checkpoints = Checkpoints(max_checkpoint_bytes)
+        self._checkpointing = Checkpointing(
+            context, self.checkpoints, n_chunk=n_chunk, is_for_later=n_cached_prefixes > 0
+        )
+        self._sharing = PrefixSharing(context, n_chunk, self.checkpoints, n_cached_prefixes)
         self._swap_space = SwapSpace(max_swap_bytes)
         self.prefix_cache: PrefixCache = self._sharing.cache
 
@@ -39,7 +53,10 @@ class KVCacheManager:
 
     @property
     def n_free(self) -> int:
-        """Number of free cells; all where the model has no cells, as a recurrent one."""
+        """Number of free cells.
+
+        All, where each sequence has its own (DeepSeek V4), or none needs any (Mamba).
+        """
         return self._context.n_ctx - self.n_used
 
     # -- sequences of jobs
@@ -51,6 +68,8 @@ class KVCacheManager:
         if state is not None:
             self._load(job, state)
         self._sharing.share(job, running)
+        self._sharing.mark_branches(job, running)
+        self._checkpointing.take(job)
 
     def preempt(self, job: Job) -> None:
         """Take a job's sequence away; its keys and values are swapped out if possible."""
@@ -81,6 +100,14 @@ class KVCacheManager:
         job.state.n_past = len(job.state) - 1
 
     # -- prefixes
+
+    def n_until_checkpoint(self, job: Job) -> int:
+        """See ``Checkpointing.n_until_next``."""
+        return self._checkpointing.n_until_next(job)
+
+    def take_checkpoint(self, job: Job) -> None:
+        """See ``Checkpointing.take``."""
+        self._checkpointing.take(job)
 
     def share(self, job: Job, running: Iterable[Job]) -> None:
         """See ``PrefixSharing.share``."""

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pytreellama.array_files import ArraysFile, arrays_file
 from pytreellama.context.context import Context
 from pytreellama.engine.known_costs import circumstances
-from pytreellama.engine.kv.prefix_cache import CachedPrefix, PrefixCache
+from pytreellama.engine.kv.checkpoints import Checkpoint, Checkpoints
+from pytreellama.engine.kv.prefix_cache import CachedPrefix, PrefixCache, n_common
 from pytreellama.errors import CacheFullError, ContextError, MemoryStateError
 from pytreellama.files import parse_json, replaced_file
 
@@ -24,8 +25,10 @@ _log = logging.getLogger(__name__)
 Int32 = NDArray[np.int32]
 
 
-def save_prefix_cache(cache: PrefixCache, context: Context, path: str | os.PathLike[str]) -> int:
-    """Write all cached prefixes, with their keys and values; returns how many.
+def save_prefix_cache(
+    cache: PrefixCache, checkpoints: Checkpoints, context: Context, path: str | os.PathLike[str]
+) -> int:
+    """Write all cached prefixes, with their keys and values and checkpoints; returns how many.
 
     Raises:
         FileError: the file cannot be written.
@@ -34,13 +37,19 @@ def save_prefix_cache(cache: PrefixCache, context: Context, path: str | os.PathL
     for i, prefix in enumerate(cache):
         arrays[f"tokens{i}"] = prefix.ids
         arrays[f"state{i}"] = _bytes(context.memory.save(prefix.seq_id))
+    for i, checkpoint in enumerate(checkpoints):
+        if any(n_common(checkpoint.ids, p.ids) == len(checkpoint.ids) for p in cache):
+            arrays[f"checkpoint_tokens{i}"] = checkpoint.ids
+            arrays[f"checkpoint_state{i}"] = _bytes(checkpoint.data)
     with replaced_file(path) as file:
         os.chmod(file.name, 0o600)  # it contains prompts and outputs
         np.savez(file, **arrays)
     return len(cache)
 
 
-def load_prefix_cache(cache: PrefixCache, context: Context, path: str | os.PathLike[str]) -> int:
+def load_prefix_cache(
+    cache: PrefixCache, checkpoints: Checkpoints, context: Context, path: str | os.PathLike[str]
+) -> int:
     """Restore what ``save_prefix_cache`` wrote, as far as there is room; returns how many prefixes.
 
     A file that cannot be read, or is of another model, build or KV cache, is ignored with a warning
@@ -54,24 +63,30 @@ def load_prefix_cache(cache: PrefixCache, context: Context, path: str | os.PathL
             if parse_json(file["of"].tobytes(), "what it is of") != _of(context):
                 _log.warning("%s is of another model, build or cache, and is ignored", path)
                 return 0
-            return sum(
-                _restore(cache, context, ids, state) for ids, state in _prefixes(file, context)
-            )
+            prefixes = _states(file, context, "tokens", "state")
+            n_restored = sum(_restore(cache, context, ids, state) for ids, state in prefixes)
+            if n_restored > 0:
+                for ids, data in _states(file, context, "checkpoint_tokens", "checkpoint_state"):
+                    checkpoints.add(Checkpoint(ids, data))
+            return n_restored
     except (OSError, ValueError) as error:
         _log.warning("%s cannot be read (%s); prompts are prefilled", path, error)
         return 0
 
 
-def _prefixes(file: ArraysFile, context: Context) -> Iterator[tuple[Int32, bytes]]:
-    """Token ids and state of each prefix in the file; raises ValueError for invalid ids."""
-    n_prefixes = sum(name.startswith("tokens") for name in file.names)
-    for i in range(n_prefixes):
-        ids = file[f"tokens{i}"]
+def _states(
+    file: ArraysFile, context: Context, tokens: str, state: str
+) -> Iterator[tuple[Int32, bytes]]:
+    """Token ids and state of each array of such names; raises ValueError for invalid ids."""
+    for name in file.names:
+        if not name.startswith(tokens):
+            continue
+        ids = file[name]
         if ids.dtype != np.int32 or ids.ndim != 1 or not len(ids):
-            raise ValueError(f"prefix {i} has no token ids")
+            raise ValueError(f"{name} are no token ids")
         if ids.min() < 0 or ids.max() >= context.n_vocab:
-            raise ValueError(f"prefix {i} has token ids that are not in the vocabulary")
-        yield ids, file[f"state{i}"].tobytes()
+            raise ValueError(f"{name} has token ids that are not in the vocabulary")
+        yield ids, file[state + name.removeprefix(tokens)].tobytes()
 
 
 def _restore(cache: PrefixCache, context: Context, ids: Int32, state: bytes) -> bool:
