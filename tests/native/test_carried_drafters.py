@@ -108,12 +108,18 @@ def test_text_is_plain_decodings_merged_and_planned(target: tuple[Model, Drafted
 
 
 @some_kinds
-def test_sixteen_requests_at_once_are_plain_decodings(target: tuple[Model, Drafted]) -> None:
+@pytest.mark.parametrize("n_shared", [0, 200])
+def test_sixteen_requests_at_once_are_plain_decodings(
+    target: tuple[Model, Drafted], n_shared: int
+) -> None:
     model, drafted = target
-    plain = texts(run(model, "none", PROMPTS, n_seq_max=16))
-    completions = run(model, drafted(min_p=0.0), PROMPTS, n_seq_max=16, n_ctx=4096)
-    assert texts(completions) == plain
-    assert n_accepted(completions) > 0
+    prompts = [[1, *([270] * n_shared), *prompt] for prompt in PROMPTS]
+    plain = texts(run(model, "none", prompts, n_seq_max=16, n_ctx=8192))
+    for n_cached in (0, 2):
+        sizes = {"n_seq_max": 16, "n_ctx": 8192, "n_cached_prefixes": n_cached}
+        completions = run(model, drafted(min_p=0.0), prompts, **sizes)
+        assert texts(completions) == plain
+        assert n_accepted(completions) > 0
 
 
 @some_kinds
@@ -348,9 +354,6 @@ def test_proposing_changes_nothing(target: tuple[Model, Drafted]) -> None:
     assert texts(run(model, Twice(min_p=0.0), n_seq_max=1)) == texts(run(model, "none"))
     assert all(first == again for first, again in proposals)
     assert proposals
-
-
-# -- factories and costs
 
 
 @some_kinds
