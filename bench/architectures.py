@@ -44,8 +44,8 @@ weights, run on a CPU.
 * *Exact*: measured at {n_text} tokens, to the last bit: prefill in one pass against single steps,
   and each node of a tree against its path alone.
 
-Architectures that are not listed and keep a KV cache alone behave as `llama` does. An MTP head in
-the file is not used for drafting yet.
+Architectures that are not listed and keep a KV cache alone behave as `llama` does. `--drafter mtp`
+drafts with the MTP head of a file ([drafters.md](drafters.md)).
 
 | architecture | memory | drafts | exact | carries |
 |---|---|---|---|---|

@@ -305,7 +305,7 @@ class TestRequestsThatCannotBeServed:
             engine.generate(PROMPT, temprature=0.5)  # type: ignore[call-overload]
 
     def test_an_unknown_drafter(self, tiny_model: TinyModel) -> None:
-        with pytest.raises(DraftError, match="expected one of auto, medusa, ngram, none"):
+        with pytest.raises(DraftError, match="expected one of auto, eagle3, medusa, mtp, ngram"):
             Engine(tiny_model("rope"), drafter="clairvoyant")
 
     def test_a_closed_engine(self, tiny_model: TinyModel) -> None:

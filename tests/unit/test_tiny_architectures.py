@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf import GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 
 from tiny_architectures import KINDS
@@ -24,7 +24,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tensors(path: Path) -> dict[str, np.ndarray]:
-    return {t.name: dequantize(t.data, t.tensor_type) for t in GGUFReader(path).tensors}
+    """All weights; indices are none."""
+    found = [t for t in GGUFReader(path).tensors if t.tensor_type != GGMLQuantizationType.I64]
+    return {t.name: dequantize(t.data, t.tensor_type) for t in found}
 
 
 def layers(names: dict[str, np.ndarray], part: str) -> set[int]:

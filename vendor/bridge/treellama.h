@@ -27,3 +27,4 @@
 #include "treellama-draw.h"
 #include "treellama-successors.h"
 #include "treellama-heads.h"
+#include "treellama-drafts.h"

@@ -274,7 +274,10 @@ def serve(options: ServeOptions) -> None:
     keys = _api_keys(options)
     session.check_drafter(options.drafter)
     listening = run.listening_socket(options.host, options.port)
-    with listening, session.load_model(options.model, options.n_gpu_layers) as model:
+    with (
+        listening,
+        session.load_model(options.model, options.n_gpu_layers, options.drafter) as model,
+    ):
         from pytreellama.serve.app import make_app
 
         settings = _settings(options, model, keys)

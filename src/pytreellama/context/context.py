@@ -287,6 +287,22 @@ class Context(DeprecatedNames, Closing):
         with self.exclusive():
             return self._passes.place(batch, seq, tree)
 
+    def place_nodes(
+        self,
+        batch: Batch,
+        seq: int,
+        tokens: Sequence[int] | Int32,
+        parents: Sequence[int] | Int32,
+    ) -> slice:
+        """As ``place``, for nodes of a tree that may be pending; ``parents`` as in ``grow``.
+
+        So one pass adds a level to the trees of many sequences.
+        """
+        self.native.require_sequence(seq)
+        with self.exclusive():
+            ids, above = token_array(tokens), token_array(parents)
+            return self._passes.place_nodes(batch, seq, ids, above)
+
     def grow(
         self, seq: int, tokens: Sequence[int] | Int32, parents: Sequence[int] | Int32
     ) -> Outputs:

@@ -38,17 +38,26 @@ class NativeContext:
     Args:
         model: whose weights it runs; they stay in memory as long as it does.
         params: what was asked for.
+        target: the context that this one drafts for; it stays in memory as long as this one.
+        is_mtp: run the model's NextN layers instead of the others.
 
     Raises:
         ContextError: llama.cpp refuses.
     """
 
-    def __init__(self, model: Model, params: ContextParams) -> None:
+    def __init__(
+        self,
+        model: Model,
+        params: ContextParams,
+        *,
+        target: NativeContext | None = None,
+        is_mtp: bool = False,
+    ) -> None:
         self._lock = _Exclusive()
         self._is_inherited = False
         self._model = model.handle.share()
         self._abort = AbortFlag()
-        self.handle = self._made(model, params)
+        self.handle = self._made(model, params, target, is_mtp)
         self.n_passes = 0
         self.n_chain_max = native_chain.n_max(self.handle)
         self._threads = native_context.attach_threads(self.handle)
@@ -60,12 +69,20 @@ class NativeContext:
         self.n_embd_out = model.n_embd_out
         self.has_invariant_graph = native_context.is_batch_invariant(self.handle)
 
-    def _made(self, model: Model, params: ContextParams) -> Handle:
+    def _made(
+        self, model: Model, params: ContextParams, target: NativeContext | None, is_mtp: bool
+    ) -> Handle:
         """The native object; made again where it is to keep states behind the tokens of chains."""
 
         def make(n_rs_seq: int) -> Handle:
-            fields = _fields(params, n_rs_seq)
-            return native_context.make_context(self._model, fields, self._abort, str(params))
+            return native_context.make_context(
+                self._model,
+                _fields(params, n_rs_seq),
+                self._abort,
+                str(params),
+                target=None if target is None else target.handle,
+                is_mtp=is_mtp,
+            )
 
         handle = make(0)
         try:

@@ -100,8 +100,11 @@ def check_options(options: Iterable[str], own: Iterable[str]) -> None:
         )
 
 
-def own_model(model: object) -> Model:
+def own_model(model: object, *, load_mtp: bool = False) -> Model:
     """An owner of the model for an engine, which closes it; a path is loaded.
+
+    Args:
+        load_mtp: load the NextN layers of a path's file too.
 
     Raises:
         ContextError: neither a model nor a path.
@@ -110,7 +113,7 @@ def own_model(model: object) -> Model:
     if isinstance(model, Model):
         return model.share()
     if isinstance(model, (str, os.PathLike)):
-        return Model(model)
+        return Model(model, load_mtp=load_mtp)
     raise ContextError(
         f"invalid model of type {type(model).__name__}: give a Model, or the path of a GGUF file"
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from pytreellama.context.context import Context
-from pytreellama.draft import EMPTY_TREE
+from pytreellama.draft import EMPTY_TREE, SharesPasses
 from pytreellama.draft.auto import AutoDrafter
 from pytreellama.engine.calibration import measured_curve
 from pytreellama.engine.jobs import GenerateJob
@@ -75,6 +75,9 @@ class FixedDrafting:
 
     def trees(self, ready: Sequence[GenerateJob], rooms: Sequence[int]) -> list[TokenTree]:
         """See Drafting."""
+        for job, room in zip(ready, rooms, strict=True):
+            if room > 0 and isinstance(job.drafter, SharesPasses):
+                job.drafter.announce(room)
         return [self._tree(s, room) for s, room in zip(ready, rooms, strict=True)]
 
     def _tree(self, job: GenerateJob, room: int) -> TokenTree:

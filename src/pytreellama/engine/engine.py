@@ -19,11 +19,12 @@ from pytreellama.draft import (
     Auto,
     DrafterFactory,
     DrafterSpec,
-    NeedsContext,
     NeedsTarget,
     NoDrafter,
     drafter_factory,
+    uses_mtp,
 )
+from pytreellama.engine.attachment import attach, detach
 from pytreellama.engine.completion import Chunk, Completion
 from pytreellama.engine.config import EngineConfig, check_options, checked_flag, own_model
 from pytreellama.engine.drafting import PlannedDrafting
@@ -138,14 +139,13 @@ class Engine(Closing):
             params=params,
         )
         self._new_drafter = drafter_factory(drafter)
-        self.model = model = own_model(model)
+        self.model = model = own_model(model, load_mtp=uses_mtp(self._new_drafter))
         if isinstance(self._new_drafter, NeedsTarget):
             self._new_drafter.prepare(model)
         self._closing = threading.Lock()
         n_cached = config.n_cached(model)
         self.context = config.new_context(model, options)
-        if isinstance(self._new_drafter, NeedsContext):
-            self._new_drafter.attach(self.context)
+        attach(self._new_drafter, self.context)
         self._planned, self.n_draft = self._drafting(n_draft)
         self.vocab = model.vocab
         n_chunk = min(n_prefill, self.context.n_ubatch)
@@ -186,7 +186,9 @@ class Engine(Closing):
         Example:
             >>> engine = ptl.Engine.from_pretrained("ggml-org/SmolLM3-3B-GGUF", "*Q4_K_M.gguf")
         """
-        with Model.from_pretrained(repo_id, filename, n_gpu_layers=n_gpu_layers) as model:
+        with Model.from_pretrained(
+            repo_id, filename, n_gpu_layers=n_gpu_layers, load_mtp=uses_mtp(drafter)
+        ) as model:
             return cls(model, drafter, **options)
 
     def _drafting(self, n_draft: int | None) -> tuple[PlannedDrafting | None, int]:
@@ -258,6 +260,7 @@ class Engine(Closing):
             except Exception:  # only the next engine would use it
                 _log.warning("what the engine has learned is not saved", exc_info=True)
             finally:
+                detach(self._new_drafter, self.context)
                 self.context.close()
                 self.model.close()
 

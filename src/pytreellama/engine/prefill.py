@@ -55,5 +55,6 @@ class ChunkedPrefill:
         self._kv.evict_for(n_chunk)
         self._context.prefill(job.state.ids[begin : begin + n_chunk], job.require_id())
         job.state.n_past = begin + n_chunk
+        job.observe_prefill(begin, n_chunk)
         self._kv.take_checkpoint(job)
         job.stats.prefill_s += time.perf_counter() - started_s

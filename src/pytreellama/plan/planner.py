@@ -135,6 +135,14 @@ class Planner:
             return min(least, _PROBED_P)  # or there would be nothing to probe with
         return least
 
+    def token_s(self, seen: Sequence[int]) -> float:
+        """Seconds of a plain step for each of its tokens: what an accepted token saves.
+
+        Args:
+            seen: KV-cache cells of each sequence of the pass.
+        """
+        return self.curve.seconds(len(seen), sum(seen), sum(seen)) / len(seen)
+
     def plan(
         self,
         candidates: Sequence[Candidates],
