@@ -150,7 +150,8 @@ def test_drafts_that_cannot_be_run_are_left_out_of_auto(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(NativeContext, "has_trees", property(lambda self: self.n_seq_max == 1))
+    refusal = property(lambda self: None if self.n_seq_max == 1 else "it has no room")
+    monkeypatch.setattr(NativeContext, "tree_refusal", refusal)
     with Model(tiny_model_path("deepseek2-mtp"), load_mtp=True) as model:
         refused(model, "mtp", "memory that cannot hold trees")
         with Engine(model, "auto", n_ctx=512, n_threads=1, n_seq_max=1) as engine:

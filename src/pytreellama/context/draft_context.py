@@ -81,7 +81,7 @@ class DraftContext(Closing):
             embeddings=False,
         )
         self.native = native = NativeContext(model, params, target=target.native, is_mtp=is_mtp)
-        if not native.has_trees:
+        if native.tree_refusal is not None:
             native.close()
             raise ContextError(
                 f"the drafts of {model.path.name} ({model.architecture}) need a memory that cannot "
