@@ -14,6 +14,8 @@ from exactness import logits_of_plain_steps, needs_exact
 from pytreellama import Batch, Context, Engine, Model, TokenTree, TreeEncoding
 from pytreellama.errors import BatchError, DecodeError, TreeError
 from pytreellama.native.context import AbortFlag
+from tiny_architectures import kda
+from tiny_models import write_tiny_model
 
 pytestmark = needs_exact
 
@@ -120,6 +122,22 @@ def test_each_node_has_the_bits_of_its_path(
     same_token = [node for node, token in enumerate(TOKENS) if token == 41]
     for a, b in pairwise(same_token):
         assert np.abs(rows[a] - rows[b]).max() > 0.05  # history shows
+
+
+def test_decays_by_channel_have_the_bits_of_paths_in_heads_of_whole_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kda, "D_HEAD", 64)  # of real models: 128; the tiny ones have 32
+    write_tiny_model(tmp_path / "model.gguf", "kimi-linear", n_ctx_train=1024)
+    with (
+        Model(tmp_path / "model.gguf") as model,
+        Context(model, n_ctx=N_CTX, n_seq_max=3) as context,
+        Context(model, n_ctx=N_CTX, n_seq_max=3) as alone,
+    ):
+        text = text_of(40)
+        expected = rows_of_paths(alone, text, TOKENS, PARENTS)
+        rows = context.decode(TokenTree(TOKENS, PARENTS), seq=context.prefill(text)).logits
+        assert (rows == expected).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
