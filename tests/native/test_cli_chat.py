@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from pytreellama import Engine, Model
 from pytreellama.cli import app
+from pytreellama.cli.chat import ChatOptions
 from pytreellama.cli.marked_text import MarkedText
 
 PathOf = Callable[..., Path]
@@ -152,3 +153,17 @@ def _read_until(master: int, text: str, timeout_s: float = 90.0) -> None:
         ready, _, _ = select.select([master], [], [], max(0.0, end_s - time.monotonic()))
         assert ready, f"{text!r} did not come; this did: {seen[-500:]!r}"
         seen += os.read(master, 4096).decode("utf-8", "replace")
+
+
+def test_sampling_is_what_was_given_or_what_the_file_recommends(
+    tiny_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("rope")
+    usual = ChatOptions().sampled(model)
+    assert (usual["temperature"], usual["top_k"], usual["seed"]) == (0.8, 40, None)
+    recommended = {"general.sampling.temp": "0.3", "general.sampling.penalty_repeat": "1.1"}
+    monkeypatch.setitem(model.__dict__, "metadata", {**model.metadata, **recommended})
+    sampled = ChatOptions(top_k=7).sampled(model)
+    assert (sampled["temperature"], sampled["repeat_penalty"], sampled["top_k"]) == (0.3, 1.1, 7)
+    given = ChatOptions(temperature=0.0, repeat_penalty=1.3, seed=5).sampled(model)
+    assert (given["temperature"], given["repeat_penalty"], given["seed"]) == (0.0, 1.3, 5)
