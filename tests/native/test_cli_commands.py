@@ -306,8 +306,8 @@ def test_doctor_measures_passes_of_every_size(model_path: str) -> None:
     assert speed["logit_difference"] < 0.1
 
 
-def test_doctor_measures_a_model_without_branches_token_by_token(tiny_model_path: PathOf) -> None:
-    got = invoke_json("doctor", "-m", str(tiny_model_path("qwen4exp")), "--threads", "1")
+def test_doctor_measures_a_model_without_drafts_token_by_token(tiny_model_path: PathOf) -> None:
+    got = invoke_json("doctor", "-m", str(tiny_model_path("minimax-01")), "--threads", "1")
     assert [one["n_nodes"] for one in got["speed"]["passes"]] == [1]
     assert got["speed"]["logit_difference"] is None
     assert any("token by token" in text for text in got["advice"])
