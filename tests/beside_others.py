@@ -1,4 +1,4 @@
-"""How far a text's logits depend on what else a context holds, measured for kinds of tiny models."""
+"""How far the logits of a text depend on what else a context holds, for kinds of tiny models."""
 
 from __future__ import annotations
 

@@ -8,17 +8,15 @@ class llama_kv_cache_context;
 class llm_graph_input_cell_pos : public llm_graph_input_i {
 public:
     // of the cache that has cells for the whole text, which mctx belongs to
-    static ggml_tensor * build(const llm_graph_context & graph, const llama_kv_cache_context * mctx);
+    static ggml_tensor * build(const llm_graph_context & graph, const llama_kv_cache_context * mctx, int64_t n_stream);
 
-    llm_graph_input_cell_pos(const llm_graph_context & graph, const llama_kv_cache_context * mctx);
+    llm_graph_input_cell_pos(const llm_graph_context & graph, const llama_kv_cache_context * mctx, int64_t n_stream);
 
     void set_input(const llama_ubatch * ubatch) override;
 
     bool can_reuse(const llm_graph_params & params) override;
 
 private:
-    uint32_t n_streams(const llama_ubatch & ubatch) const;
-
     ggml_tensor * pos; // I32 [n_kv, n_stream], -1 for empty cells
 
     const llama_kv_cache_context * mctx;

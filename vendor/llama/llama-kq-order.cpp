@@ -118,9 +118,9 @@ static std::vector<llama_kq_cells> lists_of_cells(const llama_kv_cells & cells, 
 }
 
 llm_graph_input_kq_order::llm_graph_input_kq_order(
-        const llm_graph_context & graph, const llama_kv_cache_context * mctx, uint32_t i_cache) :
+        const llm_graph_context & graph, const llama_kv_cache_context * mctx, uint32_t i_cache, int64_t n_stream) :
     i_cache(i_cache), mctx(mctx) {
-    order = ggml_new_tensor_2d(graph.ctx0, GGML_TYPE_I32, size(graph.ubatch), n_streams(graph.ubatch));
+    order = ggml_new_tensor_2d(graph.ctx0, GGML_TYPE_I32, size(graph.ubatch), n_stream);
 
     ggml_set_input(order);
     ggml_set_name(order, "attn_inp_kq_order");
@@ -252,7 +252,7 @@ void llm_graph_set_kq_order(const llm_graph_context & graph, ggml_tensor * cur) 
         }
     }
 
-    auto input = std::make_unique<llm_graph_input_kq_order>(graph, mctx, i_cache);
+    auto input = std::make_unique<llm_graph_input_kq_order>(graph, mctx, i_cache, cur->src[0]->ne[3]);
 
     ggml_flash_attn_ext_set_order(cur, input->order);
     graph.res->add_input(std::move(input));

@@ -14,7 +14,8 @@ void llm_graph_set_kq_order(const llm_graph_context & graph, ggml_tensor * cur);
 // the order of the cells of one cache. all layers that the cache holds share it
 class llm_graph_input_kq_order : public llm_graph_input_i {
 public:
-    llm_graph_input_kq_order(const llm_graph_context & graph, const llama_kv_cache_context * mctx, uint32_t i_cache);
+    // n_stream: of K and V, more than the sequences in a graph that only reserves memory
+    llm_graph_input_kq_order(const llm_graph_context & graph, const llama_kv_cache_context * mctx, uint32_t i_cache, int64_t n_stream);
 
     // the cache that holds both tensors; nullptr if there is none, or its cells need no order
     static const llama_kv_cache_context * find(const llama_memory_context_i * mctx, const ggml_tensor * k, const ggml_tensor * v, uint32_t & i_cache);

@@ -140,7 +140,7 @@ static ggml_tensor * build_mask(
     ggml_tensor * scores = ggml_mul_mat(ctx, ggml_permute(ctx, k, 0, 2, 1, 3), ggml_permute(ctx, q, 0, 2, 1, 3));
     ggml_prec_set_acc(scores, GGML_PREC_F32);
 
-    ggml_tensor * args[] = { scores, kq_mask, llm_graph_input_cell_pos::build(graph, inp->mctx), inp_pos };
+    ggml_tensor * args[] = { scores, kq_mask, llm_graph_input_cell_pos::build(graph, inp->mctx, n_strm), inp_pos };
 
     return ggml_custom_4d(ctx, GGML_TYPE_F16, scores->ne[0], n_tps, n_strm, scores->ne[2],
             args, 4, mask_of_blocks, GGML_N_TASKS_MAX, const_cast<llama_hparams *>(&graph.hparams));

@@ -74,7 +74,7 @@ void llm_graph_order_top_cells(const llm_graph_context & graph, const llama_kv_c
 
     const ggml_tensor * top_k = user->src[0];
 
-    ggml_tensor * args[] = { top_k->src[0], llm_graph_input_cell_pos::build(graph, mctx) };
+    ggml_tensor * args[] = { top_k->src[0], llm_graph_input_cell_pos::build(graph, mctx, top_k->ne[3]) };
 
     user->src[0] = ggml_custom_4d(graph.ctx0, GGML_TYPE_I32, top_k->ne[0], top_k->ne[1], top_k->ne[2], top_k->ne[3],
             args, 2, top_cells, GGML_N_TASKS_MAX, nullptr);
