@@ -4,7 +4,8 @@
 
 Runs tiny models of random weights (``tests/tiny_architectures``), each in a process of its own,
 because an assertion of llama.cpp ends the process. For each: a text of 600 tokens in passes of
-several widths against steps of one token, and each node of a tree against its path alone.
+several widths against steps of one token, each node of a tree against its path alone, and both
+next to other texts in the cache against a context of its own.
 ``--page`` writes the table of the documentation.
 """
 
@@ -40,7 +41,8 @@ weights, run on a CPU.
 * *Trees*: draft nodes with branches, in one pass. *Chains*: drafts without branches; the engine
   does not draft for these models, because each chain would cost a copy of the state.
 * *Exact*: measured at {n_text} tokens, to the last bit: prefill in one pass against single steps,
-  and each node of a tree against its path alone.
+  each node of a tree against its path alone, and next to other texts in the cache against a
+  context of its own.
 
 Architectures that are not listed and keep a KV cache alone behave as `llama` does. An MTP head in
 the file is not used for drafting yet.
@@ -74,6 +76,8 @@ class Facts:
 
 
 def facts_of(path: Path, kind: str, carries: str, n_threads: int) -> Facts:
+    from beside_others import changes
+
     with Model(path) as model:
         name = model.architecture + _variant(kind)
         memory = "hybrid" if model.is_hybrid else "state" if model.is_recurrent else "KV cache"
@@ -81,8 +85,10 @@ def facts_of(path: Path, kind: str, carries: str, n_threads: int) -> Facts:
             return Facts(name, "", carries, refusal=str(model.refusal))
         with Context(model, n_ctx=1024, n_seq_max=2, n_threads=n_threads) as context:
             drafts = "trees" if context.can_branch else "chains"
+            is_promised = context.is_batch_invariant
             is_exact = _is_exact(context)
-            return Facts(name, memory, carries, drafts, context.is_batch_invariant, is_exact)
+        is_exact = is_exact and not any(changes(model, N_TEXT)["changes"].values())
+        return Facts(name, memory, carries, drafts, is_promised, is_exact)
 
 
 def _variant(kind: str) -> str:
