@@ -23,8 +23,9 @@ SAVE_ROWS = "import sys, beside_others as b; b.save_rows(*sys.argv[1:])"
 
 DECODERS = [name for name, kind in tiny_architectures.KINDS.items() if kind.memory != "none"]
 SPARSE = list(sparse.KINDS)
-POOLED = ["glm5-next", "qwen4exp", "qwen4exp-ple"]
-"""An indexer among recurrent layers: what it finds depends on the other sequences."""
+BLOCKS = ["qwen4exp", "qwen4exp-ple"]
+POOLED = [*BLOCKS, "glm5-next"]
+"""An indexer among recurrent layers, which pools cells: of those that sequences share, others."""
 
 N_TEXTS = [40, 600]
 
@@ -66,6 +67,12 @@ def test_sparse_attention_chooses_the_same_cells_beside_others(sparse_changes: L
 def test_every_layout_was_measured_with_steps_and_a_tree(sparse_changes: Lines) -> None:
     expected = {name + end for name in LAYOUTS for end in ("", ", a tree")}
     assert all(line["changes"].keys() == expected for line in sparse_changes)
+
+
+@needs_exact
+def test_blocks_of_cells_are_chosen_alike_where_no_cells_are_shared(sparse_changes: Lines) -> None:
+    lines = [line for line in sparse_changes if line["kind"] in BLOCKS]
+    assert {max(line["changes"].values()) for line in lines} == {0}
 
 
 def test_pools_of_cells_promise_nothing_and_share_no_prefix(sparse_changes: Lines) -> None:

@@ -14,7 +14,7 @@
 class msa_blocks {
 public:
     msa_blocks(const llama_hparams & hparams, llama_pos own) :
-        size(hparams.indexer_block_size), first_local(own/size - (int32_t) hparams.indexer_local_blocks + 1),
+        size(hparams.indexer_block_size), first_local(own/size - hparams.indexer_local_blocks + 1),
         best(own/size + 1, -INFINITY), is_seen(best.size()), is_chosen(best.size()) {}
 
     // -1 where no text stands, or one that comes later
@@ -54,8 +54,8 @@ public:
     }
 
 private:
-    const int32_t size;
-    const int32_t first_local;
+    const int64_t size;
+    const int64_t first_local;
 
     std::vector<float> best;
     std::vector<bool>  is_seen;
