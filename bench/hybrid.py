@@ -5,9 +5,9 @@
 The models have random weights (Q4_K_M) in the shape of a Qwen3.5 and of an LFM2 of about 0.5
 billion weights; they are made once, by ``lib/random_models.py``, within two minutes. Behind
 ``--depth`` tokens of text, these take turns: a plain step, trees and chains whose nodes begin with
-their parents' states, and a chain by copies of the state (``TreeEncoding.SEQUENCES``), half of
-which is accepted. A drafter that knows the text (three right tokens, and a wrong one beside each)
-shows what speculation can gain.
+their parents' states; and chains of which half is accepted: by rollback (``n_rs_seq``), and by
+copies of the state through host memory. A drafter that knows the text (three right tokens, and a
+wrong one beside each) shows what speculation can gain.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pytreellama.draft import Tokens
 
 SIZES = (8, 16)
 N_TRUE = 3
+N_CHAIN = 8
 
 
 # -- passes
@@ -39,11 +40,12 @@ class Costs:
     """What things take at one depth, in milliseconds.
 
     Attributes:
-        node_bytes: resident memory of a pending node.
+        node_bytes: what a pending node takes: resident memory in a tree, the state in a chain by
+            rollback.
     """
 
     ms: dict[str, Spread]
-    node_bytes: float
+    node_bytes: dict[str, float]
 
     def steps(self, name: str) -> float:
         """Something's median in plain steps."""
@@ -56,17 +58,21 @@ def costs_of(model: Model, depth: int, n_repeats: int, n_threads: int | None) ->
     options: dict[str, Any] = {"n_ctx": depth + 2048, "n_threads": n_threads}
     with (
         Context(model, **options) as context,
+        Context(model, n_rs_seq=max(SIZES), **options) as rollback,
         Context(model, tree_encoding=TreeEncoding.SEQUENCES, **options) as copies,
     ):
         seq = context.prefill(text)
-        works = _works(context, copies, seq, copies.prefill(text), rng)
+        works = _works(context, seq, rng)
+        works += _half_chains("rollback", rollback, rollback.prefill(text), rng)
+        works += _half_chains("copies", copies, copies.prefill(text), rng)
         times: dict[str, list[float]] = {}
         for i in range(n_repeats + 1):
             for work in works:
                 for part, seconds in work().items():
                     if i:  # the first is a warm-up
                         times.setdefault(part, []).append(1e3 * seconds)
-        node_bytes = _bytes_of_node(context, seq, rng)
+        node_bytes = {"tree": _bytes_of_node(context, seq, rng)}
+        node_bytes["chain by rollback"] = float(rollback.node_bytes)
     return Costs({name: Spread.of(those) for name, those in times.items()}, node_bytes)
 
 
@@ -74,50 +80,60 @@ Work = Callable[[], dict[str, float]]
 """Does something; returns the seconds of its parts by name."""
 
 
-def _works(
-    context: Context, copies: Context, seq: int, other: int, rng: np.random.Generator
-) -> list[Work]:
-    n_vocab = context.n_vocab
+def _timed(function: Callable[[], object]) -> float:
+    started_s = time.perf_counter()
+    function()
+    return time.perf_counter() - started_s
 
-    def timed(function: Callable[[], object]) -> float:
-        started_s = time.perf_counter()
-        function()
-        return time.perf_counter() - started_s
+
+def _half_chains(how: str, context: Context, seq: int, rng: np.random.Generator) -> list[Work]:
+    """A plain step, and chains of which half becomes text."""
+
+    def plain() -> dict[str, float]:
+        for _ in range(2):
+            token = int(rng.integers(3, context.n_vocab))
+            spent = _timed(lambda token=token: context.decode(token, seq=seq))  # type: ignore[misc]
+        return {f"plain step, {how}": spent}
+
+    def chain(n_nodes: int) -> dict[str, float]:
+        nodes = TokenTree.chain(rng.integers(3, context.n_vocab, n_nodes))
+
+        def step() -> None:
+            context.decode(nodes, seq=seq)
+            context.commit(seq, range(n_nodes // 2))
+
+        return {f"chain of {n_nodes} by {how}": _timed(step)}
+
+    return [plain, *(partial(chain, n) for n in SIZES)]
+
+
+def _works(context: Context, seq: int, rng: np.random.Generator) -> list[Work]:
+    n_vocab = context.n_vocab
 
     def plain() -> dict[str, float]:
         # the second: the first after other sizes finds other graphs and caches
         for _ in range(2):
             tree = TokenTree.chain(rng.integers(3, n_vocab, 1))
-            spent = timed(lambda tree=tree: context.decode(tree, seq=seq))  # type: ignore[misc]
+            spent = _timed(lambda tree=tree: context.decode(tree, seq=seq))  # type: ignore[misc]
             context.discard(seq)
         return {"plain step": spent}
 
     def tree(n_nodes: int, parents: Sequence[int]) -> dict[str, float]:
         nodes = TokenTree.from_parents(rng.integers(3, n_vocab, n_nodes), parents)
-        spent = timed(lambda: context.decode(nodes, seq=seq))
+        spent = _timed(lambda: context.decode(nodes, seq=seq))
         path = nodes.path(n_nodes - 1)[: n_nodes // 2].tolist()
         what = "chain" if nodes.n_levels == n_nodes else "tree"
         found = {f"{what} of {n_nodes}": spent}
         if what == "chain":
-            found[f"commit of {len(path)}"] = timed(lambda: context.commit(seq, path))
+            found[f"commit of {len(path)}"] = _timed(lambda: context.commit(seq, path))
         else:
             context.discard(seq)
         return found
-
-    def chain_by_copies(n_nodes: int) -> dict[str, float]:
-        nodes = TokenTree.chain(rng.integers(3, n_vocab, n_nodes))
-
-        def step() -> None:
-            copies.decode(nodes, seq=other)
-            copies.commit(other, list(range(n_nodes // 2)))
-
-        return {f"chain of {n_nodes} by copies": timed(step)}
 
     works: list[Work] = [plain]
     for n in SIZES:
         branching = [-1, *(int(rng.integers(max(0, i - 4), i)) for i in range(1, n))]
         works += [partial(tree, n, branching), partial(tree, n, range(-1, n - 1))]
-        works += [partial(chain_by_copies, n)]
     return works
 
 
@@ -158,7 +174,12 @@ class Oracle:
 
 
 def times_plain(
-    model: Model, depth: int, n_tokens: int, n_repeats: int, n_threads: int | None
+    model: Model,
+    depth: int,
+    n_tokens: int,
+    n_repeats: int,
+    n_threads: int | None,
+    n_rs_seq: int | None = None,
 ) -> Spread:
     """Speed with the oracle in speeds of plain decoding, in turns; raises if a text differs."""
     prompt = np.random.default_rng(5).integers(3, model.vocab.n_tokens, depth).tolist()
@@ -166,7 +187,7 @@ def times_plain(
     sizes: dict[str, Any] = {"n_ctx": depth + n_tokens + 64, "n_threads": n_threads}
     with Engine(model, "none", **sizes) as plain:
         text = plain.generate(prompt, **asked).tokens
-        with Engine(model, lambda: Oracle(text), **sizes) as engine:
+        with Engine(model, lambda: Oracle(text), n_rs_seq=n_rs_seq, **sizes) as engine:
             ratios = []
             for _ in range(n_repeats):
                 slow, fast = plain.generate(prompt, **asked), engine.generate(prompt, **asked)
@@ -177,11 +198,21 @@ def times_plain(
 
 
 def figures_of(kind: str, costs: Costs, gain: Spread) -> list[Figure]:
-    chain = costs.steps("chain of 8") / costs.steps("chain of 8 by copies")
+    copied = costs.steps("chain of 8 by copies")
     commits = (costs.steps(name) for name in costs.ms if name.startswith("commit"))
     return [
         Figure.at_most(f"{kind}: tree of 8, plain steps", costs.steps("tree of 8"), 2.0),
-        Figure.at_most(f"{kind}: chain of 8, of that by copies", chain, 0.6),
+        Figure.at_most(
+            f"{kind}: chain of 8, of that by copies", costs.steps("chain of 8") / copied, 0.6
+        ),
+        Figure.at_most(
+            f"{kind}: chain of 8 by rollback, of that by copies",
+            costs.steps("chain of 8 by rollback") / copied, 0.8,
+        ),
+        Figure.at_most(
+            f"{kind}: plain step with room for chains, of one without",
+            costs.steps("plain step, rollback") / costs.steps("plain step, copies"), 1.05,
+        ),
         Figure.at_most(f"{kind}: commit, plain steps", max(commits), 0.3),
         Figure.at_least(f"{kind}: oracle, times plain", gain.median, 1.3),
     ]  # fmt: skip
@@ -205,12 +236,16 @@ def main() -> None:
             note(f"{kind}: passes")
             costs = costs_of(model, args.depth, args.repeats, args.threads)
             note(f"{kind}: answers")
-            gain = times_plain(
-                model, args.depth, args.tokens, max(2, args.repeats // 2), args.threads
-            )
+            asked = (model, args.depth, args.tokens, max(2, args.repeats // 2), args.threads)
+            gain = times_plain(*asked)
+            others = {"rollback": times_plain(*asked, n_rs_seq=N_CHAIN)}
         rows += [(f"{kind}: {name}, ms", spread) for name, spread in costs.ms.items()]
-        rows += [(f"{kind}: memory of a pending node, KiB", round(costs.node_bytes / 1024))]
+        rows += [
+            (f"{kind}: memory of a pending node, {name}, KiB", round(n_bytes / 1024))
+            for name, n_bytes in costs.node_bytes.items()
+        ]
         rows += [(f"{kind}: oracle, times plain", gain)]
+        rows += [(f"{kind}: oracle by {how}, times plain", by) for how, by in others.items()]
         figures += figures_of(kind, costs, gain)
     publish("Trees on recurrent states", rows, figures, args.json)
 

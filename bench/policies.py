@@ -92,6 +92,7 @@ class TimedDrafters:
         self._drafters, self._cost, self._clock = drafters, cost, clock
         self.n_drafters, self.n_top = drafters.n_drafters, drafters.n_top
         self.pause, self.resume, self.expect = drafters.pause, drafters.resume, drafters.expect
+        self.announce_to = drafters.announce_to
 
     def ask(self, drafter: int, n_nodes: int, min_p: float) -> Grown:
         self._clock.now_s += self._cost.ask_s

@@ -44,6 +44,8 @@ FACTS: dict[str, Any] = {
         "n_vocab": 320,
         "has_chat_template": True,
         "can_branch": True,
+        "draft_shape": "trees",
+        "node_bytes": 0,
         "medusa_heads": None,
     },
 }

@@ -89,6 +89,8 @@ class Scripted:
         self._clock, self._drafts, self._fault = clock, drafts, fault
         self._ask_s, self._resume_s = ask_s, resume_s
         self._acceptance = Acceptance(len(drafts))
+        self.shares: set[int] = set()
+        self.announced: list[tuple[int, float]] = []
 
     def _called(self, *what: object) -> None:
         self.log.append(what)
@@ -101,6 +103,10 @@ class Scripted:
     def resume(self) -> None:
         self._clock.now_s += self._resume_s
         self._called("resume")
+
+    def announce_to(self, drafter: int, n_nodes: int, min_p: float, token_s: float) -> bool:
+        self.announced.append((drafter, token_s))
+        return drafter in self.shares
 
     def ask(self, drafter: int, n_nodes: int, min_p: float) -> Grown:
         self._clock.now_s += self._ask_s

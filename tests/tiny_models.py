@@ -470,8 +470,6 @@ def write_tiny_model(
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if n_vocab < N_VOCAB_MIN:
         raise ValueError(f"n_vocab {n_vocab} leaves no room for bytes and letters: {N_VOCAB_MIN}")
-    if found.memory == "hybrid" and n_layer < 2:
-        raise ValueError("a hybrid model needs a recurrent layer and an attention layer")
     shape = _shape(found, n_layer, n_embd, n_head, n_head_kv, n_ff, n_vocab, n_ctx_train, n_swa)
     path = Path(path)
     writer = _writer(path, kind, found, shape, dtype)

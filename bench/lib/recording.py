@@ -169,9 +169,9 @@ class LiveModel:
 
     def answer(self, question: Question, n_tokens: int) -> Answer:
         """Write one greedily."""
-        from pytreellama.chat.template import chat_prompt, encode_chat
+        from pytreellama.chat.plain_names import chat_array
 
-        prompt = encode_chat(self.model.vocab, chat_prompt(self.model, question.messages))
+        prompt = chat_array(self.model, question.messages).tolist()
         text: list[int] = []
         self._stand_behind(prompt[:-1])
         while len(text) < n_tokens and not (text and text[-1] in self.model.vocab.eog_tokens):

@@ -23,6 +23,7 @@ import pytest
 
 from exactness import needs_exact
 from pytreellama import Engine, Model
+from pytreellama.sampling.defaults import USUAL_SAMPLING
 from served import Served, served
 
 TinyPath = Callable[..., Path]
@@ -85,7 +86,8 @@ def alone(engine: Engine, path: str, body: Body) -> object:
         return engine.embed(body["input"]).tolist()
     if path == "/v1/score":
         return [one.logps.tolist() for one in engine.score(body["prompt"], body["continuations"])]
-    options = {name: body[name] for name in ("max_tokens", "temperature", "top_k")}
+    asked = {name: body[name] for name in ("max_tokens", "temperature", "top_k")}
+    options = {**USUAL_SAMPLING, **asked}
     return [
         engine.generate(body["prompt"], seed=body["seed"] + i, **options).text
         for i in range(body["n"])

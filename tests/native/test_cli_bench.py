@@ -118,7 +118,7 @@ def test_bench_answers_our_own_prompts_by_default(model_path: str) -> None:
 
 
 def test_bench_measures_a_model_that_cannot_branch(tiny_model_path: PathOf, prompts: str) -> None:
-    path = str(tiny_model_path("rwkv7"))
+    path = str(tiny_model_path("qwen4exp"))
     arguments = ("-m", path, "-p", prompts, "-n", "4", "--repeats", "1", "-d", "suffix")
     got = json.loads(invoke("bench", *arguments, "--json").stdout)
     assert got["drafters"][1]["all"]["tokens_per_step"]["median"] == 1.0

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 
+from exactness import needs_exact
 from pytreellama import Engine, Model, Step, TokenTree, draft
 from pytreellama.errors import ContextError, DraftError, RequestError, SamplerError, VocabError
 from tiny_models import BRANCHING_KINDS, IM_END
@@ -26,6 +27,7 @@ def engine(tiny_model: TinyModel) -> Iterator[Engine]:
 
 
 def cache_is_empty(engine: Engine) -> bool:
+    engine.clear_prefix_cache()
     seqs = range(engine.context.n_seq_max)
     return all(engine.context.memory.pos_max(seq) == -1 for seq in seqs)
 
@@ -276,8 +278,8 @@ class TestRequestsThatCannotBeServed:
             engine.generate("broken \ud800 text", max_tokens=1)
 
     def test_no_room_for_a_single_token(self, engine: Engine) -> None:
-        with pytest.raises(RequestError, match="invalid max_tokens=0"):
-            engine.generate(PROMPT, max_tokens=0)
+        with pytest.raises(RequestError, match="invalid max_tokens=-1"):
+            engine.generate(PROMPT, max_tokens=-1)
 
     @pytest.mark.parametrize("max_tokens", [2.5, "8"])
     def test_a_number_of_tokens_that_is_none(self, engine: Engine, max_tokens: Any) -> None:
@@ -303,7 +305,7 @@ class TestRequestsThatCannotBeServed:
             engine.generate(PROMPT, temprature=0.5)  # type: ignore[call-overload]
 
     def test_an_unknown_drafter(self, tiny_model: TinyModel) -> None:
-        with pytest.raises(DraftError, match="expected one of auto, medusa, ngram, none"):
+        with pytest.raises(DraftError, match="expected one of auto, eagle3, medusa, mtp, ngram"):
             Engine(tiny_model("rope"), drafter="clairvoyant")
 
     def test_a_closed_engine(self, tiny_model: TinyModel) -> None:
@@ -347,3 +349,31 @@ def test_a_drafter_may_not_draft_more_than_it_was_asked_for(tiny_model: TinyMode
         with pytest.raises(DraftError, match="100 nodes"):
             engine.generate(PROMPT, max_tokens=8)
         assert cache_is_empty(engine)
+
+
+def test_no_tokens_are_a_prefill_that_the_prefix_cache_keeps(default_model: Model) -> None:
+    with Engine(default_model, "none", n_ctx=512, n_cached_prefixes=2, n_threads=1) as engine:
+        shares: list[float] = []
+        done = engine.generate(PROMPT, max_tokens=0, on_prefill=shares.append)
+        assert (done.text, done.tokens, done.finish_reason) == ("", (), "length")
+        assert done.stats.n_steps == 0
+        assert shares[-1] == 1.0
+        assert engine.generate(PROMPT, max_tokens=1).stats.n_shared == done.stats.n_prompt - 1
+
+
+@needs_exact
+@pytest.mark.parametrize("drafter", ["suffix", "auto"])
+def test_a_request_has_at_most_as_many_draft_nodes_as_it_asks_for(
+    default_model: Model, drafter: str
+) -> None:
+    prompt = "a b c d e " * 20
+    with Engine(default_model, drafter, n_draft=8, n_ctx=512, n_threads=1) as engine:
+        full = engine.generate(prompt, max_tokens=24)
+        if drafter == "suffix":  # what is planned depends on the machine
+            assert max(full.stats.tree_sizes) > 2
+        for n_draft in (0, 1, 100):
+            other = engine.generate(prompt, max_tokens=24, n_draft=n_draft)
+            assert other.tokens == full.tokens
+            assert max(other.stats.tree_sizes, default=0) <= min(n_draft, 8) + 1
+        with pytest.raises(RequestError, match="n_draft = -1"):
+            engine.generate(prompt, n_draft=-1)

@@ -89,6 +89,7 @@ def test_what_cannot_be_scored_is_refused(
 
 def test_nothing_is_left_of_a_score(engine: Engine) -> None:
     engine.score(PROMPT, CONTINUATIONS)
+    engine.clear_prefix_cache()
     assert engine.context.memory.n_cells_used == 0
     assert engine.load.n_running == 0
 
@@ -166,4 +167,5 @@ def test_a_crowded_cache_lets_everyone_finish(tiny_model: TinyModel) -> None:
         assert np.allclose(
             scores[0][0].logps, roomy.score(PROMPT, CONTINUATIONS)[0].logps, atol=1e-4
         )
+        engine.clear_prefix_cache()
         assert engine.context.memory.n_cells_used == 0

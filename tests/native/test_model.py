@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +155,12 @@ def test_nothing_is_freed_that_something_else_still_needs(order: tuple[str, str]
     memory = {name: ffi.new("int *") for name in order}
     handles: dict[str, Handle] = {}
 
-    def make(name: str, needs: Handle | None = None) -> None:
+    def make(name: str, needs: Sequence[Handle] = ()) -> None:
         free = lambda pointer: freed.append(name)  # noqa: E731
         handles[name] = Handle(memory[name], free, name, ContextError, needs=needs)
 
     make("model")
-    make("context", needs=handles["model"])
+    make("context", needs=[handles["model"]])
     cycle: list[object] = [handles.pop(name) for name in order]
     cycle.append(cycle)
     del cycle

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tiny_models
 from pytreellama import Completion, Context, Engine, Model, draft
+from pytreellama.context.native_context import NativeContext
 from pytreellama.draft.growth import Grow
 from pytreellama.errors import CacheFullError, ContextError, DecodeError, DraftError, ModelLoadError
 from tiny_models import BRANCHING_KINDS
@@ -87,7 +89,7 @@ def test_sampled_text_is_that_of_the_seed(tiny_model: TinyModel) -> None:
 
 
 def test_a_recurrent_draft_model_grows_chains(tiny_model: TinyModel) -> None:
-    with draft.Model(tiny_model("rwkv7"), grow=(3, 2), min_p=0, **SMALL) as factory:
+    with draft.Model(tiny_model("qwen4exp"), grow=(3, 2), min_p=0, **SMALL) as factory:
         drafter = factory()
         drafter.observe([270, 271])
         assert drafter.propose(8).parents.tolist() == [-1, 0]
@@ -358,3 +360,73 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
 def test_options_are_checked_before_anything_is_loaded() -> None:
     with pytest.raises(DraftError, match="invalid n_levels=0"):
         draft.Model("none.gguf", n_levels=0)
+
+
+# -- passes that requests share
+
+
+@pytest.mark.parametrize("grow", ["best", (3, 2)], ids=str)
+def test_running_requests_draft_in_the_same_passes(
+    tiny_model: TinyModel, grow: Grow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tiny_model("rope", seed=5)
+    prompts = [[270 + i, 280, 290, 300 + i] for i in range(4)]
+    n_passes: dict[int, int] = {}
+
+    def counted(plain: Callable[..., None]) -> Callable[..., None]:
+        def run(self: NativeContext, *args: Any, **options: Any) -> None:
+            n_passes[id(self)] = n_passes.get(id(self), 0) + 1
+            plain(self, *args, **options)
+
+        return run
+
+    for name in ("decode", "decode_tree", "decode_one", "decode_one_tree"):
+        monkeypatch.setattr(NativeContext, name, counted(getattr(NativeContext, name)))
+    sizes = {**SIZES, "n_ctx": 512, "n_seq_max": 4}
+    with (
+        draft.Model(tiny_model("rope"), grow=grow, n_levels=3, min_p=0.0, **SMALL) as other,
+        Engine(target, drafter=other, n_draft=6, **sizes) as engine,
+        Engine(target, drafter="none", **sizes) as plain,
+    ):
+        drafted = engine.generate(prompts, max_tokens=20, ignore_eos=True)
+        expected = plain.generate(prompts, max_tokens=20, ignore_eos=True)
+        n_of_draft = n_passes[id(other._cache._context.native)]
+    assert [one.tokens for one in drafted] == [one.tokens for one in expected]
+    n_steps = max(one.stats.n_steps for one in drafted)
+    n_levels = 3 if grow == "best" else 2
+    # reading the text is a pass, and the last level is not read
+    assert n_of_draft <= n_levels * (n_steps + 1)
+
+
+def test_a_tree_that_grew_with_others_is_the_one_that_grows_alone(tiny_model: TinyModel) -> None:
+    texts = [[270, 280, 290], [271, 281], [272, 282, 292, 302]]
+    with draft.Model(tiny_model("rope"), min_p=0.0, **SMALL) as factory:
+        alone = []
+        for text in texts:
+            drafter = factory()
+            drafter.observe(text)
+            alone.append(drafter.propose(8))
+            drafter.reset()
+        together = [factory() for _ in texts]
+        for drafter, text in zip(together, texts, strict=True):
+            drafter.observe(text)
+            drafter.announce(8)
+        together[1].observe([283])  # it went on, and is not asked
+        for i in (0, 2):
+            tree = together[i].propose(8)
+            assert tree.tokens.tolist() == alone[i].tokens.tolist()
+            assert tree.parents.tolist() == alone[i].parents.tolist()
+            assert np.array_equal(tree.p, alone[i].p)  # type: ignore[arg-type]
+
+
+def test_levels_that_tokens_are_not_worth_are_left_out(tiny_model: TinyModel) -> None:
+    with draft.Model(tiny_model("rope"), min_p=0.0, **SMALL) as factory:
+        drafter = factory()
+        drafter.observe([270, 280, 290])
+        drafter.announce(8, 0.0, 1e6)
+        assert drafter.propose(8).depths.max() > 0
+        drafter.observe([291])
+        drafter.announce(8, 0.0, 0.0)
+        tree = drafter.propose(8)
+        assert len(tree) > 0
+        assert tree.depths.max() == 0

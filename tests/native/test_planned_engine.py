@@ -54,6 +54,7 @@ def plain(model: Model, prompt: str | list[int], **options: Any) -> tuple[int, .
 
 
 def cache_is_empty(engine: Engine) -> bool:
+    engine.clear_prefix_cache()
     seqs = range(engine.context.n_seq_max)
     return all(engine.context.memory.pos_max(seq) == -1 for seq in seqs)
 

@@ -186,3 +186,20 @@ class TestFile:
             assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
             done = small.generate(text_of(150, 9), max_tokens=8, ignore_eos=True)
         assert len(done.tokens) == 8
+
+
+def test_by_default_the_next_turn_of_a_chat_is_shared(tiny_model: TinyModel) -> None:
+    with Engine(tiny_model("rope"), n_ctx=512, n_threads=1) as engine:
+        first = engine.generate(list(range(20, 80)), max_tokens=8)
+        turn = [*range(20, 80), *first.tokens, 9, 10]
+        assert engine.generate(turn, max_tokens=1).stats.n_shared >= 60
+        engine.clear_prefix_cache()
+        assert engine.generate(turn, max_tokens=1).stats.n_shared == 0
+
+
+def test_the_default_leaves_room_for_as_many_requests_as_there_can_be(
+    tiny_model: TinyModel,
+) -> None:
+    with Engine(tiny_model("rope"), n_ctx=512, n_seq_max=256, n_threads=1) as engine:
+        assert engine.n_seq_max == 256
+        assert engine.generate([5, 6], max_tokens=1).tokens

@@ -113,7 +113,7 @@ def test_beams_go_far_deeper_than_a_tree_has_nodes(tiny_model: TinyModel) -> Non
         assert np.abs(plain.outputs.logits[0] - row).max() < 2e-2
 
 
-@pytest.mark.parametrize("kind", ["rwkv7", "qwen4exp"])
+@pytest.mark.parametrize("kind", ["qwen4exp", "glm5-next"])
 def test_a_chain_on_a_state_is_kept_whole_or_not_at_all(tiny_model: TinyModel, kind: str) -> None:
     with Context(tiny_model(kind), n_ctx=256, n_threads=1) as context:
         seq = context.prefill(TEXT)

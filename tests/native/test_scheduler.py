@@ -138,6 +138,34 @@ class TestReading:
         assert n_steps >= 10
         assert len(writer.output.tokens) - n_before >= n_steps - 1
 
+    @needs_exact
+    def test_a_short_prompt_does_not_wait_for_a_long_one(self, tiny_model: TinyModel) -> None:
+        model = tiny_model("rope")
+        desk = Desk(model, NoDrafter, n_ctx=1024, n_seq_max=3, n_prefill=16)
+        long = desk.add(prompt_of(481, 1), 4)  # 30 chunks
+        desk.scheduler.step()
+        short = desk.add(prompt_of(9, 2), 4)
+        n_steps = 0
+        while not short.output.tokens:
+            desk.scheduler.step()
+            n_steps += 1
+        assert n_steps == 1
+        desk.run()
+        for job in (long, short):
+            assert job.output.tokens == alone(model, list(job.request.prompt), 4)
+
+    def test_a_long_prompt_advances_however_many_short_ones_come(
+        self, tiny_model: TinyModel
+    ) -> None:
+        desk = Desk(tiny_model("rope"), NoDrafter, n_ctx=1024, n_seq_max=4, n_prefill=16)
+        long = desk.add(prompt_of(161, 1), 1)  # 10 chunks
+        n_steps = 0
+        while not long.is_finished:
+            desk.add(prompt_of(17, 100 + n_steps), 1)
+            desk.scheduler.step()
+            n_steps += 1
+        assert n_steps <= 4 * 10
+
     def test_pieces_begin_at_multiples_whatever_the_load(
         self, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:

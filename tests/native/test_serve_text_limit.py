@@ -32,7 +32,7 @@ def refusal(limit: TextLimit, text: str | list[int]) -> str:
     error = caught.value.body.error
     assert (caught.value.status_code, error.code) == (400, "context_length_exceeded")
     # LangChain and litellm know this fault by these words
-    assert "maximum context length is" in error.message
+    assert f"this model's maximum context length is {limit.n_tokens} tokens" in error.message
     return error.message
 
 
@@ -58,7 +58,10 @@ def test_a_text_of_the_longest_tokens_fits(default_model: Model, limit: TextLimi
 def test_a_text_that_no_tokens_could_hold_is_not_tokenized(
     limit: TextLimit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limit._engine, "encode_prompt", lambda _: pytest.fail("it is tokenized"))
+    def tokenize(*_: object, **__: object) -> None:
+        pytest.fail("it is tokenized")
+
+    monkeypatch.setattr(limit._engine, "encode_prompt", tokenize)
     assert "of 1000000 bytes" in refusal(limit, "a" * 1_000_000)
     assert "of 1000000 bytes" in refusal(limit, "é" * 500_000)
     assert "999999 tokens" in refusal(limit, [5] * 999_999)

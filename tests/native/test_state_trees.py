@@ -14,6 +14,8 @@ from exactness import logits_of_plain_steps, needs_exact
 from pytreellama import Batch, Context, Engine, Model, TokenTree, TreeEncoding
 from pytreellama.errors import BatchError, DecodeError, TreeError
 from pytreellama.native.context import AbortFlag
+from tiny_architectures import kda
+from tiny_models import write_tiny_model
 
 pytestmark = needs_exact
 
@@ -34,11 +36,20 @@ KINDS = (
     "lfm2",
     "lfm2-swa",
     "lfm2moe",
+    "rwkv6",
+    "rwkv6qwen2",
+    "rwkv7",
+    "arwkv7",
 )
 """Kinds that hold trees on states."""
-CHAINS = ("rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7", "qwen4exp", "glm5-next")
-"""Kinds whose states are read by ops that know no trees."""
-FEW = ("mamba2", "qwen35", "kimi-k3", "lfm2")
+CHAINS = {
+    "qwen4exp": "indexer pools",
+    "glm5-next": "indexer pools",
+    "minimax-01": "knows no parents",
+    "deepseek4": "compressors",
+}
+"""Kinds that take chains alone, and why."""
+FEW = ("mamba2", "qwen35", "kimi-k3", "lfm2", "rwkv6", "rwkv6qwen2", "rwkv7")
 """One for each op, and one with three convolutions a layer."""
 
 PARENTS = [-1, 0, 0, 1, 1, 2, 3, 3, 5, 6]
@@ -111,6 +122,22 @@ def test_each_node_has_the_bits_of_its_path(
     same_token = [node for node, token in enumerate(TOKENS) if token == 41]
     for a, b in pairwise(same_token):
         assert np.abs(rows[a] - rows[b]).max() > 0.05  # history shows
+
+
+def test_decays_by_channel_have_the_bits_of_paths_in_heads_of_whole_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kda, "D_HEAD", 64)  # of real models: 128; the tiny ones have 32
+    write_tiny_model(tmp_path / "model.gguf", "kimi-linear", n_ctx_train=1024)
+    with (
+        Model(tmp_path / "model.gguf") as model,
+        Context(model, n_ctx=N_CTX, n_seq_max=3) as context,
+        Context(model, n_ctx=N_CTX, n_seq_max=3) as alone,
+    ):
+        text = text_of(40)
+        expected = rows_of_paths(alone, text, TOKENS, PARENTS)
+        rows = context.decode(TokenTree(TOKENS, PARENTS), seq=context.prefill(text)).logits
+        assert (rows == expected).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -208,6 +235,25 @@ def test_unequal_trees_and_text_share_a_pass(context_of: ContextOf, kind: str) -
         alone.sequences.free(other)
 
 
+@pytest.mark.parametrize("n_tokens", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_that_share_passes_leave_states_of_their_own(
+    context_of: ContextOf, kind: str, n_tokens: int
+) -> None:
+    context, alone = context_of(kind), context_of(kind)
+    texts = [text_of(4 * n_tokens, seed) for seed in (1, 2, 3)]
+    for begin in range(0, 4 * n_tokens, n_tokens):
+        batch = Batch(64)
+        for seq, text in enumerate(texts):
+            batch.add(text[begin : begin + n_tokens], range(begin, begin + n_tokens), seq)
+        context.decode(batch)
+    for seq, text in enumerate(texts):
+        other = alone.prefill(text)
+        rows = logits_of_plain_steps(context, seq, [5])
+        assert (rows == logits_of_plain_steps(alone, other, [5])).all()
+        alone.sequences.free(other)
+
+
 @pytest.mark.parametrize("kind", FEW)
 def test_a_tree_may_begin_a_text(context_of: ContextOf, kind: str) -> None:
     context, alone = context_of(kind), context_of(kind)
@@ -269,12 +315,14 @@ def test_more_nodes_than_a_pass_takes_are_refused(context_of: ContextOf, kind: s
     context.decode(TokenTree(TOKENS, PARENTS), seq=seq)
 
 
-@pytest.mark.parametrize("kind", CHAINS)
-def test_other_models_take_chains_alone(context_of: ContextOf, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "reason"), CHAINS.items())
+def test_other_models_take_chains_alone_and_say_why(
+    context_of: ContextOf, kind: str, reason: str
+) -> None:
     context = context_of(kind)
     seq = context.prefill(text_of(20))
-    assert not context.can_roll_back
-    with pytest.raises(TreeError, match="cannot branch"):
+    assert context.can_roll_back == (context.draft_shape == "chains")
+    with pytest.raises(TreeError, match=f"cannot branch: .*{reason}"):
         context.decode(TokenTree(TOKENS, PARENTS), seq=seq)
     context.decode(TokenTree.chain(TOKENS[:4]), seq=seq)
     context.commit(seq, [0, 1])
@@ -354,7 +402,7 @@ def test_a_hybrid_counts_the_cells_of_its_cache(context_of: ContextOf, kind: str
     ],
     ids=["few cells", "few nodes", "one node"],
 )
-@pytest.mark.parametrize("kind", ["qwen35", "mamba2"])
+@pytest.mark.parametrize("kind", ["qwen35", "mamba2", "rwkv7"])
 def test_requests_share_a_context_with_little_room(
     tiny_model: TinyModel, kind: str, options: dict[str, Any]
 ) -> None:

@@ -756,7 +756,7 @@ def test_clear_and_free_forget_pending_nodes(context: Context) -> None:
 # -- kinds of memory
 
 
-@pytest.mark.parametrize("kind", ["rwkv7", "qwen4exp"])
+@pytest.mark.parametrize("kind", ["qwen4exp", "glm5-next"])
 def test_a_recurrent_model_refuses_branches(make_context: MakeContext, kind: str) -> None:
     context = make_context(kind, n_seq_max=2)
     seq = context.prefill(TEXT)

@@ -334,7 +334,7 @@ def test_a_recurrent_model_reads_accepted_guesses_again_in_the_pass_over_what_is
     tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spy = Spy(monkeypatch)
-    with Grown(n_levels=4, min_p=0.0).factory(tiny_model("rwkv7")) as factory:
+    with Grown(n_levels=4, min_p=0.0).factory(tiny_model("qwen4exp")) as factory:
         drafter = factory()
         drafter.observe([270, 271, 272])
         tree, passes = spy.during(lambda: drafter.propose(8))

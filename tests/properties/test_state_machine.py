@@ -129,6 +129,9 @@ class StateMachine(RuleBasedStateMachine):
     def trees_and_texts_in_one_pass(
         self, planted: dict[int, TokenTree | list[int]], aborts: bool
     ) -> None:
+        self.decode_in_one_pass(planted, aborts)
+
+    def decode_in_one_pass(self, planted: dict[int, TokenTree | list[int]], aborts: bool) -> None:
         if planted.keys() & self.pending.keys():
             return
         n_new = sum(map(len, planted.values()))
@@ -144,7 +147,7 @@ class StateMachine(RuleBasedStateMachine):
                 n_past = len(self.texts[seq])
                 positions = list(range(n_past, n_past + len(one)))
                 where.append(batch.add(one, positions, seq, logits=True))
-        if n_nodes and n_new > self.n_free():
+        if n_nodes and n_new > self.n_free() and self.context.can_branch:
             with pytest.raises(BatchError, match="recurrent state"):
                 self.context.decode(batch)
         elif aborts and n_nodes:
@@ -261,6 +264,28 @@ class StateMachine(RuleBasedStateMachine):
                 self.step(seq, 77)
 
 
+class ChainMachine(StateMachine):
+    """The same of chains that are rolled back, or copied where they are too long for that."""
+
+    grow = prune = None  # type: ignore[assignment]  # chains cannot
+
+    def n_free(self) -> int:
+        return N_UBATCH
+
+    def has_cells(self, n_new: int) -> bool:
+        n_pending = sum(len(nodes) for nodes, _ in self.pending.values())
+        return super().has_cells(n_new + n_pending)
+
+    @rule(
+        planted=st.dictionaries(seqs, st.one_of(texts.map(TokenTree.chain), texts), min_size=1),
+        aborts=st.sampled_from([False] * 4 + [True]),
+    )
+    def trees_and_texts_in_one_pass(
+        self, planted: dict[int, TokenTree | list[int]], aborts: bool
+    ) -> None:
+        self.decode_in_one_pass(planted, aborts)
+
+
 @pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize(
     ("kind", "dtype"),
@@ -271,6 +296,9 @@ class StateMachine(RuleBasedStateMachine):
         ("lfm2-swa", "f32"),
         ("falcon-h1", "q8_0"),
         ("recurrent", "f32"),
+        ("rwkv6", "f32"),
+        ("rwkv6qwen2", "q8_0"),
+        ("rwkv7", "f32"),
     ],
 )
 def test_every_row_is_that_of_plain_text(
@@ -285,5 +313,24 @@ def test_every_row_is_that_of_plain_text(
         plain = PlainText(alone)
         run_state_machine_as_test(
             cast(Any, lambda: StateMachine(context, plain)),
+            settings=settings(stateful_step_count=40),
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "n_threads"), [("mamba2", 1), ("qwen35", 2), ("lfm2-swa", 1), ("kimi-k3", 2)]
+)
+def test_every_row_is_that_of_plain_text_where_chains_are_rolled_back(
+    tiny_model: Callable[..., Model], kind: str, n_threads: int
+) -> None:
+    model = tiny_model(kind)
+    options: dict[str, Any] = {"n_ubatch": N_UBATCH, "n_batch": 64, "n_threads": n_threads}
+    with (
+        Context(model, n_ctx=256, n_seq_max=N_SEQ_MAX, n_rs_seq=6, **options) as context,
+        Context(model, n_ctx=1024, **options) as alone,
+    ):
+        plain = PlainText(alone)
+        run_state_machine_as_test(
+            cast(Any, lambda: ChainMachine(context, plain)),
             settings=settings(stateful_step_count=40),
         )

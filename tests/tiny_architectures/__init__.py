@@ -2,7 +2,8 @@
 
 A kind is named as llama.cpp names its architecture; what follows a hyphen at the end tells a
 variant: ``-mtp`` has a block that predicts several tokens, ``-swa`` a sliding window, ``-mrope``
-positions of several parts, ``-ple`` embeddings of n-grams, ``-moe`` experts.
+positions of several parts, ``-ple`` embeddings of n-grams, ``-moe`` experts, ``-d2t`` a vocabulary
+of the draft's own.
 """
 
 from __future__ import annotations

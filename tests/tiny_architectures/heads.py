@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from gguf import GGUFWriter
 
 from tiny_architectures.parts import (
@@ -15,6 +16,7 @@ from tiny_architectures.parts import (
 )
 from tiny_models import (
     ATTN_OUT_GAIN,
+    LOGIT_GAIN,
     QK_GAIN,
     Kind,
     Shape,
@@ -70,13 +72,30 @@ def _glm4moe_block(w: Weights, s: Shape, b: str, layer: int) -> None:
         experts(w, s, b, shared=1, biased=True)
 
 
+DRAFT_TOKEN_STEP = 3
+"""EAGLE-3 with a vocabulary of its own drafts every third token."""
+
+
 def _eagle3(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
-    """One block, for a target of the same width, whose embeddings it uses."""
+    ends(w, s, stops)
+    _eagle3_block(g, w, s)
+
+
+def _eagle3_d2t(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
+    """With the target's embeddings, and an output for some of its tokens."""
+    tokens = np.arange(5, s.n_vocab, DRAFT_TOKEN_STEP, dtype=np.int64)
+    g.add_tensor("d2t", tokens)
+    w.norm("output_norm.weight", s.n_embd)
+    w.matrix("output.weight", len(tokens), s.n_embd, gain=LOGIT_GAIN)
+    _eagle3_block(g, w, s)
+
+
+def _eagle3_block(g: GGUFWriter, w: Weights, s: Shape) -> None:
+    """One block, for a target of the same width."""
     rope_keys(g, s)
     g.add_array("eagle3.target_layers", list(TARGET_LAYERS))
     g.add_uint32("eagle3.target_hidden_size", s.n_embd)
     w.matrix("fc.weight", s.n_embd, len(TARGET_LAYERS) * s.n_embd)
-    ends(w, s, stops)
     for b in blocks(s):
         w.norm(f"{b}.attn_norm.weight", s.n_embd)
         w.norm(f"{b}.attn_norm_2.weight", s.n_embd)
@@ -92,5 +111,6 @@ KINDS = {
     "glm4moe": Kind("glm4moe", _glm4moe, grouped=True, n_ff=64),
     "glm4moe-mrope": Kind("glm4moe", _glm4v_moe, grouped=True, n_ff=64),
     "glm4moe-mtp": Kind("glm4moe", _glm4moe_mtp, grouped=True, n_ff=64, n_mtp=1),
+    "eagle3-d2t": Kind("eagle3", _eagle3_d2t, grouped=True, memory="none", n_layer=1),
     "eagle3": Kind("eagle3", _eagle3, grouped=True, memory="none", n_layer=1),
 }

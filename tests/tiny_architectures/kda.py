@@ -26,7 +26,7 @@ from tiny_architectures.parts import (
 from tiny_architectures.sparse import D_INDEX, INDEX_KEYS, index
 from tiny_models import ATTN_OUT_GAIN, HEAD_DIM, Kind, Shape, Weights, Writer, blocks
 
-D_HEAD = 2 * HEAD_DIM  # of whole vectors, as real heads of 128 are
+D_HEAD = HEAD_DIM
 N_STREAM = 4  # the only number that GLM 5 Next may have
 K_POOL = 4
 

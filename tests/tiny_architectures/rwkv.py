@@ -11,8 +11,6 @@ from tiny_models import ATTN_OUT_GAIN, HEAD_DIM, Kind, Shape, Weights, blocks, e
 D_MIX, D_DECAY, D_LOW = 16, 16, 16
 """Channels of the products in two parts."""
 
-D_HEAD7 = 64  # llama.cpp's kernel for RWKV 7 writes in steps of 64 channels with AVX-512
-
 
 def _keys(g: GGUFWriter, s: Shape, n_shift: int, d_head: int, head_count: int = 0) -> None:
     """`n_shift`: in how many places of a layer the token before is mixed in."""
@@ -106,7 +104,7 @@ def _channel_mix(w: Weights, s: Shape, b: str) -> None:
 
 
 def _rwkv7(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
-    _keys(g, s, 2, D_HEAD7)
+    _keys(g, s, 2, HEAD_DIM)
     _rwkv7_keys(g)
     _ends(w, s, stops)
     for b in blocks(s):
@@ -119,7 +117,7 @@ def _rwkv7(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
 
 
 def _arwkv7(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
-    _keys(g, s, 1, D_HEAD7)
+    _keys(g, s, 1, HEAD_DIM)
     _rwkv7_keys(g)
     embeddings(w, s, stops=stops)
     w.norm("output_norm.weight", s.n_embd)

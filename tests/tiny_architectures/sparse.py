@@ -129,14 +129,15 @@ def _hy_v4(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
 
 
 def _dots3note(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
-    """The first layer has a window, the others an indexer each."""
+    """The first layer has a window, if there is one, the others an indexer each."""
+    has_window = [layer == 0 and s.n_swa > 0 for layer in range(s.n_layer)]
     latent_keys(
         g,
         s,
         **INDEX_KEYS,
-        attention__indexer__types=[layer > 0 for layer in range(s.n_layer)],
+        attention__indexer__types=[not window for window in has_window],
         attention__sliding_window=s.n_swa,
-        attention__sliding_window_pattern=[layer == 0 for layer in range(s.n_layer)],
+        attention__sliding_window_pattern=has_window,
         attention__kv_lora_rank_swa=KV_RANK,
         attention__key_length_swa=KV_RANK + D_ROPE,
         attention__value_length_swa=KV_RANK,
@@ -150,7 +151,7 @@ def _dots3note(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
         _dsa_block(w, s, b, layer)
         w.norm(f"{b}.attn_k_norm.weight", D_ROPE, mean=QK_GAIN)
         w.matrix(f"{b}.attn_gate.weight", s.n_head, s.n_embd)
-        if layer > 0:
+        if not has_window[layer]:
             index(w, s, b)
 
 

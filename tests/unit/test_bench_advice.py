@@ -40,7 +40,7 @@ WELL = Facts(
     size=4 * 2**30,
     n_params=8 * 10**9,
     file_type="Q4_1",
-    can_branch=True,
+    draft_shape="trees",
     weight_buffers={"CPU_Mapped": 4096.0},
     batched_types=("F16", "Q4_0"),
     speed=CHEAP,
@@ -91,9 +91,14 @@ def test_nothing_is_said_about_drafting_without_a_measurement() -> None:
     assert findings(speed=None) == ""
 
 
-def test_a_model_that_cannot_branch_is_said_to_decode_plainly() -> None:
-    assert "token by token" in findings(can_branch=False, speed=check(1))
-    assert "--n-draft" not in findings(can_branch=False, speed=check(1))
+def test_a_model_whose_state_cannot_be_rolled_back_is_said_to_decode_plainly() -> None:
+    assert "token by token" in findings(draft_shape="plain", speed=check(1))
+    assert "--n-draft" not in findings(draft_shape="plain", speed=check(1))
+
+
+@pytest.mark.parametrize("shape", ["trees", "chains", None])
+def test_a_model_that_drafts_is_not_said_to_decode_plainly(shape: str | None) -> None:
+    assert "token by token" not in findings(draft_shape=shape)
 
 
 def test_a_gpu_that_the_build_cannot_use_is_named() -> None:

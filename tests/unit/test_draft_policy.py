@@ -382,3 +382,40 @@ def test_planning_needs_trees_alone() -> None:
         [sys.executable, "-c", ALONE], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+# -- drafters that share passes
+
+
+def test_requests_whose_drafters_share_a_pass_bear_it_together() -> None:
+    """The first that is asked waits for the pass of all."""
+    bench = Bench(n_drafters=1)
+    requests = [bench.request(SURE, ask_s=ask_s) for ask_s in (4 * ASK_S, 0.0, 0.0, 0.0)]
+    for request in requests:
+        assert isinstance(request.drafters, Scripted)
+        request.drafters.shares.add(0)
+    bench.step(*requests)
+    (known,) = bench.policy.budget.to_dicts()
+    assert known["cost_s"] == ASK_S
+    assert known["n_asked"] == 1
+    assert {request.draft_s for request in requests} == {RESUME_S + ASK_S + COMBINE_S}
+
+
+def test_drafters_are_told_what_a_token_is_worth() -> None:
+    bench = Bench(n_drafters=2)
+    requests = [bench.request(), bench.request()]
+    token_s = bench.planner.curve.seconds(2, 0, 0) / 2
+    bench.step(*requests)
+    for request in requests:
+        assert isinstance(request.drafters, Scripted)
+        assert request.drafters.announced == [(0, token_s), (1, token_s)]
+
+
+def test_drafters_without_a_budget_are_not_announced_to() -> None:
+    bench = Bench(n_drafters=1)
+    request = bench.request(HOPELESS, ask_s=PASS_S)
+    assert isinstance(request.drafters, Scripted)
+    for _ in range(20):
+        bench.step(request)
+    n_asked = sum(what[0] == "ask" for what in log_of(request))
+    assert len(request.drafters.announced) == n_asked < 10

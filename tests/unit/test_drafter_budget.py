@@ -142,3 +142,20 @@ def test_what_is_known_is_told_in_seconds() -> None:
         "n_asked": 50,
         "pays": True,
     }
+
+
+@pytest.mark.parametrize("n_asks", [1, 4, 16])
+def test_asks_that_share_a_pass_take_no_more_of_the_time(n_asks: int) -> None:
+    """They are allowed together, and pay for it later."""
+    budget, pass_s, n_steps = DrafterBudget(1), 0.2 * PASS_S, 20_000
+    n_passes = 0
+    for _step in range(n_steps):
+        if budget.allows(0):
+            n_passes += 1
+            budget.learn_cost(0, pass_s / n_asks, n_asks)
+            if budget.is_judged(0):
+                for _ in range(n_asks):
+                    budget.learn_gain(0, 0.0)
+        budget.earn(PASS_S)
+    n_allowed = N_TRIALS + 1 + SHARE * n_steps * PASS_S / pass_s
+    assert 0.4 * n_allowed < n_passes <= n_allowed

@@ -197,7 +197,6 @@ def test_tiny_model_writes_once_and_keeps_options_apart(tmp_path: Path) -> None:
         ("rope", {"n_vocab": 100}, "leaves no room"),
         ("rope", {"n_head": 4, "n_head_kv": 3}, "cannot share"),
         ("learned", {"n_head": 3}, "does not divide"),
-        ("hybrid", {"n_layer": 1}, "needs a recurrent layer"),
     ],
 )
 def test_impossible_sizes_are_refused(

@@ -269,6 +269,9 @@ static bool can_compute(const std::string & name, const ggml_tensor * tensor) {
     if (is_of_state(name)) {
         return tensor->type == GGML_TYPE_F32;
     }
+    if (name == "d2t") {
+        return tensor->type == GGML_TYPE_I64; // the target's token for each token of an EAGLE-3 model
+    }
 
     switch (tensor->type) {
         case GGML_TYPE_F32:
@@ -283,6 +286,24 @@ static bool can_compute(const std::string & name, const ggml_tensor * tensor) {
             return false;
         default:
             return ggml_is_quantized(tensor->type) && !is_addend_or_factor(name, tensor);
+    }
+}
+
+// rows of logits are written where these tokens say
+static void check_draft_tokens(const llama_model & model) {
+    if (!model.d2t) {
+        return;
+    }
+
+    std::vector<int64_t> tokens(ggml_nelements(model.d2t));
+    ggml_backend_tensor_get(model.d2t, tokens.data(), 0, ggml_nbytes(model.d2t));
+
+    const int64_t n_vocab = model.vocab.n_tokens();
+    for (const int64_t token : tokens) {
+        if (token < 0 || token >= n_vocab) {
+            throw std::runtime_error(
+                    "tensor 'd2t' names token " + std::to_string(token) + " of a vocabulary of " + std::to_string(n_vocab));
+        }
     }
 }
 
@@ -305,4 +326,5 @@ void treellama_check_loaded(const llama_model & model) {
             check_expert_table(name, tensor, model.hparams.n_expert);
         }
     }
+    check_draft_tokens(model);
 }

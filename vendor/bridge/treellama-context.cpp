@@ -7,6 +7,7 @@
 #include "llama-impl.h"
 #include "llama-memory-hybrid-idx.h"
 #include "llama-model.h"
+#include "llama-state-chains.h"
 
 #include <cstring>
 
@@ -27,6 +28,9 @@ llama_context * treellama_context_init(llama_model * model, const llama_context_
     return treellama_guard((llama_context *) nullptr, [&] {
         llama_context * ctx = llama_init_from_model(model, *params);
         treellama_share_trees(ctx);
+        if (ctx) {
+            llama_state_chains::init(*ctx);
+        }
         treellama_use_huge_pages(ctx);
         return ctx;
     });

@@ -4,6 +4,7 @@
 
 #include "llama-model.h"
 
+#include <functional>
 #include <memory>
 
 llama_model * treellama_model_load(const char * path, const llama_model_params * params) {
@@ -16,6 +17,58 @@ llama_model * treellama_model_load(const char * path, const llama_model_params *
         }
         return model.release();
     });
+}
+
+static bool has_layer(const llama_hparams & hparams, const std::function<bool(uint32_t)> & is_one) {
+    for (uint32_t il = 0; il < hparams.n_layer(); ++il) {
+        if (is_one(il)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// a memory of several parts, one of which no layer has: its inputs, which nothing reads, end the process
+static const char * missing_layer(const llama_model & model) {
+    const auto & hparams = model.hparams;
+
+    const auto has_ratio = [&](uint32_t ratio) {
+        return has_layer(hparams, [&](uint32_t il) { return hparams.dsv4_compress_ratios[il] == ratio; });
+    };
+    const auto has_kind = [&](bool is_recr) {
+        const bool has_ffn_layers = model.arch == LLM_ARCH_NEMOTRON_H || model.arch == LLM_ARCH_NEMOTRON_H_MOE;
+        return has_layer(hparams, [&](uint32_t il) {
+            return hparams.is_recr(il) == is_recr && !(has_ffn_layers && hparams.n_ff(il) > 0);
+        });
+    };
+
+    switch (model.arch) {
+        case LLM_ARCH_DEEPSEEK4:
+            return has_ratio(4) && has_ratio(128) ? nullptr : "it lacks layers that compress 4 cells, or 128";
+        case LLM_ARCH_DOTS3NOTE:
+            if (!has_layer(hparams, [&](uint32_t il) { return hparams.is_swa(il); })) {
+                return "none of its layers has a sliding window";
+            }
+            if (!has_layer(hparams, [&](uint32_t il) { return !hparams.is_swa(il); })) {
+                return "all of its layers have a sliding window";
+            }
+            if (has_layer(hparams, [&](uint32_t il) { return !hparams.is_swa(il) && !hparams.is_indexer_full(il); })) {
+                return "a layer without a sliding window has no indexer";
+            }
+            return nullptr;
+        case LLM_ARCH_FALCON_H1: // each layer is both
+            return nullptr;
+        default:
+            break;
+    }
+
+    if (!llama_model_is_hybrid(&model)) {
+        return nullptr;
+    }
+    if (!has_kind(false)) {
+        return "it is a hybrid, and none of its layers has attention";
+    }
+    return has_kind(true) ? nullptr : "it is a hybrid, and none of its layers is recurrent";
 }
 
 const char * treellama_model_refusal(const llama_model * model) {
@@ -51,7 +104,7 @@ const char * treellama_model_refusal(const llama_model * model) {
     if (llama_model_is_diffusion(model)) {
         return "it is a diffusion model";
     }
-    return model->hparams.causal_attn ? nullptr : "its attention is not causal";
+    return model->hparams.causal_attn ? missing_layer(*model) : "its attention is not causal";
 }
 
 // a row of quantised values is whole blocks

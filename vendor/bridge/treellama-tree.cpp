@@ -4,7 +4,9 @@
 
 #include "llama-context.h"
 #include "llama-impl.h"
+#include "llama-kv-cache-dsv4.h"
 #include "llama-kv-cache.h"
+#include "llama-memory-hybrid-idx.h"
 #include "llama-memory-recurrent.h"
 
 #include <algorithm>
@@ -50,8 +52,30 @@ void treellama_use_huge_pages(llama_context * ctx) {
     }
 }
 
-bool treellama_tree_supported(const llama_context * ctx) {
-    return find_trees(ctx) != nullptr;
+const char * treellama_tree_refusal(const llama_context * ctx) {
+    if (find_trees(ctx)) {
+        return nullptr;
+    }
+
+    const auto * mem = ctx->get_memory();
+    if (dynamic_cast<const llama_memory_hybrid_idx *>(mem)) {
+        return "its indexer pools the keys of several positions, which differ between branches";
+    }
+    if (dynamic_cast<const llama_kv_cache_dsv4 *>(mem)) {
+        return "its compressors make one cell of several positions, which differ between branches";
+    }
+    if (llama_find_recurrent(mem)) {
+        const auto caches = tree_caches(ctx);
+        return !caches.empty() && caches[0]->get_n_stream() > 1 ?
+            "each sequence has cells of its own (kv_unified=False)" :
+            "an op that reads its state knows no parents, or the state is on a device";
+    }
+    return "its cells cannot know their nodes";
+}
+
+size_t treellama_tree_node_size(const llama_context * ctx) {
+    const auto * recr = llama_find_recurrent(ctx->get_memory());
+    return recr ? recr->state_trees.n_bytes_of_node() : 0;
 }
 
 bool treellama_is_text(const llama_context * ctx, const llama_batch & batch) {

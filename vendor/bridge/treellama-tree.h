@@ -20,8 +20,11 @@ extern "C" {
 // a token that is no node
 #define TREELLAMA_TEXT -2
 
-// false if the memory of this model cannot hold trees: what is recurrent, or looks up tokens by their position
-LLAMA_API bool treellama_tree_supported(const struct llama_context * ctx);
+// why the memory of this model cannot hold trees; NULL if it can
+LLAMA_API const char * treellama_tree_refusal(const struct llama_context * ctx);
+
+// what is kept of a node beside its cells, for a recurrent state; 0 before the first node, and without such a state
+LLAMA_API size_t treellama_tree_node_size(const struct llama_context * ctx);
 
 // as treellama_decode; the tokens with a parent other than TREELLAMA_TEXT become nodes
 //   parents: -1 for the end of the text, or a node of the same sequence, old or earlier in this batch

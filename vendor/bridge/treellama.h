@@ -18,6 +18,7 @@
 #include "treellama-vocab.h"
 #include "treellama-context.h"
 #include "treellama-tree.h"
+#include "treellama-chain.h"
 #include "treellama-memory.h"
 #include "treellama-state.h"
 #include "treellama-prefix.h"
@@ -26,3 +27,4 @@
 #include "treellama-draw.h"
 #include "treellama-successors.h"
 #include "treellama-heads.h"
+#include "treellama-drafts.h"

@@ -3,6 +3,8 @@
 #include "huge-pages.h"
 #include "invariant/invariant.h"
 #include "ordered/fattn-ordered.h"
+#include "states/shift.h"
+#include "states/wkv.h"
 
 #include "ggml-backend-impl.h"
 #include "ggml-cpu.h"
@@ -50,6 +52,24 @@ struct attention_traits : exact_traits {
     }
 };
 
+// stock knows no trees
+struct wkv_traits : exact_traits {
+    bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
+        if (params->use_ref && !ggml_cpu_wkv_is_tree(op)) {
+            return false;
+        }
+        ggml_compute_forward_wkv(params, op);
+        return true;
+    }
+};
+
+struct shift_traits : exact_traits {
+    bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
+        ggml_compute_forward_shift(params, op);
+        return true;
+    }
+};
+
 struct exact_extra : ggml::cpu::extra_buffer_type {
     // whether weights may be packed for an op
     bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) override {
@@ -65,11 +85,19 @@ struct exact_extra : ggml::cpu::extra_buffer_type {
         // never freed: threads may still compute while the process ends
         static auto * products  = new product_traits();
         static auto * attention = new attention_traits();
+        static auto * wkv       = new wkv_traits();
+        static auto * shift     = new shift_traits();
 
         if (ggml_cpu_invariant_supported(op)) {
             return products;
         }
-        return ggml_fattn_ordered_supported(op) ? attention : nullptr;
+        if (ggml_fattn_ordered_supported(op)) {
+            return attention;
+        }
+        if (ggml_cpu_wkv_supported(op)) {
+            return wkv;
+        }
+        return ggml_cpu_shift_supported(op) ? shift : nullptr;
     }
 };
 

@@ -1,6 +1,6 @@
 #pragma once
 
-// products and attention whose bits do not depend on what else is in the batch, as one more of the CPU backend's extra
+// products, attention and states whose bits do not depend on what else is in the batch, as one more of the CPU backend's extra
 // buffer types: ggml-cpu asks those before it computes an op itself
 
 #include "ggml.h"

@@ -1,6 +1,7 @@
 #include "llama-kept-graphs.h"
 
 #include "llama-context.h"
+#include "llama-state-chains.h"
 
 #include <algorithm>
 
@@ -12,7 +13,16 @@ void llama_kept_graphs::use(llama_context & ctx, uint32_t n_tokens) {
     const bool is_small = n_tokens > 1 && n_tokens <= N_TOKENS_MAX;
     const bool is_kept  = is_small && !ctx.graph_reuse_disable && !ctx.cparams.pipeline_parallel;
 
-    use_entry(ctx, is_kept ? std::min(n_tokens, N_TOKENS_OWN + 1) : 0);
+    const uint32_t key = is_kept ? std::min(n_tokens, N_TOKENS_OWN + 1) : 0;
+
+    if (ctx.cparams.n_rs_seq > 0) {
+        llama_state_chains::follow(ctx);
+    }
+    use_entry(ctx, ctx.cparams.n_rs_seq > 0 ? N_TOKENS_OWN + 2 + key : key);
+}
+
+void llama_kept_graphs::keep_states(llama_context & ctx, uint32_t n_rs_seq) {
+    ctx.cparams.n_rs_seq = n_rs_seq;
 }
 
 void llama_kept_graphs::use_entry(llama_context & ctx, uint32_t key) {

@@ -19,6 +19,9 @@ public:
     // from here on the context uses the scheduler and the graphs that are kept for so many tokens
     void use(llama_context & ctx, uint32_t n_tokens);
 
+    // from here on graphs keep the states behind the last n_rs_seq + 1 tokens: they are others than those that keep none
+    static void keep_states(llama_context & ctx, uint32_t n_rs_seq);
+
     // back to the prompts' graph, which is as without kept graphs, and forget the others
     void drop(llama_context & ctx);
 

@@ -3,6 +3,7 @@
 #include "llama-batch.h"
 #include "llama-kv-tree.h"
 #include "llama-memory.h"
+#include "llama-state-ops.h"
 
 #include "ggml-alloc.h"
 #include "ggml-cpp.h"
@@ -49,6 +50,9 @@ public:
         return n_slots > 0;
     }
 
+    // what is kept of a node, once there was one
+    size_t n_bytes_of_node() const;
+
     // nodes that may be added
     uint32_t n_free() const {
         return free_slots.size();
@@ -94,26 +98,6 @@ public:
 private:
     friend class llm_graph_input_state_tree;
 
-    // what an op reads of each node: ne[0]*ne[1] values
-    struct kept_value {
-        int64_t ne[2];
-
-        ggml_tensor * rows; // [n_values, n_slots]
-    };
-
-    // an op with a state
-    struct state_op {
-        ggml_op op;
-
-        ggml_tensor * cache;  // [n_embd, n_rows]
-        size_t        offset; // of the state in a row, in bytes
-        int64_t       ne[4];  // of the state
-
-        ggml_tensor * decay = nullptr; // of SSM_SCAN, a weight
-
-        std::vector<kept_value> kept;
-    };
-
     void add_ops(ggml_cgraph * gf);
 
     void rewrite(llama_memory_recurrent & mem, llm_graph_result & res);
@@ -126,18 +110,17 @@ private:
     // the nodes of a sequence from n_kept on
     void release(llama_seq_id seq_id, size_t n_kept);
 
-    void commit_windows(const std::vector<int32_t> & at, int64_t src, int64_t dst) const;
-    void commit_states (llama_context * lctx, const std::vector<int32_t> & at, int64_t src, int64_t dst);
+    void commit_states(llama_context * lctx, const std::vector<int32_t> & at, int64_t src, int64_t dst);
 
     uint32_t n_slots = 0;
 
-    std::set<const ggml_tensor *> caches; // of all layers
+    llama_state_caches caches;
 
     // what ops keep of nodes, in the order of the graph. made by the first pass over nodes
-    std::vector<state_op>   ops;
-    ggml_context_ptr        ctx_kept;
-    ggml_backend_buffer_ptr buf_kept;
-    ggml_gallocr_ptr        galloc;
+    std::vector<llama_state_op> ops;
+    ggml_context_ptr            ctx_kept;
+    ggml_backend_buffer_ptr     buf_kept;
+    ggml_gallocr_ptr            galloc;
 
     std::map<llama_seq_id, std::vector<uint32_t>> slots; // by sequence, of each node of its tree
 

@@ -11,3 +11,4 @@
 #include "treellama-order.h"
 #include "treellama-probe.h"
 #include "treellama-std-regex.h"
+#include "treellama-wkv.h"

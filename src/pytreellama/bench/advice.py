@@ -32,7 +32,7 @@ class Facts:
         size: of all weights.
         n_params: number of weights.
         file_type: the quantisation, as llama.cpp names it.
-        can_branch: can the model evaluate trees?
+        draft_shape: what an engine drafts: "trees", "chains" or "plain"; None if unknown.
         weight_buffers: MiB of weights in each kind of buffer; empty if unknown.
         batched_types: quantisations that this CPU multiplies with a few columns at once.
         speed: the speed check, unless it was left out.
@@ -49,7 +49,7 @@ class Facts:
     size: int
     n_params: int
     file_type: str
-    can_branch: bool
+    draft_shape: str | None
     weight_buffers: dict[str, float] = field(default_factory=dict)
     batched_types: tuple[str, ...] = ()
     speed: SpeedCheck | None = None
@@ -129,7 +129,7 @@ def _busy(facts: Facts) -> Iterator[str]:
 
 
 def _drafting(facts: Facts) -> Iterator[str]:
-    if not facts.can_branch:
+    if facts.draft_shape == "plain":
         yield (
             "This architecture has a recurrent state that cannot be rolled back, so nothing is "
             "drafted: it always decodes token by token."

@@ -67,6 +67,8 @@ def model_facts(model: Model) -> Report:
         "has_chat_template": model.chat_template is not None,
         "can_generate": model.can_generate,
         "can_branch": model.can_branch,
+        "draft_shape": "trees" if model.can_branch else None,  # known once a context is made
+        "node_bytes": 0,
         "medusa_heads": None if heads is None else str(heads),
     }
 
@@ -136,6 +138,13 @@ def model_lines(model: Report) -> Report:
         "trained for": f"{model['n_ctx_train']} tokens of context",
         "vocabulary": f"{model['n_vocab']} tokens",
         "chat template": "yes" if model["has_chat_template"] else "no",
-        "trees": "yes" if model["can_branch"] else "no, its state cannot branch",
+        "drafts": _drafts(model["draft_shape"], model["node_bytes"]),
         "Medusa heads": model["medusa_heads"] or "none; see pytreellama medusa train",
     }
+
+
+def _drafts(shape: str | None, node_bytes: int) -> str:
+    """What is drafted for a model, in words."""
+    state = f", {node_bytes / 1024:.0f} KiB of state a node" if node_bytes else ""
+    drafts = {"plain": "nothing: its recurrent state cannot be rolled back", None: "not measured"}
+    return drafts.get(shape, f"{shape}{state}")

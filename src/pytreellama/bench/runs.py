@@ -113,11 +113,12 @@ def measure(
 
 def prompt_tokens(model: Model, prompt: BenchPrompt) -> list[int]:
     """What an engine reads; messages without their roles if the model has no chat template."""
-    from pytreellama.chat.template import chat_prompt, encode_chat
+    from pytreellama.chat.plain_names import chat_array
 
     if isinstance(prompt.content, str) or not model.chat_template:
         return model.vocab.encode(prompt.text, add_eos=False)
-    return encode_chat(model.vocab, chat_prompt(model, prompt.content))
+    ids: list[int] = chat_array(model, prompt.content).tolist()
+    return ids
 
 
 def _fitting_n_ctx(
@@ -187,6 +188,7 @@ class _Bench:
             n_draft=n_draft,
             n_ctx=self.settings.n_ctx,
             n_threads=self.settings.n_threads,
+            n_cached_prefixes=0,  # prefill is measured too
         )
         self.n_threads = engine.context.n_threads
         return engine

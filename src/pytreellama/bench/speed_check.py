@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytreellama.context.context import DraftShape
     from pytreellama.engine.calibration import TimedPasses
     from pytreellama.model.model import Model
 
@@ -28,13 +29,15 @@ class SpeedCheck:
     Attributes:
         n_threads: threads of the passes.
         n_past: tokens in the cache before each pass.
-        median_s: nodes of a chain -> median seconds of its pass: placing, decoding, argmax and
-            discarding. One node is measured right after another one, as plain decoding runs.
+        median_s: nodes of a chain -> median seconds of its pass: placing, decoding, argmax,
+            discarding, and what a commit to a recurrent state takes. One node is measured right
+            after another one, as plain decoding runs.
         n_samples: how many passes of each size were measured.
         n_compared: nodes of the chain whose logits were compared; 0 if none were.
         logit_difference: largest difference between the logits of that chain in one pass and
             token by token.
-        can_branch: can trees be evaluated here?
+        draft_shape: what an engine drafts here: "trees", "chains" or "plain".
+        node_bytes: recurrent state that a draft node holds.
     """
 
     n_threads: int
@@ -43,7 +46,8 @@ class SpeedCheck:
     n_samples: dict[int, int]
     n_compared: int
     logit_difference: float
-    can_branch: bool = True
+    draft_shape: DraftShape = "trees"
+    node_bytes: int = 0
 
     def cost(self, n_nodes: int) -> float:
         """Cost of a pass relative to a pass over one node."""
@@ -112,8 +116,9 @@ def check_speed(model: Model, n_threads: int | None = None, budget_s: float = 8.
     n_ctx = min(512, model.n_ctx_train or 512)
     n_past = max(1, min(_N_PAST, n_ctx - 2 * max(SIZES)))
     with Context(model, n_ctx=n_ctx, n_threads=n_threads) as context:
-        sizes = SIZES if context.can_branch else SIZES[:1]
         passes = TimedPasses(context, n_past)
+        n_max = passes.n_nodes_max if context.can_roll_back else 1
+        sizes = tuple(size for size in SIZES if size <= n_max)
         samples = _measure(passes, sizes, time.perf_counter() + budget_s, budget_s)
         n_compared = min(max(samples), _N_COMPARED) if len(samples) > 1 else 0
         return SpeedCheck(
@@ -123,7 +128,8 @@ def check_speed(model: Model, n_threads: int | None = None, budget_s: float = 8.
             {n: len(times) for n, times in samples.items()},
             n_compared,
             passes.logit_difference(n_compared),
-            context.can_branch,
+            context.draft_shape,
+            context.node_bytes,
         )
 
 

@@ -1,8 +1,7 @@
 """Chat templates: render messages to a prompt with the model's Jinja template.
 
-The rendered text is tokenised as a whole. So a message that contains the name of a special token,
-such as ``<|im_end|>``, produces that token, as in every engine that renders chat templates.
-Sanitise untrusted messages first.
+``encode_chat`` parses all names of special tokens in a rendered text, such as ``<|im_end|>``, those
+of a message too. ``PlainNames``, which the engine and the server use, keeps them as text.
 """
 
 from __future__ import annotations

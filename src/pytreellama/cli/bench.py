@@ -150,7 +150,8 @@ def _measured(
     from pytreellama.system import native_log
 
     with native_log() as log:
-        loaded = load_model(options.model, options.n_gpu_layers)
+        names = "+".join(name.partition(":")[0] for name in settings.drafters)
+        loaded = load_model(options.model, options.n_gpu_layers, names)
     with loaded as model, ProgressBar("measuring", refreshes_per_s=1.0) as bar:
         facts = _facts(model, log)
         return measure(model, prompts, settings, bar.report), facts

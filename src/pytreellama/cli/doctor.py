@@ -125,7 +125,11 @@ def _examine(report: Report, path: ModelPath, threads: Threads, measure: bool) -
         if measure:
             check = _measure(model, threads)
             report["_check"] = check
-            report["model"]["can_branch"] = check.can_branch
+            report["model"] |= {
+                "can_branch": check.draft_shape == "trees",
+                "draft_shape": check.draft_shape,
+                "node_bytes": check.node_bytes,
+            }
             report["speed"] = check.to_dict()
     report["advice"] = _advice(report)
 
@@ -158,7 +162,7 @@ def _advice(report: Report) -> list[str]:
             size=model["size"],
             n_params=model["n_params"],
             file_type=model["file_type"],
-            can_branch=model["can_branch"],
+            draft_shape=model["draft_shape"],
             weight_buffers=model["weight_buffers"],
             batched_types=batched_types(report["cpu_features"]),
             speed=report.get("_check"),

@@ -93,7 +93,8 @@ class EngineFlags(SamplingFlags):
             help="Drafter: auto (several, planned by cost), none (plain decoding), suffix "
             "(continuations of repeated text), recycling (top tokens of earlier passes), ngram "
             "(n-gram counts over all requests), medusa (heads on the hidden state; medusa=FILE "
-            "for a file of heads), or a merge such as suffix+recycling.",
+            "for a file of heads), mtp (the model's own NextN layers), eagle3 (an EAGLE-3 file "
+            "next to the model; eagle3=FILE for another), or a merge such as suffix+recycling.",
             panel=_DRAFTING,
             autocompletion=complete_drafter,
         ),

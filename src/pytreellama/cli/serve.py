@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +14,17 @@ import typer
 
 from pytreellama.cli.option import option, unpacked
 from pytreellama.cli.options import Debug, GpuLayers, ModelPath, Threads, complete_drafter
+from pytreellama.cli.sampling_defaults import (
+    FrequencyPenalty,
+    MinP,
+    PenaltyLastN,
+    PresencePenalty,
+    RepeatPenalty,
+    Temperature,
+    TopK,
+    TopP,
+    TypicalP,
+)
 from pytreellama.errors import RequestError, not_one_of
 from pytreellama.text_files import read_text
 
@@ -25,6 +38,10 @@ _LOOPBACK_ADDRESSES = ("localhost", "127.0.0.1", "::1")
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _KEYS_VARIABLE = "PYTREELLAMA_API_KEY"
 _N_CACHED_MAX = 128
+_SAMPLING_FIELDS = (
+    *("temperature", "top_k", "top_p", "min_p", "typical_p"),
+    *("repeat_penalty", "frequency_penalty", "presence_penalty", "penalty_last_n"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +68,27 @@ class ServeOptions:
         ),
     ] = 8000
     alias: Annotated[
-        str | None,
+        list[str] | None,
         option(
             "--alias",
-            help="Model name in the API. Default: the file name without .gguf.",
+            help="Model name in the API. May be repeated; answers have the first one. Default: the "
+            "file name without .gguf.",
             panel=_SERVER,
             show_default=False,
         ),
     ] = None
+    any_model: Annotated[
+        bool,
+        option("--any-model", help="Accept any model name in requests.", panel=_SERVER),
+    ] = False
+    strict: Annotated[
+        bool,
+        option(
+            "--strict",
+            help="Refuse unknown fields in requests, instead of ignoring them.",
+            panel=_SERVER,
+        ),
+    ] = False
     api_key: Annotated[
         list[str] | None,
         option(
@@ -163,6 +193,16 @@ class ServeOptions:
         ),
     ] = None
 
+    temperature: Temperature = None
+    top_k: TopK = None
+    top_p: TopP = None
+    min_p: MinP = None
+    typical_p: TypicalP = None
+    repeat_penalty: RepeatPenalty = None
+    frequency_penalty: FrequencyPenalty = None
+    presence_penalty: PresencePenalty = None
+    penalty_last_n: PenaltyLastN = None
+
     queue: Annotated[
         int, option("--queue", help="Maximum number of waiting requests.", panel=_LIMITS, min=0)
     ] = 256
@@ -230,10 +270,14 @@ def serve(options: ServeOptions) -> None:
     options = _with_new_names(options)
 
     _check_log_level(options.log_level)
+    _check_origins(options.cors or ())
     keys = _api_keys(options)
     session.check_drafter(options.drafter)
     listening = run.listening_socket(options.host, options.port)
-    with listening, session.load_model(options.model, options.n_gpu_layers) as model:
+    with (
+        listening,
+        session.load_model(options.model, options.n_gpu_layers, options.drafter) as model,
+    ):
         from pytreellama.serve.app import make_app
 
         settings = _settings(options, model, keys)
@@ -286,11 +330,18 @@ def _engine(options: ServeOptions, model: Model) -> Engine:
 
 
 def _settings(options: ServeOptions, model: Model, keys: tuple[str, ...]) -> ServerSettings:
+    from pytreellama.sampling.defaults import sampling_defaults
     from pytreellama.serve.settings import ServerSettings
 
     is_local = options.host in _LOOPBACK_ADDRESSES
+    name, *aliases = options.alias or [model.path.stem]
+    sampling = {field: getattr(options, field) for field in _SAMPLING_FIELDS}
     return ServerSettings(
-        model_name=options.alias or model.path.stem,
+        model_name=name,
+        aliases=tuple(aliases),
+        is_any_model=options.any_model,
+        is_strict=options.strict,
+        sampling=sampling_defaults(model.metadata, sampling),
         max_tokens=options.max_tokens,
         n_choices_max=options.max_choices,
         max_body_bytes=options.max_body,
@@ -321,6 +372,15 @@ def _check_log_level(level: str) -> None:
     allowed = ("debug", "info", "warning", "error")
     if level not in allowed:
         raise RequestError(not_one_of("--log-level", level, allowed))
+
+
+def _check_origins(origins: Iterable[str]) -> None:
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/]+", origin):
+            raise RequestError(
+                f"invalid --cors={origin}: expected an origin as browsers send it, such as "
+                "http://localhost:3000, or * for all"
+            )
 
 
 def _say(options: ServeOptions, settings: ServerSettings, port: int) -> None:

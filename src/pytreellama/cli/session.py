@@ -83,18 +83,21 @@ def _read_stdin(is_asked_for: bool) -> str:
     return text
 
 
-def load_model(source: Path | None, n_gpu_layers: int = -1) -> Model:
+def load_model(source: Path | None, n_gpu_layers: int = -1, drafter: str = "none") -> Model:
     """Load a model, by default the one that comes by itself; with a bar if it takes long.
 
     Args:
         source: as ``source_path``, though command lines make a path of it.
+        drafter: what it is loaded for: NextN layers are loaded where they are of use.
     """
+    from pytreellama.draft import uses_mtp
     from pytreellama.model.model import Model
     from pytreellama.model.source import source_path
 
     path = source_path(None if source is None else source.as_posix())
+    load_mtp = uses_mtp(drafter)
     with ProgressBar("loading the model") as bar:
-        return Model(path, n_gpu_layers=n_gpu_layers, progress=bar.report)
+        return Model(path, n_gpu_layers=n_gpu_layers, load_mtp=load_mtp, progress=bar.report)
 
 
 def load_vocab(source: Path | None) -> Model:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pytreellama.context.native_context import NativeContext
 from pytreellama.errors import MemoryStateError
+from pytreellama.native import chain as native_chain
 from pytreellama.native import memory
 from pytreellama.native import tree as native_tree
 from pytreellama.native.memory import Sharing
@@ -102,6 +103,17 @@ class Cache:
     def discard(self, seq: int) -> None:
         """Free all pending nodes of a sequence."""
         native_tree.discard(self._native.handle, seq)
+
+    def roll_back(self, seq: int, *, n_past: int, n_tokens: int, n_keep: int) -> None:
+        """Keep the first tokens of a chain, and take back the others; see ``native.chain``."""
+        native_chain.commit(
+            self._native.handle, seq, n_past=n_past, n_tokens=n_tokens, n_keep=n_keep
+        )
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the recurrent states of one sequence; 0 if there are none."""
+        return native_chain.state_bytes(self._native.handle)
 
     # -- prefixes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ from pytreellama.system import cpu_features, devices, has_invariant_products
 from pytreellama.tree import TokenTree
 
 Int32 = NDArray[np.int32]
+
+DraftShape = Literal["trees", "chains", "plain"]
 
 
 class Context(DeprecatedNames, Closing):
@@ -87,6 +89,8 @@ class Context(DeprecatedNames, Closing):
         self.tree_encoding = choose_encoding(model, native, tree_encoding)
         by_ancestors = self.tree_encoding is TreeEncoding.ANCESTORS
         self.can_roll_back = by_ancestors or (model.can_branch and not window_drops_cells)
+        if not model.can_branch and native.n_chain_max > 0:
+            self.can_roll_back = True
         in_one_part = window_drops_cells or not model.can_branch
         room = min(self.n_batch, self.n_ubatch) if in_one_part else self.n_batch
         has_states = by_ancestors and not model.can_branch  # which hold no more than a pass
@@ -143,6 +147,23 @@ class Context(DeprecatedNames, Closing):
     def can_branch(self) -> bool:
         """True if trees with branches can be evaluated; False if only chains can."""
         return self.sequences.n_spare_leaves > 0
+
+    @property
+    def n_tree_max(self) -> int:
+        """Most nodes of one sequence's tree that need no copy of its state."""
+        return self.native.n_chain_max or self.n_batch
+
+    @property
+    def draft_shape(self) -> DraftShape:
+        """What an engine drafts: "trees", "chains", or nothing: "plain"."""
+        if not self.can_roll_back:
+            return "plain"
+        return "trees" if self.can_branch else "chains"
+
+    @property
+    def node_bytes(self) -> int:
+        """Bytes of recurrent state that a pending node holds; of a tree, once one was decoded."""
+        return self._cache.state_bytes if self.native.n_chain_max else self.native.node_bytes
 
     @property
     def n_text_max(self) -> int:
@@ -265,6 +286,22 @@ class Context(DeprecatedNames, Closing):
         self.native.require_sequence(seq)
         with self.exclusive():
             return self._passes.place(batch, seq, tree)
+
+    def place_nodes(
+        self,
+        batch: Batch,
+        seq: int,
+        tokens: Sequence[int] | Int32,
+        parents: Sequence[int] | Int32,
+    ) -> slice:
+        """As ``place``, for nodes of a tree that may be pending; ``parents`` as in ``grow``.
+
+        So one pass adds a level to the trees of many sequences.
+        """
+        self.native.require_sequence(seq)
+        with self.exclusive():
+            ids, above = token_array(tokens), token_array(parents)
+            return self._passes.place_nodes(batch, seq, ids, above)
 
     def grow(
         self, seq: int, tokens: Sequence[int] | Int32, parents: Sequence[int] | Int32

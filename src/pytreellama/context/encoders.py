@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pytreellama.context.ancestor_trees import AncestorTrees
 from pytreellama.context.batch import Batch
 from pytreellama.context.cache import Cache
+from pytreellama.context.native_chains import NativeChains
 from pytreellama.context.native_context import NativeContext
 from pytreellama.context.sequence_trees import SequenceTrees
 from pytreellama.context.state_chains import StateChains
@@ -23,12 +24,13 @@ def choose_encoding(
     Raises:
         ContextError: the memory cannot hold the one asked for.
     """
-    if native.has_trees:
+    refusal = native.tree_refusal
+    if refusal is None:
         return wanted or TreeEncoding.ANCESTORS
     if wanted is TreeEncoding.ANCESTORS and model.can_branch:
         raise ContextError(
-            "this model's memory cannot hold trees by ancestors; leave tree_encoding out, or take "
-            "TreeEncoding.SEQUENCES"
+            f"this model's memory cannot hold trees by ancestors: {refusal}; leave tree_encoding "
+            "out, or take TreeEncoding.SEQUENCES"
         )
     return TreeEncoding.SEQUENCES
 
@@ -50,5 +52,6 @@ def make_encoder(
     if encoding is TreeEncoding.ANCESTORS:
         return AncestorTrees(native, cache, None if model.can_branch else native.n_ubatch)
     if not model.can_branch:
-        return StateChains(native, cache, decode)
+        chains = NativeChains if native.n_chain_max > 0 else StateChains
+        return chains(native, cache, decode)
     return SequenceTrees(native, cache, window_drops_cells)

@@ -6,15 +6,18 @@ import threading
 import time
 from contextlib import AbstractContextManager
 
+from pytreellama.context.kept_states import n_kept_states
 from pytreellama.context.params import ContextParams, default_n_threads, is_integer
 from pytreellama.errors import ContextError, MemoryStateError, shown
 from pytreellama.model.model import Model
+from pytreellama.native import chain as native_chain
 from pytreellama.native import context as native_context
 from pytreellama.native import decode as native_decode
 from pytreellama.native import tree as native_tree
 from pytreellama.native.batch import BatchStruct
 from pytreellama.native.context import AbortFlag, ContextFields
 from pytreellama.native.decode import Int32
+from pytreellama.native.handle import Handle
 from pytreellama.native.limits import N_SEQ_MAX
 from pytreellama.process import ProcessWatch
 from pytreellama.tree import TokenTree
@@ -29,23 +32,34 @@ class NativeContext:
     Attributes:
         handle: the native object; its use raises after ``close``.
         n_ctx, n_batch, n_ubatch, n_seq_max, n_threads: the sizes that hold; llama.cpp rounds some.
+        n_passes: passes that were begun.
+        n_chain_max: most tokens of a chain that a recurrent state can be rolled back over.
 
     Args:
         model: whose weights it runs; they stay in memory as long as it does.
         params: what was asked for.
+        target: the context that this one drafts for; it stays in memory as long as this one.
+        is_mtp: run the model's NextN layers instead of the others.
 
     Raises:
         ContextError: llama.cpp refuses.
     """
 
-    def __init__(self, model: Model, params: ContextParams) -> None:
+    def __init__(
+        self,
+        model: Model,
+        params: ContextParams,
+        *,
+        target: NativeContext | None = None,
+        is_mtp: bool = False,
+    ) -> None:
         self._lock = _Exclusive()
         self._is_inherited = False
         self._model = model.handle.share()
         self._abort = AbortFlag()
-        self.handle = native_context.make_context(
-            self._model, _fields(params), self._abort, str(params)
-        )
+        self.handle = self._made(model, params, target, is_mtp)
+        self.n_passes = 0
+        self.n_chain_max = native_chain.n_max(self.handle)
         self._threads = native_context.attach_threads(self.handle)
         _contexts.add(self)
         self.kv_unified = params.kv_unified
@@ -55,10 +69,41 @@ class NativeContext:
         self.n_embd_out = model.n_embd_out
         self.has_invariant_graph = native_context.is_batch_invariant(self.handle)
 
+    def _made(
+        self, model: Model, params: ContextParams, target: NativeContext | None, is_mtp: bool
+    ) -> Handle:
+        """The native object; made again where it is to keep states behind the tokens of chains."""
+
+        def make(n_rs_seq: int) -> Handle:
+            return native_context.make_context(
+                self._model,
+                _fields(params, n_rs_seq),
+                self._abort,
+                str(params),
+                target=None if target is None else target.handle,
+                is_mtp=is_mtp,
+            )
+
+        handle = make(0)
+        try:
+            n_states = n_kept_states(model, params, handle)
+        except BaseException:
+            handle.close()
+            raise
+        if n_states == 0:
+            return handle
+        handle.close()
+        return make(n_states)
+
     @property
-    def has_trees(self) -> bool:
-        """True if the cells of this memory can know their nodes."""
-        return native_tree.has_trees(self.handle)
+    def tree_refusal(self) -> str | None:
+        """Why this memory cannot hold trees by ancestors; None if it can."""
+        return native_tree.tree_refusal(self.handle)
+
+    @property
+    def node_bytes(self) -> int:
+        """Bytes that trees on recurrent states keep of a node; 0 before the first."""
+        return native_tree.node_bytes(self.handle)
 
     @property
     def n_seq_ids(self) -> int:
@@ -119,30 +164,39 @@ class NativeContext:
         """Let the pass that is running end, where the backend asks."""
         self._abort.set()
 
+    def _begin_pass(self) -> None:
+        self._abort.clear()
+        self.n_passes += 1
+
     def decode(self, batch: BatchStruct) -> None:
         """One ``llama_decode``; an abort that was asked for earlier does not count.
 
         Raises:
             BatchError, CacheFullError, DecodeError: see ``native.decode``.
         """
-        self._abort.clear()
+        self._begin_pass()
         native_decode.decode(self.handle, batch)
 
     def decode_tree(self, batch: BatchStruct, parents: Int32) -> None:
         """As ``decode``; parents: one a token, or ``TEXT``."""
-        self._abort.clear()
+        self._begin_pass()
         native_decode.decode_tree(self.handle, batch, parents)
+
+    def decode_chains(self, batch: BatchStruct) -> None:
+        """As ``decode``, of a batch with chains: after an error, sequences are what they were."""
+        self._begin_pass()
+        native_chain.decode(self.handle, batch)
 
     def decode_one_tree(self, *, seq: int, tree: TokenTree) -> None:
         """A pass over one tree, with logits at all nodes; otherwise as ``decode``."""
-        self._abort.clear()
+        self._begin_pass()
         native_decode.decode_one_tree(
             self.handle, seq=seq, tokens=tree.tokens, parents=tree.parents, depths=tree.depths
         )
 
     def decode_one(self, *, seq: int, token: int) -> None:
         """A pass over the next token of a sequence, with logits; otherwise as ``decode``."""
-        self._abort.clear()
+        self._begin_pass()
         native_decode.decode_one(self.handle, seq=seq, token=token)
 
 
@@ -177,13 +231,14 @@ class _Exclusive:
         return self._lock.acquire(timeout=wait_s)
 
 
-def _fields(params: ContextParams) -> ContextFields:
+def _fields(params: ContextParams, n_rs_seq: int) -> ContextFields:
     n_threads = params.n_threads or default_n_threads()
     return {
         "n_ctx": params.n_ctx,
         "n_batch": params.n_batch,
         "n_ubatch": min(params.n_ubatch, params.n_batch),
         "n_seq_max": params.n_seq_max,
+        "n_rs_seq": n_rs_seq,
         "n_threads": n_threads,
         "n_threads_batch": params.n_threads_batch or n_threads,
         "type_k": params.type_k,

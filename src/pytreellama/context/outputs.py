@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pytreellama.context.native_context import NativeContext
 from pytreellama.context.token_ids import token_array
 from pytreellama.errors import BatchError, ContextError, shown
+from pytreellama.native.drafts import features, keep_features
 from pytreellama.native.hidden import embedding, hidden_rows, keep_hidden
 from pytreellama.native.logits import (
     NO_ROWS,
@@ -48,7 +49,8 @@ class Outputs:
         self._native = native
         self.n_vocab = n_vocab
         self.every_token = every_token
-        self._n_rows = 0  # Passes sets it before and after each pass
+        self._n_rows = 0  # Passes sets both before and after each pass
+        self._n_tokens = 0
         self._keeps_hidden = False
 
     @property
@@ -202,6 +204,41 @@ class Outputs:
                     f"rows {wanted} were asked for, the last pass left {self._n_rows}"
                 )
             return hidden_rows(self._native.handle, wanted, self._native.n_embd_out)
+
+    def keep_features(self, layers: Sequence[int]) -> None:
+        """From the next pass on, keep what some layers read of every token, flagged or not.
+
+        Args:
+            layers: indices; ``model.n_layer`` stands for the state that NextN layers read.
+
+        Raises:
+            ContextError: the model does not offer one of them.
+        """
+        with self._native.exclusive():
+            keep_features(self._native.handle, layers)
+            self._n_rows = self._n_tokens = 0
+
+    def features(self, tokens: Sequence[int], layers: Sequence[int]) -> Float32:
+        """What layers read of tokens of the last pass, for a draft model.
+
+        Args:
+            tokens: places in the batch, or nodes of the tree that was decoded alone.
+            layers: as in ``keep_features``, which has been called with them.
+
+        Returns:
+            float32, shape (n_tokens, n_layers * n_embd_out), the layers side by side: a copy.
+
+        Raises:
+            ContextError: no ``keep_features`` before the pass, or no such token.
+        """
+        with self._native.exclusive():
+            wanted = list(tokens)
+            if wanted and not 0 <= min(wanted) <= max(wanted) < self._n_tokens:
+                raise ContextError(
+                    f"states of tokens {shown(wanted)} were asked for, the last pass had "
+                    f"{self._n_tokens}"
+                )
+            return features(self._native.handle, layers, wanted, self._native.n_embd_out)
 
     def embedding(self, row: int = -1) -> Float32:
         """The hidden state behind an output, float32, shape (n_embd_out,): a copy.

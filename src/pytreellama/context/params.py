@@ -13,6 +13,10 @@ from pytreellama.native.limits import N_SEQ_MAX, N_THREADS_MAX
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 
 _MAX_N_CTX = 2**31 - 1
+N_RS_SEQ_MAX = 64
+
+MAX_SEQUENCES = N_SEQ_MAX
+"""Largest ``n_seq_max``: llama.cpp's number of sequence ids."""
 
 
 def default_n_threads() -> int:
@@ -33,6 +37,8 @@ class ContextParams:
         n_batch: most tokens in one ``decode``.
         n_ubatch: most tokens in one pass over the weights.
         n_seq_max: sequences that a user works with at once; the ids are 0 to n_seq_max - 1.
+        n_rs_seq: most tokens of a chain that a recurrent state can be rolled back over, each at the
+            memory of a state for each sequence; 0 for none, None for 8 where trees do not reach.
         n_threads: threads of a pass over one token; None means the cores of this machine.
         n_threads_batch: threads of a pass over more; None means ``n_threads``, because a tree
             is many small passes and should cost what plain decoding costs.
@@ -52,6 +58,7 @@ class ContextParams:
     n_batch: int = 2048
     n_ubatch: int = 512
     n_seq_max: int = 1
+    n_rs_seq: int | None = None
     n_threads: int | None = None
     n_threads_batch: int | None = None
     type_k: CacheType = "f16"
@@ -77,6 +84,13 @@ class ContextParams:
                 f"n_seq_max = {self.n_seq_max} was asked for with n_ctx = {self.n_ctx}, n_batch = "
                 f"{self.n_batch}; both must have room for a token of each sequence"
             )
+        n = self.n_rs_seq
+        _require(n is None or 0 <= n <= N_RS_SEQ_MAX, "n_rs_seq", n, f"None or 0 to {N_RS_SEQ_MAX}")
+        if n is not None and n >= min(self.n_ubatch, self.n_batch):
+            raise ContextError(
+                f"n_rs_seq = {n} was asked for with n_batch = {self.n_batch} and n_ubatch = "
+                f"{self.n_ubatch}; a pass must take more tokens than the longest chain has"
+            )
         for name in ("n_threads", "n_threads_batch"):
             value = getattr(self, name)
             allowed = f"None or 1 to {N_THREADS_MAX}"
@@ -98,7 +112,7 @@ class ContextParams:
         for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max"):
             value = getattr(self, name)
             _require(is_integer(value), name, value, "a whole number")
-        for name in ("n_threads", "n_threads_batch"):
+        for name in ("n_rs_seq", "n_threads", "n_threads_batch"):
             value = getattr(self, name)
             _require(value is None or is_integer(value), name, value, "None or a whole number")
         for name in ("kv_unified", "offload_kv", "swa_full", "embeddings"):

@@ -81,9 +81,9 @@ class Passes:
         if seq in self._pending:
             require_no_pending(self._trees, "decode more of", seq)
         outputs = self._outputs
-        outputs._n_rows = 0
+        outputs._n_rows = outputs._n_tokens = 0
         self._native.decode_one(seq=seq, token=token)
-        outputs._n_rows = 1
+        outputs._n_rows = outputs._n_tokens = 1
 
     # -- trees
 
@@ -104,9 +104,9 @@ class Passes:
             )
         if int(tree.tokens.max(initial=0)) >= self._n_vocab:
             check_tokens(tree.tokens, self._n_vocab, "tree")
-        self._outputs._n_rows = 0
+        self._outputs._n_rows = self._outputs._n_tokens = 0
         self._trees.decode_alone(seq, tree)
-        self._outputs._n_rows = len(tree)
+        self._outputs._n_rows = self._outputs._n_tokens = len(tree)
 
     def place(self, batch: Batch, seq: int, tree: TokenTree) -> slice:
         """Append a new tree to a batch; returns where its nodes stand."""
@@ -120,9 +120,12 @@ class Passes:
     def grow(self, seq: int, tokens: Int32, parents: Int32) -> None:
         """Run new nodes of a tree that is pending."""
         self._scratch.clear()
-        where = self._trees.place(self._scratch, seq, tokens, parents)
-        self._placed(self._scratch, seq, where)
+        self.place_nodes(self._scratch, seq, tokens, parents)
         self.batch(self._scratch)
+
+    def place_nodes(self, batch: Batch, seq: int, tokens: Int32, parents: Int32) -> slice:
+        """Append nodes of a tree that may be pending."""
+        return self._placed(batch, seq, self._trees.place(batch, seq, tokens, parents))
 
     def _placed(self, batch: Batch, seq: int, where: slice) -> slice:
         batch.tree_sequences = (*batch.tree_sequences, seq)
@@ -169,12 +172,15 @@ class Passes:
 
     def _run(self, batch: Batch) -> None:
         """A pass over a batch that was checked."""
-        self._outputs._n_rows = 0
+        self._outputs._n_rows = self._outputs._n_tokens = 0
         struct = batch.as_struct()
-        if (batch.parents == TEXT).all():
+        if batch.tree_sequences and self._native.n_chain_max > 0:
+            self._native.decode_chains(struct)
+        elif (batch.parents == TEXT).all():
             self._native.decode(struct)
         else:
             self._native.decode_tree(struct, batch.parents)
+        self._outputs._n_tokens = batch.n_tokens
         self._outputs._n_rows = batch.n_tokens if self._outputs.every_token else batch.n_outputs
 
 

@@ -22,17 +22,30 @@ Int32 = NDArray[np.int32]
 
 
 @dataclass(slots=True)
-class _Chain:
-    """The pending tokens of a sequence, and the state before them (None: there was no text)."""
+class Chain:
+    """The pending tokens of a sequence.
+
+    Attributes:
+        is_native: it is rolled back by llama.cpp's planes of states, not by a copy.
+        before: the copy; None if there was no text, or no copy.
+        pass_number: that of the pass that decoded it.
+    """
 
     n_past: int
-    before: bytes | None
     tokens: Int32
+    is_native: bool = False
+    before: bytes | None = None
     is_placed: bool = True
+    pass_number: int = 0
+
+    @property
+    def parents(self) -> Int32:
+        """The parent of each token, int32."""
+        return np.arange(-1, len(self.tokens) - 1, dtype=np.int32)
 
 
-class StateChains(PendingBook[_Chain]):
-    """The ``TreeEncoder`` of models with a recurrent state, whatever encoding was asked for.
+class StateChains(PendingBook[Chain]):
+    """The ``TreeEncoder`` of models with a recurrent state that trees and rollbacks do not reach.
 
     Args:
         decode: runs a batch of committed tokens.
@@ -53,17 +66,21 @@ class StateChains(PendingBook[_Chain]):
         check_nodes(tokens, parents, n_old=0 if pending is None else len(pending.tokens))
         if pending is not None or (parents != np.arange(-1, len(parents) - 1)).any():
             raise TreeError(
-                "this model keeps a recurrent state and cannot branch; give it a chain, in one pass"
+                "this model keeps a recurrent state and cannot branch: "
+                f"{self._native.tree_refusal}; give it a chain, in one pass"
             )
         check_room(batch, self._native.n_batch, len(tokens))
-        n_past = self.n_past(seq)
+        return self._placed(batch, seq, tokens, self.n_past(seq))
+
+    def _placed(self, batch: Batch, seq: int, tokens: Int32, n_past: int) -> slice:
         before = self._cache.state(seq) if n_past > 0 else None
         where = batch.add(tokens, np.arange(n_past, n_past + len(tokens)), seq, logits=True)
-        self._pending[seq] = _Chain(n_past, before, tokens)
+        self._pending[seq] = Chain(n_past, tokens, before=before)
         return where
 
     def confirm(self, seq: int) -> None:
         self._pending[seq].is_placed = False
+        self._pending[seq].pass_number = self._native.n_passes
 
     def undo(self, seq: int) -> None:
         chain = self._pending.get(seq)
@@ -72,20 +89,16 @@ class StateChains(PendingBook[_Chain]):
 
     def commit(self, seq: int, path: Sequence[int]) -> None:
         chain = self.decoded(seq)
-        nodes = checked_path(path, np.arange(-1, len(chain.tokens) - 1, dtype=np.int32))
+        nodes = checked_path(path, chain.parents)
         if len(nodes) == len(chain.tokens):
             del self._pending[seq]
             return
         self._restore(seq)
-        if nodes:
-            batch = Batch(len(nodes))
-            positions = np.arange(chain.n_past, chain.n_past + len(nodes))
-            batch.add(chain.tokens[: len(nodes)], positions, seq)
-            self._decode(batch)
+        self._decode_again(chain, seq, len(nodes))
 
     def prune(self, seq: int, keep: Sequence[int]) -> Int32:
         chain = self.decoded(seq)
-        stays, numbers = pruned(keep, np.arange(-1, len(chain.tokens) - 1, dtype=np.int32))
+        stays, numbers = pruned(keep, chain.parents)
         if stays.any() and not stays.all():
             raise TreeError(
                 f"invalid keep={shown(list(keep))}: this model keeps a recurrent state, so all of "
@@ -98,6 +111,14 @@ class StateChains(PendingBook[_Chain]):
     def discard(self, seq: int) -> None:
         if seq in self._pending:
             self._restore(seq)
+
+    def _decode_again(self, chain: Chain, seq: int, n_keep: int) -> None:
+        """The first tokens of a chain that is no longer pending, as text."""
+        if n_keep:
+            batch = Batch(n_keep)
+            positions = np.arange(chain.n_past, chain.n_past + n_keep)
+            batch.add(chain.tokens[:n_keep], positions, seq)
+            self._decode(batch)
 
     def _restore(self, seq: int) -> None:
         chain = self._pending.pop(seq)

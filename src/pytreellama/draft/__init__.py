@@ -8,9 +8,11 @@ from typing import TypeAlias
 from pytreellama.draft.acceptance import Acceptance
 from pytreellama.draft.auto import Auto, AutoDrafter
 from pytreellama.draft.corpus import Corpus, vocab_fingerprint
+from pytreellama.draft.eagle3 import Eagle3
 from pytreellama.draft.medusa import Medusa, MedusaDrafter, MedusaOptions
 from pytreellama.draft.merge import Merge, MergeDrafter
 from pytreellama.draft.model import Model, ModelDrafter
+from pytreellama.draft.mtp import MTP
 from pytreellama.draft.ngram import NGram, NGramDrafter, NGramOptions
 from pytreellama.draft.ngram_table import NGramTable
 from pytreellama.draft.none import NoDrafter
@@ -19,10 +21,13 @@ from pytreellama.draft.protocol import (
     Drafter,
     DrafterFactory,
     HiddenObserver,
+    HoldsContext,
     NeedsContext,
     NeedsTarget,
     PassObserver,
+    RowObserver,
     Selective,
+    SharesPasses,
     Tokens,
 )
 from pytreellama.draft.recycling import Recycling, RecyclingDrafter, RecyclingOptions
@@ -32,6 +37,7 @@ from pytreellama.errors import DraftError, not_one_of, shown
 __all__ = [
     "DRAFTERS",
     "EMPTY_TREE",
+    "MTP",
     "Acceptance",
     "Auto",
     "AutoDrafter",
@@ -39,7 +45,9 @@ __all__ = [
     "Drafter",
     "DrafterFactory",
     "DrafterSpec",
+    "Eagle3",
     "HiddenObserver",
+    "HoldsContext",
     "Medusa",
     "MedusaDrafter",
     "MedusaOptions",
@@ -58,13 +66,16 @@ __all__ = [
     "Recycling",
     "RecyclingDrafter",
     "RecyclingOptions",
+    "RowObserver",
     "Selective",
+    "SharesPasses",
     "Suffix",
     "SuffixDrafter",
     "SuffixOptions",
     "Tokens",
     "drafter_factory",
     "make_drafter",
+    "uses_mtp",
     "vocab_fingerprint",
 ]
 
@@ -72,10 +83,8 @@ DrafterSpec: TypeAlias = str | DrafterFactory | Sequence[str | DrafterFactory]
 """A name of `DRAFTERS`, a factory, or several of them, whose trees are merged.
 
 Names may be joined: "suffix+recycling" is ["suffix", "recycling"]. "medusa=heads.gguf" names the
-file of heads.
+file of heads, "eagle3=model.eagle3.gguf" that of an EAGLE-3 model.
 """
-
-_HEADS = "medusa="
 _OR_FACTORY = "; or give a factory, such as pytreellama.draft.Suffix(...)"
 
 # What makes a factory, not a factory: what drafters learn together must not pass to other models.
@@ -85,8 +94,13 @@ DRAFTERS: dict[str, Callable[[], DrafterFactory]] = {
     "recycling": Recycling,
     "ngram": NGram,
     "medusa": Medusa,
-    "auto": lambda: Auto(Suffix(), Recycling(), medusa=True),
+    "mtp": MTP,
+    "eagle3": Eagle3,
+    "auto": lambda: Auto(Suffix(), Recycling(), medusa=True, own=True),
 }
+
+
+_OF_FILES: dict[str, Callable[[str], DrafterFactory]] = {"medusa": Medusa, "eagle3": Eagle3}
 
 
 def drafter_factory(spec: DrafterSpec) -> DrafterFactory:
@@ -99,9 +113,10 @@ def drafter_factory(spec: DrafterSpec) -> DrafterFactory:
     """
     if isinstance(spec, str) and "+" in spec:
         return drafter_factory(spec.split("+"))
-    if isinstance(spec, str) and spec.startswith(_HEADS):
-        return Medusa(spec.removeprefix(_HEADS))
     if isinstance(spec, str):
+        name, is_of_file, path = spec.partition("=")
+        if is_of_file and name in _OF_FILES:
+            return _OF_FILES[name](path)
         if spec in DRAFTERS:
             return DRAFTERS[spec]()
         raise DraftError(not_one_of("drafter", spec, sorted(DRAFTERS)) + _OR_FACTORY)
@@ -115,6 +130,11 @@ def drafter_factory(spec: DrafterSpec) -> DrafterFactory:
     if callable(spec):
         return spec
     raise DraftError(not_one_of("drafter", spec, sorted(DRAFTERS)) + _OR_FACTORY)
+
+
+def uses_mtp(spec: DrafterSpec) -> bool:
+    """True if a drafter uses NextN layers, so that a model should load them; raises DraftError."""
+    return bool(getattr(drafter_factory(spec), "uses_mtp", False))
 
 
 def make_drafter(spec: DrafterSpec) -> Drafter:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytreellama.draft.acceptance import Acceptance
+from pytreellama.draft.conditioned import ConditionedFactory
 from pytreellama.draft.medusa import heads_that_fit
+from pytreellama.draft.own import drafts_that_fit
 from pytreellama.draft.protocol import (
     EMPTY_TREE,
     Drafter,
     DrafterFactory,
+    NeedsContext,
     Selective,
+    SharesPasses,
     Tokens,
     checked_n_nodes,
     checked_tokens,
 )
 from pytreellama.draft.several import SeveralDrafters, SeveralFactories
+from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
 from pytreellama.tree.candidates import Candidates, grown
 from pytreellama.tree.grown import Grown
 
 if TYPE_CHECKING:
+    from pytreellama.context.context import Context
     from pytreellama.model.model import Model
+
+_log = logging.getLogger(__name__)
 
 
 class AutoDrafter(SeveralDrafters):
@@ -100,6 +109,18 @@ class AutoDrafter(SeveralDrafters):
         is_drafting = not self._is_paused or self._drafts_next
         return is_drafting and super().wants_hidden
 
+    def announce_to(self, drafter: int, n_nodes: int, min_p: float, token_s: float) -> bool:
+        """Announce that one drafter will be asked; True if its drafts share passes.
+
+        Args:
+            token_s: seconds that an accepted token saves.
+        """
+        one = self._drafters[drafter]
+        if not isinstance(one, SharesPasses):
+            return False
+        one.announce(n_nodes, min_p, token_s)
+        return True
+
     def ask(self, drafter: int, n_nodes: int, min_p: float) -> Grown:
         """The draft of one drafter, of at most `n_nodes` nodes.
 
@@ -143,16 +164,17 @@ class Auto(SeveralFactories):
 
     Example:
         engine = Engine(model, drafter=Auto(Suffix(), draft.Model("small.gguf")))
-        engine = Engine(model)     # the same as Auto(Suffix(), Recycling(), medusa=True)
+        engine = Engine(model)     # the same as Auto(Suffix(), Recycling(), medusa=True, own=True)
 
     Args:
         factories: of the drafters; at least one.
         medusa: add Medusa heads, if some fit the target.
+        own: add the target's NextN layers, if they were loaded, and an EAGLE-3 file next to it.
     """
 
-    def __init__(self, *factories: DrafterFactory, medusa: bool = False) -> None:
+    def __init__(self, *factories: DrafterFactory, medusa: bool = False, own: bool = False) -> None:
         super().__init__(factories, "plan with")
-        self._looks_for_heads = medusa
+        self._looks_for_heads, self._looks_for_own = medusa, own
         self.acceptance = Acceptance(self.n_drafters)
 
     @property
@@ -160,14 +182,42 @@ class Auto(SeveralFactories):
         """How many drafters each text has."""
         return len(self._factories)
 
+    @property
+    def uses_mtp(self) -> bool:
+        """True if it uses NextN layers where there are some."""
+        return self._looks_for_own or super().uses_mtp
+
     def prepare(self, model: Model) -> None:
-        """Give the target model to the factories, and look for Medusa heads that fit it."""
+        """Give the target model to the factories, and look for drafts that fit it."""
         super().prepare(model)
         heads = heads_that_fit(model) if self._looks_for_heads else None
         if heads is not None:
             self._looks_for_heads = False
-            self._factories = (*self._factories, heads)
-            self.acceptance = Acceptance(self.n_drafters)
+            self._use((*self._factories, heads))
+        if self._looks_for_own:
+            self._looks_for_own = False
+            self._use((*self._factories, *drafts_that_fit(model)))
+
+    def attach(self, context: Context) -> None:
+        """Give the target's context to the factories; drafts that cannot be run are left out."""
+        attached = []
+        for factory in self._factories:
+            try:
+                if isinstance(factory, NeedsContext):
+                    factory.attach(context)
+            except DraftError as error:
+                if not isinstance(factory, ConditionedFactory):
+                    raise
+                _log.warning("drafts of %s are left out: %s", context.model.path.name, error)
+            else:
+                attached.append(factory)
+        if len(attached) < len(self._factories):
+            self._use(tuple(attached))
+
+    def _use(self, factories: tuple[DrafterFactory, ...]) -> None:
+        if len(factories) != self.n_drafters:
+            self.acceptance = Acceptance(len(factories))
+        self._factories = factories
 
     def __call__(self) -> AutoDrafter:
         """Return a fresh drafter of fresh drafters."""

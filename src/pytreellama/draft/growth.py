@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from pytreellama.draft.options import require_at_least_1, require_probability
 from pytreellama.draft.protocol import EMPTY_TREE
@@ -91,25 +91,65 @@ class Growth:
         return Growth(self.n_children[:n_levels], self.width, self.min_p)
 
 
+class Level(NamedTuple):
+    """Nodes of one level that are to be added.
+
+    tokens, parents: of each node.
+    n_expected: the sum of their path probabilities, which their children cannot exceed.
+    """
+
+    tokens: list[int]
+    parents: list[int]
+    n_expected: float
+
+
 def grow_tree(foresight: Foresight, growth: Growth, n_nodes: int, belief: Belief) -> TokenTree:
+    """The tree of ``growing``, whose levels ``foresight`` adds."""
+    steps = growing(foresight.children, growth, n_nodes, belief)
+    try:
+        level = next(steps)
+        while True:
+            level = steps.send(foresight.add(level.tokens, level.parents))
+    except StopIteration as end:
+        tree: TokenTree = end.value
+        return tree
+
+
+def growing(
+    children: Callable[[int], Row], growth: Growth, n_nodes: int, belief: Belief
+) -> Generator[Level, list[int], TokenTree]:
     """The `n_nodes` (>= 1) likeliest nodes of the tree that grows below a text.
 
-    Each level takes up the `growth.width` likeliest nodes that were not taken up yet, in one call
-    of `foresight.add`; a child's path probability is its parent's times its own. Only nodes among
-    the `n_nodes` likeliest so far are taken up: below others nothing can get in, because a path
-    probability never rises with depth. It ends after `growth.n_levels` levels, or when no node is
-    left to take up. Of equal probabilities the earlier counts as the likelier.
+    Each level takes up the `growth.width` likeliest nodes that were not taken up yet; a child's
+    path probability is its parent's times its own. Only nodes among the `n_nodes` likeliest so far
+    are taken up: below others nothing can get in, because a path probability never rises with
+    depth. It ends after `growth.n_levels` levels, or when no node is left to take up. Of equal
+    probabilities the earlier counts as the likelier.
 
     Unlike the sources, a node that was passed over may be taken up on a later level, if it is then
     among the likeliest. Source: EAGLE-2 (arXiv 2406.16858) and OPT-Tree (arXiv 2406.17276); fixed
     numbers of children: SpecInfer (arXiv 2305.09781).
+
+    Args:
+        children: top tokens after a node (or ``TRUNK``).
+
+    Yields:
+        Each level; send the names of its nodes, or [] if there is no room for them. So one pass
+        can add the levels of several trees.
     """
-    best = _likeliest(_children([_END_OF_TEXT], foresight, growth, belief), n_nodes)
+    best = _likeliest(_children([_END_OF_TEXT], children, growth, belief), n_nodes)
     for _level in range(1, growth.n_levels):
         taken = _to_take_up(best, growth, n_nodes)
-        if not taken or not _take_up(taken, foresight):
+        if not taken:
             break
-        best = _likeliest(best + _children(taken, foresight, growth, belief), n_nodes)
+        parents = [_node(candidate.parent) for candidate in taken if candidate.parent is not None]
+        n_expected = sum(candidate.p for candidate in taken)
+        nodes = yield Level([candidate.token for candidate in taken], parents, n_expected)
+        if not nodes:
+            break
+        for candidate, node in zip(taken, nodes, strict=True):
+            candidate.node = node
+        best = _likeliest(best + _children(taken, children, growth, belief), n_nodes)
     return _as_tree(best)
 
 
@@ -129,13 +169,16 @@ _END_OF_TEXT = _Candidate(token=-1, parent=None, p=1.0, depth=-1, node=TRUNK)
 
 
 def _children(
-    taken: list[_Candidate], foresight: Foresight, growth: Growth, belief: Belief
+    taken: list[_Candidate],
+    children: Callable[[int], Row],
+    growth: Growth,
+    belief: Belief,
 ) -> list[_Candidate]:
     """The children of expanded candidates."""
     found = []
     for parent in taken:
         depth = parent.depth + 1
-        tokens, p = foresight.children(_node(parent))
+        tokens, p = children(_node(parent))
         rated = list(zip(tokens, p, belief(p), strict=True))
         for token, p_token, p_believed in rated[: growth.n_children[depth]]:
             p_path = parent.p * p_believed
@@ -160,14 +203,6 @@ def _to_take_up(best: list[_Candidate], growth: Growth, n_nodes: int) -> list[_C
         and candidate.depth + 1 < growth.n_levels
     )
     return list(islice(is_open, growth.width))
-
-
-def _take_up(taken: list[_Candidate], foresight: Foresight) -> bool:
-    parents = [_node(candidate.parent) for candidate in taken if candidate.parent is not None]
-    nodes = foresight.add([candidate.token for candidate in taken], parents)
-    for candidate, node in zip(taken, nodes, strict=False):
-        candidate.node = node
-    return bool(nodes)
 
 
 def _node(candidate: _Candidate) -> int:

@@ -8,6 +8,7 @@ from pytreellama.draft.protocol import (
     EMPTY_TREE,
     Drafter,
     DrafterFactory,
+    SharesPasses,
     Tokens,
     checked_n_nodes,
 )
@@ -40,6 +41,14 @@ class MergeDrafter(SeveralDrafters):
         """Observe committed text, shape (n,)."""
         for drafter in self._drafters:
             drafter.observe(tokens)
+
+    def announce(
+        self, n_nodes: int, min_p: float | None = None, token_s: float | None = None
+    ) -> None:
+        """Announce a proposal to the drafters whose proposals share passes."""
+        for drafter in self._drafters:
+            if isinstance(drafter, SharesPasses):
+                drafter.announce(n_nodes, min_p, token_s)
 
     def propose(self, n_nodes: int) -> TokenTree:
         """Propose a tree of at most ``n_nodes`` nodes; raises ``DraftError`` if ``n_nodes`` < 0."""

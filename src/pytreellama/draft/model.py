@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pytreellama.closing import Closing
 from pytreellama.draft.calibration import Calibration, limit_siblings
-from pytreellama.draft.growth import Grow, Growth, grow_tree
+from pytreellama.draft.growth import Grow, Growth, growing
+from pytreellama.draft.lockstep import Growing, in_lockstep
 from pytreellama.draft.protocol import EMPTY_TREE, Tokens, checked_n_nodes, checked_tokens
 from pytreellama.draft.same_vocab import check_same_vocab
 from pytreellama.errors import DraftError, PyTreeLlamaError
@@ -17,6 +19,7 @@ from pytreellama.tree.candidates import grown
 from pytreellama.tree.grown import Grown
 
 if TYPE_CHECKING:
+    from pytreellama.context.context import Context
     from pytreellama.draft.draft_cache import DraftCache, DraftText
     from pytreellama.model.model import Model as GgufModel
 
@@ -77,7 +80,7 @@ class Model(Closing):
 
         sizes = {"n_ctx": _N_CTX if n_ctx is None else n_ctx, "n_seq_max": n_seq_max}
         self._cache = DraftCache(source, n_threads=n_threads, **sizes, **options)
-        self._growth = growth if self._cache.can_branch else growth.as_chain()
+        self._growth = self._tree_growth = growth if self._cache.can_branch else growth.as_chain()
         self._calibration = Calibration(growth.n_top) if calibrate else None
 
     def prepare(self, model: GgufModel) -> None:
@@ -89,6 +92,11 @@ class Model(Closing):
         self._cache.require_open()
         check_same_vocab(model.vocab, self._cache.model.vocab)
         self._cache.n_vocab_target = model.vocab.n_tokens
+
+    def attach(self, context: Context) -> None:
+        """Get to know the target's context: where it takes chains alone, draft chains."""
+        chains_only = not context.can_branch
+        self._growth = self._tree_growth.as_chain() if chains_only else self._tree_growth
 
     def __call__(self) -> ModelDrafter:
         """Return a fresh drafter; raises DraftError once the factory is closed."""
@@ -116,7 +124,16 @@ class ModelDrafter:
             independently; None to use the draft model's probabilities.
     """
 
-    __slots__ = ("_cache", "_calibration", "_can_read", "_growth", "_in_cache", "_shared", "_text")
+    __slots__ = (
+        "_ask",
+        "_cache",
+        "_calibration",
+        "_can_read",
+        "_growth",
+        "_in_cache",
+        "_shared",
+        "_text",
+    )
 
     name = "model"
 
@@ -125,6 +142,7 @@ class ModelDrafter:
         self._growth = growth
         self._shared = calibration
         self._in_cache: DraftText | None = None
+        self._ask: ModelAsk | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -133,12 +151,14 @@ class ModelDrafter:
         self._can_read = True
         self._calibration = None if self._shared is None else self._shared.copy()
         self._in_cache = None
+        self._withdraw()
         with self._cache.lock:
             self._cache.free_abandoned()
 
     def observe(self, tokens: Tokens) -> None:
         """Observe committed text, shape (n,); raises ``DraftError`` if not token ids."""
         ids = checked_tokens(tokens)
+        self._withdraw()
         # What a longer vocabulary of the target has alone, no draft can be read after.
         self._can_read &= not ids or max(ids) < self._cache.n_vocab
         self._text += ids
@@ -156,37 +176,65 @@ class ModelDrafter:
         """Propose nodes of at least ``min_p``; raises ``DraftError`` as ``propose``."""
         return grown(self._proposed(n_nodes, min_p), "the draft model")
 
+    def announce(
+        self, n_nodes: int, min_p: float | None = None, token_s: float | None = None
+    ) -> None:
+        """See ``SharesPasses``: trees that were announced grow together."""
+        with self._cache.lock:
+            min_p = self._growth.min_p if min_p is None else min_p
+            self._ask = ModelAsk(self, n_nodes, min_p, token_s)
+            self._cache.announced.append(self._ask)
+
+    def _withdraw(self) -> None:
+        with self._cache.lock:
+            if self._ask in self._cache.announced:
+                self._cache.announced.remove(self._ask)
+            self._ask = None
+
     def _proposed(self, n_nodes: int, min_p: float) -> TokenTree:
         checked_n_nodes(n_nodes)
         self._cache.require_open()
-        n_left = self._cache.n_text_max - len(self._text)
-        if not self._text or not self._can_read or n_left < 0:
-            self._in_cache = None
-            return EMPTY_TREE
-        if n_nodes == 0:
-            return EMPTY_TREE
-        # guesses on the last level are not read, so they need no position
-        growth = replace(self._growth.limited(n_left + 1), min_p=min_p)
         try:
             with self._cache.lock:
-                text = self._caught_up()
-                if text is None:
-                    return EMPTY_TREE
-                return grow_tree(text, growth, n_nodes, self._belief)
+                ask = self._ask
+                if ask is None or (ask.n_nodes, ask.min_p) != (n_nodes, min_p):
+                    ask = ModelAsk(self, n_nodes, min_p)
+                if ask.tree is None:
+                    announced, self._cache.announced = self._cache.announced, []
+                    grow_together(self._cache, announced if ask in announced else [ask])
+                assert ask.tree is not None
+                return ask.tree
         except PyTreeLlamaError as error:
             self._in_cache = None
             raise DraftError(
                 f"the draft model {self._cache.model.path.name} failed: {error}"
             ) from error
 
-    def _caught_up(self) -> DraftText | None:
-        """The text in the draft model's cache, all of it; None if there is no room."""
+    def begin(self, ask: ModelAsk) -> tuple[DraftText, list[int]] | None:
+        """The text that a tree grows below, and its tokens that are to be read; None for no tree.
+
+        Raises:
+            TreeError, MemoryStateError: the draft model's cache failed.
+        """
+        n_left = self._cache.n_text_max - len(self._text)
+        if not self._text or not self._can_read or n_left < 0:
+            self._in_cache = None
+            return None
+        if ask.n_nodes == 0:
+            return None
         if self._in_cache is None:
             self._in_cache = self._cache.new_text(self._growth.n_top)
         if self._in_cache is None:
             return None
         self._learn(self._in_cache)
-        return self._in_cache if self._in_cache.follow(self._text) else None
+        return self._in_cache, self._in_cache.follow(self._text)
+
+    def growing(self, text: DraftText, ask: ModelAsk) -> Growing:
+        """The tree that grows below a text that was read."""
+        # guesses on the last level are not read, so they need no position
+        n_left = self._cache.n_text_max - len(self._text)
+        growth = replace(self._growth.limited(n_left + 1), min_p=ask.min_p)
+        return growing(text.children, growth, ask.n_nodes, self._belief)
 
     def _learn(self, text: DraftText) -> None:
         if self._calibration is None or self._shared is None:
@@ -200,3 +248,34 @@ class ModelDrafter:
         if self._calibration is not None:
             p = [self._calibration.calibrated(p_one, rank) for rank, p_one in enumerate(p)]
         return limit_siblings(p)
+
+
+@dataclass(eq=False, slots=True)
+class ModelAsk:
+    """A tree that is wanted.
+
+    Attributes:
+        token_s: seconds that an accepted token saves: levels that cost more are left out.
+        tree: once it has grown.
+    """
+
+    drafter: ModelDrafter
+    n_nodes: int
+    min_p: float
+    token_s: float | None = None
+    tree: TokenTree | None = None
+
+
+def grow_together(cache: DraftCache, asks: Sequence[ModelAsk]) -> None:
+    """Grow trees of several texts, with one pass a level for all of them."""
+    begun = [(ask, begin) for ask in asks if (begin := ask.drafter.begin(ask)) is not None]
+    cache.read([begin for _, begin in begun])
+    ready = [(ask, text) for ask, (text, _) in begun if text.is_read]
+    texts = [text for _, text in ready]
+    token_s = [ask.token_s for ask, _ in ready]
+    steps = [ask.drafter.growing(text, ask) for ask, text in ready]
+    trees = in_lockstep(steps, lambda levels: cache.add_levels(texts, levels, token_s))
+    for ask in asks:
+        ask.tree = EMPTY_TREE
+    for (ask, _), tree in zip(ready, trees, strict=True):
+        ask.tree = tree

@@ -96,6 +96,42 @@ class HiddenObserver(Protocol):
 
 
 @runtime_checkable
+class RowObserver(Protocol):
+    """A drafter that reads what the target's passes leave of each token, and finds it itself."""
+
+    def observe_prefill(self, begin: int, n_tokens: int) -> None:
+        """The last pass computed the text's tokens from index ``begin`` on, and nothing else.
+
+        Tokens that are in the KV cache already (a shared prefix) are not told; those of a request
+        that was preempted may come again.
+        """
+        ...
+
+    def observe_rows(self, rows: Sequence[int]) -> None:
+        """From these tokens of the last pass the accepted tokens were drawn, one for each.
+
+        Told at every step, before `observe` tells the tokens.
+        """
+        ...
+
+
+@runtime_checkable
+class SharesPasses(Protocol):
+    """A drafter whose proposals cost a pass, which it can share with others of its kind."""
+
+    def announce(
+        self, n_nodes: int, min_p: float | None = None, token_s: float | None = None
+    ) -> None:
+        """It is going to be asked for so many nodes, before anything is observed.
+
+        Args:
+            min_p: as in ``Selective``; None where ``propose`` is going to be called.
+            token_s: seconds that an accepted token saves: what costs more need not be drafted.
+        """
+        ...
+
+
+@runtime_checkable
 class Selective(Protocol):
     """A drafter that accepts a minimum path probability, below which it need not search."""
 
@@ -129,6 +165,15 @@ class NeedsContext(Protocol):
 
     def attach(self, context: Context) -> None:
         """Get to know the target's context; an engine calls this once, before its first pass."""
+        ...
+
+
+@runtime_checkable
+class HoldsContext(Protocol):
+    """A factory that holds native memory for the engine that it is attached to."""
+
+    def detach(self, context: Context) -> None:
+        """The engine of this context closes: free it."""
         ...
 
 

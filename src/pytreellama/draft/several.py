@@ -10,10 +10,12 @@ from pytreellama.draft.protocol import (
     DrafterFactory,
     Float32Array,
     HiddenObserver,
+    HoldsContext,
     Int32Array,
     NeedsContext,
     NeedsTarget,
     PassObserver,
+    RowObserver,
 )
 from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
@@ -26,12 +28,13 @@ if TYPE_CHECKING:
 class SeveralDrafters:
     """Drafters of one text, of which some look at passes or at hidden states."""
 
-    __slots__ = ("_drafters", "_observers", "_readers")
+    __slots__ = ("_drafters", "_observers", "_readers", "_row_observers")
 
     def __init__(self, drafters: Sequence[Drafter]) -> None:
         self._drafters = list(drafters)
         self._observers = [drafter for drafter in drafters if isinstance(drafter, PassObserver)]
         self._readers = [drafter for drafter in drafters if isinstance(drafter, HiddenObserver)]
+        self._row_observers = [drafter for drafter in drafters if isinstance(drafter, RowObserver)]
 
     @property
     def n_top(self) -> int:
@@ -53,6 +56,16 @@ class SeveralDrafters:
         for reader in self._readers:
             reader.observe_hidden(states)
 
+    def observe_prefill(self, begin: int, n_tokens: int) -> None:
+        """Tell of a prefill to the drafters that read what passes leave."""
+        for observer in self._row_observers:
+            observer.observe_prefill(begin, n_tokens)
+
+    def observe_rows(self, rows: Sequence[int]) -> None:
+        """Tell the rows of accepted tokens to the drafters that read what passes leave."""
+        for observer in self._row_observers:
+            observer.observe_rows(rows)
+
     def reset(self) -> None:
         """Forget the text."""
         for drafter in self._drafters:
@@ -71,6 +84,11 @@ class SeveralFactories:
             raise DraftError(f"there is nothing to {purpose}; give at least one drafter")
         self._factories = tuple(factories)
 
+    @property
+    def uses_mtp(self) -> bool:
+        """True if one of the factories uses NextN layers."""
+        return any(getattr(factory, "uses_mtp", False) for factory in self._factories)
+
     def prepare(self, model: Model) -> None:
         """Give the target model to the factories that need it."""
         for factory in self._factories:
@@ -82,6 +100,12 @@ class SeveralFactories:
         for factory in self._factories:
             if isinstance(factory, NeedsContext):
                 factory.attach(context)
+
+    def detach(self, context: Context) -> None:
+        """Let the factories free what they hold for an engine."""
+        for factory in self._factories:
+            if isinstance(factory, HoldsContext):
+                factory.detach(context)
 
     def _new_drafters(self) -> list[Drafter]:
         """Fresh ones for one text."""

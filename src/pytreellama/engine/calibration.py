@@ -23,6 +23,7 @@ _N_TEXT = 512
 _N_ROUNDS = 5
 # shares of the budget at which small passes end, and passes after text; large ones get the rest
 _SMALL_SHARE, _TEXT_SHARE = 0.4, 0.8
+_N_COMMITTED = 8  # nodes of the chain whose commit is timed, and of which half is accepted
 _SLOW_S = 0.03  # a slower pass reads all weights from memory, so the pass before it does not matter
 
 
@@ -101,12 +102,15 @@ class TimedPasses:
         started_s = time.perf_counter()
         self.read(max(n_past, 1))
         self.prefill_s = time.perf_counter() - started_s
+        self._commit_s = self._timed_commit()
 
     @property
     def n_nodes_max(self) -> int:
         """Maximum number of nodes of a pass."""
         room = self._context.n_text_max - self.n_past
-        return min(room, self._context.n_nodes_max, 1 + self._context.sequences.n_spare_leaves)
+        if self._context.can_branch:
+            room = min(room, 1 + self._context.sequences.n_spare_leaves)
+        return min(room, self._context.n_nodes_max, self._context.n_tree_max)
 
     def read(self, n_tokens: int) -> None:
         """Prefill more random tokens."""
@@ -115,10 +119,13 @@ class TimedPasses:
             self.n_past += n_tokens
 
     def time(self, n_nodes: int) -> float:
-        """Time one pass, in seconds."""
+        """Time one pass, in seconds; of several nodes, with what a commit of half of them takes."""
         started_s = time.perf_counter()
         self._pass(n_nodes)
-        return time.perf_counter() - started_s
+        self._context.discard(self._seq)
+        spent_s = time.perf_counter() - started_s
+        share = min(n_nodes, _N_COMMITTED) / _N_COMMITTED
+        return spent_s + share * self._commit_s if n_nodes > 1 else spent_s
 
     def _pass(self, n_nodes: int) -> None:
         context, batch = self._context, self._batch
@@ -126,7 +133,17 @@ class TimedPasses:
         context.place(batch, self._seq, TokenTree.chain(self._tokens(n_nodes)))
         context.decode(batch)
         context.outputs.argmax()
-        context.discard(self._seq)
+
+    def _timed_commit(self) -> float:
+        """Seconds to commit half of a chain to a recurrent state; other commits cost nothing."""
+        context, n_nodes = self._context, min(_N_COMMITTED, self.n_nodes_max)
+        if context.model.can_branch or not context.can_roll_back or n_nodes < 2:
+            return 0.0
+        self._pass(n_nodes)
+        started_s = time.perf_counter()
+        context.commit(self._seq, range(n_nodes // 2))
+        self.n_past += n_nodes // 2
+        return time.perf_counter() - started_s
 
     def close(self) -> None:
         """Free the sequence."""

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from pytreellama.context.context import Context
-from pytreellama.context.params import ContextParams
+from pytreellama.context.params import MAX_SEQUENCES, ContextParams
 from pytreellama.engine.tree_pass import RULES, Rule
 from pytreellama.errors import ContextError, RequestError, did_you_mean, not_one_of, shown
 from pytreellama.model.model import Model
+
+_N_CACHED, _N_CACHED_STATES = 4, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +30,16 @@ class EngineConfig:
     n_ctx: int | None
     n_seq_max: int | None
     n_queue_max: int
-    n_cached_prefixes: int
+    n_cached_prefixes: int | None
     max_checkpoint_bytes: int
     n_prefill: int
     verify: Rule
     params: ContextParams | None
 
     def __post_init__(self) -> None:
-        _require_at_least(0, n_queue_max=self.n_queue_max, n_cached_prefixes=self.n_cached_prefixes)
+        _require_at_least(0, n_queue_max=self.n_queue_max)
+        if self.n_cached_prefixes is not None:
+            _require_at_least(0, n_cached_prefixes=self.n_cached_prefixes)
         _require_at_least(0, max_checkpoint_bytes=self.max_checkpoint_bytes)
         _require_at_least(1, n_prefill=self.n_prefill)
         if self.n_draft is not None:
@@ -47,6 +51,14 @@ class EngineConfig:
         if self.params is not None and not (self.n_ctx is None and self.n_seq_max is None):
             raise ContextError("give n_ctx and n_seq_max in params, or by name, not both")
 
+    def n_cached(self, model: Model) -> int:
+        """Maximum number of cached prefixes: what was asked for, or the default."""
+        if self.n_cached_prefixes is not None:
+            return self.n_cached_prefixes
+        n_running = self.n_seq_max or (1 if self.params is None else self.params.n_seq_max)
+        n_default = _N_CACHED if model.can_branch else _N_CACHED_STATES
+        return max(0, min(n_default, MAX_SEQUENCES - n_running))
+
     def new_context(self, model: Model, options: dict[str, Any]) -> Context:
         """A context with a sequence id for each running request and each cached prefix.
 
@@ -56,7 +68,7 @@ class EngineConfig:
         Raises:
             ContextError: invalid sizes, or sequences that cannot share a pass.
         """
-        n_more = self.n_cached_prefixes
+        n_more = self.n_cached(model)
         if self.params is not None:
             params = replace(self.params, n_seq_max=self.params.n_seq_max + n_more)
             context = Context(model, params, **options)
@@ -88,8 +100,11 @@ def check_options(options: Iterable[str], own: Iterable[str]) -> None:
         )
 
 
-def own_model(model: object) -> Model:
+def own_model(model: object, *, load_mtp: bool = False) -> Model:
     """An owner of the model for an engine, which closes it; a path is loaded.
+
+    Args:
+        load_mtp: load the NextN layers of a path's file too.
 
     Raises:
         ContextError: neither a model nor a path.
@@ -98,7 +113,7 @@ def own_model(model: object) -> Model:
     if isinstance(model, Model):
         return model.share()
     if isinstance(model, (str, os.PathLike)):
-        return Model(model)
+        return Model(model, load_mtp=load_mtp)
     raise ContextError(
         f"invalid model of type {type(model).__name__}: give a Model, or the path of a GGUF file"
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from pytreellama.context.context import Context
-from pytreellama.draft import EMPTY_TREE
+from pytreellama.draft import EMPTY_TREE, SharesPasses
 from pytreellama.draft.auto import AutoDrafter
 from pytreellama.engine.calibration import measured_curve
 from pytreellama.engine.jobs import GenerateJob
@@ -25,6 +25,7 @@ from pytreellama.plan import (
     Planner,
 )
 from pytreellama.tree import TokenTree
+from pytreellama.tree.chains import likeliest_chain
 
 _log = logging.getLogger(__name__)
 
@@ -62,13 +63,21 @@ class Drafting(Protocol):
 
 
 class FixedDrafting:
-    """Each drafter's tree as proposed, as large as there is room."""
+    """Each drafter's tree as proposed, as large as there is room.
 
-    def __init__(self, n_vocab: int) -> None:
+    Args:
+        chains_only: the target can verify chains alone: of each tree, its likeliest path.
+    """
+
+    def __init__(self, n_vocab: int, chains_only: bool = False) -> None:
         self._n_vocab = n_vocab
+        self._chains_only = chains_only
 
     def trees(self, ready: Sequence[GenerateJob], rooms: Sequence[int]) -> list[TokenTree]:
         """See Drafting."""
+        for job, room in zip(ready, rooms, strict=True):
+            if room > 0 and isinstance(job.drafter, SharesPasses):
+                job.drafter.announce(room)
         return [self._tree(s, room) for s, room in zip(ready, rooms, strict=True)]
 
     def _tree(self, job: GenerateJob, room: int) -> TokenTree:
@@ -81,6 +90,8 @@ class FixedDrafting:
             return tree
 
         tree = _asked(job, propose) or EMPTY_TREE
+        if self._chains_only:
+            tree = _likeliest_chain(tree)
         return tree.with_root(job.state.last)
 
     def prepare(self) -> None:
@@ -125,7 +136,8 @@ class PlannedDrafting:
             return
         curve = load_curve(self._context) or _measured(self._context)
         self._is_measured = curve is not None
-        planner = Planner(curve or _hopeless_curve(), self._context.n_nodes_max)
+        chains_only = not self._context.can_branch
+        planner = Planner(curve or _hopeless_curve(), self._context.n_nodes_max, chains_only)
         self._policy = DraftPolicy(planner, self.budget)
 
     def trees(self, ready: Sequence[GenerateJob], rooms: Sequence[int]) -> list[TokenTree]:
@@ -188,6 +200,12 @@ def _measured(context: Context) -> CostCurve | None:
     except PyTreeLlamaError:
         _log.warning("the cost of passes cannot be measured; no drafting", exc_info=True)
         return None
+
+
+def _likeliest_chain(tree: TokenTree) -> TokenTree:
+    p = [1.0] * len(tree) if tree.p is None else tree.p.tolist()  # the longest path
+    chain = likeliest_chain(tree.parents.tolist(), p, len(tree))
+    return TokenTree.chain(tree.tokens[chain], None if tree.p is None else tree.p[chain])
 
 
 def _hopeless_curve() -> CostCurve:

@@ -19,24 +19,24 @@ from pytreellama.draft import (
     Auto,
     DrafterFactory,
     DrafterSpec,
-    NeedsContext,
     NeedsTarget,
     NoDrafter,
     drafter_factory,
+    uses_mtp,
 )
+from pytreellama.engine.attachment import attach, detach
 from pytreellama.engine.completion import Chunk, Completion
 from pytreellama.engine.config import EngineConfig, check_options, checked_flag, own_model
 from pytreellama.engine.drafting import PlannedDrafting
+from pytreellama.engine.evaluations import Evaluations
 from pytreellama.engine.generate_call import GenerateCall
 from pytreellama.engine.generation import Generation
-from pytreellama.engine.jobs import EmbedJob, EvaluationJob, GenerateJob, ScoreJob
-from pytreellama.engine.jobs.embed import Pooling
+from pytreellama.engine.jobs import GenerateJob
 from pytreellama.engine.jobs.factory import JobFactory
-from pytreellama.engine.jobs.score import Score
 from pytreellama.engine.kv.prefix_file import load_prefix_cache, save_prefix_cache
 from pytreellama.engine.load import Load
 from pytreellama.engine.loop import Loop
-from pytreellama.engine.prompts import Continuation, Prompt, as_list
+from pytreellama.engine.prompts import Prompt
 from pytreellama.engine.scheduler import (
     MAX_CHECKPOINT_BYTES,
     MAX_SWAP_BYTES,
@@ -59,7 +59,7 @@ _N_FIXED = 8
 _N_PLANNED = 64
 
 
-class Engine(Closing):
+class Engine(Evaluations, Closing):
     """Generates text with continuous batching and lossless tree speculation.
 
     The output is the model's own, whatever is drafted: every token is drawn by the request's
@@ -82,7 +82,8 @@ class Engine(Closing):
         n_seq_max: maximum number of running requests; by default 1.
         n_queue_max: maximum number of waiting requests; beyond it, ``submit`` itself waits.
         n_cached_prefixes: maximum number of ended requests whose tokens stay in the KV cache, as
-            long as there is room, for prompts with the same prefix (the next turn of a chat).
+            long as there is room, for prompts with the same prefix (the next turn of a chat). By
+            default 4; 1 for a model with a recurrent state, of which each holds one.
         n_prefill: maximum number of prompt tokens that are prefilled between two decode passes.
         verify: "match" accepts what the sampler draws. "typical" is LOSSY: it accepts what the
             target finds plausible, in greedy requests only; ``stats.is_lossy`` reports it.
@@ -110,7 +111,7 @@ class Engine(Closing):
         n_ctx: int | None = None,
         n_seq_max: int | None = None,
         n_queue_max: int = 1024,
-        n_cached_prefixes: int = 0,
+        n_cached_prefixes: int | None = None,
         n_prefill: int = N_PREFILL,
         max_swap_bytes: int = MAX_SWAP_BYTES,
         max_checkpoint_bytes: int = MAX_CHECKPOINT_BYTES,
@@ -119,7 +120,7 @@ class Engine(Closing):
         **options: Any,
     ) -> None:
         n_cached_prefixes = renamed_option(
-            options, "n_kept", "n_cached_prefixes", n_cached_prefixes, 0
+            options, "n_kept", "n_cached_prefixes", n_cached_prefixes, None
         )
         max_swap_bytes = renamed_option(
             options, "max_saved_bytes", "max_swap_bytes", max_swap_bytes, MAX_SWAP_BYTES
@@ -137,13 +138,13 @@ class Engine(Closing):
             params=params,
         )
         self._new_drafter = drafter_factory(drafter)
-        self.model = model = own_model(model)
+        self.model = model = own_model(model, load_mtp=uses_mtp(self._new_drafter))
         if isinstance(self._new_drafter, NeedsTarget):
             self._new_drafter.prepare(model)
         self._closing = threading.Lock()
+        n_cached = config.n_cached(model)
         self.context = config.new_context(model, options)
-        if isinstance(self._new_drafter, NeedsContext):
-            self._new_drafter.attach(self.context)
+        attach(self._new_drafter, self.context)
         self._planned, self.n_draft = self._drafting(n_draft)
         self.vocab = model.vocab
         n_chunk = min(n_prefill, self.context.n_ubatch)
@@ -155,10 +156,10 @@ class Engine(Closing):
             max_swap_bytes=max_swap_bytes,
             rule=verify,
             drafting=self._planned,
-            n_cached_prefixes=n_cached_prefixes,
+            n_cached_prefixes=n_cached,
             max_checkpoint_bytes=max_checkpoint_bytes,
         )
-        self.n_seq_max = self.context.n_seq_max - n_cached_prefixes
+        self.n_seq_max = self.context.n_seq_max - n_cached
         self._loop = Loop(self._scheduler, self._new_drafter, self.n_seq_max + n_queue_max)
 
     @classmethod
@@ -184,7 +185,9 @@ class Engine(Closing):
         Example:
             >>> engine = ptl.Engine.from_pretrained("ggml-org/SmolLM3-3B-GGUF", "*Q4_K_M.gguf")
         """
-        with Model.from_pretrained(repo_id, filename, n_gpu_layers=n_gpu_layers) as model:
+        with Model.from_pretrained(
+            repo_id, filename, n_gpu_layers=n_gpu_layers, load_mtp=uses_mtp(drafter)
+        ) as model:
             return cls(model, drafter, **options)
 
     def _drafting(self, n_draft: int | None) -> tuple[PlannedDrafting | None, int]:
@@ -256,6 +259,7 @@ class Engine(Closing):
             except Exception:  # only the next engine would use it
                 _log.warning("what the engine has learned is not saved", exc_info=True)
             finally:
+                detach(self._new_drafter, self.context)
                 self.context.close()
                 self.model.close()
 
@@ -343,8 +347,8 @@ class Engine(Closing):
             prompt: text, token ids or chat messages.
             wait: if the queue is full, wait for room in it.
             streams: deliver chunks after each step; otherwise one at the end.
-            max_tokens: maximum number of tokens to generate, by default 128; None for no limit but
-                the context's.
+            max_tokens: maximum number of tokens to generate, by default 128; 0 for prefill only,
+                None for no limit but the context's.
             stop: a string or strings that end the output; they are not part of it.
             stop_tokens: token ids that end the output, in addition to the model's end tokens.
             ignore_eos: continue past end tokens.
@@ -353,6 +357,9 @@ class Engine(Closing):
             context_shift: when the context is full, drop the older half of the tokens after
                 ``n_keep`` and continue, instead of ending.
             n_keep: tokens at the beginning that a context shift keeps, by default the prompt.
+            n_draft: maximum number of draft nodes of a tree, if less than the engine's.
+            parse_special: parse names of special tokens, such as ``<|im_end|>``, in a prompt of
+                text; False for text that you do not trust. In chat messages they are always text.
             logits_processors: functions ``f(tokens, logits) -> logits``, applied in order to each
                 row of logits (float32, shape (n_vocab,)) before a token is drawn from it; tokens
                 are all so far, int32, shape (n,).
@@ -369,63 +376,6 @@ class Engine(Closing):
         """
         job = self._generate_job(prompt, 0, options)
         return self._loop.submit(job, checked_flag("wait", wait), checked_flag("streams", streams))
-
-    def score(self, prompt: Prompt, continuations: Sequence[Continuation]) -> list[Score]:
-        """Log-probabilities of several continuations of one prompt.
-
-        All are evaluated as one tree in one pass: common prefixes are computed once.
-
-        Args:
-            prompt: text, token ids or chat messages.
-            continuations: texts, appended to the prompt as they are (mind the space), or token
-                ids.
-
-        Returns:
-            A ``Score`` for each, in the same order.
-
-        Raises:
-            RequestError, VocabError, ChatTemplateError: an invalid request.
-        """
-        job = self.score_job(prompt, continuations)
-        self._loop.run([job])
-        return job.scores
-
-    def embed(self, texts: Sequence[Prompt], pooling: Pooling | None = None) -> Float32:
-        """Vectors of texts: hidden states after the output norm, pooled.
-
-        Args:
-            texts: each a text, token ids or chat messages.
-            pooling: "mean" of all tokens' states, or the "last" token's; by default what the
-                model's file says, otherwise "mean".
-
-        Returns:
-            float32, shape (n_texts, n_embd_out), each of length 1.
-
-        Raises:
-            RequestError, VocabError, ChatTemplateError: an invalid request.
-        """
-        jobs = [self.embed_job(text, pooling) for text in as_list(texts, "texts")]
-        self._loop.run(jobs)
-        return np.array([job.embedding for job in jobs])
-
-    def score_job(self, prompt: Prompt, continuations: Sequence[Continuation]) -> ScoreJob:
-        """The job that ``score`` runs, for ``submit_job``; raises as ``score``."""
-        self._loop.require_open()
-        return self._jobs.score(prompt, continuations)
-
-    def embed_job(self, text: Prompt, pooling: Pooling | None = None) -> EmbedJob:
-        """The job that ``embed`` runs for each text, for ``submit_job``; raises as ``embed``."""
-        self._loop.require_open()
-        return self._jobs.embed(text, pooling)
-
-    def submit_job(self, job: EvaluationJob, *, wait: bool = True) -> Generation:
-        """Queue a score or an embedding; the job has the result once the generation is done.
-
-        Raises:
-            RequestError: the job is too large for this engine.
-            QueueFullError: the queue is full, and ``wait`` is False.
-        """
-        return self._loop.submit(job, wait, streams=False)
 
     def prepare(self) -> None:
         """Measure what passes cost now, if need be, and not at the first request."""
@@ -452,7 +402,13 @@ class Engine(Closing):
         kv = self._scheduler.prefix_cache, self._scheduler.checkpoints
         return self._loop.call(lambda: load_prefix_cache(*kv, self.context, path))
 
-    def encode_prompt(self, prompt: Prompt, *, add_eos: bool = False) -> list[int]:
+    def clear_prefix_cache(self) -> None:
+        """Free the cells of ended requests: the next prompts are prefilled whole."""
+        self._loop.call(self._scheduler.clear_prefix_cache)
+
+    def encode_prompt(
+        self, prompt: Prompt, *, add_eos: bool = False, parse_special: bool = True
+    ) -> list[int]:
         """Token ids of a prompt. Text gets BOS in front if the model's file asks for it.
 
         A text that the context cannot hold, whatever its tokens are, is refused before it is
@@ -461,12 +417,15 @@ class Engine(Closing):
         Args:
             add_eos: append EOS to a text if the model's file asks for it, as ``embed`` does: the
                 text will not be continued. Chat messages and token ids never get it.
+            parse_special: as ``submit``; a text that begins with BOS then gets no other one.
 
         Raises:
             VocabError, ChatTemplateError, RequestError: an invalid prompt.
         """
         self._loop.require_open()
-        ids: list[int] = self._jobs.prompts.encode(prompt, add_eos=add_eos).tolist()
+        ids: list[int] = self._jobs.prompts.encode(
+            prompt, add_eos=add_eos, parse_special=checked_flag("parse_special", parse_special)
+        ).tolist()
         return ids
 
     def require_fits(self, text: str) -> None:

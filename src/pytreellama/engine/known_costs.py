@@ -95,5 +95,5 @@ def circumstances(context: Context) -> dict[str, Any]:
         "devices": [[device.name, device.description] for device in devices()],
         "n_threads": context.n_threads,
         "cache": [params.type_k, params.type_v, params.flash_attention, params.offload_kv],
-        "trees": context.tree_encoding.name,
+        "trees": [context.tree_encoding.name, context.draft_shape],
     }

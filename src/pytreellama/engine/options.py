@@ -55,6 +55,8 @@ class RequestOptions(SamplingOptions, total=False):
     logprobs: int | None
     context_shift: bool
     n_keep: int | None
+    n_draft: int | None
+    parse_special: bool
     logits_processors: Sequence[LogitsProcessor]
     stopping_criteria: Sequence[StoppingCriterion]
     on_step: OnStep | None

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pytreellama.context.context import Context
 from pytreellama.engine.jobs import Job
 from pytreellama.engine.kv.manager import KVCacheManager
+from pytreellama.engine.prefill_order import PrefillOrder
 
 
 class ChunkedPrefill:
@@ -26,23 +27,24 @@ class ChunkedPrefill:
         self._context = context
         self._kv = kv
         self._n_prefill = n_prefill
+        self._order = PrefillOrder()
 
     def run(self, running: Sequence[Job]) -> Iterator[Job]:
-        """Prefill the next chunks in the order of arrival, and yield each job after its turn.
+        """Prefill the next chunks, the shortest prompt first, and yield each job after its turn.
 
         Raises:
             CacheFullError: no room for a chunk; the rest of the jobs had no turn.
         """
         n_left = self._n_prefill
-        jobs = [job for job in running if job.n_missing > 0 and not job.is_finished]
-        jobs.sort(key=lambda job: job.arrival)
+        missing = [job for job in running if job.n_missing > 0 and not job.is_finished]
+        jobs = self._order.of(missing)
         for i, job in enumerate(jobs):
             self._kv.share(job, running)
             n_chunk = self._n_prefill - job.state.n_past % self._n_prefill
             n_chunk = min(n_chunk, job.n_missing, self._kv.n_until_checkpoint(job))
             if n_chunk and not self._kv.will_share(job, jobs[:i]):
                 if n_chunk > n_left:
-                    return
+                    continue  # a shorter one may fit
                 n_left -= n_chunk
                 self._run_chunk(job, n_chunk)
             yield job
@@ -53,5 +55,6 @@ class ChunkedPrefill:
         self._kv.evict_for(n_chunk)
         self._context.prefill(job.state.ids[begin : begin + n_chunk], job.require_id())
         job.state.n_past = begin + n_chunk
+        job.observe_prefill(begin, n_chunk)
         self._kv.take_checkpoint(job)
         job.stats.prefill_s += time.perf_counter() - started_s

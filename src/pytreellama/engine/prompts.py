@@ -10,7 +10,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.chat.template import chat_prompt, encode_chat_array
+from pytreellama.chat.plain_names import PlainNames
+from pytreellama.chat.template import chat_prompt, needs_bos
 from pytreellama.errors import RequestError
 from pytreellama.model.model import Model
 
@@ -39,17 +40,26 @@ class PromptEncoder:
         self._vocab = model.vocab
         self._n_text_max = n_text_max
 
-    def encode(self, prompt: Prompt, *, add_eos: bool = False) -> Int32:
+    def encode(self, prompt: Prompt, *, add_eos: bool = False, parse_special: bool = True) -> Int32:
         """Token ids of a prompt, int32, shape (n,); otherwise as ``Engine.encode_prompt``."""
         if isinstance(prompt, str):
             self.require_fits(prompt)
-            return self._vocab.encode_array(prompt, add_bos=True, add_eos=add_eos)
+            return self._vocab.encode_array(
+                prompt,
+                add_bos=not parse_special or needs_bos(self._vocab, prompt),
+                add_eos=add_eos,
+                parse_special=parse_special,
+            )
         _require_list(prompt, "prompt", _FORMS)
         if len(prompt) and isinstance(prompt[0], Mapping):
-            text = chat_prompt(self._model, cast("Sequence[Message]", prompt))
-            self.require_fits(text)
-            return encode_chat_array(self._vocab, text)
+            return self._encode_chat(cast("Sequence[Message]", prompt))
         return self.array(cast("Sequence[int]", prompt), "prompt", _FORMS)
+
+    def _encode_chat(self, messages: Sequence[Message]) -> Int32:
+        names = PlainNames(self._vocab, messages)
+        text = chat_prompt(self._model, names.marked(messages))
+        self.require_fits(names.plain(text))
+        return names.encode(text)
 
     def encode_continuation(self, continuation: Continuation) -> list[int]:
         """Token ids of text that continues other text: no BOS and no space in front."""
@@ -58,7 +68,7 @@ class PromptEncoder:
             _require_list(continuation, "continuation", form)
             return self.ids(continuation, "continuation", form)
         self.require_fits(continuation)
-        return self._vocab.encode_continuation(continuation)
+        return self._vocab.encode_continuation(continuation, parse_special=True)
 
     def ids(
         self, tokens: Iterable[int], name: str, form: str = "give a list of token ids"

@@ -28,7 +28,7 @@ class Request:
 
     Attributes:
         prompt: token ids, int32, shape (n,), n >= 1; ids of the vocabulary, never changed.
-        max_tokens: maximum number of tokens to generate.
+        max_tokens: maximum number of tokens to generate; with 0 the prompt is prefilled only.
         stop: strings that end the output.
         stop_tokens: token ids that end the output, in addition to the model's end tokens.
         ignore_eos: continue past the model's end tokens.
@@ -38,6 +38,8 @@ class Request:
             and continue.
         n_keep: tokens at the beginning that a context shift keeps; None is the prompt, or half of
             the context if that is less.
+        n_draft: maximum number of draft nodes of a tree, if less than the engine's; 0 for plain
+            decoding.
         sampling: how tokens are drawn.
         logits_processors: functions ``f(tokens, logits) -> logits`` that change each row of logits
             before a token is drawn from it.
@@ -54,6 +56,7 @@ class Request:
     logprobs: int | None = None
     context_shift: bool = False
     n_keep: int | None = None
+    n_draft: int | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     logits_processors: tuple[LogitsProcessor, ...] = ()
     stopping_criteria: tuple[StoppingCriterion, ...] = ()
@@ -62,12 +65,12 @@ class Request:
 
     def __post_init__(self) -> None:
         _require_integer("max_tokens", self.max_tokens)
-        if self.max_tokens < 1:
+        if self.max_tokens < 0:
             raise RequestError(
-                f"invalid max_tokens={shown(self.max_tokens)}: expected a whole number from 1, or "
+                f"invalid max_tokens={shown(self.max_tokens)}: expected a whole number from 0, or "
                 "None to write until the end"
             )
-        for name in ("logprobs", "n_keep"):
+        for name in ("logprobs", "n_keep", "n_draft"):
             if getattr(self, name) is not None:
                 _require_integer(name, getattr(self, name))
         if not all(isinstance(stop, str) for stop in self.stop):
@@ -82,14 +85,17 @@ class Request:
         for name in ("on_step", "on_prefill"):
             if getattr(self, name) is not None:
                 _require_function(name, getattr(self, name))
-        if self.n_keep is not None and self.n_keep < 0:
-            raise RequestError(
-                f"n_keep = {shown(self.n_keep)} was asked for; give None, or 0 or more"
-            )
+        for name in ("n_keep", "n_draft"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise RequestError(
+                    f"{name} = {shown(value)} was asked for; give None, or 0 or more"
+                )
 
 
-_OPTIONS = tuple(
-    name for name in Request.__dataclass_fields__ if name not in ("prompt", "sampling")
+_OPTIONS = (
+    *(name for name in Request.__dataclass_fields__ if name not in ("prompt", "sampling")),
+    "parse_special",
 )
 
 

@@ -86,7 +86,9 @@ class Scheduler:
         self._prefill = ChunkedPrefill(context, self._kv, n_prefill)
         self._rule: Rule = rule
         self._pass = TreePass(context, rule)
-        self._drafting: Drafting = drafting or FixedDrafting(context.n_vocab)
+        self._drafting: Drafting = drafting or FixedDrafting(
+            context.n_vocab, chains_only=not context.can_branch
+        )
         self._limits = JobLimits(
             n_text_max=context.n_text_max,
             n_nodes_max=self._pass.capacity,
@@ -113,6 +115,12 @@ class Scheduler:
     def prefix_cache(self) -> PrefixCache:
         """Prefixes of ended jobs that are still in the KV cache."""
         return self._kv.prefix_cache
+
+    def clear_prefix_cache(self) -> None:
+        """Evict all cached prefixes."""
+        while self._kv.prefix_cache.evict_oldest():
+            pass
+        self.update_load()
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -322,17 +330,22 @@ class Scheduler:
 
     def _n_nodes(self, job: GenerateJob, n_cells: int, n_ready: int) -> int:
         """Maximum number of draft nodes, excluding the root; -1 to skip drafting."""
+        n_draft = self._n_draft
+        if job.request.n_draft is not None:
+            n_draft = min(n_draft, job.request.n_draft)
         # no token is drawn after the last that may be generated
-        if self._n_draft == 0 or job.n_left == 1:
+        if n_draft == 0 or job.n_left == 1:
             return -1
         room = min(
-            self._n_draft,
+            n_draft,
             n_cells - 1,
             self._limits.n_text_max - job.state.n_past - 1,
             self._pass.capacity // n_ready - 1,
-            # n nodes have n leaves at most, and the first needs no id of its own
-            1 + self._context.sequences.n_spare_leaves // n_ready,
+            self._context.n_tree_max - 1,
         )
+        if self._context.can_branch:
+            # n nodes have n leaves at most, and the first needs no id of its own
+            room = min(room, 1 + self._context.sequences.n_spare_leaves // n_ready)
         return max(room, 0)
 
 

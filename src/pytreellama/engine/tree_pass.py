@@ -134,8 +134,11 @@ class TreePass:
         """Let the drafter observe the pass, and the verified tokens after it."""
         if job.n_top:
             job.drafter.observe_pass(tree, *rows.top(place))  # type: ignore[attr-defined]
+        accepted = [place.start + node for node in verdict.path]
+        if job.observes_rows:
+            job.drafter.observe_rows(accepted)  # type: ignore[attr-defined]
         if job.wants_hidden:
-            states = self._context.outputs.hidden([place.start + node for node in verdict.path])
+            states = self._context.outputs.hidden(accepted)
             job.drafter.observe_hidden(states)  # type: ignore[attr-defined]
         job.drafter.observe(verdict.tokens)
 

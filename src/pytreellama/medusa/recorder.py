@@ -86,6 +86,7 @@ class RecordingEngine(Engine):
             n_seq_max=n_parallel,
             n_ctx=n_parallel * n_text,
             n_queue_max=n_waiting,
+            n_cached_prefixes=0,  # each text is recorded whole
         )
         if self.n_draft == 0:
             self.close()

@@ -14,6 +14,7 @@ from pytreellama.errors import ModelLoadError
 from pytreellama.model.file import ModelFile, check_gguf
 from pytreellama.model.vocab import Vocab
 from pytreellama.native import model as native_model
+from pytreellama.native.drafts import MtpState, mtp_state, target_layers
 from pytreellama.native.handle import Handle
 from pytreellama.native.model import ModelFields, Progress
 
@@ -37,6 +38,8 @@ class Model(Closing):
         repack: let the backend rearrange weights for speed. Takes additional memory, and changes no
             bit where products are batch-invariant; see docs/exactness.md.
         vocab_only: load the vocabulary only; such a model cannot create contexts.
+        load_mtp: load the file's NextN layers too, which ``draft.MTP`` drafts with. They take
+            memory that a model without drafts does not need.
         progress: called with a fraction from 0.0 to 1.0 while loading; an exception stops the load.
 
     Attributes:
@@ -57,6 +60,7 @@ class Model(Closing):
         check_tensors: bool = False,
         repack: bool = True,
         vocab_only: bool = False,
+        load_mtp: bool = False,
         progress: Progress | None = None,
     ) -> None:
         self.file = ModelFile.at(path)
@@ -70,6 +74,7 @@ class Model(Closing):
             "check_tensors": check_tensors,
             "use_extra_bufts": repack,
             "vocab_only": vocab_only,
+            "load_mtp": load_mtp,
         }
         self._handle = native_model.load_model(self.path, fields, progress)
         self.vocab = Vocab(self._handle)
@@ -279,6 +284,16 @@ class Model(Closing):
     def refusal(self) -> str | None:
         """Why the model generates no text, such as "it is an encoder"; None if it does."""
         return native_model.refusal(self.handle)
+
+    @property
+    def mtp(self) -> MtpState:
+        """Whether the file has NextN layers, and whether they were loaded."""
+        return mtp_state(self.handle)
+
+    @property
+    def target_layers(self) -> list[int]:
+        """Of an EAGLE-3 model: the layers of its target whose inputs it reads; else empty."""
+        return target_layers(self.handle)
 
     @property
     def pools_last_token(self) -> bool:

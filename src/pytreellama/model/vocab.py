@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import copy
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -104,6 +105,33 @@ class Vocab:
     def control_tokens(self) -> frozenset[int]:
         """All control tokens, such as ``<|im_start|>``."""
         return native_vocab.control_tokens(self._model)
+
+    @cached_property
+    def _parsed_tokens(self) -> NDArray[np.int32]:
+        """Tokens whose names are text unless special tokens are parsed, int32, shape (n,)."""
+        return np.array(native_vocab.parsed_tokens(self._model), np.int32)
+
+    @cached_property
+    def _parsed_start(self) -> re.Pattern[str]:
+        """Matches the first two characters of any of their names."""
+        starts = {self.piece_text(token)[:2] for token in self._parsed_tokens.tolist()} - {""}
+        return re.compile("|".join(map(re.escape, sorted(starts))) or "(?!)")
+
+    def special_names(self, text: str) -> list[str]:
+        """Names of special tokens that ``encode`` parses in a text with ``parse_special=True``.
+
+        Returns:
+            Each name once. Of names that overlap, only those that are parsed.
+
+        Raises:
+            VocabError: as ``encode``.
+        """
+        if self._parsed_start.search(text) is None:
+            return []
+        ids = np.unique(self._tokenize(text, False, True))
+        found = ids[np.isin(ids, self._parsed_tokens)].tolist()
+        # an unknown token also stands for text without a token of its own
+        return [name for token in found if (name := self.piece_text(token)) and name in text]
 
     @cached_property
     def pieces(self) -> list[bytes]:
@@ -231,16 +259,21 @@ class Vocab:
         known = {piece[0] for piece in self.pieces if len(piece) == 1}
         return bytes(byte for byte in range(256) if byte in _WHITESPACE or byte not in known)
 
-    def encode_continuation(self, text: str) -> list[int]:
+    def encode_continuation(self, text: str, *, parse_special: bool = False) -> list[int]:
         """Tokens of a text that goes on from another one.
 
         Nothing is put in front of it, neither BOS nor sentencepiece's space.
+
+        Args:
+            text: text.
+            parse_special: as ``encode``.
 
         Raises:
             VocabError: as ``encode``.
         """
         mark = self.encode(_MARK, add_special=False) if self.adds_space_prefix else []
-        return self.encode((_MARK if mark else "") + text, add_special=False)[len(mark) :]
+        marked = (_MARK if mark else "") + text
+        return self.encode(marked, add_special=False, parse_special=parse_special)[len(mark) :]
 
     def decode(self, tokens: Tokens, *, special: bool = False) -> str:
         """The text of tokens; bytes that are not UTF-8 become U+FFFD.

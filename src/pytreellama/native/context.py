@@ -25,6 +25,7 @@ class ContextFields(TypedDict):
     n_batch: int
     n_ubatch: int
     n_seq_max: int
+    n_rs_seq: int
     n_threads: int
     n_threads_batch: int
     type_k: str
@@ -73,12 +74,22 @@ class ContextSizes:
     n_threads: int
 
 
-def make_context(model: Handle, fields: ContextFields, abort: AbortFlag, what: str) -> Handle:
+def make_context(
+    model: Handle,
+    fields: ContextFields,
+    abort: AbortFlag,
+    what: str,
+    *,
+    target: Handle | None = None,
+    is_mtp: bool = False,
+) -> Handle:
     """A context, which is freed before its model.
 
     Args:
         abort: must live as long as the context.
         what: the context in words, for the error.
+        target: the context that it drafts for, whose weights it may use; it is freed after it.
+        is_mtp: run the model's NextN layers.
 
     Raises:
         ContextError: llama.cpp refuses.
@@ -89,12 +100,17 @@ def make_context(model: Handle, fields: ContextFields, abort: AbortFlag, what: s
     params.pooling_type = lib.LLAMA_POOLING_TYPE_NONE
     params.abort_callback = ffi.addressof(lib, "treellama_abort_if")
     params.abort_callback_data = abort.pointer
+    if target is not None:
+        params.ctx_other = target.pointer
+    if is_mtp:
+        params.ctx_type = lib.LLAMA_CONTEXT_TYPE_MTP
     drain_log()
     with awaited_calls:
         pointer = lib.treellama_context_init(model.pointer, params)
     check_pointer(pointer, ContextError, f"cannot make a context with {what}", with_log=True)
     drain_log(errors_only=True)
-    return Handle(pointer, lib.llama_free, "context", ContextError, needs=model)
+    needs = [model] if target is None else [model, target]
+    return Handle(pointer, lib.llama_free, "context", ContextError, needs=needs)
 
 
 _CONVERTED: dict[str, Any] = {

@@ -31,7 +31,7 @@ def decode(context: Handle, batch: BatchStruct) -> None:
     """
     status = lib.treellama_decode(context.pointer, batch.pointer)
     if status != 0:
-        _raise_for(status, context, batch.n_tokens)
+        raise_for(status, context, batch.n_tokens)
     drain_log()
 
 
@@ -40,7 +40,7 @@ def decode_tree(context: Handle, batch: BatchStruct, parents: Int32) -> None:
     pointer = ffi.from_buffer("int32_t[]", parents)
     status = lib.treellama_tree_decode(context.pointer, batch.pointer, pointer)
     if status != 0:
-        _raise_for(status, context, batch.n_tokens)
+        raise_for(status, context, batch.n_tokens)
     drain_log()
 
 
@@ -51,17 +51,18 @@ def decode_one_tree(
     pointers = [ffi.from_buffer("int32_t[]", array) for array in (tokens, parents, depths)]
     status = lib.treellama_tree_decode_one(context.pointer, seq, *pointers, len(tokens))
     if status != 0:
-        _raise_for(status, context, len(tokens))
+        raise_for(status, context, len(tokens))
 
 
 def decode_one(context: Handle, *, seq: int, token: int) -> None:
     """A pass over a sequence's next token, without a batch, with logits; raises as ``decode``."""
     status = lib.treellama_decode_one(context.pointer, token, seq)
     if status != 0:
-        _raise_for(status, context, 1)
+        raise_for(status, context, 1)
 
 
-def _raise_for(status: int, context: Handle, n_tokens: int) -> NoReturn:
+def raise_for(status: int, context: Handle, n_tokens: int) -> NoReturn:
+    """Raise what the status of a pass means; see ``decode``."""
     why = "; ".join(drain_log(errors_only=True)) or "no reason given"
     if status == _NO_SLOT:
         n_ctx = int(lib.llama_n_ctx(context.pointer))

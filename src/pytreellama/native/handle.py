@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pytreellama.errors import PyTreeLlamaError
@@ -24,7 +24,7 @@ class Handle:
         free: the C function that frees it; None if ``pointer`` owns itself already.
         name: what the object is called in errors.
         error: exception type raised when it is used after ``close``.
-        needs: an object that must be freed after this one, as a model after its contexts.
+        needs: objects that must be freed after this one, as a model after its contexts.
     """
 
     __slots__ = ("_error", "_name", "_owned")
@@ -36,10 +36,10 @@ class Handle:
         name: str,
         error: type[PyTreeLlamaError],
         *,
-        needs: Handle | None = None,
+        needs: Sequence[Handle] = (),
     ) -> None:
-        if needs is not None:
-            free = _hold_until_freed(needs.pointer, free)
+        if needs:
+            free = _hold_until_freed([handle.pointer for handle in needs], free)
         self._owned = pointer if free is None else ffi.gc(pointer, free)
         self._name = name
         self._error = error

@@ -61,7 +61,7 @@ def load_heads(path: Path, model_path: Path, model: Handle) -> Handle:
             os.fsencode(path), os.fsencode(model_path), model.pointer
         )
     check_pointer(pointer, MedusaError, f"{path} cannot be used with {model_path.name}")
-    return Handle(pointer, lib.treellama_heads_free, "heads", MedusaError, needs=model)
+    return Handle(pointer, lib.treellama_heads_free, "heads", MedusaError, needs=[model])
 
 
 def facts(heads: Handle) -> HeadsFacts:

@@ -30,6 +30,7 @@ class ModelFields(TypedDict):
     check_tensors: bool
     use_extra_bufts: bool
     vocab_only: bool
+    load_mtp: bool
 
 
 # -- loading
@@ -96,6 +97,7 @@ def _model_params(fields: ModelFields) -> Any:
     params.check_tensors = fields["check_tensors"]
     params.use_extra_bufts = fields["use_extra_bufts"]
     params.vocab_only = fields["vocab_only"]
+    params.load_mtp = fields["load_mtp"]
     return params
 
 

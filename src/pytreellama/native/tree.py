@@ -15,9 +15,15 @@ from pytreellama.native.library import ffi, lib
 _REFUSED = "the KV cache refused the operation"
 
 
-def has_trees(context: Handle) -> bool:
-    """True if the cells of this memory can know their nodes."""
-    return bool(lib.treellama_tree_supported(context.pointer))
+def tree_refusal(context: Handle) -> str | None:
+    """Why the memory of a context cannot hold trees by ancestors; None if it can."""
+    reason = lib.treellama_tree_refusal(context.pointer)
+    return None if reason == ffi.NULL else bytes(ffi.string(reason)).decode()
+
+
+def node_bytes(context: Handle) -> int:
+    """Bytes that trees on recurrent states keep of a node; 0 before the first, or without."""
+    return int(lib.treellama_tree_node_size(context.pointer))
 
 
 def commit(context: Handle, seq: int, path: Sequence[int]) -> None:

@@ -24,6 +24,8 @@ _BOUNDED = (
     lib.LLAMA_VOCAB_TYPE_RWKV,
 )
 
+_PARSED = 1 | 1 << 3  # LLAMA_TOKEN_ATTR_UNKNOWN, LLAMA_TOKEN_ATTR_CONTROL
+
 
 def vocab_pointer(model: Handle) -> Any:
     """cdata ``const struct llama_vocab *``; valid while the model is open."""
@@ -96,6 +98,12 @@ def control_tokens(model: Handle) -> frozenset[int]:
 def is_control(model: Handle, token: int) -> bool:
     """True for a token that steers and is not text; it must exist."""
     return bool(lib.llama_vocab_is_control(vocab_pointer(model), token))
+
+
+def parsed_tokens(model: Handle) -> list[int]:
+    """Tokens whose names are text unless ``tokenize`` parses special tokens, in order."""
+    pointer, attributes = vocab_pointer(model), lib.llama_vocab_get_attr
+    return [token for token in range(n_tokens(model)) if attributes(pointer, token) & _PARSED]
 
 
 def suppressed_tokens(model: Handle) -> list[int]:

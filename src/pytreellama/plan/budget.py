@@ -54,11 +54,18 @@ class DrafterBudget:
         # one that is asked seldom has few chances to show that it pays again
         return not record.pays and record.credit_s < record.cost_s
 
-    def learn_cost(self, drafter: int, seconds: float) -> None:
-        """Learn what an ask took."""
+    def learn_cost(self, drafter: int, seconds: float, n_asks: int = 1) -> None:
+        """Learn what an ask took.
+
+        Args:
+            seconds: of one; where several share a pass, of each of them.
+            n_asks: how many shared it. They were allowed together, so there may be debts, and
+                count as one ask.
+        """
         record = self._records[drafter]
         if not record.pays:
-            record.credit_s = max(record.credit_s - record.cost_s, 0.0)
+            debt_s = (n_asks - 1) * record.cost_s
+            record.credit_s = max(record.credit_s - n_asks * record.cost_s, -debt_s)
         rate = max(_RATE, 1.0 / (record.n_asked + 1))
         known_s = record.cost_s
         if record.n_asked >= _N_TRIALS:

@@ -20,6 +20,9 @@ _BELIEF = 0.85
 # Candidates below this share of the break-even probability are not searched for.
 _SEARCHED_SHARE = 0.5
 
+# Drafters propose trees; for a chain of n nodes they are asked for so many times n.
+_CHAIN_SHARE = 4
+
 _PROBED_P = 0.05  # what a probe verifies need not pay
 
 
@@ -103,12 +106,20 @@ class Planner:
     Args:
         curve: the cost of passes.
         n_nodes_max: maximum number of nodes in a pass.
+        chains_only: nothing but chains can be verified, one for each sequence.
     """
 
-    def __init__(self, curve: CostCurve, n_nodes_max: int = KNOTS[-1]) -> None:
+    def __init__(
+        self, curve: CostCurve, n_nodes_max: int = KNOTS[-1], chains_only: bool = False
+    ) -> None:
         self.curve = curve
+        self._chains_only = chains_only
         self._n_nodes_max = min(n_nodes_max, KNOTS[-1])
         self._probes = Probes()
+
+    def n_asked(self, room: int) -> int:
+        """Number of nodes to ask a drafter for where ``room`` can be verified."""
+        return _CHAIN_SHARE * room if self._chains_only else room
 
     def least_p(self, seen: Sequence[int]) -> float:
         """Lower bound on the path probability of candidates that can pay off.
@@ -123,6 +134,14 @@ class Planner:
         if self._probes.wants_tree(self.curve.is_unsure(max(seen))):
             return min(least, _PROBED_P)  # or there would be nothing to probe with
         return least
+
+    def token_s(self, seen: Sequence[int]) -> float:
+        """Seconds of a plain step for each of its tokens: what an accepted token saves.
+
+        Args:
+            seen: KV-cache cells of each sequence of the pass.
+        """
+        return self.curve.seconds(len(seen), sum(seen), sum(seen)) / len(seen)
 
     def plan(
         self,
@@ -143,7 +162,7 @@ class Planner:
         """
         if rooms is None:
             rooms = [len(one) for one in candidates]
-        orders = [one.by_p()[:room] for one, room in zip(candidates, rooms, strict=True)]
+        orders = [self._order(one, room) for one, room in zip(candidates, rooms, strict=True)]
         step = _Step(self.curve, _believed(candidates, orders), seen, n_shared, self._n_nodes_max)
         choice = step.choice(spent_s)
         sizes = self._probes.sizes(choice.sizes, step.n_candidates, self.curve.is_unsure(max(seen)))
@@ -162,8 +181,14 @@ class Planner:
         return (best.n_tokens - other.n_tokens) / best.rate - (best.seconds - other.seconds)
 
     def _choice_alone(self, candidates: Candidates, n_read: int) -> Choice:
-        p = _believed([candidates], [candidates.by_p()])
+        p = _believed([candidates], [self._order(candidates, len(candidates))])
         return _Step(self.curve, p, [n_read], 0, self._n_nodes_max).choice(0.0)
+
+    def _order(self, candidates: Candidates, room: int) -> list[int]:
+        """Nodes that can be verified together, most likely first."""
+        if self._chains_only:
+            return candidates.likeliest_chain(room)
+        return candidates.by_p()[:room]
 
     def learn(self, done: PassCost) -> None:
         """Learn the cost of a pass."""

@@ -43,6 +43,14 @@ class RequestDrafters(Protocol):
         """Observe what was committed during a pause."""
         ...
 
+    def announce_to(self, drafter: int, n_nodes: int, min_p: float, token_s: float) -> bool:
+        """Announce that one drafter will be asked; True if its drafts share passes.
+
+        Args:
+            token_s: seconds that an accepted token saves.
+        """
+        ...
+
     def ask(self, drafter: int, n_nodes: int, min_p: float) -> Grown:
         """The draft of one drafter, of at most so many nodes.
 
@@ -84,6 +92,10 @@ class PlannedRequest:
     draft_s: float = 0.0
     plan_s: float = 0.0
     error: BaseException | None = None
+
+
+_SharedSeconds = dict[int, list[tuple[PlannedRequest, float]]]
+"""Of each drafter whose asks share passes, what each request's ask took."""
 
 
 @dataclass(slots=True)
@@ -200,9 +212,12 @@ class DraftPolicy:
         for request in drafting:
             self._resume(request)
         started_s = self._clock()
+        shared = self._announce(drafting, rooms, min_p, self.planner.token_s(cells))
         drafts = [
-            self._draft(request, room, min_p) for request, room in zip(drafting, rooms, strict=True)
+            self._draft(request, room, min_p, shared)
+            for request, room in zip(drafting, rooms, strict=True)
         ]
+        self._share_out(drafting, drafts, shared)
         drafted_s = self._clock()
         candidates = [draft.candidates for draft in drafts]
         spent_s = drafted_s - started_s
@@ -223,7 +238,43 @@ class DraftPolicy:
         request.n_top = request.drafters.n_top
         request.draft_s += self._clock() - started_s
 
-    def _draft(self, request: PlannedRequest, room: int, min_p: float) -> _Draft:
+    def _announce(
+        self,
+        drafting: Sequence[PlannedRequest],
+        rooms: Sequence[int],
+        min_p: float,
+        token_s: float,
+    ) -> _SharedSeconds:
+        """Let drafters that share passes know of all that will be asked of them at this step."""
+        shared: _SharedSeconds = {}
+        for request, room in zip(drafting, rooms, strict=True):
+            if request.error is not None:
+                continue
+            for i in range(request.drafters.n_drafters):
+                if self.budget.allows(i) and request.drafters.announce_to(i, room, min_p, token_s):
+                    shared[i] = []
+        return shared
+
+    def _share_out(
+        self,
+        drafting: Sequence[PlannedRequest],
+        drafts: Sequence[_Draft],
+        shared: _SharedSeconds,
+    ) -> None:
+        """Let each request bear its share of the passes that its drafters shared."""
+        draft_of = dict(zip(map(id, drafting), drafts, strict=True))
+        for i, asks in shared.items():
+            if not asks:
+                continue
+            share_s = sum(spent_s for _, spent_s in asks) / len(asks)
+            self.budget.learn_cost(i, share_s, len(asks))
+            for request, spent_s in asks:
+                request.draft_s += share_s - spent_s
+                draft_of[id(request)].spent_s += share_s - spent_s
+
+    def _draft(
+        self, request: PlannedRequest, room: int, min_p: float, shared: _SharedSeconds
+    ) -> _Draft:
         if request.error is not None:
             return _Draft(Candidates.of([]))
         drafters = request.drafters
@@ -232,7 +283,7 @@ class DraftPolicy:
         by_drafter = [NOTHING] * drafters.n_drafters
         try:
             for i in asked:
-                by_drafter[i] = self._ask(drafters, i, room, min_p)
+                by_drafter[i] = self._ask(request, i, room, min_p, shared)
             candidates = drafters.combine(by_drafter)
             drafters.expect(candidates)
         except BaseException as error:  # it is this request's own
@@ -242,10 +293,21 @@ class DraftPolicy:
         request.draft_s += spent_s
         return _Draft(candidates, asked, by_drafter, spent_s)
 
-    def _ask(self, drafters: RequestDrafters, i: int, room: int, min_p: float) -> Grown:
+    def _ask(
+        self,
+        request: PlannedRequest,
+        i: int,
+        room: int,
+        min_p: float,
+        shared: _SharedSeconds,
+    ) -> Grown:
         started_s = self._clock()
-        tree = drafters.ask(i, room, min_p)
-        self.budget.learn_cost(i, self._clock() - started_s)
+        tree = request.drafters.ask(i, self.planner.n_asked(room), min_p)
+        spent_s = self._clock() - started_s
+        if i in shared:
+            shared[i].append((request, spent_s))  # the first of them bears the pass of all
+        else:
+            self.budget.learn_cost(i, spent_s)
         return tree
 
     def _judge(self, request: PlannedRequest, draft: _Draft) -> None:

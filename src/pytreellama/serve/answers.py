@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer
 
-from pytreellama.serve.requests import FunctionCall
+from pytreellama.serve.messages import FunctionCall
 
 Finish = Literal["stop", "length", "tool_calls"]
 
@@ -62,6 +62,20 @@ class Usage(Answered):
     total_tokens: int
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: CompletionDetails | None = None
+
+
+class Timings(BaseModel):
+    """What an answer took, under llama-server's names; times in milliseconds."""
+
+    cache_n: int = Field(description="Prompt tokens found in the prefix cache.")
+    prompt_n: int = Field(description="Prompt tokens that were prefilled.")
+    prompt_ms: float
+    prompt_per_second: float
+    predicted_n: int
+    predicted_ms: float
+    predicted_per_second: float
+    draft_n: int
+    draft_n_accepted: int
 
 
 class TopLogprob(BaseModel):
@@ -122,11 +136,12 @@ class Headed(Answered):
 class TextCompletion(Headed):
     """Of `/v1/completions`; with `stream`, each event's data is one with the next pieces."""
 
-    left_out = frozenset({"usage", "pytreellama"})
+    left_out = frozenset({"usage", "timings", "pytreellama"})
 
     object: Literal["text_completion"] = "text_completion"
     choices: list[TextChoice]
     usage: Usage | None = None
+    timings: Timings | None = None
     pytreellama: Steps | None = None
 
 
@@ -171,6 +186,7 @@ class ChatCompletion(Headed):
     object: Literal["chat.completion"] = "chat.completion"
     choices: list[ChatChoice]
     usage: Usage
+    timings: Timings
 
 
 class Delta(Answered):
@@ -195,11 +211,12 @@ class DeltaChoice(BaseModel):
 class ChatChunk(Headed):
     """Of `/v1/chat/completions` with `stream`: each event's data."""
 
-    left_out = frozenset({"usage", "pytreellama"})
+    left_out = frozenset({"usage", "timings", "pytreellama"})
 
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     choices: list[DeltaChoice]
     usage: Usage | None = None
+    timings: Timings | None = None
     pytreellama: Steps | None = None
 
 
@@ -255,6 +272,55 @@ class ScoreList(BaseModel):
     data: list[Scored]
     model: str
     usage: Usage
+
+
+class TokenPiece(BaseModel):
+    """A token's id and its text; a list of bytes where these are not UTF-8."""
+
+    id: int
+    piece: str | list[int]
+
+
+class Tokens(BaseModel):
+    """Of `/tokenize`."""
+
+    tokens: list[int] | list[TokenPiece]
+    count: int
+    max_model_len: int
+
+
+class Detokenized(BaseModel):
+    """Of `/detokenize`."""
+
+    content: str
+
+
+class AppliedTemplate(BaseModel):
+    """Of `/apply-template`."""
+
+    prompt: str
+
+
+class Slot(BaseModel):
+    """One of the sequences that run at the same time."""
+
+    id: int
+    n_ctx: int
+    is_processing: bool
+
+
+class Properties(BaseModel):
+    """Of `/props`: what llama-server's clients ask for before anything else."""
+
+    default_generation_settings: dict[str, Any]
+    total_slots: int
+    model_alias: str
+    model_path: str = Field(description="The file's name, without its folder.")
+    chat_template: str
+    bos_token: str
+    eos_token: str
+    modalities: dict[str, bool]
+    build_info: str
 
 
 class Health(BaseModel):

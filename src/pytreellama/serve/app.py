@@ -7,18 +7,18 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import APIRouter, FastAPI, Path
+from fastapi import APIRouter, FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from pytreellama import __version__
 from pytreellama.engine import AsyncEngine, Engine
 from pytreellama.page.document import CONTENT_TYPES, asset
-from pytreellama.serve.answers import Health, ModelCard, ModelList
 from pytreellama.serve.callers import Callers
 from pytreellama.serve.chat_routes import chat_router
 from pytreellama.serve.errors import APIError, handle_errors
 from pytreellama.serve.evaluation_routes import evaluation_router
+from pytreellama.serve.fact_routes import facts_router, health_router, models_router
 from pytreellama.serve.middleware import (
     BodyLimitMiddleware,
     HeaderMiddleware,
@@ -26,10 +26,11 @@ from pytreellama.serve.middleware import (
     HostMiddleware,
     KeyMiddleware,
 )
-from pytreellama.serve.openapi import answers_of, describe, errors
-from pytreellama.serve.service import Service, json_response
+from pytreellama.serve.openapi import describe
+from pytreellama.serve.service import Service
 from pytreellama.serve.settings import ServerSettings
 from pytreellama.serve.text_routes import text_router
+from pytreellama.serve.token_routes import token_router
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +53,11 @@ def make_app(engine: Engine, settings: ServerSettings) -> FastAPI:
         redoc_url=None,
         lifespan=lambda app: _lifespan(service),
     )
-    for router in (text_router, chat_router, evaluation_router, _facts_router):
-        app.include_router(router(service))
+    for make_router in (text_router, chat_router, evaluation_router, models_router):
+        _include_twice(app, make_router(service), documented="/v1", other="")
+    _include_twice(app, health_router(service), documented="", other="/v1")
+    app.include_router(token_router(service))
+    app.include_router(facts_router(service))
     app.include_router(_page_router())
     handle_errors(app)
     describe(app, bool(settings.api_keys))
@@ -99,56 +103,10 @@ def _save_prefix_cache(engine: Engine, path: str) -> None:
         _log.warning("the prefix cache cannot be saved to %s: %s", path, error)
 
 
-def _facts_router(service: Service) -> APIRouter:
-    router = APIRouter(tags=["facts"])
-
-    @router.get("/v1/models", responses=answers_of(ModelList) | errors(401, 403, 500))
-    async def models() -> Response:
-        """The model that is served."""
-        return json_response(ModelList(data=[_card(service)]))
-
-    @router.get("/v1/models/{model}", responses=answers_of(ModelCard))
-    async def model(model: str = Path(description="The model's name.")) -> Response:
-        """The model, if it is the one that is served."""
-        service.require_model(model)
-        return json_response(_card(service))
-
-    @router.get("/health", responses=errors(403, 500, 503) | {200: {"model": Health}})
-    async def health() -> Response:
-        """Does the engine run?"""
-        if service.engine.engine.is_closed:
-            raise APIError(503, "the engine does not run")
-        return json_response(Health(status="ok"))
-
-    @router.get(
-        "/metrics",
-        responses=errors(401, 403, 500)
-        | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
-        response_class=Response,
-    )
-    async def metrics() -> Response:
-        """Counts and times, for Prometheus."""
-        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
-
-    return router
-
-
-def _card(service: Service) -> ModelCard:
-    engine = service.engine.engine
-    model = engine.model
-    return ModelCard(
-        id=service.settings.model_name,
-        created=service.created,
-        meta={
-            "description": model.description,
-            "n_ctx": engine.context.n_ctx,
-            "n_ctx_train": model.n_ctx_train,
-            "n_embd": model.n_embd_out,
-            "n_params": model.n_params,
-            "n_vocab": engine.vocab.n_tokens,
-            "size": model.size,
-        },
-    )
+def _include_twice(app: FastAPI, router: APIRouter, *, documented: str, other: str) -> None:
+    """Clients differ in whether they write the version into paths."""
+    app.include_router(router, prefix=documented)
+    app.include_router(router, prefix=other, include_in_schema=False)
 
 
 def _page_router() -> APIRouter:

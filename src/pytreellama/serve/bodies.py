@@ -52,7 +52,8 @@ class JsonRoute(APIRoute):
             callers: Callers = request.app.state.callers
             is_large = len(content) > QUICK_BYTES
             request.state.caller = caller = callers.of(request, is_slow=is_large)
-            read = partial(read_body, model, content)
+            is_strict: bool = request.app.state.service.settings.is_strict
+            read = partial(read_body, model, content, is_strict=is_strict)
             body = await caller.finish(caller.run(read)) if is_large else read()
             answer: Response = await self.endpoint(body=body, request=request)
             return answer
@@ -66,8 +67,13 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
-def read_body(model: type[BaseModel], content: bytes) -> BaseModel:
+def read_body(model: type[BaseModel], content: bytes, *, is_strict: bool = False) -> BaseModel:
     """A body that is checked.
+
+    Args:
+        model: what it must be.
+        content: JSON.
+        is_strict: refuse unknown fields instead of ignoring them.
 
     Raises:
         APIError: it is no JSON, has too many elements, or is not what the model says.
@@ -79,7 +85,7 @@ def read_body(model: type[BaseModel], content: bytes) -> BaseModel:
     except ValueError as error:
         raise APIError(400, f"the body is not JSON: {error}") from None
     try:
-        return model.model_validate(value)
+        return model.model_validate(value, extra="forbid" if is_strict else None)
     except ValidationError as error:
         raise api_error_of_validation(error, value, model) from None
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pytreellama.chat.template import ChatTemplate, encode_chat
+from pytreellama.chat.plain_names import PlainNames
+from pytreellama.chat.template import ChatTemplate
 from pytreellama.errors import ChatTemplateError
 from pytreellama.model.model import Model
 from pytreellama.serve import tools as tools_
 from pytreellama.serve.calls import OPEN
 from pytreellama.serve.errors import APIError
-from pytreellama.serve.requests import ChatRequest, Message, NamedTool
+from pytreellama.serve.messages import Message, NamedTool
+from pytreellama.serve.requests import ChatRequest
 from pytreellama.serve.text_limit import TextLimit
 
 
@@ -29,13 +31,26 @@ class ChatPrompts:
         self._templates: dict[bool, ChatTemplate] = {}
 
     def tokens(self, messages: Sequence[Message], request: ChatRequest | None = None) -> list[int]:
-        """The prompt, up to where the answer begins.
+        """The prompt, up to where the answer begins; raises as ``text``."""
+        text, names = self._rendered(messages, request)
+        ids: list[int] = names.encode(text).tolist()
+        self._text_limit.check_tokens(ids)
+        return ids
+
+    def text(self, messages: Sequence[Message], request: ChatRequest | None = None) -> str:
+        """The prompt before it is tokenised.
 
         Raises:
             ChatTemplateError: the model has no template, or it refuses these messages.
             APIError: they are too long for the context, or the arguments of a call in them are not
                 a JSON object.
         """
+        text, names = self._rendered(messages, request)
+        return names.plain(text)
+
+    def _rendered(
+        self, messages: Sequence[Message], request: ChatRequest | None
+    ) -> tuple[str, PlainNames]:
         self._text_limit.check_bytes(*map(_written, messages))
         told = [_told(message) for message in messages]
         tools = [] if request is None else offered_tools(request)
@@ -44,16 +59,16 @@ class ChatPrompts:
         if extra.keys() & {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}:
             raise ChatTemplateError("chat_template_kwargs cannot replace messages or tools")
         if tools_.knows_tools(template.source):
-            text = template.render(tools_.with_objects(told), tools=tools or None, **extra)
+            told, extra["tools"] = tools_.with_objects(told), tools or None
         else:
             takes_system = template.takes_system if tools else True
-            text = template.render(tools_.in_words(told, tools, takes_system=takes_system), **extra)
+            told = tools_.in_words(told, tools, takes_system=takes_system)
+        names = PlainNames(self._model.vocab, told, extra)
+        text = template.render(names.marked(told), **names.marked(extra))
         if request is not None and must_call(request):
             text += f"{OPEN}\n"
-        self._text_limit.check_bytes(text)
-        ids = encode_chat(self._model.vocab, text)
-        self._text_limit.check_tokens(ids)
-        return ids
+        self._text_limit.check_bytes(names.plain(text))
+        return text, names
 
     def _template(self, has_tools: bool) -> ChatTemplate:
         if has_tools not in self._templates:
@@ -94,10 +109,16 @@ def answer_schema(request: ChatRequest) -> dict[str, Any] | None:
     format = request.response_format
     schema: dict[str, Any] | None = None
     if format is not None and format.type == "json_object":
-        schema = {"type": "object"}
+        schema = {"type": "object"} if format.schema_ is None else dict(format.schema_)
     elif format is not None and format.type == "json_schema":
         given = format.json_schema.schema_
         schema = {"type": "object"} if given is None else dict(given)
+    if request.json_schema is not None:
+        if schema is not None:
+            raise APIError(
+                400, "give a response_format or a json_schema, not both", param="json_schema"
+            )
+        schema = dict(request.json_schema)
     if must_call(request):
         if schema is not None:
             raise APIError(
@@ -121,10 +142,14 @@ def _content(message: Message) -> str:
 def _told(message: Message) -> dict[str, Any]:
     """A message as templates know them: its content in one piece, OpenAI's newest role in words."""
     told = message.model_dump(exclude_none=True)
+    if message.reasoning is not None:
+        told.setdefault("reasoning_content", message.reasoning)
     if isinstance(message.content, list):
         told["content"] = _content(message)
     if message.role == "developer":
         told["role"] = "system"
+    if message.role == "assistant" and not message.tool_calls:
+        told.setdefault("content", message.refusal or "")
     if "content" not in told and not message.tool_calls:
         raise ChatTemplateError(f"a message of the role {message.role} has no content")
     return told

@@ -29,14 +29,14 @@ from pytreellama.serve.chat_prompts import answer_schema, must_call
 from pytreellama.serve.errors import APIError
 from pytreellama.serve.logprobs import chat_logprobs
 from pytreellama.serve.openapi import answers_of
-from pytreellama.serve.request_queue import Answer, AnswerOptions, finish_of, usage_of
+from pytreellama.serve.request_queue import Answer, AnswerOptions, finish_of, timings_of, usage_of
 from pytreellama.serve.requests import ChatRequest
 from pytreellama.serve.service import Service, respond
 
 
 def chat_router(service: Service) -> APIRouter:
     """The route, for an app."""
-    router = APIRouter(prefix="/v1", tags=["chat"], route_class=JsonRoute)
+    router = APIRouter(tags=["chat"], route_class=JsonRoute)
 
     @router.post(
         "/chat/completions", responses=answers_of(ChatCompletion, streams=True, chunk=ChatChunk)
@@ -53,8 +53,9 @@ def chat_router(service: Service) -> APIRouter:
 def _is_constrained(body: ChatRequest) -> bool:
     """Must a grammar or schema be compiled for it? Any of a client's may take long."""
     format = body.response_format
-    has_schema = format is not None and format.type == "json_schema"
-    return body.grammar is not None or has_schema or must_call(body)
+    has_schema = format is not None and format.type != "text"
+    texts = (body.grammar, body.json_schema)
+    return any(text is not None for text in texts) or has_schema or must_call(body)
 
 
 async def _begin(service: Service, body: ChatRequest, caller: Caller) -> _Writer:
@@ -63,9 +64,12 @@ async def _begin(service: Service, body: ChatRequest, caller: Caller) -> _Writer
     if body.top_logprobs is not None and not body.logprobs:
         raise APIError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
     prompt, schema = await caller.run(partial(_prepare, service, body))
-    asked_tokens = body.max_completion_tokens or body.max_tokens
+    asked_tokens = body.max_tokens
+    if body.max_completion_tokens is not None:
+        asked_tokens = body.max_completion_tokens
     max_tokens = service.max_tokens(asked_tokens, None, len(prompt))
-    options = body.options(max_tokens, (body.top_logprobs or 0) if body.logprobs else None)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    options = body.options(max_tokens, logprobs, service.settings.sampling)
     if schema is not None:
         options["json_schema"] = schema
     asked = AnswerOptions([prompt], body.n_answers, options, bool(body.stream), body.wants_steps)
@@ -99,6 +103,7 @@ class _Writer:
             **self._head,
             choices=[self._choice(a.index, c) for a, c in zip(self.answers, chunks, strict=True)],
             usage=usage_of(stats, self._body.n_answers),
+            timings=timings_of(stats),
         )
 
     def _choice(self, index: int, chunk: Chunk) -> ChatChoice:
@@ -124,6 +129,8 @@ class _Writer:
                 stats[answer.index] = chunk.stats
             choice = self._piece(answer.index, chunk, watches[answer.index])
             event = head | {"choices": [choice.model_dump()]}
+            if chunk.finish_reason is not None and chunk.stats is not None:
+                event["timings"] = timings_of([chunk.stats]).model_dump()
             if answer.log is not None:
                 event["pytreellama"] = {"steps": answer.log.take()}
             if answer.log is not None or _says_anything(choice):

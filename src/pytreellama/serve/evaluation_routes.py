@@ -22,7 +22,7 @@ from pytreellama.serve.service import Service, json_response
 
 def evaluation_router(service: Service) -> APIRouter:
     """The routes, for an app."""
-    router = APIRouter(prefix="/v1", tags=["evaluation"], route_class=JsonRoute)
+    router = APIRouter(tags=["evaluation"], route_class=JsonRoute)
 
     @router.post("/embeddings", responses=answers_of(EmbeddingList))
     async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
@@ -48,8 +48,11 @@ async def _embed(service: Service, body: EmbeddingRequest, caller: Caller) -> Re
     texts = as_prompts(body.input)
     _require_few(service, len(texts), "input")
 
+    parses = body.parse_special is not False
+
     def embed_job(text: str | list[int]) -> EmbedJob:
-        return engine.embed_job(service.text_limit.encode(text, add_eos=True))
+        ids = service.text_limit.encode(text, add_eos=True, parse_special=parses)
+        return engine.embed_job(ids)
 
     jobs = [await caller.run(partial(embed_job, text)) for text in texts]
     for job in jobs:
@@ -79,10 +82,9 @@ async def _score(service: Service, body: ScoreRequest, caller: Caller) -> Respon
         raise APIError(400, "give either a prompt or messages", param="prompt")
     _require_few(service, len(body.continuations), "continuations")
     prompt = await caller.run(partial(_prompt, service, body))
-    continuations = [
-        await caller.run(partial(service.text_limit.encode_continuation, one))
-        for one in body.continuations
-    ]
+    parses = body.parse_special is not False
+    encode = partial(service.text_limit.encode_continuation, parse_special=parses)
+    continuations = [await caller.run(partial(encode, one)) for one in body.continuations]
     job = await caller.run(partial(service.engine.engine.score_job, prompt, continuations))
     await _evaluate(service, job, caller)
     return await caller.run(partial(_scored, service, job))
@@ -92,7 +94,7 @@ def _prompt(service: Service, body: ScoreRequest) -> list[int]:
     if body.messages is not None:
         return service.chat_prompts.tokens(body.messages)
     assert body.prompt is not None
-    return service.text_limit.encode(body.prompt)
+    return service.text_limit.encode(body.prompt, parse_special=body.parse_special is not False)
 
 
 def _scored(service: Service, job: ScoreJob) -> Response:

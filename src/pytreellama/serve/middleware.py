@@ -16,19 +16,19 @@ _SAFE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-_NEEDS_KEY = ("/v1/", "/metrics")
+_OPEN_PATHS = ("/", "/health", "/v1/health", "/openapi.json")
 
 
 def needs_key(path: str) -> bool:
     """True if a path requires an API key, on a server that has keys."""
-    return path.startswith(_NEEDS_KEY)
+    return path not in _OPEN_PATHS and not path.startswith("/assets/")
 
 
 class KeyMiddleware:
     """Requires one of the API keys, as ``Authorization: Bearer KEY``, if there are any.
 
-    The page and ``/health`` need no key. Keys are compared in constant time. The accepted key is
-    stored in the scope as ``pytreellama.key``.
+    The page, ``/health`` and ``/openapi.json`` need no key. Keys are compared in constant time.
+    The accepted key is stored in the scope as ``pytreellama.key``.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from pytreellama.engine.completion import FinishReason
 from pytreellama.errors import QueueFullError
 from pytreellama.page.recorder import StepRecorder
 from pytreellama.sampling.params import MAX_SEED
-from pytreellama.serve.answers import CompletionDetails, Finish, PromptDetails, Usage
+from pytreellama.serve.answers import CompletionDetails, Finish, PromptDetails, Timings, Usage
 from pytreellama.serve.callers import Caller
 from pytreellama.serve.errors import APIError, api_error_of
 from pytreellama.serve.metrics import Metrics
@@ -241,6 +241,26 @@ class RequestQueue:
                 code="timeout",
                 retry_after_s=self.retry_after_s,
             )
+
+
+def timings_of(stats: Sequence[Stats]) -> Timings:
+    """Times of all answers together."""
+    n_shared = sum(min(one.n_shared, one.n_prompt) for one in stats)
+    n_prompt = sum(one.n_prompt for one in stats) - n_shared
+    n_tokens = sum(one.n_tokens for one in stats)
+    prefill_s = sum(one.prefill_s for one in stats)
+    decode_s = sum(one.decode_s for one in stats)
+    return Timings(
+        cache_n=n_shared,
+        prompt_n=n_prompt,
+        prompt_ms=1000 * prefill_s,
+        prompt_per_second=n_prompt / prefill_s if prefill_s else 0.0,
+        predicted_n=n_tokens,
+        predicted_ms=1000 * decode_s,
+        predicted_per_second=n_tokens / decode_s if decode_s else 0.0,
+        draft_n=sum(one.n_drafted for one in stats),
+        draft_n_accepted=sum(one.n_accepted for one in stats),
+    )
 
 
 def usage_of(stats: Sequence[Stats], n: int) -> Usage:

@@ -1,44 +1,33 @@
 """What clients send: OpenAI's fields, and those of this server beside them.
 
-A field that is not known is refused by its name, as OpenAI does, so that nothing is ignored
-silently but what the documentation says is: ``user``, ``store``, ``metadata`` and their like.
+An unknown field is ignored, or refused by its name with ``--strict``.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 
 from pytreellama.sampling.params import MAX_SEED, SamplingParams
-
-_T = TypeVar("_T")
-
-Items = Annotated[list[_T], Field(fail_fast=True)]
-"""A list of which the first wrong element is told, not a million of them."""
-TokenIds = Annotated[Items[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
-Text = Annotated[str, Field(min_length=1)]
-Stop = Annotated[str, Field(min_length=1, max_length=1000)]
-Prompts = (
-    Text
-    | Annotated[Items[Text], Field(min_length=1, max_length=2048)]
-    | TokenIds
-    | Annotated[Items[TokenIds], Field(min_length=1, max_length=2048)]
-)
-JsonObject = dict[str, JsonValue]
+from pytreellama.serve.fields import Body, Items, JsonObject, Prompts, Stop, Text, TokenIds
+from pytreellama.serve.messages import Message, NamedTool, Tool
 
 _MAX_INT = 2**53 - 1  # whole numbers that every reader of JSON has exactly
 _MAX_SEED = 9_223_372_036_854_776_000  # OpenAI's
-
-
-class Body(BaseModel):
-    """A JSON object with known fields of the right types; numbers are never read from strings."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+_MAX_HISTORY = 2**20
 
 
 def _example(**values: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [values]})
+
+
+def _parse_special() -> Any:
+    return Field(
+        None,
+        description="Not OpenAI's. Read names of special tokens as tokens. By default true.",
+    )
 
 
 class StreamOptions(Body):
@@ -51,6 +40,15 @@ class StreamOptions(Body):
     )
 
 
+class Speculation(Body):
+    """How one request is decoded; its answer is the same."""
+
+    enabled: bool | None = Field(None, description="False for plain decoding.")
+    n_draft: int | None = Field(
+        None, ge=0, le=2**20, description="Most draft nodes of a tree, if less than the server's."
+    )
+
+
 class Generating(Body):
     """What all requests for text have in common. Sampling fields are those of `SamplingParams`."""
 
@@ -58,9 +56,11 @@ class Generating(Body):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1, le=1024)
-    stop: Stop | Annotated[Items[Stop], Field(max_length=16)] | None = None
+    stop: Stop | Annotated[Items[Stop], Field(max_length=64)] | None = None
     seed: int | None = Field(None, ge=-_MAX_SEED, le=_MAX_SEED)
-    temperature: float | None = Field(None, ge=0.0, le=100.0, description="By default 1.")
+    temperature: float | None = Field(
+        None, ge=0.0, le=100.0, description="0 is greedy. The server has its own default."
+    )
     top_p: float | None = Field(None, ge=0.0, le=1.0)
     frequency_penalty: float | None = Field(None, ge=-2.0, le=2.0)
     presence_penalty: float | None = Field(None, ge=-2.0, le=2.0)
@@ -71,16 +71,26 @@ class Generating(Body):
         | None
     ) = Field(None, description="By token id.")
 
-    top_k: int | None = Field(None, ge=0, lt=2**31, description="Not OpenAI's. 0 is off.")
+    top_k: int | None = Field(None, ge=-1, lt=2**31, description="Not OpenAI's. 0 and -1 are off.")
     min_p: float | None = Field(None, ge=0.0, le=1.0, description="Not OpenAI's. 0 is off.")
     typical_p: float | None = Field(None, ge=0.0, le=1.0, description="Not OpenAI's. 1 is off.")
     repeat_penalty: float | None = Field(
         None, ge=0.001, le=1000.0, description="Not OpenAI's. 1 is off."
     )
+    repetition_penalty: float | None = Field(
+        None, ge=0.001, le=1000.0, description="Another name of `repeat_penalty`."
+    )
     penalty_last_n: int | None = Field(
-        None, ge=0, le=2**20, description="Not OpenAI's. Tokens that penalties look back."
+        None,
+        ge=-1,
+        le=_MAX_HISTORY,
+        description="Not OpenAI's. Tokens that penalties look back; -1 is all.",
     )
     grammar: str | None = Field(None, description="Not OpenAI's. GBNF that the text must follow.")
+    json_schema: JsonObject | None = Field(
+        None, description="Not OpenAI's. JSON schema that the text must satisfy."
+    )
+    speculation: Speculation | None = Field(None, description="Not OpenAI's.")
     ignore_eos: bool | None = Field(None, description="Not OpenAI's. Write on past end tokens.")
 
     user: str | None = Field(None, description="Accepted, and of no effect; so are the next ones.")
@@ -89,6 +99,9 @@ class Generating(Body):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    cache_prompt: bool | None = None
+    prediction: JsonValue = None
 
     @property
     def n_answers(self) -> int:
@@ -105,27 +118,53 @@ class Generating(Body):
         """With the pieces of a stream, that is."""
         return bool(self.stream_options and self.stream_options.include_steps)
 
-    def options(self, max_tokens: int, logprobs: int | None) -> dict[str, Any]:
-        """What an engine is asked, but for prompt and schema."""
-        return self.sampling() | {
-            "max_tokens": max_tokens,
-            "stop": self.stops(),
-            "logprobs": logprobs,
-            "ignore_eos": bool(self.ignore_eos),
-        }
+    def options(
+        self, max_tokens: int, logprobs: int | None, defaults: Mapping[str, float]
+    ) -> dict[str, Any]:
+        """What an engine is asked, but for prompt and schema.
+
+        Args:
+            max_tokens: as the server allows it.
+            logprobs: as ``Engine.submit``.
+            defaults: values of sampling fields that are not given.
+        """
+        return (
+            dict(defaults)
+            | self.sampling()
+            | {
+                "max_tokens": max_tokens,
+                "stop": self.stops(),
+                "logprobs": logprobs,
+                "ignore_eos": bool(self.ignore_eos),
+                "n_draft": self.n_draft,
+            }
+        )
+
+    @property
+    def n_draft(self) -> int | None:
+        """Most draft nodes of a tree; None is as many as the server's."""
+        if self.speculation is None:
+            return None
+        return 0 if self.speculation.enabled is False else self.speculation.n_draft
 
     def stops(self) -> tuple[str, ...]:
-        """The stop strings."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        """The stop strings; empty ones stop nothing."""
+        given = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(stop for stop in given if stop)
 
     def sampling(self) -> dict[str, Any]:
-        """The fields of ``SamplingParams`` that were given, and the temperature."""
+        """The fields of ``SamplingParams`` that were given."""
         values = {
             name: value
             for name in SamplingParams.__dataclass_fields__
             if (value := getattr(self, name, None)) is not None
         }
-        values.setdefault("temperature", 1.0)
+        if self.repetition_penalty is not None:
+            values.setdefault("repeat_penalty", self.repetition_penalty)
+        if self.top_k == -1:
+            values["top_k"] = 0
+        if self.penalty_last_n == -1:
+            values["penalty_last_n"] = _MAX_HISTORY
         if self.seed is not None:
             values["seed"] = self.seed % (MAX_SEED + 1)
         if self.logit_bias is not None:
@@ -139,80 +178,20 @@ class CompletionRequest(Generating):
     model_config = _example(prompt="Once upon a time", max_tokens=32, temperature=0.8)
 
     prompt: Prompts
-    max_tokens: int | None = Field(None, ge=1, le=_MAX_INT, description="By default 16.")
+    max_tokens: int | None = Field(
+        None, ge=-1, le=_MAX_INT, description="By default 16; -1 is all that the context holds."
+    )
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = Field(False, description="Put the prompt before the text.")
     best_of: int | None = Field(None, description="Only as many as `n`.")
-    suffix: None = Field(None, description="Not supported.")
-
-
-class FunctionCall(Body):
-    """A function's name, and its arguments as JSON text."""
-
-    name: str
-    arguments: str
-
-
-class ToolCall(Body):
-    """A call that the model asked for."""
-
-    id: str
-    type: Literal["function"] = "function"
-    function: FunctionCall
-
-
-class TextPart(Body):
-    """A piece of a message."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(Body):
-    """One message of a chat."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Items[TextPart] | None = None
-    name: str | None = None
-    tool_calls: Items[ToolCall] | None = None
-    tool_call_id: str | None = None
-    reasoning_content: str | None = None
-    refusal: str | None = None
-
-
-class Function(Body):
-    """A function that the model may call; `parameters` is a JSON schema of its arguments."""
-
-    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
-    description: str | None = None
-    parameters: JsonObject | None = None
-    strict: bool | None = None
-
-
-class Tool(Body):
-    """A tool."""
-
-    type: Literal["function"]
-    function: Function
-
-
-class NamedFunction(Body):
-    """A function's name."""
-
-    name: str
-
-
-class NamedTool(Body):
-    """The one function that is to be called."""
-
-    type: Literal["function"]
-    function: NamedFunction
+    suffix: str | None = Field(None, description="Only empty.")
+    parse_special: bool | None = _parse_special()
 
 
 class NamedSchema(Body):
     """A JSON schema that the answer must satisfy."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     name: str = "answer"
     description: str | None = None
@@ -227,9 +206,12 @@ class TextFormat(Body):
 
 
 class JsonFormat(Body):
-    """Any JSON object."""
+    """Any JSON object, or one that a schema allows, in llama-server's form."""
+
+    model_config = ConfigDict(populate_by_name=True)
 
     type: Literal["json_object"]
+    schema_: JsonObject | None = Field(None, alias="schema")
 
 
 class SchemaFormat(Body):
@@ -245,8 +227,12 @@ class ChatRequest(Generating):
     model_config = _example(messages=[{"role": "user", "content": "Hi!"}], max_tokens=32)
 
     messages: Annotated[Items[Message], Field(min_length=1, max_length=4096)]
-    max_tokens: int | None = Field(None, ge=1, le=_MAX_INT)
-    max_completion_tokens: int | None = Field(None, ge=1, le=_MAX_INT)
+    max_tokens: int | None = Field(
+        None, ge=-1, le=_MAX_INT, description="By default, and with -1, all that the context holds."
+    )
+    max_completion_tokens: int | None = Field(
+        None, ge=-1, le=_MAX_INT, description="Comes before `max_tokens`."
+    )
     logprobs: bool | None = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: TextFormat | JsonFormat | SchemaFormat | None = Field(
@@ -258,7 +244,11 @@ class ChatRequest(Generating):
     chat_template_kwargs: JsonObject | None = Field(
         None, description="Not OpenAI's. Variables of the model's template."
     )
+    modalities: Items[Literal["text"]] | None = Field(None, description="Only text.")
+    functions: None = Field(None, description="Not supported; use `tools`.")
+    function_call: None = Field(None, description="Not supported; use `tool_choice`.")
     reasoning_effort: str | None = Field(None, description="Accepted, and of no effect.")
+    verbosity: str | None = Field(None, description="Accepted, and of no effect.")
 
 
 class EmbeddingRequest(Body):
@@ -270,6 +260,7 @@ class EmbeddingRequest(Body):
     input: Prompts
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = Field(None, ge=1, description="Only the model's own.")
+    parse_special: bool | None = _parse_special()
     user: str | None = Field(None, description="Accepted, and of no effect.")
 
 
@@ -284,6 +275,32 @@ class ScoreRequest(Body):
         None, description="Instead of a prompt."
     )
     continuations: Annotated[Items[Text | TokenIds], Field(min_length=1)]
+    parse_special: bool | None = _parse_special()
+
+
+class TokenizeRequest(Body):
+    """For `/tokenize`: a text, or a chat."""
+
+    model_config = _example(content="A fox.", with_pieces=True)
+
+    model: str | None = None
+    content: str | None = None
+    prompt: str | None = Field(None, description="vLLM's name of `content`.")
+    messages: Annotated[Items[Message], Field(min_length=1, max_length=4096)] | None = Field(
+        None, description="Instead of a text."
+    )
+    add_special: bool | None = Field(False, description="Add BOS and EOS as the model wants them.")
+    parse_special: bool | None = _parse_special()
+    with_pieces: bool | None = Field(False, description="Tell each token's text too.")
+
+
+class DetokenizeRequest(Body):
+    """For `/detokenize`."""
+
+    model_config = _example(tokens=[1, 2, 3])
+
+    model: str | None = None
+    tokens: Items[Annotated[int, Field(ge=0, lt=2**31)]]
 
 
 def as_prompts(

@@ -56,10 +56,12 @@ class Service:
 
     def require_model(self, name: str | None) -> None:
         """Raise APIError for a model that is not the one that is served; None is that one."""
-        if name not in (None, self.settings.model_name):
+        names = (self.settings.model_name, *self.settings.aliases)
+        if not (name is None or name in names or self.settings.is_any_model):
             raise APIError(
                 404,
-                f"the model {name!r} is not served here; there is {self.settings.model_name!r}",
+                f"the model {name!r} is not served here; there is {' or '.join(map(repr, names))} "
+                "(--any-model takes any name)",
                 param="model",
                 code="model_not_found",
             )
@@ -79,10 +81,18 @@ class Service:
         }
 
     def max_tokens(self, asked: int | None, default: int | None, n_prompt: int) -> int:
-        """Most tokens of an answer: as asked, within what is allowed and the context holds."""
+        """Most tokens of an answer: as asked, within what is allowed and the context holds.
+
+        Args:
+            asked: -1 is all that the context holds.
+            default: where nothing is asked; None is all that the context holds.
+            n_prompt: tokens of the prompt.
+        """
         room = max(self.text_limit.n_tokens - n_prompt, 1)
-        limits = (asked or default or room, self.settings.max_tokens or room, room)
-        return min(limits)
+        wanted = default if asked is None else asked
+        if wanted is None or wanted < 0:
+            wanted = room
+        return min(wanted, self.settings.max_tokens or room, room)
 
 
 def json_response(answer: BaseModel) -> Response:

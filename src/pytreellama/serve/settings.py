@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pytreellama.sampling.defaults import USUAL_SAMPLING
 
 LEAVING_S = 5.0
 """Seconds in which an answer that is ended must have left."""
@@ -14,6 +17,10 @@ class ServerSettings:
 
     Attributes:
         model_name: what clients call the model.
+        aliases: other names of it.
+        is_any_model: any other name means this model too.
+        is_strict: unknown fields of requests are refused, not ignored.
+        sampling: values of sampling fields that a request does not give.
         max_tokens: most tokens of one answer; None is what the context holds.
         n_choices_max: most answers (``n`` times prompts) of one request.
         n_continuations_max: most continuations of one scoring request, or texts to embed.
@@ -28,6 +35,10 @@ class ServerSettings:
     """
 
     model_name: str
+    aliases: tuple[str, ...] = ()
+    is_any_model: bool = False
+    is_strict: bool = False
+    sampling: Mapping[str, float] = field(default_factory=lambda: dict(USUAL_SAMPLING))
     max_tokens: int | None = None
     n_choices_max: int = 16
     n_continuations_max: int = 2048

@@ -20,11 +20,13 @@ class TextLimit:
         self.n_tokens = engine.context.n_text_max
         """Tokens of the longest text, the answer included."""
 
-    def encode(self, prompt: str | Sequence[int], *, add_eos: bool = False) -> list[int]:
+    def encode(
+        self, prompt: str | Sequence[int], *, add_eos: bool = False, parse_special: bool = True
+    ) -> list[int]:
         """Token ids of a prompt.
 
         Args:
-            add_eos: as ``Engine.encode_prompt``.
+            add_eos, parse_special: as ``Engine.encode_prompt``.
 
         Raises:
             APIError: it leaves no room for an answer.
@@ -34,15 +36,17 @@ class TextLimit:
             self.check_bytes(prompt)
         else:
             self.check_tokens(prompt)
-        ids = self._engine.encode_prompt(prompt, add_eos=add_eos)
+        ids = self._engine.encode_prompt(prompt, add_eos=add_eos, parse_special=parse_special)
         self.check_tokens(ids)
         return ids
 
-    def encode_continuation(self, text: str | Sequence[int]) -> list[int]:
+    def encode_continuation(
+        self, text: str | Sequence[int], *, parse_special: bool = True
+    ) -> list[int]:
         """Token ids of a text that goes on from a prompt; raises as ``encode``."""
         if isinstance(text, str):
             self.check_bytes(text)
-            text = self._engine.vocab.encode_continuation(text)
+            text = self._engine.vocab.encode_continuation(text, parse_special=parse_special)
         self.check_tokens(text)
         return list(text)
 
@@ -63,10 +67,10 @@ class TextLimit:
             raise self._too_long(f"the prompt of {n_bytes} bytes has at least {n_least} tokens")
 
     def _too_long(self, what: str) -> APIError:
-        # clients recognise this error by "maximum context length is"
+        # clients recognise this error by "this model's maximum context length is"
         return APIError(
             400,
-            f"{what}, and this server's maximum context length is {self.n_tokens} tokens, for the "
+            f"{what}, and this model's maximum context length is {self.n_tokens} tokens, for the "
             "prompt and the answer; shorten it, or serve with a larger --n-ctx",
             code="context_length_exceeded",
         )

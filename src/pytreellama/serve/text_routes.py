@@ -16,7 +16,7 @@ from pytreellama.serve.callers import Caller
 from pytreellama.serve.errors import APIError
 from pytreellama.serve.logprobs import TextLogprobWriter
 from pytreellama.serve.openapi import answers_of
-from pytreellama.serve.request_queue import Answer, AnswerOptions, finish_of, usage_of
+from pytreellama.serve.request_queue import Answer, AnswerOptions, finish_of, timings_of, usage_of
 from pytreellama.serve.requests import CompletionRequest, as_prompts
 from pytreellama.serve.service import Service, respond
 
@@ -25,12 +25,13 @@ _N_TOKENS = 16  # OpenAI's default
 
 def text_router(service: Service) -> APIRouter:
     """The route, for an app."""
-    router = APIRouter(prefix="/v1", tags=["text"], route_class=JsonRoute)
+    router = APIRouter(tags=["text"], route_class=JsonRoute)
 
     @router.post("/completions", responses=answers_of(TextCompletion, streams=True))
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue one prompt or several; `stream` sends pieces as server-sent events."""
-        caller = caller_of(request).slow(body.grammar is not None)
+        is_constrained = body.grammar is not None or body.json_schema is not None
+        caller = caller_of(request).slow(is_constrained)
         writer = await caller.finish(_begin(service, body, caller))
         return await respond(service, request, writer, streams=bool(body.stream))
 
@@ -39,6 +40,8 @@ def text_router(service: Service) -> APIRouter:
 
 async def _begin(service: Service, body: CompletionRequest, caller: Caller) -> _Writer:
     service.require_model(body.model)
+    if body.suffix:
+        raise APIError(400, "suffix is not supported; leave it out", param="suffix")
     if body.best_of not in (None, body.n_answers):
         raise APIError(400, "best_of must equal n", param="best_of")
     if body.echo and body.logprobs is not None:
@@ -49,10 +52,11 @@ async def _begin(service: Service, body: CompletionRequest, caller: Caller) -> _
         )
     given = as_prompts(body.prompt)
     service.queue.check_room(len(given), body.n_answers)
-    prompts = [await caller.run(partial(service.text_limit.encode, one)) for one in given]
+    encode = partial(service.text_limit.encode, parse_special=body.parse_special is not False)
+    prompts = [await caller.run(partial(encode, one)) for one in given]
     longest = max(map(len, prompts))
     max_tokens = service.max_tokens(body.max_tokens, _N_TOKENS, longest)
-    options = body.options(max_tokens, body.logprobs)
+    options = body.options(max_tokens, body.logprobs, service.settings.sampling)
     asked = AnswerOptions(prompts, body.n_answers, options, bool(body.stream), body.wants_steps)
     return _Writer(service, body, await service.queue.begin(asked, caller))
 
@@ -77,6 +81,7 @@ class _Writer:
             [self._choice(a, c) for a, c in zip(self.answers, chunks, strict=True)]
         )
         completion.usage = usage_of(stats, self._n)
+        completion.timings = timings_of(stats)
         return completion
 
     async def events(self) -> AsyncGenerator[dict[str, Any]]:
@@ -89,6 +94,8 @@ class _Writer:
             choice = self._choice(answer, chunk, answer.index not in seen)
             seen.add(answer.index)
             event = head | {"choices": [choice.model_dump()]}
+            if chunk.finish_reason is not None and chunk.stats is not None:
+                event["timings"] = timings_of([chunk.stats]).model_dump()
             if answer.log is not None:
                 event["pytreellama"] = {"steps": answer.log.take()}
             yield event

@@ -13,6 +13,8 @@ from pytreellama.serve.errors import APIError
 _N_TOLD_MAX = 100
 """Errors of which pydantic makes objects; it makes them of all or none, 10 us each."""
 
+_INSTEAD = {"functions": "use tools", "function_call": "use tool_choice"}
+
 _SHOULD_BE = "Input should be "  # as pydantic's texts of wrong types begin
 
 
@@ -64,7 +66,8 @@ def _api_error_of(errors: Sequence[_Found], fields: Sequence[str]) -> APIError:
         meant = did_you_mean(param, fields)
         return APIError(400, f"{param} is not a field that this server knows{meant}", param=param)
     if first.type == "none_required":
-        return APIError(400, f"{param} is not supported; leave it out", param=param)
+        instead = _INSTEAD.get(param or "", "leave it out")
+        return APIError(400, f"{param} is not supported; {instead}", param=param)
     if not first.path:
         return APIError(400, "the body must be a JSON object, with Content-Type: application/json")
     message = first.message

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pytreellama.errors import DraftError
 from pytreellama.tree import TokenTree
+from pytreellama.tree.chains import likeliest_chain
 from pytreellama.tree.grown import Grown
 from pytreellama.tree.union import Union
 
@@ -64,6 +65,10 @@ class Candidates:
     def by_p(self) -> list[int]:
         """Nodes in falling order of path probability: a parent before its children."""
         return self.union.by_p(self.p)
+
+    def likeliest_chain(self, n_max: int) -> list[int]:
+        """The path from a root on which most accepted tokens are expected; see ``tree.chains``."""
+        return likeliest_chain(self.union.parents, self.p, n_max)
 
     def tree(self, nodes: Sequence[int], root: int | None = None) -> TokenTree:
         """The tree of some nodes, whose parents must be among them; below a root, if given."""

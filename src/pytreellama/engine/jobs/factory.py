@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pytreellama.draft import DrafterFactory, make_drafter
+from pytreellama.engine.config import checked_flag
 from pytreellama.engine.jobs.embed import POOLINGS, EmbedJob, Pooling, own_pooling
 from pytreellama.engine.jobs.generate import GenerateJob
 from pytreellama.engine.jobs.score import ScoreJob
@@ -51,6 +52,8 @@ class JobFactory:
         logprobs: int | None = None,
         context_shift: bool = False,
         n_keep: int | None = None,
+        n_draft: int | None = None,
+        parse_special: bool = True,
         logits_processors: Sequence[LogitsProcessor] = (),
         stopping_criteria: Sequence[StoppingCriterion] = (),
         on_step: OnStep | None = None,
@@ -63,7 +66,9 @@ class JobFactory:
             index: which prompt of a call it is.
         """
         request = Request(
-            prompt=self.prompts.encode(prompt),
+            prompt=self.prompts.encode(
+                prompt, parse_special=checked_flag("parse_special", parse_special)
+            ),
             max_tokens=MAX_TOKENS if max_tokens is None else max_tokens,
             stop=(stop,) if isinstance(stop, str) else tuple(as_list(stop or (), "stop")),
             stop_tokens=frozenset(self.prompts.ids(stop_tokens, "stop_tokens")),
@@ -71,6 +76,7 @@ class JobFactory:
             logprobs=logprobs,
             context_shift=context_shift,
             n_keep=n_keep,
+            n_draft=n_draft,
             sampling=sampling_params(sampling),
             logits_processors=tuple(as_list(logits_processors, "logits_processors")),
             stopping_criteria=tuple(as_list(stopping_criteria, "stopping_criteria")),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pytreellama.draft import Drafter, HiddenObserver, PassObserver
+from pytreellama.draft import Drafter, HiddenObserver, PassObserver, RowObserver
 from pytreellama.engine.completion import Chunk, Completion, FinishReason, TokenLogp
 from pytreellama.engine.jobs.job import Job, JobLimits, ReadyJobs
 from pytreellama.engine.output import Output
@@ -38,6 +38,7 @@ class GenerateJob(Job):
         row_functions: the user's logits processors and stopping criteria, if there are any.
         sampler: draws the tokens.
         n_top: likeliest tokens of each row of a pass that the drafter observes; 0 for none.
+        observes_rows: the drafter reads what passes leave of each token.
         plan: why the last tree is as it is, where trees are planned.
         planned: what the draft policy keeps of this request, there.
     """
@@ -58,6 +59,8 @@ class GenerateJob(Job):
         self.planned: PlannedRequest | None = None
         self.vocab = vocab
         self._observes_hidden = isinstance(drafter, HiddenObserver)
+        self.observes_rows = isinstance(drafter, RowObserver)
+        self._drafts = False
         self._end_tokens = frozenset() if request.ignore_eos else vocab.eog_tokens
         self._end_tokens |= request.stop_tokens
         self._sampler_knows_prompt = False
@@ -66,7 +69,10 @@ class GenerateJob(Job):
 
     def join(self, ready: ReadyJobs) -> None:
         """See Job."""
-        ready.for_tree_pass.append(self)
+        if self.n_left == 0:
+            self.finish("length")  # nothing was asked for but prefill
+        else:
+            ready.for_tree_pass.append(self)
 
     def check(self, limits: JobLimits) -> None:
         """See Job."""
@@ -85,6 +91,7 @@ class GenerateJob(Job):
     def start(self, drafts: bool) -> None:
         """See Job."""
         super().start(drafts)
+        self._drafts = drafts
         if not self._sampler_knows_prompt:
             self.sampler.accept_prompt(self.state.ids)
         if drafts:
@@ -92,6 +99,14 @@ class GenerateJob(Job):
             self.drafter.observe(self.state.ids)
             # the drafter reads the prompt as the model does: count it as prefill
             self.stats.prefill_s += time.perf_counter() - started_s
+
+    def observe_prefill(self, begin: int, n_tokens: int) -> None:
+        """See Job."""
+        if self._drafts and self.observes_rows:
+            try:
+                self.drafter.observe_prefill(begin, n_tokens)  # type: ignore[attr-defined]
+            except BaseException as error:  # it belongs to this request only
+                self.fail(error)
 
     def report_prefill(self) -> None:
         """See Job."""

@@ -121,6 +121,10 @@ class Job(ABC):
         self.is_started = True
         self._started_s = time.perf_counter()
 
+    def observe_prefill(self, begin: int, n_tokens: int) -> None:
+        """Let the drafter look at a prefill pass, which computed ``n_tokens`` from ``begin`` on."""
+        return
+
     def report_prefill(self) -> None:
         """Tell the user how much of the prompt is in the KV cache, if the request asked."""
         return

@@ -22,6 +22,7 @@ struct llama_model_params {
     bool vocab_only;
     bool check_tensors;
     bool use_extra_bufts;
+    bool load_mtp;
     ...;
 };
 

@@ -17,6 +17,7 @@ int32_t llama_vocab_n_tokens(const struct llama_vocab * vocab);
 
 bool llama_vocab_is_eog    (const struct llama_vocab * vocab, llama_token token);
 bool llama_vocab_is_control(const struct llama_vocab * vocab, llama_token token);
+int llama_vocab_get_attr(const struct llama_vocab * vocab, llama_token token);
 bool llama_vocab_get_add_bos(const struct llama_vocab * vocab);
 
 llama_token llama_vocab_bos(const struct llama_vocab * vocab);

@@ -15,13 +15,21 @@ enum llama_pooling_type {
     ...
 };
 
+enum llama_context_type {
+    LLAMA_CONTEXT_TYPE_DEFAULT,
+    LLAMA_CONTEXT_TYPE_MTP,
+    ...
+};
+
 struct llama_context_params {
     uint32_t n_ctx;
     uint32_t n_batch;
     uint32_t n_ubatch;
     uint32_t n_seq_max;
+    uint32_t n_rs_seq;
     int32_t  n_threads;
     int32_t  n_threads_batch;
+    enum llama_context_type    ctx_type;
     enum llama_pooling_type    pooling_type;
     enum llama_flash_attn_type flash_attn_type;
     float    rope_freq_base;
@@ -35,6 +43,7 @@ struct llama_context_params {
     bool no_perf;
     bool swa_full;
     bool kv_unified;
+    struct llama_context * ctx_other;
     ...;
 };
 

@@ -2,7 +2,8 @@
 
 #define TREELLAMA_TEXT ...
 
-bool    treellama_tree_supported(const struct llama_context * ctx);
+const char * treellama_tree_refusal(const struct llama_context * ctx);
+size_t  treellama_tree_node_size(const struct llama_context * ctx);
 int32_t treellama_tree_decode (struct llama_context * ctx, const struct llama_batch * batch, const int32_t * parents);
 int32_t treellama_tree_decode_one(struct llama_context * ctx, llama_seq_id seq_id, const llama_token * tokens,
     const int32_t * parents, const int32_t * depths, int32_t n_nodes);
