@@ -4,7 +4,8 @@
 
 Runs tiny models of random weights (``tests/tiny_architectures``), each in a process of its own,
 because an assertion of llama.cpp ends the process. For each: a text of 600 tokens in passes of
-several widths against steps of one token, and each node of a tree against its path alone.
+several widths against steps of one token, each node of a tree against its path alone, and both
+next to other texts in the cache against a context of its own.
 ``--page`` writes the table of the documentation.
 """
 
@@ -42,7 +43,8 @@ weights, run on a CPU.
   state through host memory. After a stroke, what is drafted where trees on states do not reach,
   as on a GPU; measured on the CPU.
 * *Exact*: measured at {n_text} tokens, to the last bit: prefill in one pass against single steps,
-  and each node of a tree against its path alone.
+  each node of a tree against its path alone, and next to other texts in the cache against a
+  context of its own.
 
 Architectures that are not listed and keep a KV cache alone behave as `llama` does. `--drafter mtp`
 drafts with the MTP head of a file ([drafters.md](drafters.md)).
@@ -77,6 +79,8 @@ class Facts:
 
 
 def facts_of(path: Path, kind: str, carries: str, n_threads: int) -> Facts:
+    from beside_others import changes
+
     with Model(path) as model:
         name = model.architecture + _variant(kind)
         memory = "hybrid" if model.is_hybrid else "state" if model.is_recurrent else "KV cache"
@@ -86,8 +90,10 @@ def facts_of(path: Path, kind: str, carries: str, n_threads: int) -> Facts:
             drafts: str = context.draft_shape
             if drafts == "trees" and memory != "KV cache":
                 drafts += f" / {_without_trees(model, n_threads)}"
+            is_promised = context.is_batch_invariant
             is_exact = _is_exact(context)
-            return Facts(name, memory, carries, drafts, context.is_batch_invariant, is_exact)
+        is_exact = is_exact and not any(changes(model, N_TEXT)["changes"].values())
+        return Facts(name, memory, carries, drafts, is_promised, is_exact)
 
 
 def _without_trees(model: Model, n_threads: int) -> str:

@@ -41,7 +41,10 @@ static bool is_stored(const ggml_tensor * t) {
     while (t->view_src || t->op == GGML_OP_CPY) {
         t = t->view_src ? t->view_src : t->src[0];
     }
-    return t->op == GGML_OP_NONE && !(t->flags & GGML_TENSOR_FLAG_INPUT);
+    // the matrices that rotate keys and values are inputs too, always the same
+    const bool is_rotation = strcmp(t->name, "attn_inp_k_rot") == 0 || strcmp(t->name, "attn_inp_v_rot") == 0;
+
+    return t->op == GGML_OP_NONE && (is_rotation || !(t->flags & GGML_TENSOR_FLAG_INPUT));
 }
 
 static bool is_batch_invariant(const ggml_tensor * node) {
@@ -55,6 +58,9 @@ static bool is_batch_invariant(const ggml_tensor * node) {
             return !node->src[1];
         case GGML_OP_FLASH_ATTN_EXT:
             return node->src[5]; // the order, see ggml_flash_attn_ext_set_order()
+        // of equal scores, those that stand first: ours is GGML_OP_CUSTOM, see llm_graph_order_top_cells()
+        case GGML_OP_TOP_K:
+            return false;
         default:
             return true;
     }

@@ -8,6 +8,7 @@
 #include "llama-kv-cache-msa.h"
 #include "llama-memory-hybrid-iswa.h"
 #include "llama-memory-hybrid.h"
+#include "llama-top-cells.h"
 
 #include "ordered/order.h"
 
@@ -117,9 +118,9 @@ static std::vector<llama_kq_cells> lists_of_cells(const llama_kv_cells & cells, 
 }
 
 llm_graph_input_kq_order::llm_graph_input_kq_order(
-        const llm_graph_context & graph, const llama_kv_cache_context * mctx, uint32_t i_cache) :
+        const llm_graph_context & graph, const llama_kv_cache_context * mctx, uint32_t i_cache, int64_t n_stream) :
     i_cache(i_cache), mctx(mctx) {
-    order = ggml_new_tensor_2d(graph.ctx0, GGML_TYPE_I32, size(graph.ubatch), n_streams(graph.ubatch));
+    order = ggml_new_tensor_2d(graph.ctx0, GGML_TYPE_I32, size(graph.ubatch), n_stream);
 
     ggml_set_input(order);
     ggml_set_name(order, "attn_inp_kq_order");
@@ -156,24 +157,32 @@ const llama_kv_cache_context * llm_graph_input_kq_order::find(
     const auto caches = find_caches(mctx);
 
     for (i_cache = 0; i_cache < caches.size(); ++i_cache) {
-        if (holds(*caches[i_cache], k, v)) {
+        const auto & kv = cache_of(*caches[i_cache]);
+        if (llama_kv_cache_trees::is_host(kv) && llama_kv_cache_trees::holds(kv, k, v)) {
             return caches[i_cache];
         }
     }
     return nullptr;
 }
 
-bool llm_graph_input_kq_order::holds(const llama_kv_cache_context & mctx, const ggml_tensor * k, const ggml_tensor * v) {
-    const auto & kv = *mctx.kv;
+bool llm_graph_input_kq_order::is_wanted() {
+    const char * LLAMA_KQ_ORDER_DISABLE = getenv("LLAMA_KQ_ORDER_DISABLE");
 
-    return !kv.v_trans && llama_kv_cache_trees::is_host(kv) && std::any_of(kv.layers.begin(), kv.layers.end(), [&](const auto & layer) {
-        // MLA keeps no V: it is a part of K
-        return layer.k == k && (layer.v ? layer.v : layer.k) == v;
-    });
+    return !LLAMA_KQ_ORDER_DISABLE || atoi(LLAMA_KQ_ORDER_DISABLE) == 0;
+}
+
+const llama_kv_cache_context * llm_graph_input_kq_order::whole_text(const llama_memory_context_i * mctx) {
+    const auto caches = find_caches(mctx);
+
+    return caches.empty() ? nullptr : caches[0];
+}
+
+const llama_kv_cache & llm_graph_input_kq_order::cache_of(const llama_kv_cache_context & mctx) {
+    return *mctx.kv;
 }
 
 uint32_t llm_graph_input_kq_order::n_streams(const llama_ubatch & ubatch) const {
-    return mctx->kv->n_stream == 1 ? 1 : ubatch.n_seqs_unq;
+    return mctx->kv->get_n_stream() == 1 ? 1 : ubatch.n_seqs_unq;
 }
 
 uint32_t llm_graph_input_kq_order::size(const llama_ubatch & ubatch) const {
@@ -223,8 +232,7 @@ static const ggml_tensor * storage(const ggml_tensor * t) {
 }
 
 void llm_graph_set_kq_order(const llm_graph_context & graph, ggml_tensor * cur) {
-    const char * LLAMA_KQ_ORDER_DISABLE = getenv("LLAMA_KQ_ORDER_DISABLE");
-    if (LLAMA_KQ_ORDER_DISABLE && atoi(LLAMA_KQ_ORDER_DISABLE) != 0) {
+    if (!llm_graph_input_kq_order::is_wanted()) {
         return;
     }
 
@@ -234,6 +242,8 @@ void llm_graph_set_kq_order(const llm_graph_context & graph, ggml_tensor * cur) 
         return;
     }
 
+    llm_graph_order_top_cells(graph, mctx, cur->src[3]);
+
     for (const auto & input : graph.res->inputs) {
         const auto * known = dynamic_cast<const llm_graph_input_kq_order *>(input.get());
         if (known && known->i_cache == i_cache) {
@@ -242,7 +252,7 @@ void llm_graph_set_kq_order(const llm_graph_context & graph, ggml_tensor * cur) 
         }
     }
 
-    auto input = std::make_unique<llm_graph_input_kq_order>(graph, mctx, i_cache);
+    auto input = std::make_unique<llm_graph_input_kq_order>(graph, mctx, i_cache, cur->src[0]->ne[3]);
 
     ggml_flash_attn_ext_set_order(cur, input->order);
     graph.res->add_input(std::move(input));

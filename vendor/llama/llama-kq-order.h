@@ -14,10 +14,19 @@ void llm_graph_set_kq_order(const llm_graph_context & graph, ggml_tensor * cur);
 // the order of the cells of one cache. all layers that the cache holds share it
 class llm_graph_input_kq_order : public llm_graph_input_i {
 public:
-    llm_graph_input_kq_order(const llm_graph_context & graph, const llama_kv_cache_context * mctx, uint32_t i_cache);
+    // n_stream: of K and V, more than the sequences in a graph that only reserves memory
+    llm_graph_input_kq_order(const llm_graph_context & graph, const llama_kv_cache_context * mctx, uint32_t i_cache, int64_t n_stream);
 
     // the cache that holds both tensors; nullptr if there is none, or its cells need no order
     static const llama_kv_cache_context * find(const llama_memory_context_i * mctx, const ggml_tensor * k, const ggml_tensor * v, uint32_t & i_cache);
+
+    // false if LLAMA_KQ_ORDER_DISABLE=1 asks for stock's attention
+    static bool is_wanted();
+
+    // the cache that has cells for the whole text; nullptr if there is none
+    static const llama_kv_cache_context * whole_text(const llama_memory_context_i * mctx);
+
+    static const llama_kv_cache & cache_of(const llama_kv_cache_context & mctx);
 
     void set_input(const llama_ubatch * ubatch) override;
 
@@ -28,8 +37,6 @@ public:
     ggml_tensor * order = nullptr; // I32 [see ggml_flash_attn_ext_set_order(), n_stream]
 
 private:
-    static bool holds(const llama_kv_cache_context & mctx, const ggml_tensor * k, const ggml_tensor * v);
-
     uint32_t n_streams(const llama_ubatch & ubatch) const;
     uint32_t size     (const llama_ubatch & ubatch) const; // of a row
 

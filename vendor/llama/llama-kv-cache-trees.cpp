@@ -98,6 +98,13 @@ bool llama_kv_cache_trees::is_host(const llama_kv_cache & kv) {
     });
 }
 
+bool llama_kv_cache_trees::holds(const llama_kv_cache & kv, const ggml_tensor * k, const ggml_tensor * v) {
+    return !kv.v_trans && std::any_of(kv.layers.begin(), kv.layers.end(), [&](const auto & layer) {
+        // MLA keeps no V: it is a part of K
+        return layer.k == k && (layer.v ? layer.v : layer.k) == v;
+    });
+}
+
 void llama_kv_cache_trees::use_huge_pages(const llama_kv_cache & kv) {
     for (const auto & [_, buffer] : kv.ctxs_bufs) {
         llama_use_huge_pages(buffer.get());

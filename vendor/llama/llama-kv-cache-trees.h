@@ -42,6 +42,9 @@ public:
     // whether the CPU can look at K and V
     static bool is_host(const llama_kv_cache & kv);
 
+    // whether these are the K and V of one of its layers, as flash attention reads them
+    static bool holds(const llama_kv_cache & kv, const ggml_tensor * k, const ggml_tensor * v);
+
     // once, before anything is in it
     static void use_huge_pages(const llama_kv_cache & kv);
 
