@@ -23,7 +23,7 @@ import pytest
 
 from exactness import needs_exact
 from pytreellama import Engine, Model
-from pytreellama.serve.sampling_defaults import USUAL_SAMPLING
+from pytreellama.sampling.defaults import USUAL_SAMPLING
 from served import Served, served
 
 TinyPath = Callable[..., Path]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from pytreellama import Engine, Model
 from pytreellama.cli import app
+from pytreellama.cli.chat import ChatOptions
 from pytreellama.cli.marked_text import MarkedText
 
 PathOf = Callable[..., Path]
@@ -120,12 +123,13 @@ def test_on_a_terminal_an_answer_can_be_stopped_and_the_chat_goes_on(
     )  # fmt: skip
     os.close(slave)
     try:
-        _read_until(master, "> ")
+        screen = _Screen(master, process)
+        screen.wait_for("> ")
         os.write(master, b"hi\n")
         time.sleep(1.5)  # it writes
         os.write(master, b"\x03")
-        _read_until(master, "(stopped)")
-        _read_until(master, "> ")
+        screen.wait_for("(stopped)")
+        screen.wait_for("> ")
         os.write(master, b"/exit\n")
         assert process.wait(20) == 0
         assert "hi" in (tmp_path / "pytreellama" / "chat_history").read_text()
@@ -139,16 +143,39 @@ _TAKE_TERMINAL = """
 import fcntl, os, signal, sys, termios
 signal.signal(signal.SIGINT, signal.default_int_handler)
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execv(sys.executable, [sys.executable, "-m", "pytreellama", *sys.argv[1:]])
+os.execv(sys.executable, [sys.executable, "-X", "faulthandler", "-m", "pytreellama", *sys.argv[1:]])
 """
 """Runs the command in the session of its terminal, so that Ctrl-C reaches it."""
 
 
-def _read_until(master: int, text: str, timeout_s: float = 90.0) -> None:
-    import select
+class _Screen:
+    """Waits for texts in what a command writes to its terminal, one after the other."""
 
-    seen, end_s = "", time.monotonic() + timeout_s
-    while text not in seen:
-        ready, _, _ = select.select([master], [], [], max(0.0, end_s - time.monotonic()))
-        assert ready, f"{text!r} did not come; this did: {seen[-500:]!r}"
-        seen += os.read(master, 4096).decode("utf-8", "replace")
+    def __init__(self, master: int, process: subprocess.Popen[bytes]) -> None:
+        self._master, self._process, self._unread = master, process, ""
+
+    def wait_for(self, text: str) -> None:
+        end_s = time.monotonic() + 90.0
+        while text not in self._unread:
+            ready, _, _ = select.select([self._master], [], [], max(0.0, end_s - time.monotonic()))
+            if not ready:
+                self._process.send_signal(signal.SIGABRT)  # it says where it is
+                time.sleep(2.0)
+                self._unread += os.read(self._master, 8192).decode("utf-8", "replace")
+                pytest.fail(f"{text!r} did not come; this did: {self._unread}")
+            self._unread += os.read(self._master, 4096).decode("utf-8", "replace")
+        self._unread = self._unread.partition(text)[2]
+
+
+def test_sampling_is_what_was_given_or_what_the_file_recommends(
+    tiny_model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("rope")
+    usual = ChatOptions().sampled(model)
+    assert (usual["temperature"], usual["top_k"], usual["seed"]) == (0.8, 40, None)
+    recommended = {"general.sampling.temp": "0.3", "general.sampling.penalty_repeat": "1.1"}
+    monkeypatch.setitem(model.__dict__, "metadata", {**model.metadata, **recommended})
+    sampled = ChatOptions(top_k=7).sampled(model)
+    assert (sampled["temperature"], sampled["repeat_penalty"], sampled["top_k"]) == (0.3, 1.1, 7)
+    given = ChatOptions(temperature=0.0, repeat_penalty=1.3, seed=5).sampled(model)
+    assert (given["temperature"], given["repeat_penalty"], given["seed"]) == (0.0, 1.3, 5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,10 +16,12 @@ from pytreellama.cli.line_input import LineInput
 from pytreellama.cli.marked_text import LEGEND, MarkedText, is_coloured
 from pytreellama.cli.option import option, unpacked
 from pytreellama.cli.options import EngineFlags
+from pytreellama.cli.sampling_defaults import MinP, Temperature, TopK, TopP
 from pytreellama.errors import PyTreeLlamaError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
     from pytreellama.engine import Engine, Stats
+    from pytreellama.model.model import Model
 
 _COMMANDS = {
     "/help": "this list",
@@ -36,16 +38,12 @@ _COMMANDS = {
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions(EngineFlags):
-    """As ``generate`` has them, with the sampling of a chat: llama.cpp's defaults."""
+    """As ``generate`` has them, with sampling as the model's file recommends."""
 
-    temperature: Annotated[
-        float, option("--temperature", "--temp", help="Sampling temperature; 0 for greedy.")
-    ] = 0.8
-    top_k: Annotated[int, option("--top-k", help="Sample from the k most likely tokens.")] = 40
-    top_p: Annotated[float, option("--top-p", help="Nucleus sampling; 1 to disable.")] = 0.95
-    min_p: Annotated[
-        float, option("--min-p", help="Keep tokens with this fraction of the top probability.")
-    ] = 0.05
+    temperature: Temperature = None  # type: ignore[assignment]
+    top_k: TopK = None  # type: ignore[assignment]
+    top_p: TopP = None  # type: ignore[assignment]
+    min_p: MinP = None  # type: ignore[assignment]
     max_tokens: Annotated[
         int | None,
         option(
@@ -56,6 +54,20 @@ class ChatOptions(EngineFlags):
         ),
     ] = None
     system: Annotated[str | None, option("--system", help="System message.")] = None
+
+    def sampled(self, model: Model) -> dict[str, Any]:
+        """Options of requests: what was given, what the file recommends, or usual values."""
+        from pytreellama.cli.session import as_keywords
+        from pytreellama.sampling.defaults import sampling_defaults
+
+        own = ("temperature", "top_k", "top_p", "min_p")
+        defaults = sampling_defaults(model.metadata, {name: getattr(self, name) for name in own})
+        unset = {field.name for field in fields(self) if getattr(self, field.name) == field.default}
+        filled: dict[str, Any] = {
+            name: value for name, value in defaults.items() if name in unset or name in own
+        }
+        sampling = as_keywords(replace(self, **filled).sampling())
+        return {**sampling, "seed": self.seed}  # without one, each answer draws its own
 
 
 @unpacked(ChatOptions)
@@ -72,9 +84,6 @@ def chat(
     """
     from pytreellama.cli import session
 
-    sampling = session.as_keywords(options.sampling())
-    if options.seed is None:
-        sampling["seed"] = None  # each answer draws its own
     session.check_drafter(options.drafter)
     with (
         session.load_model(options.model, options.n_gpu_layers, options.drafter) as model,
@@ -82,6 +91,7 @@ def chat(
         LineInput("chat") as lines,
     ):
         marked = MarkedText(model.vocab, in_colour=is_coloured(plain=plain))
+        sampling = options.sampled(model)
         talk = Talk(engine, Conversation(options.system), marked, options.max_tokens, sampling)
         if lines.is_terminal:
             legend = f" ({LEGEND})" if marked.in_colour else ""

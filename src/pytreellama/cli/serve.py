@@ -14,7 +14,7 @@ import typer
 
 from pytreellama.cli.option import option, unpacked
 from pytreellama.cli.options import Debug, GpuLayers, ModelPath, Threads, complete_drafter
-from pytreellama.cli.serve_sampling import (
+from pytreellama.cli.sampling_defaults import (
     FrequencyPenalty,
     MinP,
     PenaltyLastN,
@@ -331,7 +331,7 @@ def _engine(options: ServeOptions, model: Model) -> Engine:
 
 
 def _settings(options: ServeOptions, model: Model, keys: tuple[str, ...]) -> ServerSettings:
-    from pytreellama.serve.sampling_defaults import sampling_defaults
+    from pytreellama.sampling.defaults import sampling_defaults
     from pytreellama.serve.settings import ServerSettings
 
     is_local = options.host in _LOOPBACK_ADDRESSES

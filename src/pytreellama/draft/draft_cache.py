@@ -21,7 +21,7 @@ from pytreellama.errors import ContextError, DraftError, TreeError
 from pytreellama.model.model import Model
 
 if TYPE_CHECKING:
-    from pytreellama.draft.model import Ask
+    from pytreellama.draft.model import ModelAsk
 
 _N_SHORT = 16  # tokens of a text that may share a pass; longer ones have passes of their own
 
@@ -62,7 +62,7 @@ class DraftCache(Closing):
         self._n_cells: dict[int, int] = {}
         self._abandoned: list[int] = []
         self._batch = Batch(self._context.n_batch)
-        self.announced: list[Ask] = []  # trees that will be asked for in this step
+        self.announced: list[ModelAsk] = []  # trees that will be asked for in this step
         self._level_cost = LevelCost()
         self._can_share_levels = self.model.can_branch
 

@@ -142,7 +142,7 @@ class ModelDrafter:
         self._growth = growth
         self._shared = calibration
         self._in_cache: DraftText | None = None
-        self._ask: Ask | None = None
+        self._ask: ModelAsk | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -182,7 +182,7 @@ class ModelDrafter:
         """See ``SharesPasses``: trees that were announced grow together."""
         with self._cache.lock:
             min_p = self._growth.min_p if min_p is None else min_p
-            self._ask = Ask(self, n_nodes, min_p, token_s)
+            self._ask = ModelAsk(self, n_nodes, min_p, token_s)
             self._cache.announced.append(self._ask)
 
     def _withdraw(self) -> None:
@@ -198,7 +198,7 @@ class ModelDrafter:
             with self._cache.lock:
                 ask = self._ask
                 if ask is None or (ask.n_nodes, ask.min_p) != (n_nodes, min_p):
-                    ask = Ask(self, n_nodes, min_p)
+                    ask = ModelAsk(self, n_nodes, min_p)
                 if ask.tree is None:
                     announced, self._cache.announced = self._cache.announced, []
                     grow_together(self._cache, announced if ask in announced else [ask])
@@ -210,7 +210,7 @@ class ModelDrafter:
                 f"the draft model {self._cache.model.path.name} failed: {error}"
             ) from error
 
-    def begin(self, ask: Ask) -> tuple[DraftText, list[int]] | None:
+    def begin(self, ask: ModelAsk) -> tuple[DraftText, list[int]] | None:
         """The text that a tree grows below, and its tokens that are to be read; None for no tree.
 
         Raises:
@@ -229,7 +229,7 @@ class ModelDrafter:
         self._learn(self._in_cache)
         return self._in_cache, self._in_cache.follow(self._text)
 
-    def growing(self, text: DraftText, ask: Ask) -> Growing:
+    def growing(self, text: DraftText, ask: ModelAsk) -> Growing:
         """The tree that grows below a text that was read."""
         # guesses on the last level are not read, so they need no position
         n_left = self._cache.n_text_max - len(self._text)
@@ -251,7 +251,7 @@ class ModelDrafter:
 
 
 @dataclass(eq=False, slots=True)
-class Ask:
+class ModelAsk:
     """A tree that is wanted.
 
     Attributes:
@@ -266,7 +266,7 @@ class Ask:
     tree: TokenTree | None = None
 
 
-def grow_together(cache: DraftCache, asks: Sequence[Ask]) -> None:
+def grow_together(cache: DraftCache, asks: Sequence[ModelAsk]) -> None:
     """Grow trees of several texts, with one pass a level for all of them."""
     begun = [(ask, begin) for ask in asks if (begin := ask.drafter.begin(ask)) is not None]
     cache.read([begin for _, begin in begun])

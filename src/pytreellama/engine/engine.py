@@ -28,16 +28,15 @@ from pytreellama.engine.attachment import attach, detach
 from pytreellama.engine.completion import Chunk, Completion
 from pytreellama.engine.config import EngineConfig, check_options, checked_flag, own_model
 from pytreellama.engine.drafting import PlannedDrafting
+from pytreellama.engine.evaluations import Evaluations
 from pytreellama.engine.generate_call import GenerateCall
 from pytreellama.engine.generation import Generation
-from pytreellama.engine.jobs import EmbedJob, EvaluationJob, GenerateJob, ScoreJob
-from pytreellama.engine.jobs.embed import Pooling
+from pytreellama.engine.jobs import GenerateJob
 from pytreellama.engine.jobs.factory import JobFactory
-from pytreellama.engine.jobs.score import Score
 from pytreellama.engine.kv.prefix_file import load_prefix_cache, save_prefix_cache
 from pytreellama.engine.load import Load
 from pytreellama.engine.loop import Loop
-from pytreellama.engine.prompts import Continuation, Prompt, as_list
+from pytreellama.engine.prompts import Prompt
 from pytreellama.engine.scheduler import (
     MAX_CHECKPOINT_BYTES,
     MAX_SWAP_BYTES,
@@ -60,7 +59,7 @@ _N_FIXED = 8
 _N_PLANNED = 64
 
 
-class Engine(Closing):
+class Engine(Evaluations, Closing):
     """Generates text with continuous batching and lossless tree speculation.
 
     The output is the model's own, whatever is drafted: every token is drawn by the request's
@@ -378,63 +377,6 @@ class Engine(Closing):
         """
         job = self._generate_job(prompt, 0, options)
         return self._loop.submit(job, checked_flag("wait", wait), checked_flag("streams", streams))
-
-    def score(self, prompt: Prompt, continuations: Sequence[Continuation]) -> list[Score]:
-        """Log-probabilities of several continuations of one prompt.
-
-        All are evaluated as one tree in one pass: common prefixes are computed once.
-
-        Args:
-            prompt: text, token ids or chat messages.
-            continuations: texts, appended to the prompt as they are (mind the space), or token
-                ids.
-
-        Returns:
-            A ``Score`` for each, in the same order.
-
-        Raises:
-            RequestError, VocabError, ChatTemplateError: an invalid request.
-        """
-        job = self.score_job(prompt, continuations)
-        self._loop.run([job])
-        return job.scores
-
-    def embed(self, texts: Sequence[Prompt], pooling: Pooling | None = None) -> Float32:
-        """Vectors of texts: hidden states after the output norm, pooled.
-
-        Args:
-            texts: each a text, token ids or chat messages.
-            pooling: "mean" of all tokens' states, or the "last" token's; by default what the
-                model's file says, otherwise "mean".
-
-        Returns:
-            float32, shape (n_texts, n_embd_out), each of length 1.
-
-        Raises:
-            RequestError, VocabError, ChatTemplateError: an invalid request.
-        """
-        jobs = [self.embed_job(text, pooling) for text in as_list(texts, "texts")]
-        self._loop.run(jobs)
-        return np.array([job.embedding for job in jobs])
-
-    def score_job(self, prompt: Prompt, continuations: Sequence[Continuation]) -> ScoreJob:
-        """The job that ``score`` runs, for ``submit_job``; raises as ``score``."""
-        self._loop.require_open()
-        return self._jobs.score(prompt, continuations)
-
-    def embed_job(self, text: Prompt, pooling: Pooling | None = None) -> EmbedJob:
-        """The job that ``embed`` runs for each text, for ``submit_job``; raises as ``embed``."""
-        self._loop.require_open()
-        return self._jobs.embed(text, pooling)
-
-    def submit_job(self, job: EvaluationJob, *, wait: bool = True) -> Generation:
-        """Queue a score or an embedding; the job has the result once the generation is done.
-
-        Raises:
-            RequestError: the job is too large for this engine.
-            QueueFullError: the queue is full, and ``wait`` is False.
-        """
-        return self._loop.submit(job, wait, streams=False)
 
     def prepare(self) -> None:
         """Measure what passes cost now, if need be, and not at the first request."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pytreellama.serve.sampling_defaults import USUAL_SAMPLING
+from pytreellama.sampling.defaults import USUAL_SAMPLING
 
 LEAVING_S = 5.0
 """Seconds in which an answer that is ended must have left."""

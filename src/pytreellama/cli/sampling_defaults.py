@@ -1,4 +1,4 @@
-"""Options of sampling defaults, for a server."""
+"""Options of sampling defaults, for chats and the server."""
 
 from __future__ import annotations
 

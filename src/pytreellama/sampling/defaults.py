@@ -1,4 +1,4 @@
-"""Sampling defaults of a server: options, or the model file's recommendation, or usual values."""
+"""Sampling defaults of chats: options, or the model file's recommendation, or usual values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WHOLE = ("top_k", "penalty_last_n")
 def sampling_defaults(
     metadata: Mapping[str, str], options: Mapping[str, float | None]
 ) -> dict[str, float]:
-    """Values of the sampling fields that a request does not give.
+    """Values of the sampling fields that nobody has given.
 
     Args:
         metadata: of the model's file; ``general.sampling.*`` is what its authors recommend.
