@@ -66,7 +66,7 @@ def test_minus_one_is_no_limit() -> None:
 def test_names_of_llama_cpps_options_are_taken() -> None:
     text = help_text("generate")
     assert all(name in text for name in ("--n-predict", "--ctx-size", "-s ", "-ngl", "--temp"))
-    assert "--ctx-size" in help_text("serve")
+    assert all("--ctx-size" in help_text(command) for command in ("bench", "serve"))
 
 
 @pytest.mark.parametrize("command", ["generate", "tree"])
