@@ -74,7 +74,7 @@ def test_eagle3_files_of_other_targets_are_refused(
     )
     refused(tiny_model("rope"), Eagle3(tiny_model_path("swa")), "architecture")
     refused(tiny_model("rope"), Eagle3(tmp_path / "missing.gguf"), "there is no EAGLE-3 file")
-    refused(tiny_model("rope"), "eagle3", "there is no EAGLE-3 file .*rope.eagle3.gguf")
+    refused(tiny_model("rope"), "eagle3", r"no EAGLE-3 file .*rope\.eagle3\.gguf .* eagle3=FILE")
     (tmp_path / "broken.gguf").write_bytes(b"GGUF")
     refused(tiny_model("rope"), f"eagle3={tmp_path / 'broken.gguf'}", "can be loaded")
     refused(tiny_model("recurrent"), Eagle3(head), "cannot be run|numbers|layers")

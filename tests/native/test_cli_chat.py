@@ -18,6 +18,7 @@ from pytreellama import Engine, Model
 from pytreellama.cli import app
 from pytreellama.cli.chat import ChatOptions
 from pytreellama.cli.marked_text import MarkedText
+from tiny_models import IM_END
 
 PathOf = Callable[..., Path]
 
@@ -75,6 +76,20 @@ def test_a_text_in_triple_quotes_has_several_lines(tiny_model_path: PathOf, tmp_
     kept = tmp_path / "talk.json"
     chat(tiny_model_path("rope"), f'"""one\ntwo\n"""\n"""three"""\n/save {kept}\n')
     assert r'"one\ntwo"' in kept.read_text() and '"three"' in kept.read_text()
+
+
+def test_a_pipe_that_ends_within_quotes_is_answered(tiny_model_path: PathOf) -> None:
+    path = tiny_model_path("rope")
+    assert chat(path, '"""\none\ntwo').stdout == chat(path, '"""\none\ntwo\n"""\n').stdout != ""
+    assert chat(path, '"""\n').stdout == ""
+
+
+def test_a_cut_answer_says_what_cut_it(tiny_model_path: PathOf) -> None:
+    limited = chat(tiny_model_path("rope"), "hi\n", "--logit-bias", f"{IM_END}=-inf")
+    assert "(cut after 12 tokens; -n sets another limit)" in limited.stderr
+    arguments = ("-c", "256", "-n", "400", "--logit-bias", f"{IM_END}=-inf")
+    full = chat(tiny_model_path("rope"), "hi\n", *arguments)
+    assert "(cut: the context is full; /clear begins anew, -c sets its size)" in full.stderr
 
 
 def test_a_failed_answer_leaves_the_conversation_as_it_was(tiny_model_path: PathOf) -> None:

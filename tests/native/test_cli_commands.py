@@ -63,6 +63,13 @@ def test_generate_writes_what_the_engine_writes(model: Model, model_path: str) -
     assert result.stderr == "(cut after 12 tokens; -n sets another limit)\n"
 
 
+def test_minus_one_writes_until_the_context_is_full(model_path: str) -> None:
+    arguments = ("-m", model_path, "--n-predict", "-1", "--ctx-size", "256", "-s", "1")
+    got = invoke_json("generate", PROMPT, *arguments, "--ignore-eos", "--compare")
+    assert got["finish_reason"] == "context" and len(got["tokens"]) > 128
+    assert "-1" in invoke("generate", PROMPT, "-m", model_path, "-n", "-2", code=2).stderr
+
+
 def test_a_prompt_from_stdin_is_the_prompt_as_an_argument(model_path: str) -> None:
     arguments = ("generate", "-m", model_path, "-n", "8")
     assert invoke(*arguments, stdin=PROMPT + "\n").stdout == invoke(*arguments, PROMPT).stdout
@@ -205,7 +212,7 @@ def test_the_same_text_is_the_same(model: Model) -> None:
     [
         (["--drafter", "nope"], "invalid drafter='nope'"),
         (["--drafter", "none", "--compare"], "compares plain with plain"),
-        (["-n", "-1"], "max_tokens"),
+        (["--top-p", "2"], "top_p"),
         (["--system", "x"], "--chat"),
         (["--temperature", "-1"], "temperature"),
     ],

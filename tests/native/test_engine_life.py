@@ -189,6 +189,24 @@ class TestWrongArguments:
         with pytest.raises(ModelLoadError, match="cannot read the model file no-such"):
             Engine("no-such.gguf")
 
+    @pytest.mark.parametrize("name", ["owner/name-GGUF", "hf:owner/name", "llama3"])
+    def test_a_name_for_a_path_is_told_where_models_come_from(self, name: str) -> None:
+        with pytest.raises(
+            ModelLoadError, match=r"hf:owner/name or ollama:name .* from_pretrained"
+        ):
+            Engine(name)
+        with pytest.raises(ModelLoadError, match=r"give the path of a GGUF file$"):
+            Engine("missing.gguf")
+
+    def test_a_parameter_of_the_model_is_sent_there(self, tiny_model: TinyModel) -> None:
+        with pytest.raises(
+            ContextError, match=r"as in Engine\(Model\(path, n_gpu_layers=\.\.\.\)\)"
+        ):
+            Engine(tiny_model("rope"), n_gpu_layers=0)
+        with pytest.raises(ContextError) as told:
+            Engine(tiny_model("rope"), n_contexts=5)
+        assert str(told.value).count("n_seq_max") == 1
+
     def test_a_closed_engine_says_so(self, tiny_model: TinyModel) -> None:
         engine = Engine(tiny_model("rope"), **SIZES)
         engine.close()

@@ -46,3 +46,14 @@ def test_an_engine_says_what_it_is(tiny_model: Callable[..., Model]) -> None:
     with Engine(tiny_model("rope"), n_ctx=512, n_seq_max=3) as engine:
         assert "3 requests at once in a context of 512 tokens" in repr(engine)
     assert repr(engine).endswith(": closed>")
+    with Engine(tiny_model("rope"), n_ctx=512) as engine:
+        assert "1 request at once" in repr(engine)
+
+
+def test_a_generation_says_whether_it_is_done(tiny_model: Callable[..., Model]) -> None:
+    with Engine(tiny_model("rope"), n_ctx=512, n_threads=1) as engine:
+        generation = engine.submit(PROMPT, max_tokens=400, ignore_eos=True)
+        assert repr(generation) == "<Generation: not done>"
+        generation.cancel()
+        generation.result()
+        assert repr(generation) == "<Generation: done>"

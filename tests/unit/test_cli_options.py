@@ -58,6 +58,17 @@ def test_a_seed_is_drawn_once_unless_it_is_given() -> None:
     assert GenerationOptions(seed=7).sampling().seed == 7
 
 
+def test_minus_one_is_no_limit() -> None:
+    assert GenerationOptions(max_tokens=-1).token_limit is None
+    assert GenerationOptions(max_tokens=0).token_limit == 0
+
+
+def test_names_of_llama_cpps_options_are_taken() -> None:
+    text = help_text("generate")
+    assert all(name in text for name in ("--n-predict", "--ctx-size", "-s ", "-ngl", "--temp"))
+    assert all("--ctx-size" in help_text(command) for command in ("bench", "serve"))
+
+
 @pytest.mark.parametrize("command", ["generate", "tree"])
 def test_help_names_every_drafter(command: str) -> None:
     text = help_text(command)

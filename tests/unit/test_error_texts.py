@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytreellama.draft import DRAFTERS, drafter_factory
-from pytreellama.errors import DraftError, TreeError, did_you_mean, not_one_of
+from pytreellama.engine.request import sampling_params
+from pytreellama.errors import DraftError, RequestError, TreeError, did_you_mean, not_one_of
 from pytreellama.tree import TokenTree
 
 NAMES = st.lists(st.text("abcdefgh", min_size=4, max_size=12), min_size=1, unique=True)
@@ -39,6 +40,21 @@ def test_the_message_lists_the_valid_names_in_order(names: list[str]) -> None:
 def test_a_drafter_with_a_letter_twice_is_suggested(name: str) -> None:
     with pytest.raises(DraftError, match=f"invalid drafter=.*did you mean '{name}'"):
         drafter_factory(name + name[-1])
+
+
+@pytest.mark.parametrize("given", ["draft.gguf", 5])
+def test_a_file_as_drafter_is_told_how_to_draft_with_it(given: object) -> None:
+    with pytest.raises(DraftError, match=r"draft\.Model\(path\) for a draft model"):
+        drafter_factory(given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("n_predict", "max_tokens"), ("temp", "temperature"), ("response_format", "json_schema")],
+)
+def test_a_name_of_another_library_is_translated(typed: str, meant: str) -> None:
+    with pytest.raises(RequestError, match=f"unknown option {typed}; .*did you mean '{meant}'"):
+        sampling_params({typed: 1})
 
 
 def test_a_misspelt_key_of_a_tree_is_suggested() -> None:

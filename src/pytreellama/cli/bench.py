@@ -80,6 +80,7 @@ class BenchOptions:
         option(
             "--n-ctx",
             "--ctx",
+            "--ctx-size",
             "-c",
             help="Size of each KV cache in tokens. Default: enough for the longest prompt.",
             min=1,

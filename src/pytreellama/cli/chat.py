@@ -168,8 +168,11 @@ class Talk:
         typer.echo("")
         if reason is None:
             typer.echo("(stopped)", err=True)
-        elif reason in ("length", "context"):
-            typer.echo("(cut: no room is left; /clear begins anew, -c and -n set more)", err=True)
+        elif reason == "length":
+            limit = self._options["max_tokens"]
+            typer.echo(f"(cut after {limit} tokens; -n sets another limit)", err=True)
+        elif reason == "context":
+            typer.echo("(cut: the context is full; /clear begins anew, -c sets its size)", err=True)
         return "".join(texts)
 
     # -- commands

@@ -70,7 +70,6 @@ class _PartingWatch:
     expected: tuple[int, ...]
     is_greedy: bool
     bar: ProgressBar
-    max_tokens: int
     n_same: int = 0
     has_parted: bool = False
     logp_gap: float | None = field(default=None)
@@ -78,7 +77,7 @@ class _PartingWatch:
 
     def on_step(self, step: Step) -> None:
         self._n_seen += 1
-        self.bar.report(min(self._n_seen / self.max_tokens, 1.0))
+        self.bar.report(min(self._n_seen / max(len(self.expected), 1), 1.0))
         if self.has_parted:
             return
         at = self.n_same
@@ -101,9 +100,7 @@ def compare(
 ) -> Comparison:
     """Generate once more, plainly and quietly, with the same seed."""
     with open_engine(model, options, "none") as engine, ProgressBar("plain decoding") as bar:
-        watch = _PartingWatch(
-            engine, speculative.tokens, sampling.is_greedy, bar, options.max_tokens
-        )
+        watch = _PartingWatch(engine, speculative.tokens, sampling.is_greedy, bar)
         on_step: OnStep = watch.on_step
         plain = run(engine, prompt, options, sampling, on_step=on_step)
     return Comparison(plain, speculative, watch.n_same, watch.logp_gap)

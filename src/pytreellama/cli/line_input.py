@@ -66,7 +66,12 @@ class LineInput(Closing):
     def _quoted(self, first: str) -> str:
         lines = [first] if first else []
         while not (lines and lines[-1].rstrip().endswith(_QUOTES)):
-            lines.append(self._line(MORE))
+            try:
+                lines.append(self._line(MORE))
+            except EOFError:
+                if self.is_terminal or not lines:
+                    raise
+                return "\n".join(lines)  # a pipe that ends in the middle has said all
         lines[-1] = lines[-1].rstrip().removesuffix(_QUOTES)
         return "\n".join(lines)
 

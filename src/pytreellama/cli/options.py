@@ -75,6 +75,7 @@ class EngineFlags(SamplingFlags):
         option(
             "--n-ctx",
             "--ctx",
+            "--ctx-size",
             "-c",
             help="Size of the KV cache in tokens: prompt, output and draft nodes. Default: 4096, "
             "or the model's training context if that is smaller.",
@@ -146,7 +147,15 @@ class GenerationOptions(EngineFlags):
         option("--system", help="System message; requires --chat.", panel=_TEXT),
     ] = None
     max_tokens: Annotated[
-        int, option("--max-tokens", "-n", help="Maximum number of tokens to generate.", panel=_TEXT)
+        int,
+        option(
+            "--max-tokens",
+            "--n-predict",
+            "-n",
+            help="Maximum number of tokens to generate; -1 for what the context holds.",
+            panel=_TEXT,
+            min=-1,
+        ),
     ] = 128
     stop: Annotated[
         list[str] | None,
@@ -159,6 +168,11 @@ class GenerationOptions(EngineFlags):
     ignore_eos: Annotated[
         bool, option("--ignore-eos", help="Do not stop at end-of-sequence tokens.", panel=_TEXT)
     ] = False
+
+    @property
+    def token_limit(self) -> int | None:
+        """``max_tokens`` as an engine takes it: None for what the context holds."""
+        return None if self.max_tokens == -1 else self.max_tokens
 
 
 def require_writable(path: Path) -> None:

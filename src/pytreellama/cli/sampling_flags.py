@@ -82,6 +82,7 @@ class SamplingFlags:
         int | None,
         option(
             "--seed",
+            "-s",
             help="Random seed; the same seed gives the same text. Default: random.",
             panel=_SAMPLING,
         ),

@@ -137,6 +137,7 @@ class ServeOptions:
         option(
             "--n-ctx",
             "--ctx",
+            "--ctx-size",
             "-c",
             help="Size of the KV cache in tokens, shared by all requests.",
             panel=_ENGINE,

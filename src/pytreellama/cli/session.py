@@ -150,7 +150,7 @@ def run(
     with ProgressBar("reading the prompt") as bar:
         stream = engine.stream(
             prompt,
-            max_tokens=options.max_tokens,
+            max_tokens=options.token_limit,
             stop=options.stop or (),
             ignore_eos=options.ignore_eos,
             on_step=on_step,

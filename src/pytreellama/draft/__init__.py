@@ -85,7 +85,10 @@ DrafterSpec: TypeAlias = str | DrafterFactory | Sequence[str | DrafterFactory]
 Names may be joined: "suffix+recycling" is ["suffix", "recycling"]. "medusa=heads.gguf" names the
 file of heads, "eagle3=model.eagle3.gguf" that of an EAGLE-3 model.
 """
-_OR_FACTORY = "; or give a factory, such as pytreellama.draft.Suffix(...)"
+_OR_FACTORY = (
+    "; or give a factory, such as pytreellama.draft.Suffix(...), or draft.Model(path) for a draft "
+    "model"
+)
 
 # What makes a factory, not a factory: what drafters learn together must not pass to other models.
 DRAFTERS: dict[str, Callable[[], DrafterFactory]] = {

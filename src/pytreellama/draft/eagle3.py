@@ -62,7 +62,7 @@ class Eagle3(ConditionedFactory):
         if not os.path.lexists(path):
             raise DraftError(
                 f"there is no EAGLE-3 file {path} for {model.path.name}; give its path, as in "
-                "Eagle3(path)"
+                "eagle3=FILE or draft.Eagle3(path)"
             )
         try:
             draft = Model(path)

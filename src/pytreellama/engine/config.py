@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -85,14 +86,22 @@ class EngineConfig:
         return context
 
 
+_OF_MODELS = set(inspect.signature(Model.__init__).parameters) - {"self", "path"}
+
+
 def check_options(options: Iterable[str], own: Iterable[str]) -> None:
     """Raise ContextError for an option that neither an engine nor its context has.
 
     Args:
         own: names of the engine's own parameters.
     """
-    known = [*own, *ContextParams.__dataclass_fields__]
+    known = list(dict.fromkeys([*own, *ContextParams.__dataclass_fields__]))
     unknown = [name for name in options if name not in known]
+    if unknown and unknown[0] in _OF_MODELS:
+        raise ContextError(
+            f"{unknown[0]} is a parameter of the model; give it there, as in "
+            f"Engine(Model(path, {unknown[0]}=...))"
+        )
     if unknown:
         raise ContextError(
             f"an engine has no parameter {', '.join(unknown)}; it has {', '.join(known)}"

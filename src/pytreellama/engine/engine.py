@@ -202,8 +202,9 @@ class Engine(Evaluations, Closing):
     def __repr__(self) -> str:
         if self.is_closed:
             return f"<Engine of {self.model.path.name}: closed>"
+        requests = "1 request" if self.n_seq_max == 1 else f"{self.n_seq_max} requests"
         return (
-            f"<Engine of {self.model.path.name}: {self.n_seq_max} requests at once in a context of "
+            f"<Engine of {self.model.path.name}: {requests} at once in a context of "
             f"{self.context.n_ctx} tokens, drafts of up to {self.n_draft} nodes>"
         )
 

@@ -41,6 +41,10 @@ class Generation(Iterator[Chunk]):
         self._is_done = False
         self._listeners: list[Callable[[], None]] = []
 
+    def __repr__(self) -> str:
+        state = "failed" if self._job.error else "done" if self._is_done else "not done"
+        return f"<Generation: {state}>"
+
     @property
     def is_done(self) -> bool:
         """True once no more chunks will arrive and the request has left the KV cache."""

@@ -99,6 +99,19 @@ _OPTIONS = (
 )
 
 
+# Names that llama.cpp, llama-cpp-python, Ollama and transformers have, and no letters suggest.
+_ELSEWHERE = {
+    "n_predict": "max_tokens",
+    "num_predict": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "temp": "temperature",
+    "repetition_penalty": "repeat_penalty",
+    "repeat_last_n": "penalty_last_n",
+    "response_format": "json_schema",
+}
+
+
 def sampling_params(
     options: Mapping[str, Any], base: SamplingParams | None = None
 ) -> SamplingParams:
@@ -121,9 +134,11 @@ def sampling_params(
             )
         if name not in known:
             names = [*_OPTIONS, *known]
-            raise RequestError(
-                f"unknown option {name}; options are {', '.join(names)}{did_you_mean(name, names)}"
-            )
+            if name in _ELSEWHERE:
+                meant = f"; did you mean {_ELSEWHERE[name]!r}?"
+            else:
+                meant = did_you_mean(name, names)
+            raise RequestError(f"unknown option {name}; options are {', '.join(names)}{meant}")
     return replace(base or SamplingParams(), **options)
 
 

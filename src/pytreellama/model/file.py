@@ -65,9 +65,15 @@ def check_gguf(path: Path) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> ModelLoadError:
+    hint = ""
+    if isinstance(error, FileNotFoundError) and path.suffix != ".gguf":  # perhaps a model's name
+        hint = (
+            ", or say where it is from: hf:owner/name or ollama:name on the command line, "
+            "from_pretrained or from_ollama in Python"
+        )
     return ModelLoadError(
         f"cannot read the model file {path}: {getattr(error, 'strerror', None) or error}; "
-        "give the path of a GGUF file"
+        f"give the path of a GGUF file{hint}"
     )
 
 

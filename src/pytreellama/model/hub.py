@@ -60,7 +60,8 @@ def hub_model_path(
         raise
     except Exception as error:  # of the library, of its HTTP client, or of the file system
         raise ModelLoadError(
-            f"cannot fetch {repo} from the Hugging Face Hub: {_first_line(error)}"
+            f"cannot fetch {repo} from the Hugging Face Hub: {_first_line(error)}; check the name "
+            "and the network, or give the path of a GGUF file"
         ) from error
     return Path(paths[0])
 
