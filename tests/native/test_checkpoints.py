@@ -214,6 +214,18 @@ class TestRoom:
         engine.generate(text_of(1300, 0), max_tokens=4)
         assert engine.load.n_checkpoints == 0
 
+    @pytest.mark.parametrize("n_cached_prefixes", [0, 4])
+    @pytest.mark.parametrize("kind", ["recurrent", "rwkv7", "swa"])
+    def test_a_cleared_prefix_cache_leaves_none(
+        self, engine_of: EngineOf, kind: str, n_cached_prefixes: int
+    ) -> None:
+        engine, text = engine_of(kind, n_cached_prefixes=n_cached_prefixes), text_of(200, 0)
+        engine.generate([[*text, 9], [*text, 10]], max_tokens=1)
+        assert engine.load.n_checkpoints > 0
+        engine.clear_prefix_cache()
+        assert (engine.load.n_checkpoints, engine.load.n_checkpoint_bytes) == (0, 0)
+        assert generate(engine, [*text, 11]).stats.n_shared == 0
+
     def test_a_negative_budget_is_refused(self, engine_of: EngineOf) -> None:
         with pytest.raises(ValueError, match="max_checkpoint_bytes=-1"):
             engine_of("qwen35", max_checkpoint_bytes=-1)
@@ -229,6 +241,13 @@ class TestStore:
         assert store.add(made[3])
         assert list(store) == [made[2], made[0], made[3]]
         assert store.n_bytes == 300
+
+    def test_one_of_the_same_tokens_is_replaced(self) -> None:
+        store = Checkpoints(max_bytes=1000)
+        for data in (b"a" * 10, b"b" * 30):
+            assert store.add(Checkpoint(np.array([1, 2], np.int32), data))
+        assert [one.data for one in store] == [b"b" * 30]
+        assert store.n_bytes == 38
 
     def test_one_that_is_too_large_evicts_nothing(self) -> None:
         store = Checkpoints(max_bytes=300)

@@ -404,7 +404,7 @@ class Engine(Evaluations, Closing):
         return self._loop.call(lambda: load_prefix_cache(*kv, self.context, path))
 
     def clear_prefix_cache(self) -> None:
-        """Free the cells of ended requests: the next prompts are prefilled whole."""
+        """Free what ended requests hold: the next prompts are prefilled whole."""
         self._loop.call(self._scheduler.clear_prefix_cache)
 
     def encode_prompt(

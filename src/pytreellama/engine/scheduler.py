@@ -117,9 +117,10 @@ class Scheduler:
         return self._kv.prefix_cache
 
     def clear_prefix_cache(self) -> None:
-        """Evict all cached prefixes."""
+        """Evict all cached prefixes, and their checkpoints."""
         while self._kv.prefix_cache.evict_oldest():
             pass
+        self._kv.checkpoints.clear()
         self.update_load()
 
     @property

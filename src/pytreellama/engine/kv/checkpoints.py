@@ -84,10 +84,16 @@ class Checkpoints:
         self._checkpoints.append(checkpoint)
 
     def add(self, checkpoint: Checkpoint) -> bool:
-        """Store a checkpoint, and evict others to make room; False if it is too large."""
+        """Store a checkpoint, and evict others to make room; False if it is too large.
+
+        Another one of the same tokens is replaced.
+        """
         self.n_bytes_each = checkpoint.n_bytes
         if checkpoint.n_bytes > self.max_bytes:
             return False
+        for known in self.of(checkpoint.ids):
+            if len(known) == len(checkpoint):
+                self.remove(known)
         while self.n_bytes + checkpoint.n_bytes > self.max_bytes or len(self) >= _N_MAX:
             self.remove(self._checkpoints[0])
         self._checkpoints.append(checkpoint)
@@ -98,3 +104,8 @@ class Checkpoints:
         """Forget a checkpoint."""
         self._checkpoints.remove(checkpoint)
         self.n_bytes -= checkpoint.n_bytes
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._checkpoints.clear()
+        self.n_bytes = 0
