@@ -221,7 +221,8 @@ class TestRoom:
     ) -> None:
         engine, text = engine_of(kind, n_cached_prefixes=n_cached_prefixes), text_of(200, 0)
         engine.generate([[*text, 9], [*text, 10]], max_tokens=1)
-        assert engine.load.n_checkpoints > 0
+        # without cached prefixes, only if both ran at the same time
+        assert engine.load.n_checkpoints > 0 or n_cached_prefixes == 0
         engine.clear_prefix_cache()
         assert (engine.load.n_checkpoints, engine.load.n_checkpoint_bytes) == (0, 0)
         assert generate(engine, [*text, 11]).stats.n_shared == 0

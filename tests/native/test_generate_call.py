@@ -10,6 +10,7 @@ import pytest
 from pytreellama.engine.generate_call import GenerateCall
 from pytreellama.engine.jobs.factory import JobFactory
 from pytreellama.engine.options import RequestOptions, SamplingOptions
+from pytreellama.engine.request import sampling_params
 from pytreellama.errors import RequestError
 from pytreellama.sampling.params import MAX_SEED, SamplingParams
 
@@ -65,3 +66,12 @@ def test_typed_options_are_those_that_are_taken() -> None:
     taken = inspect.signature(JobFactory.generate).parameters.keys()
     others = taken - {"self", "prompt", "index", "sampling"}
     assert RequestOptions.__annotations__.keys() == others | SamplingOptions.__annotations__.keys()
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("n_predict", "max_tokens"), ("temp", "temperature"), ("response_format", "json_schema")],
+)
+def test_a_name_of_another_library_is_translated(typed: str, meant: str) -> None:
+    with pytest.raises(RequestError, match=f"unknown option {typed}; .*did you mean '{meant}'"):
+        sampling_params({typed: 1})

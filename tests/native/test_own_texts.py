@@ -74,4 +74,4 @@ def test_states_are_those_that_tokens_were_drawn_from(tiny_model: TinyModel) -> 
 
 def test_models_that_no_one_drafts_for_are_refused(tiny_model: TinyModel) -> None:
     with pytest.raises(MedusaError, match="cannot be taken back"):
-        OwnTexts(tiny_model("qwen4exp"), OPTIONS)
+        OwnTexts(tiny_model("minimax-01"), OPTIONS)

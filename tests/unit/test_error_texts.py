@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytreellama.draft import DRAFTERS, drafter_factory
-from pytreellama.engine.request import sampling_params
-from pytreellama.errors import DraftError, RequestError, TreeError, did_you_mean, not_one_of
+from pytreellama.errors import DraftError, TreeError, did_you_mean, not_one_of
 from pytreellama.tree import TokenTree
 
 NAMES = st.lists(st.text("abcdefgh", min_size=4, max_size=12), min_size=1, unique=True)
@@ -46,15 +45,6 @@ def test_a_drafter_with_a_letter_twice_is_suggested(name: str) -> None:
 def test_a_file_as_drafter_is_told_how_to_draft_with_it(given: object) -> None:
     with pytest.raises(DraftError, match=r"draft\.Model\(path\) for a draft model"):
         drafter_factory(given)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("typed", "meant"),
-    [("n_predict", "max_tokens"), ("temp", "temperature"), ("response_format", "json_schema")],
-)
-def test_a_name_of_another_library_is_translated(typed: str, meant: str) -> None:
-    with pytest.raises(RequestError, match=f"unknown option {typed}; .*did you mean '{meant}'"):
-        sampling_params({typed: 1})
 
 
 def test_a_misspelt_key_of_a_tree_is_suggested() -> None:
