@@ -492,7 +492,7 @@ def test_another_model_in_the_same_folder_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("kind", ["qwen4exp", "glm5-next"])
+@pytest.mark.parametrize("kind", ["minimax-01", "deepseek4"])
 def test_a_model_that_takes_no_guesses_back_is_told_of(
     tiny_model: TinyModel, tmp_path: Path, kind: str
 ) -> None:

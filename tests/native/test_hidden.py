@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pytreellama import Batch, Context, Model, TokenTree
+from pytreellama import Batch, Context, Engine, Model, TokenTree
 from pytreellama.errors import ContextError
 from tiny_models import BRANCHING_KINDS, KINDS
 
@@ -110,3 +110,20 @@ def test_a_context_of_embeddings_has_them_all_anyway(tiny_model: TinyModel) -> N
         pytest.raises(ContextError, match="without embeddings=True"),
     ):
         context.outputs.keep_hidden()
+
+
+@pytest.mark.parametrize("kind", ["qwen4exp", "deepseek4"])
+def test_states_that_llama_cpp_cannot_return_are_refused(
+    tiny_model: Callable[..., Model], kind: str
+) -> None:
+    with pytest.raises(ContextError, match=f"cannot return the hidden states of {kind}"):
+        Context(tiny_model(kind), n_ctx=256, embeddings=True)
+    with Context(tiny_model(kind), n_ctx=256) as context:
+        with pytest.raises(ContextError, match="cannot return the hidden states"):
+            context.outputs.keep_hidden()
+        context.decode(5, seq=0)
+    with (
+        Engine(tiny_model(kind), n_ctx=256) as engine,
+        pytest.raises(ContextError, match="cannot return the hidden states"),
+    ):
+        engine.embed([[5, 6, 7]])

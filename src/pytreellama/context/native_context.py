@@ -33,6 +33,7 @@ class NativeContext:
         handle: the native object; its use raises after ``close``.
         n_ctx, n_batch, n_ubatch, n_seq_max, n_threads: the sizes that hold; llama.cpp rounds some.
         n_passes: passes that were begun.
+        no_hidden: why hidden states cannot be had; None if they can.
         n_chain_max: most tokens of a chain that a recurrent state can be rolled back over.
 
     Args:
@@ -55,6 +56,9 @@ class NativeContext:
     ) -> None:
         self._lock = _Exclusive()
         self._is_inherited = False
+        self.no_hidden = _no_hidden(model)
+        if params.embeddings and self.no_hidden is not None:
+            raise ContextError(f"invalid embeddings=True: {self.no_hidden}")
         self._model = model.handle.share()
         self._abort = AbortFlag()
         self.handle = self._made(model, params, target, is_mtp)
@@ -229,6 +233,13 @@ class _Exclusive:
         self._why_not = why_not
         # never released: somebody may have asked just before
         return self._lock.acquire(timeout=wait_s)
+
+
+def _no_hidden(model: Model) -> str | None:
+    """llama.cpp reads as much as several streams of states have, and has one behind the norm."""
+    if model.architecture not in ("deepseek4", "qwen4exp"):
+        return None
+    return f"llama.cpp cannot return the hidden states of {model.architecture}"
 
 
 def _fields(params: ContextParams, n_rs_seq: int) -> ContextFields:

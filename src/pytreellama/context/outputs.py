@@ -174,8 +174,11 @@ class Outputs:
         """From the next pass on, keep the hidden state behind every row of logits.
 
         Raises:
-            ContextError: the context was made with ``embeddings=True``, where every token has one.
+            ContextError: the context was made with ``embeddings=True``, where every token has one,
+                or this version of llama.cpp cannot return those of the model.
         """
+        if self._native.no_hidden is not None:
+            raise ContextError(self._native.no_hidden)
         if self.every_token:
             raise ContextError("make the context without embeddings=True to keep hidden states")
         with self._native.exclusive():
