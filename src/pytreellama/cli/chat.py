@@ -155,8 +155,7 @@ class Talk:
         """The answer, as far as it came; Ctrl-C stops it."""
         texts: list[str] = []
         messages = self._conversation.messages
-        on_step = self._marked.on_step if self._marked.in_colour else None
-        stream = self._engine.stream(messages, on_step=on_step, **self._options)
+        stream = self._engine.stream(messages, on_step=self._marked.on_step, **self._options)
         reason = None
         with closing(stream), contextlib.suppress(KeyboardInterrupt):
             for chunk in stream:

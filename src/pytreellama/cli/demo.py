@@ -135,8 +135,7 @@ def _streamed(
     if marked is None:
         completion: Completion = engine.generate(prompt, **requested)
         return completion
-    on_step = marked.on_step if marked.in_colour else None
-    generation = engine.submit(prompt, on_step=on_step, **requested)
+    generation = engine.submit(prompt, on_step=marked.on_step, **requested)
     try:
         for chunk in generation:
             marked.write(chunk.text)

@@ -64,7 +64,7 @@ def generate(
                 options,
                 sampling,
                 on_text=None if as_json else marked.write,
-                on_step=marked.on_step if marked.in_colour else None,
+                on_step=marked.on_step,
             )
         if not as_json:
             end_line(completion.text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import typer
@@ -36,7 +37,12 @@ class MarkedText:
         self._pieces: deque[tuple[str, bool]] = deque()
         self.reset()
 
-    def on_step(self, step: Step) -> None:
+    @property
+    def on_step(self) -> Callable[[Step], None] | None:
+        """For a request's ``on_step``; None if steps are not needed."""
+        return self._note if self.in_colour else None
+
+    def _note(self, step: Step) -> None:
         """Note which tokens of a step were drafted: all but the last, which the model drew."""
         n_accepted = len(step.path) - 1
         for i, token in enumerate(step.tokens):

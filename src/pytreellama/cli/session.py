@@ -92,10 +92,8 @@ def load_model(source: Path | None, n_gpu_layers: int = -1, drafter: str = "none
     """
     from pytreellama.draft import uses_mtp
     from pytreellama.model.model import Model
-    from pytreellama.model.source import source_path
 
-    path = source_path(None if source is None else source.as_posix())
-    load_mtp = uses_mtp(drafter)
+    path, load_mtp = _model_path(source), uses_mtp(drafter)
     with ProgressBar("loading the model") as bar:
         return Model(path, n_gpu_layers=n_gpu_layers, load_mtp=load_mtp, progress=bar.report)
 
@@ -103,10 +101,14 @@ def load_model(source: Path | None, n_gpu_layers: int = -1, drafter: str = "none
 def load_vocab(source: Path | None) -> Model:
     """Load a model without its weights: its vocabulary alone."""
     from pytreellama.model.model import Model
+
+    return Model(_model_path(source), vocab_only=True)
+
+
+def _model_path(source: Path | None) -> Path:
     from pytreellama.model.source import source_path
 
-    path = source_path(None if source is None else source.as_posix())
-    return Model(path, vocab_only=True)
+    return source_path(None if source is None else source.as_posix())
 
 
 def open_engine(

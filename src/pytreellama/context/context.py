@@ -88,9 +88,8 @@ class Context(DeprecatedNames, Closing):
         window_drops_cells = model.n_swa > 0 and not self.params.swa_full
         self.tree_encoding = choose_encoding(model, native, tree_encoding)
         by_ancestors = self.tree_encoding is TreeEncoding.ANCESTORS
-        self.can_roll_back = by_ancestors or (model.can_branch and not window_drops_cells)
-        if not model.can_branch and native.n_chain_max > 0:
-            self.can_roll_back = True
+        rolls_back = native.n_chain_max > 0 or (model.can_branch and not window_drops_cells)
+        self.can_roll_back = by_ancestors or rolls_back
         in_one_part = window_drops_cells or not model.can_branch
         room = min(self.n_batch, self.n_ubatch) if in_one_part else self.n_batch
         has_states = by_ancestors and not model.can_branch  # which hold no more than a pass

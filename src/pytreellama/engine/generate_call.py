@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from pytreellama.context.params import is_integer
 from pytreellama.engine.prompts import Prompt, is_many
 from pytreellama.errors import RequestError, shown
-from pytreellama.sampling.params import MAX_SEED
+from pytreellama.sampling.params import MAX_SEED, shifted_seed
 
 _T = TypeVar("_T")
 
@@ -70,4 +70,4 @@ def _shifted(seed: object, i: int) -> dict[str, int]:
     """The seed of request i; what is no seed is left for ``SamplingParams`` to refuse."""
     if i == 0 or not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
         return {}
-    return {"seed": (seed + i) % (MAX_SEED + 1)}
+    return {"seed": shifted_seed(seed, i)}

@@ -61,9 +61,10 @@ class RowFunctions:
         """
         token = self._draw(sampler, outputs, row)
         self._drawn.append(token)
-        logits = outputs.logits_view[row]
-        for ends in self._criteria:
-            self.has_stopped |= bool(ends(self._tokens(), logits.copy()))
+        if self._criteria:
+            tokens, logits = self._tokens(), outputs.logits_view[row]
+            for ends in self._criteria:
+                self.has_stopped |= bool(ends(tokens.copy(), logits.copy()))
         return token
 
     def _draw(self, sampler: Sampler, outputs: Outputs, row: int) -> int:

@@ -23,6 +23,11 @@ _MAX_BREAKERS = 32  # each is looked for in every token of the vocabulary, for e
 _MAX_BIAS = 1e6
 
 
+def shifted_seed(seed: int, i: int) -> int:
+    """The seed of the i-th of several draws that were asked for with one seed."""
+    return (seed + i) % (MAX_SEED + 1)
+
+
 @dataclass(frozen=True)
 class _Range:
     low: float

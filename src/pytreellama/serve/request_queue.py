@@ -15,7 +15,7 @@ from pytreellama.engine.async_engine import call_in, chunks
 from pytreellama.engine.completion import FinishReason
 from pytreellama.errors import QueueFullError
 from pytreellama.page.recorder import StepRecorder
-from pytreellama.sampling.params import MAX_SEED
+from pytreellama.sampling.params import shifted_seed
 from pytreellama.serve.answers import CompletionDetails, Finish, PromptDetails, Timings, Usage
 from pytreellama.serve.callers import Caller
 from pytreellama.serve.errors import APIError, api_error_of
@@ -129,7 +129,7 @@ class RequestQueue:
         prompt = asked.prompts[index // asked.n]
         options = dict(asked.options)
         if options.get("seed") is not None:
-            options["seed"] = (options["seed"] + index % asked.n) % (MAX_SEED + 1)
+            options["seed"] = shifted_seed(options["seed"], index % asked.n)
         log = StepRecorder(self._engine.engine, len(prompt)) if asked.wants_steps else None
         if log is not None:
             options["on_step"] = log.watch
