@@ -6,7 +6,7 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,8 @@ class Leftovers:
     processes: list[int] = field(default_factory=lambda: child_processes())
 
     def since(self, grace_s: float = _GRACE_S) -> list[str]:
-        """Describe what has come since; threads and processes get a while to end."""
-        gc.collect()  # what nobody holds is no leftover
-        engines = [one for one in open_engines() if not _holds(self.engines, one)]
+        """Describe what has come since; all of it gets a while to end."""
+        engines = _lasting(open_engines, self.engines, grace_s)
         told = [f"an open engine of {engine.model.path}" for engine in engines]
         threads = _lasting(package_threads, self.threads, grace_s)
         told += [f"a live thread {thread.name!r}" for thread in threads]
@@ -39,10 +38,14 @@ class Leftovers:
 
 
 def open_engines() -> list[Any]:
-    """Engines that are not closed and that something refers to."""
+    """Engines that are not closed and that something refers to.
+
+    While another thread collects garbage, ``gc.collect`` returns at once: ask again.
+    """
     module = sys.modules.get("pytreellama.engine.engine")
     if module is None:
         return []
+    gc.collect()
     living = [one for one in gc.get_objects() if isinstance(one, module.Engine)]
     return [engine for engine in living if not engine.is_closed]
 
@@ -76,10 +79,6 @@ def _text(path: Path) -> str:
 
 def _is_helper(command: str) -> bool:
     return any(helper in command for helper in _HELPERS)
-
-
-def _holds(these: Iterable[Any], one: Any) -> bool:
-    return any(one is other for other in these)
 
 
 def _lasting(living: Callable[[], list[Any]], before: list[Any], grace_s: float) -> list[Any]:
