@@ -12,10 +12,12 @@ from pytreellama.serve.messages import FunctionCall
 
 Finish = Literal["stop", "length", "tool_calls"]
 
+_STOP_REASON = "Not OpenAI's: the stop string that ended the text, under vLLM's name."
 
-def new_id(kind: str) -> str:
+
+def new_id(kind: str, mark: str = "-") -> str:
     """An id such as ``chatcmpl-3f...``."""
-    return f"{kind}-{secrets.token_hex(12)}"
+    return f"{kind}{mark}{secrets.token_hex(12)}"
 
 
 def now() -> int:
@@ -115,6 +117,7 @@ class TextChoice(BaseModel):
     text: str
     logprobs: TextLogprobs | None = None
     finish_reason: Finish | None = None
+    stop_reason: str | None = Field(default=None, description=_STOP_REASON)
 
 
 class Steps(BaseModel):
@@ -178,6 +181,7 @@ class ChatChoice(BaseModel):
     message: AnswerMessage
     logprobs: ChatLogprobs | None = None
     finish_reason: Finish
+    stop_reason: str | None = Field(default=None, description=_STOP_REASON)
 
 
 class ChatCompletion(Headed):
@@ -206,6 +210,7 @@ class DeltaChoice(BaseModel):
     delta: Delta
     logprobs: ChatLogprobs | None = None
     finish_reason: Finish | None = None
+    stop_reason: str | None = Field(default=None, description=_STOP_REASON)
 
 
 class ChatChunk(Headed):

@@ -110,7 +110,7 @@ class _Writer:
         index, text, reason = answer.index, chunk.text, chunk.finish_reason
         if self._body.echo and is_first:
             text = self._prompt_text(answer) + text
-        choice = TextChoice(index=index, text=text)
+        choice = TextChoice(index=index, text=text, stop_reason=chunk.stop_string)
         if reason is not None:
             choice.finish_reason = finish_of(reason)
         if self._body.logprobs is not None and chunk.logprobs is not None:

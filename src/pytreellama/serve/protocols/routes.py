@@ -1,0 +1,13 @@
+"""The routes of all protocols, for an app."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter
+
+from pytreellama.serve.protocols.anthropic_routes import anthropic_router
+from pytreellama.serve.service import Service
+
+V1_ROUTERS: tuple[Callable[[Service], APIRouter], ...] = (anthropic_router,)
+"""Make the routes whose paths begin with the version, which clients may leave out."""

@@ -1,0 +1,153 @@
+"""Clients of other protocols than OpenAI's chats, the real ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="needs the extra: pip install 'pytreellama[serve]'")
+pytest.importorskip("anthropic", reason="needs anthropic: pip install 'pytreellama[test]'")
+
+import anthropic
+import httpx
+
+from pytreellama.model.default_model import default_model_path
+from served import Served, served
+
+NAME = "small"
+KEY = "sesame"
+ASKED: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Oslo"]}, "n_days": {"type": "integer"}},
+    "required": ["city", "n_days"],
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("protocols")
+    options = ("--alias", NAME, "--n-ctx", "2048", "--parallel", "8", "--temp", "0")
+    with served(
+        default_model_path(), folder, *options, environment={"PYTREELLAMA_API_KEY": KEY}
+    ) as one:
+        yield one
+
+
+def post(server: Served, path: str, body: Any, **headers: str) -> httpx.Response:
+    headers = headers or {"Authorization": f"Bearer {KEY}"}
+    return httpx.post(server.url + path, json=body, headers=headers, timeout=60.0)
+
+
+@pytest.fixture(scope="module")
+def told(server: Served) -> str:
+    """What the server answers in chat completions, which all protocols must say too."""
+    body = {"messages": ASKED, "max_tokens": 24}
+    answer = post(server, "/v1/chat/completions", body)
+    return answer.json()["choices"][0]["message"]["content"]
+
+
+# -- Anthropic
+
+
+@pytest.fixture(scope="module")
+def claude(server: Served) -> Iterator[anthropic.Anthropic]:
+    """Sends its key as x-api-key."""
+    with anthropic.Anthropic(
+        base_url=server.url, api_key=KEY, max_retries=0, timeout=60.0
+    ) as client:
+        yield client
+
+
+TOOL: Any = {"name": "plan", "description": "Plans a trip.", "input_schema": SCHEMA}
+
+
+def test_anthropics_client_gets_the_words_of_a_chat(claude: anthropic.Anthropic, told: str) -> None:
+    message = claude.messages.create(model=NAME, messages=ASKED, max_tokens=24)
+    assert [block.type for block in message.content] == ["text"]
+    assert message.content[0].text == told  # type: ignore[union-attr]
+    assert message.stop_reason in ("end_turn", "max_tokens")
+    count = claude.messages.count_tokens(model=NAME, messages=ASKED)
+    usage = message.usage
+    assert usage.input_tokens + (usage.cache_read_input_tokens or 0) == count.input_tokens
+    assert 0 < usage.output_tokens <= 24
+
+
+def test_anthropics_client_streams_the_same_message(claude: anthropic.Anthropic, told: str) -> None:
+    with claude.messages.stream(model=NAME, messages=ASKED, max_tokens=24) as stream:
+        pieces = list(stream.text_stream)
+        message = stream.get_final_message()
+    assert len(pieces) > 1
+    assert "".join(pieces) == message.content[0].text == told  # type: ignore[union-attr]
+    assert message.stop_reason in ("end_turn", "max_tokens")
+    assert message.usage.output_tokens > 0
+
+
+def test_a_stop_sequence_is_named(claude: anthropic.Anthropic, told: str) -> None:
+    word = told.split()[2]
+    message = claude.messages.create(
+        model=NAME, messages=ASKED, max_tokens=24, stop_sequences=["xyzzy", word]
+    )
+    assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", word)
+    assert message.content[0].text == told[: told.index(word)]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_anthropics_client_gets_tool_use_and_gives_results_back(
+    claude: anthropic.Anthropic, streams: bool
+) -> None:
+    asked: list[Any] = [{"role": "user", "content": "Plan three days in Oslo."}]
+    options: Any = {
+        "model": NAME,
+        "system": [{"type": "text", "text": "You plan trips."}],
+        "tools": [TOOL],
+        "max_tokens": 128,
+    }
+    choice: Any = {"type": "tool", "name": "plan"}
+    if streams:
+        with claude.messages.stream(messages=asked, tool_choice=choice, **options) as stream:
+            message = stream.get_final_message()
+    else:
+        message = claude.messages.create(messages=asked, tool_choice=choice, **options)
+    assert message.stop_reason == "tool_use"
+    use = message.content[-1]
+    assert use.type == "tool_use"
+    assert use.name == "plan"
+    assert use.input.keys() == {"city", "n_days"}
+    asked.append({"role": "assistant", "content": message.model_dump()["content"]})
+    result = {"type": "tool_result", "tool_use_id": use.id, "content": "It rains."}
+    asked.append({"role": "user", "content": [result, {"type": "text", "text": "And now?"}]})
+    again = claude.messages.create(messages=asked, **options)
+    assert again.content
+
+
+def test_anthropics_client_knows_the_errors(server: Served, claude: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.NotFoundError, match="not served here") as unknown:
+        claude.messages.create(model="other", messages=ASKED, max_tokens=1)
+    assert unknown.value.body == {
+        "type": "error",
+        "error": {"type": "not_found_error", "message": unknown.value.body["error"]["message"]},  # type: ignore[index]
+    }
+    image: Any = {"type": "image", "source": {"type": "url", "url": "http://localhost/a.png"}}
+    with pytest.raises(anthropic.BadRequestError, match="blocks of type 'image'"):
+        claude.messages.create(
+            model=NAME, messages=[{"role": "user", "content": [image]}], max_tokens=1
+        )
+    wrong = anthropic.Anthropic(base_url=server.url, api_key="wrong", max_retries=0)
+    with wrong, pytest.raises(anthropic.AuthenticationError):
+        wrong.messages.create(model=NAME, messages=ASKED, max_tokens=1)
+
+
+def test_an_answer_by_a_schema_is_what_anthropics_client_asked_for(
+    claude: anthropic.Anthropic,
+) -> None:
+    message = claude.messages.create(
+        model=NAME,
+        messages=ASKED,
+        max_tokens=64,
+        output_config={"format": {"type": "json_schema", "schema": SCHEMA}},
+    )
+    assert json.loads(message.content[0].text).keys() == {"city", "n_days"}  # type: ignore[union-attr]
