@@ -13,6 +13,7 @@ pytest.importorskip("anthropic", reason="needs anthropic: pip install 'pytreella
 
 import anthropic
 import httpx
+import openai
 
 from pytreellama.model.default_model import default_model_path
 from served import Served, served
@@ -151,3 +152,109 @@ def test_an_answer_by_a_schema_is_what_anthropics_client_asked_for(
         output_config={"format": {"type": "json_schema", "schema": SCHEMA}},
     )
     assert json.loads(message.content[0].text).keys() == {"city", "n_days"}  # type: ignore[union-attr]
+
+
+# -- OpenAI's responses
+
+
+@pytest.fixture(scope="module")
+def gpt(server: Served) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"{server.url}/v1", api_key=KEY, max_retries=0, timeout=60.0
+    ) as client:
+        yield client
+
+
+FUNCTION: Any = {"type": "function", "name": "plan", "parameters": SCHEMA, "strict": False}
+
+
+def test_a_response_has_the_words_of_a_chat(gpt: openai.OpenAI, told: str) -> None:
+    for asked in (ASKED[0]["content"], ASKED):
+        response = gpt.responses.create(model=NAME, input=asked, max_output_tokens=24)
+        assert response.output_text == told
+        assert response.status in ("completed", "incomplete")
+        assert response.usage is not None
+        assert 0 < response.usage.output_tokens <= 24
+
+
+def test_a_streamed_response_has_numbered_events_and_joins_to_the_whole(
+    gpt: openai.OpenAI, told: str
+) -> None:
+    with gpt.responses.stream(model=NAME, input=ASKED, max_output_tokens=24) as stream:
+        events: list[Any] = list(stream)
+    response = events[-1].response
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    types = [event.type for event in events]
+    assert types[:4] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+    ]
+    assert types[-1] in ("response.completed", "response.incomplete")
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert len(deltas) > 1
+    assert "".join(deltas) == response.output_text == told
+
+
+def test_a_response_goes_on_from_the_one_before_it(gpt: openai.OpenAI) -> None:
+    options: Any = {"model": NAME, "max_output_tokens": 16}
+    first = gpt.responses.create(input=ASKED, instructions="Be brief.", **options)
+    assert gpt.responses.retrieve(first.id).output_text == first.output_text
+    second = gpt.responses.create(input="And of Norway?", previous_response_id=first.id, **options)
+    said: list[Any] = [
+        *ASKED,
+        *(item.model_dump() for item in first.output),
+        {"role": "user", "content": "And of Norway?"},
+    ]
+    assert gpt.responses.create(input=said, **options).output_text == second.output_text
+    gpt.responses.delete(first.id)
+    with pytest.raises(openai.BadRequestError, match="send the whole conversation"):
+        gpt.responses.create(input="Again?", previous_response_id=first.id, **options)
+    unkept = gpt.responses.create(input=ASKED, store=False, **options)
+    with pytest.raises(openai.NotFoundError):
+        gpt.responses.retrieve(unkept.id)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_response_calls_a_function_and_reads_its_output(
+    gpt: openai.OpenAI, streams: bool
+) -> None:
+    asked: list[Any] = [{"role": "user", "content": "Plan three days in Oslo."}]
+    options: Any = {"model": NAME, "tools": [FUNCTION], "max_output_tokens": 128}
+    choice: Any = {"type": "function", "name": "plan"}
+    if streams:
+        with gpt.responses.stream(input=asked, tool_choice=choice, **options) as stream:
+            response: Any = stream.get_final_response()
+    else:
+        response = gpt.responses.create(input=asked, tool_choice=choice, **options)
+    (call,) = response.output
+    assert (call.type, call.name, call.status) == ("function_call", "plan", "completed")
+    assert json.loads(call.arguments).keys() == {"city", "n_days"}
+    asked += [
+        call.model_dump(),
+        {"type": "function_call_output", "call_id": call.call_id, "output": "It rains."},
+    ]
+    assert gpt.responses.create(input=asked, **options).output
+
+
+def test_a_response_by_a_schema_is_parsed(gpt: openai.OpenAI) -> None:
+    response = gpt.responses.create(
+        model=NAME,
+        input=ASKED,
+        max_output_tokens=64,
+        text={"format": {"type": "json_schema", "name": "trip", "schema": SCHEMA}},
+        include=["message.output_text.logprobs"],
+    )
+    assert json.loads(response.output_text).keys() == {"city", "n_days"}
+    assert response.output[0].content[0].logprobs  # type: ignore[union-attr]
+
+
+def test_what_a_response_cannot_have_is_refused_by_its_name(gpt: openai.OpenAI) -> None:
+    image: Any = {"role": "user", "content": [{"type": "input_image", "image_url": "a"}]}
+    with pytest.raises(openai.BadRequestError, match="parts of type 'input_image'"):
+        gpt.responses.create(model=NAME, input=[image])
+    with pytest.raises(openai.BadRequestError, match="tools of type 'web_search'"):
+        gpt.responses.create(model=NAME, input="a", tools=[{"type": "web_search"}])
+    with pytest.raises(openai.BadRequestError, match="conversation is not supported"):
+        gpt.responses.create(model=NAME, input="a", conversation="conv_1")
