@@ -13,6 +13,7 @@ pytest.importorskip("anthropic", reason="needs anthropic: pip install 'pytreella
 
 import anthropic
 import httpx
+import ollama
 import openai
 
 from pytreellama.model.default_model import default_model_path
@@ -239,7 +240,7 @@ def test_a_response_calls_a_function_and_reads_its_output(
 
 
 def test_a_response_by_a_schema_is_parsed(gpt: openai.OpenAI) -> None:
-    response = gpt.responses.create(
+    response: Any = gpt.responses.create(
         model=NAME,
         input=ASKED,
         max_output_tokens=64,
@@ -247,7 +248,7 @@ def test_a_response_by_a_schema_is_parsed(gpt: openai.OpenAI) -> None:
         include=["message.output_text.logprobs"],
     )
     assert json.loads(response.output_text).keys() == {"city", "n_days"}
-    assert response.output[0].content[0].logprobs  # type: ignore[union-attr]
+    assert response.output[0].content[0].logprobs
 
 
 def test_what_a_response_cannot_have_is_refused_by_its_name(gpt: openai.OpenAI) -> None:
@@ -258,3 +259,119 @@ def test_what_a_response_cannot_have_is_refused_by_its_name(gpt: openai.OpenAI) 
         gpt.responses.create(model=NAME, input="a", tools=[{"type": "web_search"}])
     with pytest.raises(openai.BadRequestError, match="conversation is not supported"):
         gpt.responses.create(model=NAME, input="a", conversation="conv_1")
+
+
+# -- Ollama
+
+
+@pytest.fixture(scope="module")
+def llama(server: Served) -> ollama.Client:
+    return ollama.Client(server.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60.0)
+
+
+LIMIT = {"num_predict": 24}
+
+
+def test_ollamas_client_gets_the_words_of_a_chat(llama: ollama.Client, told: str) -> None:
+    for name in (NAME, f"{NAME}:latest"):
+        answer = llama.chat(name, ASKED, options=LIMIT)
+        assert answer.message.content == told
+        assert answer.done
+        assert answer.done_reason in ("stop", "length")
+        assert answer.eval_count is not None
+        assert 0 < answer.eval_count <= 24
+        assert answer.total_duration
+        assert answer.prompt_eval_count
+    # a prompt is a chat of one message
+    assert llama.generate(NAME, ASKED[0]["content"], options=LIMIT).response == told
+
+
+def test_ollamas_streams_join_to_the_whole(llama: ollama.Client, told: str) -> None:
+    parts = list(llama.chat(NAME, ASKED, options=LIMIT, stream=True))
+    assert len(parts) > 2
+    assert "".join(part.message.content or "" for part in parts) == told
+    assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert parts[-1].eval_count
+    pieces = list(llama.generate(NAME, ASKED[0]["content"], options=LIMIT, stream=True))
+    assert "".join(piece.response or "" for piece in pieces) == told
+
+
+def test_a_raw_prompt_goes_on_as_a_completion_does(server: Served, llama: ollama.Client) -> None:
+    body = {"prompt": "Once upon a time", "max_tokens": 16, "stop": "xyzzy"}
+    text = post(server, "/v1/completions", body).json()["choices"][0]["text"]
+    options: Any = {"num_predict": 16, "stop": ["xyzzy"], "num_ctx": 512}
+    for streams in (False, True):
+        answer: Any = llama.generate(
+            NAME, "Once upon a time", raw=True, options=options, stream=streams
+        )
+        written = "".join(part.response for part in answer) if streams else answer.response
+        assert written == text
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_ollamas_client_gets_calls_with_arguments_as_objects(
+    llama: ollama.Client, streams: bool
+) -> None:
+    plan = {"name": "plan", "arguments": {"city": "Oslo", "n_days": 3}}
+    said: list[Any] = [
+        {"role": "user", "content": "Plan three days in Oslo."},
+        {"role": "assistant", "content": "", "tool_calls": [{"function": plan}]},
+        {"role": "tool", "content": "It rains.", "tool_name": "plan"},
+        {"role": "user", "content": "And Paris?"},
+    ]
+    tool: Any = {"type": "function", "function": {"name": "plan", "parameters": SCHEMA}}
+    schema: Any = {
+        "type": "object",
+        "properties": {"name": {"const": "plan"}, "arguments": SCHEMA},
+        "required": ["name", "arguments"],
+    }
+    options: Any = {"tools": [tool], "format": schema, "options": {"num_predict": 128}}
+    answer: Any = llama.chat(NAME, said, **options, **{"stream": streams})
+    parts = list(answer) if streams else [answer]
+    calls = [call for part in parts for call in part.message.tool_calls or []]
+    content = "".join(part.message.content or "" for part in parts)
+    # there is no tool_choice here: a call is what the model wrote by the schema
+    (call,) = calls or [None]
+    if call is None:
+        assert json.loads(content)["name"] == "plan"
+    else:
+        assert call.function.name == "plan"
+        assert call.function.arguments.keys() == {"city", "n_days"}
+
+
+def test_a_format_is_kept_to(llama: ollama.Client) -> None:
+    answer = llama.chat(NAME, ASKED, format=SCHEMA, options={"num_predict": 64})
+    assert json.loads(answer.message.content or "").keys() == {"city", "n_days"}
+
+
+def test_ollamas_client_reads_the_facts_of_the_model(llama: ollama.Client) -> None:
+    (listed,) = llama.list().models
+    assert listed.model == f"{NAME}:latest"
+    shown = llama.show(NAME)
+    assert shown.modelinfo is not None
+    assert shown.modelinfo["general.architecture"] == "llama"
+    assert shown.modelinfo["llama.context_length"] == 8192
+    assert shown.details is not None
+    assert shown.details.family == "llama"
+    assert shown.details.parameter_size == "135M"
+    assert "completion" in (shown.capabilities or [])
+    (running,) = llama.ps().models
+    assert running.model == f"{NAME}:latest"
+    assert llama.chat(NAME, []).done_reason == "load"
+    assert llama.generate(NAME).done_reason == "load"
+
+
+def test_ollamas_client_gets_vectors(llama: ollama.Client) -> None:
+    embedded = llama.embed(NAME, ["A fox.", "A dog."])
+    assert [len(vector) for vector in embedded.embeddings] == [576, 576]
+    assert embedded.prompt_eval_count
+    (one,) = llama.embed(NAME, "A fox.").embeddings
+    assert one == embedded.embeddings[0]
+
+
+def test_ollamas_client_knows_the_errors(llama: ollama.Client) -> None:
+    with pytest.raises(ollama.ResponseError, match="not served here") as unknown:
+        llama.chat("other", ASKED)
+    assert unknown.value.status_code == 404
+    with pytest.raises(ollama.ResponseError, match="does not fill in the middle"):
+        llama.generate(NAME, "def f():", suffix="return a")

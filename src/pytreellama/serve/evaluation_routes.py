@@ -28,7 +28,7 @@ def evaluation_router(service: Service) -> APIRouter:
     async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
         """Vectors of texts: hidden states of the model, pooled, of length 1."""
         caller = caller_of(request)
-        return await caller.finish(_embed(service, body, caller))
+        return json_response(await caller.finish(embed(service, body, caller)))
 
     @router.post("/score", responses=answers_of(ScoreList))
     async def score(body: ScoreRequest, request: Request) -> Response:
@@ -39,7 +39,12 @@ def evaluation_router(service: Service) -> APIRouter:
     return router
 
 
-async def _embed(service: Service, body: EmbeddingRequest, caller: Caller) -> Response:
+async def embed(service: Service, body: EmbeddingRequest, caller: Caller) -> EmbeddingList:
+    """Vectors of texts.
+
+    Raises:
+        APIError: the request cannot be served.
+    """
     service.require_model(body.model)
     engine = service.engine.engine
     n_values = engine.model.n_embd_out
@@ -60,7 +65,7 @@ async def _embed(service: Service, body: EmbeddingRequest, caller: Caller) -> Re
     return await caller.run(partial(_embedded, service, body, jobs))
 
 
-def _embedded(service: Service, body: EmbeddingRequest, jobs: Sequence[EmbedJob]) -> Response:
+def _embedded(service: Service, body: EmbeddingRequest, jobs: Sequence[EmbedJob]) -> EmbeddingList:
     vectors: list[list[float] | str] = [
         base64.b64encode(job.embedding.tobytes()).decode()
         if body.encoding_format == "base64"
@@ -68,12 +73,11 @@ def _embedded(service: Service, body: EmbeddingRequest, jobs: Sequence[EmbedJob]
         for job in jobs
     ]
     n_tokens = sum(job.stats.n_prompt for job in jobs)
-    answer = EmbeddingList(
+    return EmbeddingList(
         data=[Embedded(index=i, embedding=vector) for i, vector in enumerate(vectors)],
         model=service.settings.model_name,
         usage=Usage(prompt_tokens=n_tokens, total_tokens=n_tokens),
     )
-    return json_response(answer)
 
 
 async def _score(service: Service, body: ScoreRequest, caller: Caller) -> Response:

@@ -30,13 +30,24 @@ def answers_of(
     model: type[BaseModel],
     *,
     streams: bool = False,
+    lines: bool = False,
     chunk: type[BaseModel] | None = None,
     error: type[BaseModel] = ErrorBody,
 ) -> dict[int | str, dict[str, Any]]:
-    """The responses of a route, errors included."""
+    """The responses of a route, errors included.
+
+    Args:
+        streams: it may answer in server-sent events too.
+        lines: it may answer in JSON lines too.
+        chunk: what an event holds, where that is not the whole answer's form.
+        error: the form of errors.
+    """
     success: dict[str, Any] = {"model": model, "description": "The answer."}
     if streams:
         success["content"] = {"text/event-stream": {"itemSchema": _event(chunk or model, error)}}
+    if lines:
+        forms = [{"$ref": _REF.format(model=one.__name__)} for one in (model, error)]
+        success["content"] = {"application/x-ndjson": {"itemSchema": {"anyOf": forms}}}
     if chunk is not None:
         _CHUNKS.add(chunk)
     return {200: success} | errors(error=error)

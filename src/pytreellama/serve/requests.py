@@ -184,7 +184,10 @@ class CompletionRequest(Generating):
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = Field(False, description="Put the prompt before the text.")
     best_of: int | None = Field(None, description="Only as many as `n`.")
-    suffix: str | None = Field(None, description="Only empty.")
+    suffix: str | None = Field(
+        None,
+        description="The text is to end where this begins. Needs a model that fills in the middle.",
+    )
     parse_special: bool | None = _parse_special()
 
 

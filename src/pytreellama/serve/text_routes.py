@@ -14,6 +14,7 @@ from pytreellama.serve.answers import TextChoice, TextCompletion
 from pytreellama.serve.bodies import JsonRoute, caller_of
 from pytreellama.serve.callers import Caller
 from pytreellama.serve.errors import APIError
+from pytreellama.serve.infill import infill_prompt
 from pytreellama.serve.logprobs import TextLogprobWriter
 from pytreellama.serve.openapi import answers_of
 from pytreellama.serve.request_queue import Answer, AnswerOptions, finish_of, timings_of, usage_of
@@ -30,18 +31,25 @@ def text_router(service: Service) -> APIRouter:
     @router.post("/completions", responses=answers_of(TextCompletion, streams=True))
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue one prompt or several; `stream` sends pieces as server-sent events."""
-        is_constrained = body.grammar is not None or body.json_schema is not None
-        caller = caller_of(request).slow(is_constrained)
-        writer = await caller.finish(_begin(service, body, caller))
+        writer = await begin_text(service, body, caller_of(request))
         return await respond(service, request, writer, streams=bool(body.stream))
 
     return router
 
 
-async def _begin(service: Service, body: CompletionRequest, caller: Caller) -> _Writer:
+async def begin_text(service: Service, body: CompletionRequest, caller: Caller) -> TextWriter:
+    """Queue the answers to prompts, within the caller's time.
+
+    Raises:
+        APIError: the request cannot be served.
+    """
+    is_constrained = body.grammar is not None or body.json_schema is not None
+    caller = caller.slow(is_constrained)
+    return await caller.finish(_begin(service, body, caller))
+
+
+async def _begin(service: Service, body: CompletionRequest, caller: Caller) -> TextWriter:
     service.require_model(body.model)
-    if body.suffix:
-        raise APIError(400, "suffix is not supported; leave it out", param="suffix")
     if body.best_of not in (None, body.n_answers):
         raise APIError(400, "best_of must equal n", param="best_of")
     if body.echo and body.logprobs is not None:
@@ -52,21 +60,34 @@ async def _begin(service: Service, body: CompletionRequest, caller: Caller) -> _
         )
     given = as_prompts(body.prompt)
     service.queue.check_room(len(given), body.n_answers)
-    encode = partial(service.text_limit.encode, parse_special=body.parse_special is not False)
-    prompts = [await caller.run(partial(encode, one)) for one in given]
+    prompts = [await caller.run(partial(_prompt, service, body, one)) for one in given]
     longest = max(map(len, prompts))
     max_tokens = service.max_tokens(body.max_tokens, _N_TOKENS, longest)
     options = body.options(max_tokens, body.logprobs, service.settings.sampling)
     asked = AnswerOptions(prompts, body.n_answers, options, bool(body.stream), body.wants_steps)
-    return _Writer(service, body, await service.queue.begin(asked, caller))
+    return TextWriter(service, body, await service.queue.begin(asked, caller), longest)
 
 
-class _Writer:
-    """Puts what the engine writes into OpenAI's form."""
+def _prompt(service: Service, body: CompletionRequest, given: str | list[int]) -> list[int]:
+    if not body.suffix:
+        parses = body.parse_special is not False
+        return service.text_limit.encode(given, parse_special=parses)
+    if not isinstance(given, str):
+        raise APIError(400, "suffix needs a prompt that is a text", param="suffix")
+    return infill_prompt(service, given, body.suffix, param="suffix")
+
+
+class TextWriter:
+    """Puts what the engine writes into OpenAI's form.
+
+    Attributes:
+        n_prompt: tokens of the longest prompt.
+    """
 
     def __init__(
-        self, service: Service, body: CompletionRequest, answers: Sequence[Answer]
+        self, service: Service, body: CompletionRequest, answers: Sequence[Answer], n_prompt: int
     ) -> None:
+        self.n_prompt = n_prompt
         self._service = service
         self._body = body
         self.answers = answers
@@ -75,6 +96,7 @@ class _Writer:
         self._logprobs = [TextLogprobWriter(self._vocab) for _ in answers]
 
     async def whole(self) -> TextCompletion:
+        """See Writer."""
         chunks = await self._service.queue.whole(self.answers)
         stats = [chunk.stats for chunk in chunks if chunk.stats is not None]
         completion = self._completion(
@@ -85,6 +107,7 @@ class _Writer:
         return completion
 
     async def events(self) -> AsyncGenerator[dict[str, Any]]:
+        """See Writer."""
         head = self._completion([]).model_dump()
         stats: dict[int, Stats] = {}
         seen: set[int] = set()

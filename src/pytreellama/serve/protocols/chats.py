@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -13,9 +13,10 @@ from starlette.responses import Response
 from pytreellama.serve.callers import Caller
 from pytreellama.serve.chat_routes import ChatWriter, begin_chat
 from pytreellama.serve.protocols.pieces import ChatPiece, piece_of_chunk, piece_of_completion
-from pytreellama.serve.requests import ChatRequest
+from pytreellama.serve.requests import ChatRequest, CompletionRequest, Generating
 from pytreellama.serve.service import Service, respond
 from pytreellama.serve.stream_forms import Event, StreamForm
+from pytreellama.serve.text_routes import TextWriter, begin_text
 from pytreellama.serve.validation import api_error_of_validation
 
 
@@ -45,12 +46,24 @@ def chat_request(values: dict[str, Any]) -> ChatRequest:
     Raises:
         APIError: a value that no chat may have.
     """
+    return _valid(ChatRequest, values)
+
+
+def completion_request(values: dict[str, Any]) -> CompletionRequest:
+    """A text that a protocol's request means; raises as ``chat_request``."""
+    return _valid(CompletionRequest, values)
+
+
+_Body = TypeVar("_Body", bound=Generating)
+
+
+def _valid(model: type[_Body], values: dict[str, Any]) -> _Body:
     if values.get("stream"):
         values["stream_options"] = {"include_usage": True}
     try:
-        return ChatRequest.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise api_error_of_validation(error, values, ChatRequest) from None
+        raise api_error_of_validation(error, values, model) from None
 
 
 async def respond_chat(
@@ -66,10 +79,23 @@ async def respond_chat(
     return await respond(service, request, writer, streams=bool(chat.stream), form=form)
 
 
+async def respond_text(
+    service: Service,
+    request: Request,
+    caller: Caller,
+    text: CompletionRequest,
+    translator: ChatTranslator,
+    form: StreamForm,
+) -> Response:
+    """Continue a text, and respond in a protocol's form."""
+    writer = TranslatedWriter(await begin_text(service, text, caller), translator)
+    return await respond(service, request, writer, streams=bool(text.stream), form=form)
+
+
 class TranslatedWriter:
     """A writer whose answers and events are a protocol's."""
 
-    def __init__(self, writer: ChatWriter, translator: ChatTranslator) -> None:
+    def __init__(self, writer: ChatWriter | TextWriter, translator: ChatTranslator) -> None:
         self._writer = writer
         self._translator = translator
         self.answers = writer.answers

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pytreellama.serve.answers import ChatCompletion, Finish, Timings, Usage
+from pytreellama.serve.answers import ChatCompletion, Finish, TextCompletion, Timings, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +45,19 @@ class ChatPiece:
     timings: Timings | None = None
 
 
-def piece_of_completion(completion: ChatCompletion) -> ChatPiece:
+def piece_of_completion(completion: ChatCompletion | TextCompletion) -> ChatPiece:
     """All of the first answer as one piece."""
     choice = completion.choices[0].model_dump()
-    piece = _piece(choice, choice["message"])
+    piece = _piece(choice, choice.get("message") or {"content": choice["text"]})
     return _with_counts(piece, completion.usage, completion.timings)
 
 
 def piece_of_chunk(chunk: Mapping[str, Any]) -> ChatPiece:
-    """The data of an event of `/v1/chat/completions` as a piece."""
+    """The data of an event of `/v1/chat/completions` or `/v1/completions` as a piece."""
     usage, timings = chunk.get("usage"), chunk.get("timings")
     piece = ChatPiece()
     for choice in chunk["choices"]:
-        piece = _piece(choice, choice["delta"])
+        piece = _piece(choice, choice.get("delta") or {"content": choice.get("text")})
     return _with_counts(
         piece,
         None if usage is None else Usage.model_validate(usage),

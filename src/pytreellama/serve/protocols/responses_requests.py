@@ -231,7 +231,7 @@ class ResponsesRequest(Body):
             "parallel_tool_calls": self.parallel_tool_calls,
             "stream": bool(self.stream),
             "reasoning_effort": self.reasoning and self.reasoning.effort,
-            "response_format": _format(self.text and self.text.format),
+            "response_format": _format(self.text.format if self.text else None),
         }
         if self.speculation is not None:
             values["speculation"] = self.speculation.model_dump()
@@ -308,7 +308,9 @@ def _tool(tool: ResponseTool) -> dict[str, Any]:
 
 
 def _format(format: ResponseFormat | None) -> dict[str, Any] | None:
-    if format is None or format.type != "json_schema":
-        return format and {"type": format.type}
+    if format is None:
+        return None
+    if format.type != "json_schema":
+        return {"type": format.type}
     schema = {"name": format.name, "schema": format.schema_}
     return {"type": "json_schema", "json_schema": schema}
