@@ -326,7 +326,7 @@ def test_ollamas_client_gets_calls_with_arguments_as_objects(
         "required": ["name", "arguments"],
     }
     options: Any = {"tools": [tool], "format": schema, "options": {"num_predict": 128}}
-    answer: Any = llama.chat(NAME, said, **options, **{"stream": streams})
+    answer: Any = llama.chat(NAME, said, **(options | {"stream": streams}))
     parts = list(answer) if streams else [answer]
     calls = [call for part in parts for call in part.message.tool_calls or []]
     content = "".join(part.message.content or "" for part in parts)

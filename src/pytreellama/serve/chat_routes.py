@@ -81,7 +81,14 @@ async def _begin(service: Service, body: ChatRequest, caller: Caller) -> ChatWri
     options = body.options(max_tokens, logprobs, service.settings.sampling)
     if schema is not None:
         options["json_schema"] = schema
-    asked = AnswerOptions([prompt], body.n_answers, options, bool(body.stream), body.wants_steps)
+    asked = AnswerOptions(
+        [prompt],
+        body.n_answers,
+        options,
+        bool(body.stream),
+        body.wants_steps,
+        bool(body.return_progress),
+    )
     return ChatWriter(service, body, await service.queue.begin(asked, caller), len(prompt))
 
 
@@ -152,7 +159,10 @@ class ChatWriter:
                 event["timings"] = timings_of([chunk.stats]).model_dump()
             if answer.log is not None:
                 event["pytreellama"] = {"steps": answer.log.take()}
-            if answer.log is not None or _says_anything(choice):
+            progress = answer.progress.take() if answer.progress else None
+            if progress:
+                event["prompt_progress"] = progress.model_dump()
+            if answer.log is not None or progress or _says_anything(choice):
                 yield event
         if self._body.wants_usage:
             usage = usage_of([stats[i] for i in sorted(stats)], self._body.n_answers)

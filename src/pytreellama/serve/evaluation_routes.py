@@ -51,7 +51,7 @@ async def embed(service: Service, body: EmbeddingRequest, caller: Caller) -> Emb
     if body.dimensions not in (None, n_values):
         raise APIError(400, f"this model's vectors have {n_values} dimensions", param="dimensions")
     texts = as_prompts(body.input)
-    _require_few(service, len(texts), "input")
+    require_few(service, len(texts), "input")
 
     parses = body.parse_special is not False
 
@@ -61,7 +61,7 @@ async def embed(service: Service, body: EmbeddingRequest, caller: Caller) -> Emb
 
     jobs = [await caller.run(partial(embed_job, text)) for text in texts]
     for job in jobs:
-        await _evaluate(service, job, caller)
+        await evaluate(service, job, caller)
     return await caller.run(partial(_embedded, service, body, jobs))
 
 
@@ -84,13 +84,13 @@ async def _score(service: Service, body: ScoreRequest, caller: Caller) -> Respon
     service.require_model(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise APIError(400, "give either a prompt or messages", param="prompt")
-    _require_few(service, len(body.continuations), "continuations")
+    require_few(service, len(body.continuations), "continuations")
     prompt = await caller.run(partial(_prompt, service, body))
     parses = body.parse_special is not False
     encode = partial(service.text_limit.encode_continuation, parse_special=parses)
     continuations = [await caller.run(partial(encode, one)) for one in body.continuations]
     job = await caller.run(partial(service.engine.engine.score_job, prompt, continuations))
-    await _evaluate(service, job, caller)
+    await evaluate(service, job, caller)
     return await caller.run(partial(_scored, service, job))
 
 
@@ -120,7 +120,12 @@ def _scored(service: Service, job: ScoreJob) -> Response:
     return json_response(ScoreList(data=data, model=service.settings.model_name, usage=usage))
 
 
-async def _evaluate(service: Service, job: EvaluationJob, caller: Caller) -> None:
+async def evaluate(service: Service, job: EvaluationJob, caller: Caller) -> None:
+    """Run a job; its result is there afterwards.
+
+    Raises:
+        APIError: what the engine refuses, or too much at once.
+    """
     submit = partial(service.engine.engine.submit_job, job, wait=False)
     try:
         await service.engine.finish(await caller.run(submit, drop=Generation.cancel))
@@ -128,7 +133,8 @@ async def _evaluate(service: Service, job: EvaluationJob, caller: Caller) -> Non
         raise api_error_of(error, service.queue.retry_after_s) from error
 
 
-def _require_few(service: Service, n_texts: int, param: str) -> None:
+def require_few(service: Service, n_texts: int, param: str) -> None:
+    """Raise APIError for more texts than one request may have."""
     most = service.settings.n_continuations_max
     if n_texts > most:
         raise APIError(
