@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pytreellama.draft import DrafterFactory, make_drafter
+from pytreellama.draft import AutoDrafter, Drafter, DrafterFactory, make_drafter
 from pytreellama.engine.config import checked_flag
 from pytreellama.engine.jobs.embed import POOLINGS, EmbedJob, Pooling, own_pooling
 from pytreellama.engine.jobs.generate import GenerateJob
@@ -21,7 +21,7 @@ from pytreellama.engine.request import (
     sampling_params,
 )
 from pytreellama.engine.row_functions import LogitsProcessor, StoppingCriterion
-from pytreellama.errors import RequestError
+from pytreellama.errors import RequestError, not_one_of
 from pytreellama.model.model import Model
 
 
@@ -61,6 +61,7 @@ class JobFactory:
         context_shift: bool = False,
         n_keep: int | None = None,
         n_draft: int | None = None,
+        drafters: str | Sequence[str] | None = None,
         parse_special: bool = True,
         logits_processors: Sequence[LogitsProcessor] = (),
         stopping_criteria: Sequence[StoppingCriterion] = (),
@@ -73,6 +74,7 @@ class JobFactory:
         Args:
             index: which prompt of a call it is.
         """
+        drafter = make_drafter(self._new_drafter)
         request = Request(
             prompt=self.prompts.encode(
                 prompt, parse_special=checked_flag("parse_special", parse_special)
@@ -85,13 +87,14 @@ class JobFactory:
             context_shift=context_shift,
             n_keep=n_keep,
             n_draft=n_draft,
+            drafters=_known_drafters(drafters, drafter),
             sampling=sampling_params(sampling),
             logits_processors=tuple(as_list(logits_processors, "logits_processors")),
             stopping_criteria=tuple(as_list(stopping_criteria, "stopping_criteria")),
             on_step=on_step,
             on_prefill=on_prefill,
         )
-        return GenerateJob(request, self._model.vocab, make_drafter(self._new_drafter), index)
+        return GenerateJob(request, self._model.vocab, drafter, index)
 
     def score(self, prompt: Prompt, continuations: Sequence[Continuation]) -> ScoreJob:
         """A score of continuations; arguments and errors as ``Engine.score``."""
@@ -112,3 +115,15 @@ class JobFactory:
             raise RequestError(f"pooling = {pooling!r} was asked for; give {' or '.join(POOLINGS)}")
         ids = self.prompts.encode(text, add_eos=True)
         return EmbedJob(ids, pooling or own_pooling(self._model), self._n_prefill)
+
+
+def _known_drafters(given: str | Sequence[str] | None, drafter: Drafter) -> frozenset[str] | None:
+    """The drafters that a request names, of those that its engine has."""
+    if given is None:
+        return None
+    names = given.split("+") if isinstance(given, str) else as_list(given, "drafters")
+    known = drafter.names if isinstance(drafter, AutoDrafter) else (drafter.name,)
+    for name in names:
+        if name not in known:
+            raise RequestError(not_one_of("drafters", name, sorted(known)))
+    return frozenset(names)
