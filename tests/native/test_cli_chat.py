@@ -72,6 +72,15 @@ def test_commands(tiny_model_path: PathOf, tmp_path: Path) -> None:
     assert '"be brief"' in kept.read_text()
 
 
+def test_a_system_message_is_shown_and_taken_away_without_a_slip(tiny_model_path: PathOf) -> None:
+    lines = ["/system", "hi", "/system be brief", "/system", '/system ""', "/system", "/bye", "hi"]
+    said = chat(tiny_model_path("rope"), "\n".join(lines)).stderr.splitlines()
+    shown = [line for line in said if line.startswith("(system") or "new" in line]
+    none = "(system message: none; /system TEXT sets one)"
+    new = "(a new conversation)"
+    assert shown == [none, new, "(system message: be brief)", new, none]
+
+
 def test_a_text_in_triple_quotes_has_several_lines(tiny_model_path: PathOf, tmp_path: Path) -> None:
     kept = tmp_path / "talk.json"
     chat(tiny_model_path("rope"), f'"""one\ntwo\n"""\n"""three"""\n/save {kept}\n')

@@ -28,12 +28,13 @@ _COMMANDS = {
     "/clear": "forget the conversation, but not the system message",
     "/retry": "ask the last question again",
     "/undo": "take the last question and its answer back",
-    "/system TEXT": "set the system message, and begin anew",
+    "/system TEXT": "set the system message, and begin a new conversation; without TEXT, show it",
     "/stats": "what the last answer cost",
     "/save FILE": "write the conversation to a JSON file",
     "/load FILE": "continue a conversation that /save wrote",
-    "/exit": "leave, as Ctrl-D does",
+    "/exit": "leave, as Ctrl-D and /bye do",
 }
+_LEAVE = ("/exit", "/bye", "/quit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class Talk:
             text = line.strip()
             if not text:
                 continue
-            if text.split()[0] == "/exit":
+            if text.split()[0] in _LEAVE:
                 return
             try:
                 if text.startswith("/"):
@@ -179,7 +180,7 @@ class Talk:
     def _obey(self, line: str) -> None:
         name, _, argument = line.partition(" ")
         argument = argument.strip()
-        known = [command.split()[0] for command in _COMMANDS]
+        known = [*(command.split()[0] for command in _COMMANDS), *_LEAVE]
         if name not in known:
             raise RequestError(
                 f"unknown command {name}; /help lists them{did_you_mean(name, known)}"
@@ -219,7 +220,12 @@ class Talk:
         typer.echo("(taken back)", err=True)
 
     def _system(self, text: str) -> None:
-        self._conversation.system = text or None
+        if not text:
+            system = self._conversation.system
+            shown = "none; /system TEXT sets one" if system is None else system
+            typer.echo(f"(system message: {shown})", err=True)
+            return
+        self._conversation.system = None if text == '""' else text
         self._clear("")
 
     def _show_stats(self, _: str) -> None:

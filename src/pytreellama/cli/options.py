@@ -77,10 +77,11 @@ class EngineFlags(SamplingFlags):
             "--ctx",
             "--ctx-size",
             "-c",
-            help="Size of the KV cache in tokens: prompt, output and draft nodes. Default: 4096, "
-            "or the model's training context if that is smaller.",
+            help="Size of the KV cache in tokens: prompt, output and draft nodes; 0 for the "
+            "model's training context. Default: 4096, or the model's training context if that is "
+            "smaller.",
             panel=_MODEL,
-            min=1,
+            min=0,
         ),
     ] = None
     threads: Threads = None

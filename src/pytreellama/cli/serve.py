@@ -139,9 +139,10 @@ class ServeOptions:
             "--ctx",
             "--ctx-size",
             "-c",
-            help="Size of the KV cache in tokens, shared by all requests.",
+            help="Size of the KV cache in tokens, shared by all requests; 0 for the model's "
+            "training context.",
             panel=_ENGINE,
-            min=1,
+            min=0,
         ),
     ] = 8192
     parallel: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -16,7 +17,11 @@ from pytreellama.engine.tree_pass import RULES, Rule
 from pytreellama.errors import ContextError, RequestError, did_you_mean, not_one_of, shown
 from pytreellama.model.model import Model
 
+_log = logging.getLogger(__name__)
+
 _N_CACHED, _N_CACHED_STATES = 4, 1
+_N_CTX_USUAL = 256
+"""Sizes from here on are rounded up without a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,24 @@ class EngineConfig:
             raise ContextError(
                 "an engine needs kv_unified=True, so that all its trees can share one pass"
             )
+        _warn_of_size(model, self.n_ctx if self.params is None else self.params.n_ctx, context)
         return context
+
+
+def _warn_of_size(model: Model, n_ctx: int | None, context: Context) -> None:
+    """Log what becomes of a size that few can have meant."""
+    if not n_ctx:
+        return
+    if n_ctx > model.n_ctx_train > 0:
+        _log.warning(
+            "n_ctx=%d is more than the %d tokens of context that %s was trained for; expect poor "
+            "output past them",
+            n_ctx,
+            model.n_ctx_train,
+            model.path.name,
+        )
+    elif n_ctx < _N_CTX_USUAL and context.n_ctx > n_ctx:
+        _log.warning("n_ctx=%d is raised to %d, the smallest context", n_ctx, context.n_ctx)
 
 
 _OF_MODELS = set(inspect.signature(Model.__init__).parameters) - {"self", "path"}

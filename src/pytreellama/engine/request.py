@@ -110,6 +110,11 @@ _ELSEWHERE = {
     "repeat_last_n": "penalty_last_n",
     "response_format": "json_schema",
 }
+_OTHERWISE = {
+    "stream": "engine.stream(...) yields the text as it comes",
+    "echo": "the output never repeats the prompt",
+    "best_of": "n=... gives several completions, and engine.score rates them",
+}
 
 
 def sampling_params(
@@ -134,7 +139,9 @@ def sampling_params(
             )
         if name not in known:
             names = [*_OPTIONS, *known]
-            if name in _ELSEWHERE:
+            if name in _OTHERWISE:
+                meant = f"; {_OTHERWISE[name]}"
+            elif name in _ELSEWHERE:
                 meant = f"; did you mean {_ELSEWHERE[name]!r}?"
             else:
                 meant = did_you_mean(name, names)

@@ -115,8 +115,8 @@ class TreePass:
             self._context.commit(job.require_id(), verdict.path)
         job.state.n_past += len(verdict.path)
         job.stats.count_step(len(tree), verdict.n_accepted)
-        if len(tree) > 1 and job.plan is not None:
-            job.stats.count_plan(job.plan, verdict.tokens[: verdict.n_accepted])
+        if len(tree) > 1:
+            _count_drafts(job, tree, verdict)
         verified_s = time.perf_counter()
         job.stats.verify_s += verified_s - started_s
         if learns:
@@ -193,6 +193,13 @@ class TreePass:
         k = min(n_top, self._context.n_vocab)
         logp, tokens, logps = self._context.outputs.top_logp(row, token, k)
         return TokenLogp(token, logp, tuple(zip(tokens.tolist(), logps.tolist(), strict=True)))
+
+
+def _count_drafts(job: GenerateJob, tree: TokenTree, verdict: Verdict) -> None:
+    if job.plan is not None:
+        job.stats.count_plan(job.plan, verdict.tokens[: verdict.n_accepted])
+    else:
+        job.stats.count_drafts(job.drafter.name, len(tree) - 1, verdict.n_accepted)
 
 
 class _Rows:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytreellama.errors import SamplerError, shown
+from pytreellama.known_names import suggests_names
 
 MAX_SEED = 2**32 - 2
 """llama.cpp reads 2**32 - 1 as "draw one yourself"; pytreellama draws, and reports, its own."""
@@ -71,6 +72,7 @@ _RANGES = {
 }
 
 
+@suggests_names(SamplerError, {"temp": "did you mean 'temperature'?"})
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """Options for sampling the next token from a row of logits.
