@@ -35,9 +35,9 @@ def test_answers_are_those_of_the_engine_to_the_whole_conversation(
 ) -> None:
     with Engine(tiny_model("rope")) as engine:
         messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
-        first = engine.generate(messages, max_tokens=12).text
+        first = engine.generate(messages, max_tokens=12, temperature=0).text
         messages += [{"role": "assistant", "content": first}, {"role": "user", "content": "and"}]
-        second = engine.generate(messages, max_tokens=12).text
+        second = engine.generate(messages, max_tokens=12, temperature=0).text
     result = chat(tiny_model_path("rope"), "hi\nand\n", "--system", "be brief")
     assert result.stdout == f"{first}\n{second}\n"
 

@@ -16,6 +16,7 @@ from pytreellama.context.params import MAX_SEQUENCES, ContextParams
 from pytreellama.engine.tree_pass import RULES, Rule
 from pytreellama.errors import ContextError, RequestError, did_you_mean, not_one_of, shown
 from pytreellama.model.model import Model
+from pytreellama.verify import match, match_greedy, typical
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +53,11 @@ class EngineConfig:
             _require_at_least(0, n_draft=self.n_draft)
         if self.n_seq_max is not None:
             _require_at_least(1, n_seq_max=self.n_seq_max)
-        if self.verify not in RULES:
-            raise RequestError(not_one_of("verify", self.verify, RULES))
+        if self.verify not in RULES and not callable(self.verify):
+            raise RequestError(
+                not_one_of("verify", self.verify, RULES)
+                + "; or give a function, such as pytreellama.verify.rejection"
+            )
         if self.params is not None and not (self.n_ctx is None and self.n_seq_max is None):
             raise ContextError("give n_ctx and n_seq_max in params, or by name, not both")
 
@@ -129,6 +133,12 @@ def check_options(options: Iterable[str], own: Iterable[str]) -> None:
             f"an engine has no parameter {', '.join(unknown)}; it has {', '.join(known)}"
             f"{did_you_mean(unknown[0], known)}"
         )
+
+
+def named_rule(rule: Rule) -> Rule:
+    """The name of a rule that an engine applies by itself; others as they are."""
+    names: dict[object, Rule] = {match: "match", match_greedy: "match", typical: "typical"}
+    return names.get(rule, rule) if callable(rule) else rule
 
 
 def own_model(model: object, *, load_mtp: bool = False) -> Model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -117,19 +117,8 @@ _OTHERWISE = {
 }
 
 
-def sampling_params(
-    options: Mapping[str, Any], base: SamplingParams | None = None
-) -> SamplingParams:
-    """Sampling parameters from options by name.
-
-    Args:
-        options: fields of ``SamplingParams``.
-        base: values of the fields that are not given; by default those of ``SamplingParams()``.
-
-    Raises:
-        RequestError: an unknown option.
-        SamplerError, GrammarError: a value out of range.
-    """
+def require_known(options: Iterable[str]) -> None:
+    """Raise RequestError for a name that is no option of a request, with what may be meant."""
     known = SamplingParams.__dataclass_fields__
     for name in options:
         if name in _OPTIONS:
@@ -146,6 +135,22 @@ def sampling_params(
             else:
                 meant = did_you_mean(name, names)
             raise RequestError(f"unknown option {name}; options are {', '.join(names)}{meant}")
+
+
+def sampling_params(
+    options: Mapping[str, Any], base: SamplingParams | None = None
+) -> SamplingParams:
+    """Sampling parameters from options by name.
+
+    Args:
+        options: fields of ``SamplingParams``.
+        base: values of the fields that are not given; by default those of ``SamplingParams()``.
+
+    Raises:
+        RequestError: an unknown option.
+        SamplerError, GrammarError: a value out of range.
+    """
+    require_known(options)
     return replace(base or SamplingParams(), **options)
 
 
