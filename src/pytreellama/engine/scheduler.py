@@ -190,8 +190,11 @@ class Scheduler:
             stepped += self._running
             self._run_prefill()
             ready = self._ready()
+            started_s = time.perf_counter()
             self._run_own_passes(ready.for_own_pass)
             self._run_tree_pass(ready.for_tree_pass)
+            is_decoding = bool(ready.for_own_pass or ready.for_tree_pass)
+            self._prefill.share.decoded(time.perf_counter() - started_s if is_decoding else 0.0)
         except BaseException as error:
             # a failed pass fails every job in it; a failed admission fails the job to be admitted
             for job in self._running or self._waiting[:1]:
