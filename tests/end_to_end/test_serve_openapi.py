@@ -51,7 +51,7 @@ _CONFIG = {
     "seed": 1,
     "workers": 1,
     "headers": KEY,
-    "generation": {"deterministic": True, "max-examples": 100, "no-shrink": True},
+    "generation": {"deterministic": True, "max-examples": 50, "no-shrink": True},
     "phases": {"stateful": {"enabled": False}},  # nothing that is answered can be asked for later
     "checks": {
         # What has the right form may be wrong all the same: a grammar, a token id, a template's

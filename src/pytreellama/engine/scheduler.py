@@ -17,6 +17,7 @@ from pytreellama.engine.load import Load
 from pytreellama.engine.prefill import ChunkedPrefill
 from pytreellama.engine.tree_pass import Rule, TreePass
 from pytreellama.errors import CacheFullError
+from pytreellama.verify import rejection
 
 N_PREFILL = 128
 """Default number of prompt tokens that a step prefills."""
@@ -136,7 +137,7 @@ class Scheduler:
 
     def add(self, job: Job) -> None:
         """Queue a job that passed ``check``."""
-        job.stats.is_lossy = self._rule != "match"
+        job.stats.is_lossy = self._rule not in ("match", rejection)
         job.arrival = self._n_arrived
         self._n_arrived += 1
         self._waiting.append(job)

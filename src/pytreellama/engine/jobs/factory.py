@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from pytreellama.draft import AutoDrafter, Drafter, DrafterFactory, make_drafter
@@ -11,18 +12,22 @@ from pytreellama.engine.jobs.embed import POOLINGS, EmbedJob, Pooling, own_pooli
 from pytreellama.engine.jobs.generate import GenerateJob
 from pytreellama.engine.jobs.score import ScoreJob
 from pytreellama.engine.jobs.text_logprobs import TextLogprobsJob
-from pytreellama.engine.prompts import Continuation, Prompt, PromptEncoder, as_list
+from pytreellama.engine.prompts import Continuation, Prompt, PromptEncoder, as_list, is_chat
 from pytreellama.engine.request import (
     MAX_LOGPROBS,
     MAX_TOKENS,
     OnPrefill,
     OnStep,
     Request,
+    require_known,
     sampling_params,
 )
 from pytreellama.engine.row_functions import LogitsProcessor, StoppingCriterion
 from pytreellama.errors import RequestError, not_one_of
 from pytreellama.model.model import Model
+from pytreellama.sampling.defaults import sampling_defaults
+from pytreellama.sampling.params import SamplingParams
+from pytreellama.verify import VerificationRule
 
 
 class JobFactory:
@@ -35,17 +40,24 @@ class JobFactory:
         new_drafter: makes the drafter of each generation.
         n_text_max: tokens of the longest text that the context holds.
         n_prefill: maximum number of prompt tokens of a pass.
+        rule: verifies the trees, if it is the user's own.
 
     Attributes:
         prompts: encodes prompts.
     """
 
     def __init__(
-        self, model: Model, new_drafter: DrafterFactory, n_text_max: int, n_prefill: int
+        self,
+        model: Model,
+        new_drafter: DrafterFactory,
+        n_text_max: int,
+        n_prefill: int,
+        rule: VerificationRule | None = None,
     ) -> None:
         self._model = model
         self._new_drafter = new_drafter
         self._n_prefill = n_prefill
+        self._rule = rule
         self.prompts = PromptEncoder(model, n_text_max)
 
     def generate(
@@ -88,13 +100,25 @@ class JobFactory:
             n_keep=n_keep,
             n_draft=n_draft,
             drafters=_known_drafters(drafters, drafter),
-            sampling=sampling_params(sampling),
+            sampling=self._sampling(prompt, sampling),
             logits_processors=tuple(as_list(logits_processors, "logits_processors")),
             stopping_criteria=tuple(as_list(stopping_criteria, "stopping_criteria")),
             on_step=on_step,
             on_prefill=on_prefill,
         )
-        return GenerateJob(request, self._model.vocab, drafter, index)
+        return GenerateJob(request, self._model.vocab, drafter, index, self._rule)
+
+    def _sampling(self, prompt: Prompt, given: Mapping[str, Any]) -> SamplingParams:
+        require_known(given)
+        if is_chat(prompt):
+            given = sampling_defaults(self._recommended, given)
+        return sampling_params(given)
+
+    @cached_property
+    def _recommended(self) -> dict[str, str]:
+        """Metadata on sampling, read once."""
+        found = self._model.metadata.items()
+        return {key: value for key, value in found if key.startswith("general.sampling.")}
 
     def score(self, prompt: Prompt, continuations: Sequence[Continuation]) -> ScoreJob:
         """A score of continuations; arguments and errors as ``Engine.score``."""
