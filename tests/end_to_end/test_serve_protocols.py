@@ -366,7 +366,7 @@ def test_ollamas_client_gets_vectors(llama: ollama.Client) -> None:
     assert [len(vector) for vector in embedded.embeddings] == [576, 576]
     assert embedded.prompt_eval_count
     (one,) = llama.embed(NAME, "A fox.").embeddings
-    assert one == embedded.embeddings[0]
+    assert one == embedded.embeddings[0] == llama.embeddings(NAME, "A fox.").embedding
 
 
 def test_ollamas_client_knows_the_errors(llama: ollama.Client) -> None:

@@ -62,6 +62,18 @@ class TestKeys:
         sent = header.encode() if isinstance(header, str) else header
         assert ask(self.app, headers={"Authorization": sent}).status_code == 200
 
+    def test_a_key_may_come_as_anthropics_clients_send_it(self) -> None:
+        for headers in (
+            {"x-api-key": "sesame"},
+            {"X-API-Key": " sesame "},
+            {"Authorization": "Bearer other", "x-api-key": "sesame"},
+            {"Authorization": "Bearer sesame", "x-api-key": "other"},
+        ):
+            assert ask(self.app, headers=headers).status_code == 200
+        refused = ask(self.app, "/v1/messages", {"x-api-key": "other"})
+        assert refused.status_code == 401
+        assert refused.json()["error"]["type"] == "authentication_error"
+
     @pytest.mark.parametrize(
         "header",
         [

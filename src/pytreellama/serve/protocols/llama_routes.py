@@ -63,6 +63,7 @@ def rerank_router(service: Service) -> APIRouter:
     router = APIRouter(tags=["evaluation"], route_class=JsonRoute)
 
     @router.post("/rerank", responses=answers_of(RerankAnswer))
+    @router.post("/reranking", include_in_schema=False)
     async def rerank(body: RerankRequest, request: Request) -> Response:
         """Order documents by how well they answer a query."""
         caller = caller_of(request)

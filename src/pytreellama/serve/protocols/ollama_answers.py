@@ -141,6 +141,12 @@ class OllamaEmbeddings(BaseModel):
     prompt_eval_count: int
 
 
+class OllamaEmbedding(BaseModel):
+    """Of `/api/embeddings`."""
+
+    embedding: list[float]
+
+
 class OllamaVersion(BaseModel):
     """Of `/api/version`."""
 

@@ -244,6 +244,17 @@ class OllamaShowRequest(Body):
     verbose: bool | None = _unused()
 
 
+class OllamaEmbeddingRequest(Body):
+    """For `/api/embeddings`, the older form of `/api/embed`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "", "prompt": "A fox."}]})
+
+    model: str
+    prompt: Text
+    options: JsonObject | None = _unused()
+    keep_alive: JsonValue = _unused()
+
+
 class OllamaEmbedRequest(Body):
     """For `/api/embed`."""
 

@@ -23,6 +23,7 @@ from pytreellama.serve.protocols.chats import respond_chat, respond_text
 from pytreellama.serve.protocols.ollama_answers import (
     OllamaChat,
     OllamaDetails,
+    OllamaEmbedding,
     OllamaEmbeddings,
     OllamaModel,
     OllamaModels,
@@ -37,6 +38,7 @@ from pytreellama.serve.protocols.ollama_answers import (
 )
 from pytreellama.serve.protocols.ollama_requests import (
     OllamaChatRequest,
+    OllamaEmbeddingRequest,
     OllamaEmbedRequest,
     OllamaGenerateRequest,
     OllamaShowRequest,
@@ -118,9 +120,20 @@ def _post_router(service: Service) -> APIRouter:
         caller = caller_of(request)
         return await caller.finish(_embed(service, body, caller))
 
+    @router.post("/embeddings", responses=answers_of(OllamaEmbedding, error=OllamaErrorBody))
+    async def embedding(body: OllamaEmbeddingRequest, request: Request) -> Response:
+        """The vector of one text."""
+        caller = caller_of(request)
+        asked = EmbeddingRequest(
+            model=plain_name(body.model), input=body.prompt, dimensions=None, **_USUAL
+        )
+        embedded = await caller.finish(embed(service, asked, caller))
+        return json_response(OllamaEmbedding(embedding=_vector(embedded.data[0])))
+
     return router
 
 
+_USUAL: Any = {"parse_special": None, "user": None}
 _JSON = "application/json"
 
 
@@ -129,8 +142,7 @@ async def _embed(service: Service, body: OllamaEmbedRequest, caller: Caller) -> 
         model=plain_name(body.model),
         input=body.input,
         dimensions=body.dimensions,
-        parse_special=None,
-        user=None,
+        **_USUAL,
     )
     embedded = await embed(service, asked, caller)
     answer = OllamaEmbeddings(
