@@ -172,6 +172,7 @@ class Chunk:
         finish_reason: None until the last chunk.
         stats: of the whole request, in the last chunk only.
         seed: the sampler's seed, in the last chunk only.
+        stop_string: the stop string that ended the text, in the last chunk if there is one.
     """
 
     text: str
@@ -180,6 +181,7 @@ class Chunk:
     finish_reason: FinishReason | None = None
     stats: Stats | None = None
     seed: int | None = None
+    stop_string: str | None = None
 
     @classmethod
     def joined(cls, chunks: Sequence[Chunk]) -> Chunk:
@@ -197,6 +199,7 @@ class Chunk:
             last.finish_reason,
             last.stats,
             last.seed,
+            last.stop_string,
         )
 
 
@@ -211,6 +214,7 @@ class Completion:
         seed: the sampler's seed; the same seed, request and engine give the same output.
         stats: see ``Stats``.
         logprobs: one for each token, if requested.
+        stop_string: the stop string that ended the output, if one did.
     """
 
     text: str
@@ -219,6 +223,7 @@ class Completion:
     seed: int
     stats: Stats
     logprobs: tuple[TokenLogp, ...] | None = None
+    stop_string: str | None = None
 
     def __str__(self) -> str:
         return self.text

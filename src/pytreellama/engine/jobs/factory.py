@@ -11,8 +11,10 @@ from pytreellama.engine.config import checked_flag
 from pytreellama.engine.jobs.embed import POOLINGS, EmbedJob, Pooling, own_pooling
 from pytreellama.engine.jobs.generate import GenerateJob
 from pytreellama.engine.jobs.score import ScoreJob
+from pytreellama.engine.jobs.text_logprobs import TextLogprobsJob
 from pytreellama.engine.prompts import Continuation, Prompt, PromptEncoder, as_list, is_chat
 from pytreellama.engine.request import (
+    MAX_LOGPROBS,
     MAX_TOKENS,
     OnPrefill,
     OnStep,
@@ -121,6 +123,13 @@ class JobFactory:
         given = as_list(continuations, "continuations")
         ids = [self.prompts.encode_continuation(one) for one in given]
         return ScoreJob(self.prompts.encode(prompt), ids)
+
+    def text_logprobs(self, text: Prompt, n_top: int) -> TextLogprobsJob:
+        """A text's log-probabilities; arguments and errors as ``Engine.text_logprobs``."""
+        n_most = min(MAX_LOGPROBS, self._model.vocab.n_tokens)
+        if isinstance(n_top, bool) or not isinstance(n_top, int) or not 0 <= n_top <= n_most:
+            raise RequestError(f"invalid top={n_top!r}: expected 0 to {n_most}")
+        return TextLogprobsJob(self.prompts.encode(text), n_top, self._n_prefill)
 
     def embed(self, text: Prompt, pooling: Pooling | None) -> EmbedJob:
         """An embedding of one text; arguments and errors as ``Engine.embed``."""
