@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytreellama.chat.reply.message import Delta, Reply
+from pytreellama.chat.reply.message import joined as joined_deltas
 from pytreellama.engine.display import completion_html, stats_html
 from pytreellama.plan import Plan
 from pytreellama.tree import TokenTree
@@ -164,6 +166,7 @@ class Chunk:
         finish_reason: None until the last chunk.
         stats: of the whole request, in the last chunk only.
         seed: the sampler's seed, in the last chunk only.
+        deltas: what the text brings to the reply, for a chat.
     """
 
     text: str
@@ -172,6 +175,7 @@ class Chunk:
     finish_reason: FinishReason | None = None
     stats: Stats | None = None
     seed: int | None = None
+    deltas: tuple[Delta, ...] = ()
 
     @classmethod
     def joined(cls, chunks: Sequence[Chunk]) -> Chunk:
@@ -189,6 +193,7 @@ class Chunk:
             last.finish_reason,
             last.stats,
             last.seed,
+            tuple(joined_deltas(delta for chunk in chunks for delta in chunk.deltas)),
         )
 
 
@@ -203,6 +208,7 @@ class Completion:
         seed: the sampler's seed; the same seed, request and engine give the same output.
         stats: see ``Stats``.
         logprobs: one for each token, if requested.
+        message: what the text is as a message, for a chat: content, reasoning, calls of tools.
     """
 
     text: str
@@ -211,6 +217,7 @@ class Completion:
     seed: int
     stats: Stats
     logprobs: tuple[TokenLogp, ...] | None = None
+    message: Reply | None = None
 
     def __str__(self) -> str:
         return self.text

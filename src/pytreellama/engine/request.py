@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pytreellama.chat.chat_options import ChatOptions
+from pytreellama.chat.reply.format import ReplyFormat
+from pytreellama.constraints.reply_grammar import ReplyGrammar
 from pytreellama.context.params import is_integer
 from pytreellama.engine.completion import Step
 from pytreellama.engine.row_functions import LogitsProcessor, StoppingCriterion
@@ -46,6 +49,8 @@ class Request:
         stopping_criteria: functions ``f(tokens, logits) -> bool`` that end the output.
         on_step: called with every verified tree.
         on_prefill: called with the share of the prompt that is in the KV cache.
+        reply: what the text may consist of, if it is a reply in a chat.
+        grammar: what such a reply must be.
     """
 
     prompt: Int32
@@ -62,6 +67,8 @@ class Request:
     stopping_criteria: tuple[StoppingCriterion, ...] = ()
     on_step: OnStep | None = None
     on_prefill: OnPrefill | None = None
+    reply: ReplyFormat | None = None
+    grammar: ReplyGrammar | None = None
 
     def __post_init__(self) -> None:
         _require_integer("max_tokens", self.max_tokens)
@@ -94,8 +101,13 @@ class Request:
 
 
 _OPTIONS = (
-    *(name for name in Request.__dataclass_fields__ if name not in ("prompt", "sampling")),
+    *(
+        name
+        for name in Request.__dataclass_fields__
+        if name not in ("prompt", "sampling", "reply", "grammar")
+    ),
     "parse_special",
+    *(name for name in ChatOptions.__dataclass_fields__ if not name.startswith("_")),
 )
 
 
@@ -108,7 +120,7 @@ _ELSEWHERE = {
     "temp": "temperature",
     "repetition_penalty": "repeat_penalty",
     "repeat_last_n": "penalty_last_n",
-    "response_format": "json_schema",
+    "chat_template_kwargs": "template_variables",
 }
 
 

@@ -45,6 +45,7 @@ class Sampler(Closing):
     Args:
         vocab: the vocabulary of the model that computes the logits.
         params: sampling options; None for greedy decoding.
+        constraint: constrains the text, instead of a grammar or schema of ``params``.
 
     Attributes:
         seed: the seed in use.
@@ -54,7 +55,12 @@ class Sampler(Closing):
         GrammarError: an invalid grammar or schema.
     """
 
-    def __init__(self, vocab: Vocab, params: SamplingParams | None = None) -> None:
+    def __init__(
+        self,
+        vocab: Vocab,
+        params: SamplingParams | None = None,
+        constraint: Constraint | None = None,
+    ) -> None:
         self.vocab = vocab
         self._model = vocab.owner.share()  # a sampler may outlive it
         self.params = params if params is not None else SamplingParams()
@@ -62,9 +68,9 @@ class Sampler(Closing):
         self.seed = seed if seed is not None else secrets.randbelow(MAX_SEED + 1)
         """The seed in use: the one asked for, or the one drawn."""
         biases = _biases(vocab, self.params)
-        self.is_argmax = self.params.is_greedy and not biases
+        self.is_argmax = self.params.is_greedy and not biases and constraint is None
         """Is every choice the argmax of the plain row? (Some models name tokens never to write.)"""
-        self._constraint: Constraint | None = None
+        self._constraint = constraint
         if self.params.grammar is not None:
             self._constraint = Grammar(vocab, self.params.grammar)
         elif self.params.json_schema is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pytreellama.engine import AsyncEngine, Chunk, Generation, Stats
+from pytreellama.engine import AsyncEngine, ChatPrompt, Chunk, Generation, Stats
 from pytreellama.engine.async_engine import call_in, chunks
 from pytreellama.engine.completion import FinishReason
 from pytreellama.errors import QueueFullError
@@ -57,13 +57,13 @@ class AnswerOptions:
     """What answers are asked for.
 
     Attributes:
-        prompts: token ids that fit into the context; each gets ``n`` answers.
+        prompts: token ids, or chats, that fit into the context; each gets ``n`` answers.
         options: of ``Engine.submit``.
         streams: pieces are wanted as they come.
         wants_steps: with the trees that were verified.
     """
 
-    prompts: Sequence[list[int]]
+    prompts: Sequence[list[int] | ChatPrompt]
     n: int
     options: dict[str, Any]
     streams: bool = False

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
+from pytreellama.chat.chat_options import ChatOptions
 from pytreellama.draft import DrafterFactory, make_drafter
+from pytreellama.engine.chat_prompts import ChatPrompt
 from pytreellama.engine.config import checked_flag
 from pytreellama.engine.jobs.embed import POOLINGS, EmbedJob, Pooling, own_pooling
 from pytreellama.engine.jobs.generate import GenerateJob
 from pytreellama.engine.jobs.score import ScoreJob
-from pytreellama.engine.prompts import Continuation, Prompt, PromptEncoder, as_list
+from pytreellama.engine.prompts import (
+    Continuation,
+    Message,
+    Prompt,
+    PromptEncoder,
+    as_list,
+    is_chat,
+)
 from pytreellama.engine.request import MAX_TOKENS, OnPrefill, OnStep, Request, sampling_params
 from pytreellama.engine.row_functions import LogitsProcessor, StoppingCriterion
 from pytreellama.errors import RequestError
@@ -58,6 +67,13 @@ class JobFactory:
         stopping_criteria: Sequence[StoppingCriterion] = (),
         on_step: OnStep | None = None,
         on_prefill: OnPrefill | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        parallel_tool_calls: bool | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        reasoning_format: str | None = None,
+        chat_template: str | None = None,
+        template_variables: Mapping[str, Any] | None = None,
         **sampling: Any,
     ) -> GenerateJob:
         """A generation; arguments and errors as ``Engine.submit``.
@@ -65,9 +81,22 @@ class JobFactory:
         Args:
             index: which prompt of a call it is.
         """
+        chat = self._chat(
+            prompt,
+            ChatOptions(
+                tools,
+                tool_choice,
+                parallel_tool_calls,
+                response_format,
+                reasoning_format,
+                chat_template,
+                template_variables,
+            ),
+        )
         request = Request(
             prompt=self.prompts.encode(
-                prompt, parse_special=checked_flag("parse_special", parse_special)
+                prompt if chat is None else chat,
+                parse_special=checked_flag("parse_special", parse_special),
             ),
             max_tokens=MAX_TOKENS if max_tokens is None else max_tokens,
             stop=(stop,) if isinstance(stop, str) else tuple(as_list(stop or (), "stop")),
@@ -77,13 +106,27 @@ class JobFactory:
             context_shift=context_shift,
             n_keep=n_keep,
             n_draft=n_draft,
-            sampling=sampling_params(sampling),
+            sampling=sampling_params(_with_schema(sampling, chat)),
             logits_processors=tuple(as_list(logits_processors, "logits_processors")),
             stopping_criteria=tuple(as_list(stopping_criteria, "stopping_criteria")),
             on_step=on_step,
             on_prefill=on_prefill,
+            reply=None if chat is None else chat.reply,
+            grammar=None if chat is None else chat.grammar,
         )
         return GenerateJob(request, self._model.vocab, make_drafter(self._new_drafter), index)
+
+    def _chat(self, prompt: Prompt, options: ChatOptions) -> ChatPrompt | None:
+        """A chat prompt with what its reply may be; None for a prompt that is none."""
+        if is_chat(prompt):
+            return self.prompts.chat(cast("Sequence[Message]", prompt), options)
+        given = [name for name, value in vars(options).items() if value and name[0] != "_"]
+        if given:
+            raise RequestError(
+                f"{given[0]} was given with a prompt that is no list of chat messages; give "
+                '[{"role": "user", "content": ...}]'
+            )
+        return prompt if isinstance(prompt, ChatPrompt) else None
 
     def score(self, prompt: Prompt, continuations: Sequence[Continuation]) -> ScoreJob:
         """A score of continuations; arguments and errors as ``Engine.score``."""
@@ -97,3 +140,15 @@ class JobFactory:
             raise RequestError(f"pooling = {pooling!r} was asked for; give {' or '.join(POOLINGS)}")
         ids = self.prompts.encode(text, add_eos=True)
         return EmbedJob(ids, pooling or own_pooling(self._model), self._n_prefill)
+
+
+def _with_schema(sampling: Mapping[str, Any], chat: ChatPrompt | None) -> Mapping[str, Any]:
+    """Sampling options with the schema that a chat asks for."""
+    if chat is None or (chat.schema is None and chat.grammar is None):
+        return sampling
+    for name in ("grammar", "json_schema"):
+        if sampling.get(name) is not None:
+            raise RequestError(
+                f"give {name}, or response_format and tool_choice, not both", param=name
+            )
+    return sampling if chat.schema is None else {**sampling, "json_schema": chat.schema}

@@ -48,7 +48,8 @@ class GenerateJob(Job):
         self.request = request
         self.drafter = drafter
         self.n_top = drafter.n_top if isinstance(drafter, PassObserver) else 0
-        self.sampler = Sampler(vocab, request.sampling)
+        constraint = None if request.grammar is None else request.grammar(vocab)
+        self.sampler = Sampler(vocab, request.sampling, constraint)
         self.output = Output(request, vocab)
         self.row_functions: RowFunctions | None = None
         if request.logits_processors or request.stopping_criteria:
