@@ -8,7 +8,7 @@ from typing import Any
 
 from pytreellama.chat.reply.format import ReplyFormat
 from pytreellama.chat.reply.markers import MARKERS
-from pytreellama.chat.reply.message import Delta, Reply, ToolCall
+from pytreellama.chat.reply.message import Reply, ReplyCall, ReplyDelta
 from pytreellama.chat.reply.reader import ReplyReader
 
 FUNCTIONS: dict[str, dict[str, Any]] = {
@@ -34,7 +34,7 @@ class Case:
     @property
     def reply(self) -> Reply:
         ids = self.ids or (None,) * len(self.calls)
-        calls = (ToolCall(*call, id) for call, id in zip(self.calls, ids, strict=True))
+        calls = (ReplyCall(*call, id) for call, id in zip(self.calls, ids, strict=True))
         return Reply(self.content, self.reasoning, tuple(calls))
 
     @property
@@ -42,7 +42,7 @@ class Case:
         return ReplyFormat(FUNCTIONS, MARKERS, **self.options)
 
 
-def read(text: str, format: ReplyFormat, cuts: tuple[int, ...] = ()) -> list[Delta]:
+def read(text: str, format: ReplyFormat, cuts: tuple[int, ...] = ()) -> list[ReplyDelta]:
     """All deltas of a text that comes in pieces."""
     reader = ReplyReader(format)
     ends = [0, *sorted(cuts), len(text)]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytreellama import Engine, Model, Stats
-from pytreellama.chat.chat_options import ChatOptions
+from pytreellama.chat.chat_options import ChatRequestOptions
 from pytreellama.engine import Reply
 from pytreellama.engine.chat_prompts import ChatPrompter
 from pytreellama.engine.output import Output
@@ -131,7 +131,7 @@ def test_special_tokens_that_are_marks_belong_to_the_text(tmp_path: Path) -> Non
     with Model(path, vocab_only=True) as model:
         prompter = ChatPrompter(model, lambda text: None)
         template = "[TOOL_CALLS]{{ messages[0].content }}"
-        options = ChatOptions(chat_template=template)
+        options = ChatRequestOptions(chat_template=template)
         prompt = prompter.prepare([{"role": "user", "content": "a"}], options)
         mark, other = map(specials.index, specials[2:])
         assert prompt.tokens[0] == mark and prompt.reply.shown_tokens == {mark}

@@ -10,7 +10,7 @@ import pytest
 from pytreellama import Model, Vocab
 from pytreellama.chat.reply.format import ReplyFormat
 from pytreellama.chat.reply.markers import MARKERS
-from pytreellama.chat.reply.message import Reply, ToolCall
+from pytreellama.chat.reply.message import Reply, ReplyCall
 from pytreellama.constraints import call_syntax
 from pytreellama.constraints.call_syntax import CallSyntax, syntax_of
 from pytreellama.constraints.constraint import Constraint
@@ -165,5 +165,5 @@ def test_no_call_is_read_of_what_the_reader_was_not_told(vocab: Vocab) -> None:
     text = written(call_syntax.HERMES, [("look", ARGUMENTS)])
     assert Reply.of(read(text, ReplyFormat({"go": {}}))).tool_calls == ()
     assert Reply.of(read(text, ReplyFormat(FUNCTIONS))).tool_calls == (
-        ToolCall("look", json.dumps(ARGUMENTS)),
+        ReplyCall("look", json.dumps(ARGUMENTS)),
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pytreellama.chat.reply.format import ReplyFormat
 from pytreellama.chat.reply.markers import MARKERS, markers_of
-from pytreellama.chat.reply.message import CallDelta, Delta, Reply, ToolCall, joined
+from pytreellama.chat.reply.message import CallDelta, Reply, ReplyCall, ReplyDelta, joined
 from pytreellama.chat.reply.reader import ReplyReader
 from replies import AT, CASES, FUNCTIONS, Case, read
 
@@ -34,7 +34,7 @@ def test_a_text_that_comes_by_character_is_the_same_reply(case: Case) -> None:
 @cases
 def test_every_beginning_shows_a_beginning_of_the_reply(case: Case) -> None:
     """So nothing that was shown is ever taken back, and no half of a mark is shown."""
-    reader, shown = ReplyReader(case.format), list[Delta]()
+    reader, shown = ReplyReader(case.format), list[ReplyDelta]()
     for char in case.text:
         shown += reader.push(char)
         so_far = Reply.of(shown)
@@ -154,32 +154,32 @@ def test_what_calls_no_known_function_is_content(text: str) -> None:
 )
 def test_broken_arguments_are_passed_on_as_far_as_they_go(text: str, arguments: str) -> None:
     (call,) = Reply.of(read(text, EVERYTHING)).tool_calls
-    assert call == ToolCall("look", arguments, is_whole=False)
+    assert call == ReplyCall("look", arguments, is_whole=False)
 
 
 def test_arguments_stream_as_they_come() -> None:
     reader = ReplyReader(EVERYTHING)
-    assert reader.push("I look <tool") == [Delta(content="I look")]
+    assert reader.push("I look <tool") == [ReplyDelta(content="I look")]
     assert reader.push('_call>{"name": "look", "argu') == []
-    assert reader.push('ments": {"at": "R') == [Delta(call=CallDelta(0, "look", '{"at": "R'))]
-    assert reader.push("o") == [Delta(call=CallDelta(0, None, "o"))]
-    assert reader.push('me"}}') == [Delta(call=CallDelta(0, None, 'me"}', is_whole=True))]
+    assert reader.push('ments": {"at": "R') == [ReplyDelta(call=CallDelta(0, "look", '{"at": "R'))]
+    assert reader.push("o") == [ReplyDelta(call=CallDelta(0, None, "o"))]
+    assert reader.push('me"}}') == [ReplyDelta(call=CallDelta(0, None, 'me"}', is_whole=True))]
     assert reader.push("</tool_call>\n") == [] and reader.finish() == []
 
 
 def test_texts_in_tags_stream_and_numbers_wait_for_their_end() -> None:
     reader = ReplyReader(EVERYTHING)
     reader.push("<function=look><parameter=at>")
-    assert reader.push('\n"a"') == [Delta(call=CallDelta(0, None, '\\"a\\"'))]
+    assert reader.push('\n"a"') == [ReplyDelta(call=CallDelta(0, None, '\\"a\\"'))]
     reader.push("\n</parameter><parameter=for>")
     assert reader.push("1") == [] and reader.push("2") == []
-    assert reader.push("</parameter>") == [Delta(call=CallDelta(0, None, "12"))]
+    assert reader.push("</parameter>") == [ReplyDelta(call=CallDelta(0, None, "12"))]
 
 
 def test_json_that_is_no_call_streams() -> None:
     reader = ReplyReader(EVERYTHING)
     assert reader.push('{"ci') == []
-    assert reader.push('ty": "Ro') == [Delta(content='{"city": "Ro')]
+    assert reader.push('ty": "Ro') == [ReplyDelta(content='{"city": "Ro')]
 
 
 def test_marks_of_a_family_are_looked_for_where_it_may_be_meant() -> None:
@@ -195,7 +195,7 @@ def test_marks_of_a_family_are_looked_for_where_it_may_be_meant() -> None:
 
 
 def test_a_reply_can_be_put_back_into_the_messages() -> None:
-    reply = Reply("So.", "Hm.", (ToolCall("go", "{}"), ToolCall("look", AT, "x")))
+    reply = Reply("So.", "Hm.", (ReplyCall("go", "{}"), ReplyCall("look", AT, "x")))
     assert reply.to_dict() == {
         "role": "assistant",
         "content": "So.",

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pytreellama.chat.chat_options import ChatOptions
+from pytreellama.chat.chat_options import ChatRequestOptions
 from pytreellama.chat.reply.format import ReplyFormat
-from pytreellama.chat.reply.message import Reply, ToolCall
+from pytreellama.chat.reply.message import Reply, ReplyCall
 from pytreellama.chat.tool_messages import for_template, in_words, with_objects
 from pytreellama.errors import RequestError
 from replies import FUNCTIONS, read
@@ -40,7 +40,7 @@ def test_a_template_without_tools_gets_them_in_words_that_are_read_again() -> No
     assert [one["role"] for one in told] == ["system", "user", "assistant", "user"]
     assert '{"name": "look", "description": "Looks."}' in told[0]["content"]
     reply = Reply.of(read(told[2]["content"], ReplyFormat(FUNCTIONS)))
-    assert reply == Reply(tool_calls=(ToolCall("look", '{"at": "é"}'),))
+    assert reply == Reply(tool_calls=(ReplyCall("look", '{"at": "é"}'),))
     assert "A fox." in told[3]["content"]
     assert json.dumps(messages)  # what was given is as it was
 
@@ -135,15 +135,15 @@ GO = {"type": "function", "function": {"name": "go"}}
 def test_a_tool_choice_says_what_may_be_called(
     choice: Any, names: list[str], must_call: bool, several: bool
 ) -> None:
-    options = ChatOptions(tools=[TOOL, GO], tool_choice=choice)
+    options = ChatRequestOptions(tools=[TOOL, GO], tool_choice=choice)
     assert list(options.functions) == names
     assert (options.must_call, options.allows_several) == (must_call, several)
     assert len(options.offered) == (0 if choice == "none" else 2)
-    assert ChatOptions([TOOL], choice, parallel_tool_calls=True).allows_several
+    assert ChatRequestOptions([TOOL], choice, parallel_tool_calls=True).allows_several
 
 
 def test_a_function_without_parameters_takes_none() -> None:
-    schema = ChatOptions(tools=[GO]).functions["go"]
+    schema = ChatRequestOptions(tools=[GO]).functions["go"]
     assert schema["properties"] == {} and schema["$id"] == "urn:function:go"
 
 
@@ -159,7 +159,7 @@ def test_a_function_without_parameters_takes_none() -> None:
     ],
 )
 def test_a_format_is_a_schema(format: Any, schema: Any) -> None:
-    assert ChatOptions(response_format=format).schema == schema
+    assert ChatRequestOptions(response_format=format).schema == schema
 
 
 @pytest.mark.parametrize(
@@ -201,5 +201,5 @@ def test_an_option_that_is_wrong_is_refused_by_name(
     options: dict[str, Any], what: str, param: str
 ) -> None:
     with pytest.raises(RequestError, match=what) as caught:
-        ChatOptions(**options)
+        ChatRequestOptions(**options)
     assert caught.value.param == param

@@ -1,4 +1,4 @@
-"""ChatOptions: what a request asks for besides messages: tools, a format, a template."""
+"""ChatRequestOptions: what a request asks for besides messages: tools, a format, a template."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FORMAT_FORM = '{"type": "json_schema", "json_schema": {"schema": {...}}}'
 
 
 @dataclass(frozen=True)
-class ChatOptions:
+class ChatRequestOptions:
     """Checked options of one chat request.
 
     Attributes:

@@ -1,6 +1,6 @@
 """Continuous batching: many requests, and one pass over all their trees a step."""
 
-from pytreellama.chat.reply.message import Delta, Reply, ToolCall
+from pytreellama.chat.reply.message import Reply, ReplyCall, ReplyDelta
 from pytreellama.engine.async_engine import AsyncEngine
 from pytreellama.engine.chat_prompts import ChatPrompt
 from pytreellama.engine.completion import Chunk, Completion, FinishReason, Stats, Step, TokenLogp
@@ -14,15 +14,15 @@ __all__ = [
     "ChatPrompt",
     "Chunk",
     "Completion",
-    "Delta",
     "Engine",
     "FinishReason",
     "Generation",
     "Load",
     "Reply",
+    "ReplyCall",
+    "ReplyDelta",
     "Score",
     "Stats",
     "Step",
     "TokenLogp",
-    "ToolCall",
 ]

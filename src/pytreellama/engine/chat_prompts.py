@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.chat.chat_options import ChatOptions
+from pytreellama.chat.chat_options import ChatRequestOptions
 from pytreellama.chat.content import Message
 from pytreellama.chat.plain_names import PlainNames
 from pytreellama.chat.reply.format import ReplyFormat
@@ -60,7 +60,7 @@ class _Rendered:
     text: str
     names: PlainNames
     source: str
-    options: ChatOptions
+    options: ChatRequestOptions
 
     @property
     def plain(self) -> str:
@@ -80,7 +80,7 @@ class ChatPrompter:
         self._vocab = model.vocab
         self._check = check
 
-    def prepare(self, messages: Sequence[Message], options: ChatOptions) -> ChatPrompt:
+    def prepare(self, messages: Sequence[Message], options: ChatRequestOptions) -> ChatPrompt:
         """Render and tokenise a chat.
 
         Raises:
@@ -103,13 +103,13 @@ class ChatPrompter:
         schema = options.schema if grammar is None else None
         return ChatPrompt(tokens, text, reply, grammar, schema)
 
-    def text(self, messages: Sequence[Message], options: ChatOptions) -> str:
+    def text(self, messages: Sequence[Message], options: ChatRequestOptions) -> str:
         """The prompt before it is tokenised; raises as ``prepare``."""
         text = self._rendered(messages, options).plain
         self._check(text)
         return text
 
-    def _rendered(self, messages: Sequence[Message], options: ChatOptions) -> _Rendered:
+    def _rendered(self, messages: Sequence[Message], options: ChatRequestOptions) -> _Rendered:
         check_messages(messages)
         tools = options.offered
         template = ChatTemplate.of_model(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytreellama.chat.reply.message import Delta, Reply
+from pytreellama.chat.reply.message import Reply, ReplyDelta
 from pytreellama.chat.reply.message import joined as joined_deltas
 from pytreellama.engine.display import completion_html, stats_html
 from pytreellama.plan import Plan
@@ -175,7 +175,7 @@ class Chunk:
     finish_reason: FinishReason | None = None
     stats: Stats | None = None
     seed: int | None = None
-    deltas: tuple[Delta, ...] = ()
+    deltas: tuple[ReplyDelta, ...] = ()
 
     @classmethod
     def joined(cls, chunks: Sequence[Chunk]) -> Chunk:

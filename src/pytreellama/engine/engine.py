@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.chat.chat_options import ChatOptions
+from pytreellama.chat.chat_options import ChatRequestOptions
 from pytreellama.closing import Closing
 from pytreellama.context.params import ContextParams
 from pytreellama.deprecation import Renamed, renamed_option
@@ -456,7 +456,7 @@ class Engine(Evaluations, Closing):
             ChatTemplateError, RequestError, VocabError: an invalid chat.
         """
         self._loop.require_open()
-        return self._jobs.prompts.chat(messages, ChatOptions(**options))
+        return self._jobs.prompts.chat(messages, ChatRequestOptions(**options))
 
     def require_fits(self, text: str) -> None:
         """Refuse a text that is certainly too long for a request, without tokenising it.

@@ -46,7 +46,7 @@ class SamplingOptions(TypedDict, total=False):
 
 
 class ChatPromptOptions(TypedDict, total=False):
-    """Options of ``Engine.chat_prompt``: fields of ``ChatOptions``."""
+    """Options of ``Engine.chat_prompt``: fields of ``ChatRequestOptions``."""
 
     tools: Sequence[Mapping[str, Any]] | None
     tool_choice: str | Mapping[str, Any] | None

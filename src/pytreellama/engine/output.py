@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytreellama.chat.reply.message import Delta, Reply, joined
+from pytreellama.chat.reply.message import Reply, ReplyDelta, joined
 from pytreellama.chat.reply.reader import ReplyReader
 from pytreellama.engine.completion import Chunk, Completion, FinishReason, Stats, TokenLogp
 from pytreellama.engine.request import Request
@@ -32,8 +32,8 @@ class Output:
         self._stops = StopStrings(request.stop)
         self._text: list[str] = []
         self._new_text: list[str] = []
-        self._deltas: list[Delta] = []
-        self._new_deltas: list[Delta] = []
+        self._deltas: list[ReplyDelta] = []
+        self._new_deltas: list[ReplyDelta] = []
         self._n_chunked = 0
 
     def append(self, token: int, logp: TokenLogp | None = None) -> bool:
@@ -83,6 +83,6 @@ class Output:
         if self._reader is not None and text:
             self._add_deltas(self._reader.push(text))
 
-    def _add_deltas(self, deltas: list[Delta]) -> None:
+    def _add_deltas(self, deltas: list[ReplyDelta]) -> None:
         self._deltas += deltas
         self._new_deltas += deltas

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.chat.chat_options import ChatOptions
+from pytreellama.chat.chat_options import ChatRequestOptions
 from pytreellama.chat.template import needs_bos
 from pytreellama.engine.chat_prompts import ChatPrompt, ChatPrompter
 from pytreellama.errors import RequestError
@@ -56,10 +56,10 @@ class PromptEncoder:
             return prompt.tokens
         _require_list(prompt, "prompt", _FORMS)
         if is_chat(prompt):
-            return self.chat(cast("Sequence[Message]", prompt), ChatOptions()).tokens
+            return self.chat(cast("Sequence[Message]", prompt), ChatRequestOptions()).tokens
         return self.array(cast("Sequence[int]", prompt), "prompt", _FORMS)
 
-    def chat(self, messages: Sequence[Message], options: ChatOptions) -> ChatPrompt:
+    def chat(self, messages: Sequence[Message], options: ChatRequestOptions) -> ChatPrompt:
         """A rendered chat; arguments and errors as ``Engine.chat_prompt``."""
         return self._chats.prepare(messages, options)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pytreellama.chat.chat_options import ChatOptions
+from pytreellama.chat.chat_options import ChatRequestOptions
 from pytreellama.chat.reply.format import ReplyFormat
 from pytreellama.constraints.reply_grammar import ReplyGrammar
 from pytreellama.context.params import is_integer
@@ -50,7 +50,7 @@ class Request:
         on_step: called with every verified tree.
         on_prefill: called with the share of the prompt that is in the KV cache.
         reply: what the text may consist of, if it is a reply in a chat.
-        grammar: what such a reply must be.
+        reply_grammar: what such a reply must be.
     """
 
     prompt: Int32
@@ -68,7 +68,7 @@ class Request:
     on_step: OnStep | None = None
     on_prefill: OnPrefill | None = None
     reply: ReplyFormat | None = None
-    grammar: ReplyGrammar | None = None
+    reply_grammar: ReplyGrammar | None = None
 
     def __post_init__(self) -> None:
         _require_integer("max_tokens", self.max_tokens)
@@ -104,10 +104,10 @@ _OPTIONS = (
     *(
         name
         for name in Request.__dataclass_fields__
-        if name not in ("prompt", "sampling", "reply", "grammar")
+        if name not in ("prompt", "sampling", "reply", "reply_grammar")
     ),
     "parse_special",
-    *(name for name in ChatOptions.__dataclass_fields__ if not name.startswith("_")),
+    *(name for name in ChatRequestOptions.__dataclass_fields__ if not name.startswith("_")),
 )
 
 

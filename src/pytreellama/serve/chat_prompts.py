@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pytreellama.chat.chat_options import ChatOptions
+from pytreellama.chat.chat_options import ChatRequestOptions
 from pytreellama.engine import ChatPrompt
 from pytreellama.engine.chat_prompts import ChatPrompter
 from pytreellama.errors import ChatTemplateError
@@ -56,7 +56,7 @@ class ChatPrompts:
         return [_told(message) for message in messages]
 
 
-def chat_options(request: ChatRequest | None) -> ChatOptions:
+def chat_options(request: ChatRequest | None) -> ChatRequestOptions:
     """What a request asks for besides messages.
 
     Raises:
@@ -64,7 +64,7 @@ def chat_options(request: ChatRequest | None) -> ChatOptions:
         APIError: the same.
     """
     if request is None:
-        return ChatOptions()
+        return ChatRequestOptions()
     choice = request.tool_choice
     tools = [tool.model_dump(exclude_none=True) for tool in request.tools or []]
     variables = dict(request.chat_template_kwargs or {})
@@ -72,7 +72,7 @@ def chat_options(request: ChatRequest | None) -> ChatOptions:
         variables.setdefault("enable_thinking", request.enable_thinking)
     if request.reasoning_effort is not None:
         variables.setdefault("reasoning_effort", request.reasoning_effort)
-    return ChatOptions(
+    return ChatRequestOptions(
         tools=tools,
         tool_choice=choice if choice is None or isinstance(choice, str) else choice.model_dump(),
         parallel_tool_calls=request.parallel_tool_calls,

@@ -1,11 +1,10 @@
-"""ReplyWriter: replies of the engine in the form of OpenAI's messages and deltas."""
+"""DeltaWriter: replies of the engine in the form of OpenAI's messages and deltas."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytreellama.engine import Delta as ReplyDelta
-from pytreellama.engine import Reply, ToolCall
+from pytreellama.engine import Reply, ReplyCall, ReplyDelta
 from pytreellama.engine.completion import FinishReason
 from pytreellama.serve.answers import (
     AnswerCall,
@@ -69,6 +68,6 @@ class DeltaWriter:
         return "tool_calls" if self._ends_with_call else finish_of(reason)
 
 
-def _answer_call(call: ToolCall) -> AnswerCall:
+def _answer_call(call: ReplyCall) -> AnswerCall:
     function = CalledFunction(name=call.name, arguments=call.arguments)
     return AnswerCall(id=call.id or new_id("call"), function=function)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class ToolCall:
+class ReplyCall:
     """A call of a function that the model asks for.
 
     Attributes:
@@ -32,7 +32,7 @@ class CallDelta:
         index: which call of the reply it belongs to.
         name: in the first piece of a call, None in the others.
         arguments: further text of them.
-        id: as ``ToolCall``, in the first piece.
+        id: as ``ReplyCall``, in the first piece.
         is_whole: True in the piece that ends a call as it should.
     """
 
@@ -44,22 +44,22 @@ class CallDelta:
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
+class ReplyDelta:
     """The next piece of a reply: of its content, its reasoning, or a call."""
 
     content: str = ""
     reasoning: str = ""
     call: CallDelta | None = None
 
-    def joined(self, other: Delta) -> Delta | None:
+    def joined(self, other: ReplyDelta) -> ReplyDelta | None:
         """This delta and the one that follows as one; None if they are of different parts."""
         if self.call is None and other.call is None:
             if bool(self.content) == bool(other.content):
-                return Delta(self.content + other.content, self.reasoning + other.reasoning)
+                return ReplyDelta(self.content + other.content, self.reasoning + other.reasoning)
             return None
         if self.call is None or other.call is None or other.call.name is not None:
             return None
-        return Delta(
+        return ReplyDelta(
             call=CallDelta(
                 self.call.index,
                 self.call.name,
@@ -82,10 +82,10 @@ class Reply:
 
     content: str = ""
     reasoning: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
+    tool_calls: tuple[ReplyCall, ...] = ()
 
     @classmethod
-    def of(cls, deltas: Iterable[Delta]) -> Reply:
+    def of(cls, deltas: Iterable[ReplyDelta]) -> Reply:
         """The reply that deltas are the pieces of."""
         content: list[str] = []
         reasoning: list[str] = []
@@ -116,9 +116,9 @@ class Reply:
         return message
 
 
-def joined(deltas: Iterable[Delta]) -> Iterator[Delta]:
+def joined(deltas: Iterable[ReplyDelta]) -> Iterator[ReplyDelta]:
     """The same pieces, as few as they can be."""
-    last: Delta | None = None
+    last: ReplyDelta | None = None
     for delta in deltas:
         both = None if last is None else last.joined(delta)
         if both is None and last is not None:
@@ -128,8 +128,8 @@ def joined(deltas: Iterable[Delta]) -> Iterator[Delta]:
         yield last
 
 
-def _call(pieces: list[CallDelta]) -> ToolCall:
+def _call(pieces: list[CallDelta]) -> ReplyCall:
     first = pieces[0]
     assert first.name is not None
     arguments = "".join(piece.arguments for piece in pieces)
-    return ToolCall(first.name, arguments, first.id, pieces[-1].is_whole)
+    return ReplyCall(first.name, arguments, first.id, pieces[-1].is_whole)

@@ -16,7 +16,7 @@ from pytreellama.chat.reply.gemma_call import GemmaCall
 from pytreellama.chat.reply.harmony import Harmony
 from pytreellama.chat.reply.json_call import JsonCalls
 from pytreellama.chat.reply.markers import CLOSINGS, REASONING, Marker
-from pytreellama.chat.reply.message import Delta, joined
+from pytreellama.chat.reply.message import ReplyDelta, joined
 from pytreellama.chat.reply.named_call import NamedCall
 from pytreellama.chat.reply.tagged_call import DSML, GLM, INVOKE, QWEN, TaggedCall, Tags
 from pytreellama.chat.reply.writer import ReplyWriter
@@ -52,19 +52,19 @@ class ReplyReader:
         self._reading: Reading[None] | None = self._read()
         self._run()
 
-    def push(self, text: str) -> list[Delta]:
+    def push(self, text: str) -> list[ReplyDelta]:
         """Add a piece of text, and return what is certain of the reply."""
         self._feed.push(text)
         return self._run()
 
-    def finish(self) -> list[Delta]:
+    def finish(self) -> list[ReplyDelta]:
         """The text is at its end: return the rest."""
         self._feed.is_done = True
         self._run(-1)
         self._writer.finish()
         return list(joined(self._writer.take()))
 
-    def _run(self, n_more: int = 1) -> list[Delta]:
+    def _run(self, n_more: int = 1) -> list[ReplyDelta]:
         try:
             while self._reading is not None:
                 next(self._reading)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytreellama.chat.reply.message import CallDelta, Delta
+from pytreellama.chat.reply.message import CallDelta, ReplyDelta
 
 
 class ReplyWriter:
@@ -17,11 +17,11 @@ class ReplyWriter:
     def __init__(self, *, allows_several: bool = True) -> None:
         self.n_calls = 0
         self._allows_several = allows_several
-        self._deltas: list[Delta] = []
+        self._deltas: list[ReplyDelta] = []
         self._content = _Spaced()
         self._reasoning = _Spaced(begins=True)
 
-    def take(self) -> list[Delta]:
+    def take(self) -> list[ReplyDelta]:
         """The deltas since the last call."""
         deltas, self._deltas = self._deltas, []
         return deltas
@@ -29,12 +29,12 @@ class ReplyWriter:
     def content(self, text: str) -> None:
         """Add to the content."""
         if written := self._content.push(text):
-            self._deltas.append(Delta(content=written))
+            self._deltas.append(ReplyDelta(content=written))
 
     def reasoning(self, text: str) -> None:
         """Add to the reasoning."""
         if written := self._reasoning.push(text):
-            self._deltas.append(Delta(reasoning=written))
+            self._deltas.append(ReplyDelta(reasoning=written))
 
     def break_off(self) -> None:
         """What follows is another part of the content or the reasoning."""
@@ -59,14 +59,14 @@ class ReplyWriter:
     def finish(self) -> None:
         """The reply ends: white space behind content without calls belongs to it."""
         if self.n_calls == 0 and (space := self._content.rest()):
-            self._deltas.append(Delta(content=space))
+            self._deltas.append(ReplyDelta(content=space))
 
     def _call(
         self, name: str | None, text: str, id: str | None = None, *, is_whole: bool = False
     ) -> None:
         if self.n_calls == 1 or self._allows_several:
             call = CallDelta(self.n_calls - 1, name, text, id, is_whole)
-            self._deltas.append(Delta(call=call))
+            self._deltas.append(ReplyDelta(call=call))
 
 
 class _Spaced:

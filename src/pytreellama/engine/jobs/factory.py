@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from pytreellama.chat.chat_options import ChatOptions
+from pytreellama.chat.chat_options import ChatRequestOptions
 from pytreellama.draft import DrafterFactory, make_drafter
 from pytreellama.engine.chat_prompts import ChatPrompt
 from pytreellama.engine.config import checked_flag
@@ -83,7 +83,7 @@ class JobFactory:
         """
         chat = self._chat(
             prompt,
-            ChatOptions(
+            ChatRequestOptions(
                 tools,
                 tool_choice,
                 parallel_tool_calls,
@@ -112,11 +112,11 @@ class JobFactory:
             on_step=on_step,
             on_prefill=on_prefill,
             reply=None if chat is None else chat.reply,
-            grammar=None if chat is None else chat.grammar,
+            reply_grammar=None if chat is None else chat.grammar,
         )
         return GenerateJob(request, self._model.vocab, make_drafter(self._new_drafter), index)
 
-    def _chat(self, prompt: Prompt, options: ChatOptions) -> ChatPrompt | None:
+    def _chat(self, prompt: Prompt, options: ChatRequestOptions) -> ChatPrompt | None:
         """A chat prompt with what its reply may be; None for a prompt that is none."""
         if is_chat(prompt):
             return self.prompts.chat(cast("Sequence[Message]", prompt), options)

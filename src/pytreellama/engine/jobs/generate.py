@@ -48,7 +48,7 @@ class GenerateJob(Job):
         self.request = request
         self.drafter = drafter
         self.n_top = drafter.n_top if isinstance(drafter, PassObserver) else 0
-        constraint = None if request.grammar is None else request.grammar(vocab)
+        constraint = None if request.reply_grammar is None else request.reply_grammar(vocab)
         self.sampler = Sampler(vocab, request.sampling, constraint)
         self.output = Output(request, vocab)
         self.row_functions: RowFunctions | None = None
