@@ -142,6 +142,14 @@ CASES = {
         "</｜DSML｜invoke>\n</｜DSML｜function_calls>",
         calls=(("look", '{"at": "12", "for": 3}'),),
     ),
+    "deepseek v4": Case(
+        '</think>\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="go">\n</｜DSML｜invoke>\n'
+        "</｜DSML｜tool_calls>",
+        calls=(GO,),
+        options=_OPEN,
+    ),
+    "nemotron 2": Case(f"<TOOLCALL>[{_JSON_LOOK}]</TOOLCALL>", calls=(LOOK,)),
+    "apriel": Case(f"\n<tool_calls>[{_JSON_GO}]</tool_calls>", calls=(GO,)),
     "glm 4.5": Case(
         "<think>Hm.</think>\nI look.\n<tool_call>look\n<arg_key>at</arg_key>\n"
         "<arg_value>a <b>\nc</arg_value>\n<arg_key>for</arg_key>\n<arg_value>3</arg_value>\n"

@@ -90,6 +90,17 @@ def test_a_template_and_its_variables_can_be_given(engine: Engine) -> None:
     assert engine.generate([prompt, prompt], max_tokens=2)[1].tokens == same.tokens[:2]
 
 
+def test_a_template_that_wants_arguments_as_text_gets_them(engine: Engine) -> None:
+    template = (
+        "{% if tools %}{% endif %}{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or"
+        " [] %}{{ 'to ' + c.function.arguments }}{% endfor %}{% endfor %}"
+    )
+    call = {"id": "a", "type": "function", "function": {"name": "clock", "arguments": {"at": "é"}}}
+    told: Any = [*ASKED, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    text = engine.chat_prompt(told, chat_template=template).text
+    assert text.endswith('Vienna?to {"at": "é"}')
+
+
 def test_reasoning_that_the_prompt_opens_is_split_from_content(engine: Engine) -> None:
     template = "{% for m in messages %}{{ m.content }}{% endfor %}<think>"
     made = engine.generate(ASKED, chat_template=template, max_tokens=8)

@@ -161,6 +161,11 @@ def test_a_template_shows_the_syntax_of_its_family(template: str, name: str) -> 
     assert syntax_of(template) == SYNTAXES[name]
 
 
+def test_a_vocabulary_shows_the_syntax_where_the_template_does_not() -> None:
+    assert syntax_of("{{ tools }}", ["<|tool_call|>"]) == call_syntax.GRANITE
+    assert syntax_of("{{ tools }}<tool_call>", ["[TOOL_CALLS]"]) == call_syntax.HERMES
+
+
 def test_no_call_is_read_of_what_the_reader_was_not_told(vocab: Vocab) -> None:
     text = written(call_syntax.HERMES, [("look", ARGUMENTS)])
     assert Reply.of(read(text, ReplyFormat({"go": {}}))).tool_calls == ()

@@ -10,7 +10,7 @@ import pytest
 from pytreellama.chat.chat_options import ChatRequestOptions
 from pytreellama.chat.reply.format import ReplyFormat
 from pytreellama.chat.reply.message import Reply, ReplyCall
-from pytreellama.chat.tool_messages import for_template, in_words, with_objects
+from pytreellama.chat.tool_messages import for_template, in_words, with_objects, with_texts
 from pytreellama.errors import RequestError
 from replies import FUNCTIONS, read
 
@@ -60,6 +60,12 @@ def test_ids_have_the_length_that_the_template_insists_on() -> None:
     assert [one["tool_call_id"] for one in told[2:]] == ids
     own = [{"role": "tool", "content": "", "tool_call_id": "Ab3dEf7hI"}]
     assert for_template(template, own, [])[0] == own
+
+
+def test_arguments_can_be_text_again() -> None:
+    told = with_texts(with_objects(RESULTS))
+    assert told is not None and told[1] == RESULTS[1]
+    assert with_texts(RESULTS[:1]) is None
 
 
 def test_results_in_a_row_are_one_turn_of_the_user() -> None:

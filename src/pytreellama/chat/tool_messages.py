@@ -82,6 +82,23 @@ def _with_objects(i: int, message: Message) -> Message:
     return {**message, "tool_calls": calls, "content": message.get("content") or ""}
 
 
+def with_texts(messages: Sequence[Message]) -> list[Message] | None:
+    """The reverse of ``with_objects``, for the few templates that want text; None without calls."""
+    if not any(message.get("tool_calls") for message in messages):
+        return None
+    return [_with_texts(message) for message in messages]
+
+
+def _with_texts(message: Message) -> Message:
+    if not message.get("tool_calls"):
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        text = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+        calls.append({**call, "function": {**call["function"], "arguments": text}})
+    return {**message, "tool_calls": calls}
+
+
 def _with_short_ids(message: Message) -> Message:
     """The same ids in every message, in the length that the template insists on."""
     changed = dict(message)

@@ -79,22 +79,24 @@ _BY_TEXT = (
     (("<｜tool▁sep｜>", "```json"), DEEPSEEK_FENCED),
     (("<｜tool▁sep｜>",), DEEPSEEK),
     (("<|tool_call_argument_begin|>",), KIMI),
-    (("<|channel|>", "to=functions."), HARMONY),
+    (("<|channel|>", "commentary"), HARMONY),
     (("<tool_call>",), HERMES),
-    (("<|tool_call|>", "arguments"), GRANITE),
+    (("<|tool_call|>",), GRANITE),
     (('"parameters": ',), LLAMA),
 )
 
 
-def syntax_of(template: str) -> CallSyntax:
-    """The syntax that a chat template shows; Hermes', which readers always know, if it shows none.
+def syntax_of(template: str, specials: Iterable[str] = ()) -> CallSyntax:
+    """The syntax that a chat template shows, or else the vocabulary.
+
+    Hermes', which readers always know, if neither shows one.
 
     Args:
         template: its source.
+        specials: names of special tokens.
     """
-    text = template.replace('\\"', '"')
-    return next((syntax for texts, syntax in _BY_TEXT if _are_in(texts, text)), HERMES)
+    return _shown(template.replace('\\"', '"')) or _shown("\n".join(specials)) or HERMES
 
 
-def _are_in(texts: Iterable[str], text: str) -> bool:
-    return all(one in text for one in texts)
+def _shown(text: str) -> CallSyntax | None:
+    return next((syntax for texts, syntax in _BY_TEXT if all(t in text for t in texts)), None)

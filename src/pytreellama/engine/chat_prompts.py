@@ -16,9 +16,10 @@ from pytreellama.chat.plain_names import PlainNames
 from pytreellama.chat.reply.format import ReplyFormat
 from pytreellama.chat.reply.markers import REASONING, SPECIALS
 from pytreellama.chat.template import ChatTemplate, check_messages
-from pytreellama.chat.tool_messages import for_template, knows_tools
+from pytreellama.chat.tool_messages import for_template, knows_tools, with_texts
 from pytreellama.constraints.call_syntax import HERMES, syntax_of
 from pytreellama.constraints.reply_grammar import ReplyGrammar
+from pytreellama.errors import ChatTemplateError
 from pytreellama.model.model import Model
 
 _HARMONY_REASONING = ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant")
@@ -121,7 +122,14 @@ class ChatPrompter:
         if given is not None:
             variables["tools"] = given
         names = PlainNames(self._vocab, told, variables)
-        text = template.render(names.marked(told), **names.marked(variables))
+        variables = names.marked(variables)
+        try:
+            text = template.render(names.marked(told), **variables)
+        except ChatTemplateError:
+            as_text = with_texts(told)
+            if as_text is None:
+                raise
+            text = template.render(names.marked(as_text), **variables)
         return _Rendered(text, names, template.source, options)
 
     def _grammar(self, rendered: _Rendered, reply: ReplyFormat) -> ReplyGrammar | None:
@@ -135,7 +143,7 @@ class ChatPrompter:
             return None
         return ReplyGrammar(
             functions,
-            syntax_of(source) if knows_tools(source) else HERMES,
+            syntax_of(source, self._marks) if knows_tools(source) else HERMES,
             allows_several=options.allows_several,
             schema=options.schema,
             text_before=_HARMONY_FINAL if reply.is_harmony else "",

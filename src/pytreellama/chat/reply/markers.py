@@ -27,14 +27,17 @@ class Marker:
         kind: the form of what follows.
         is_common: any model may write it.
         quote: of texts, in Gemma's forms.
+        sign: shows that the family may be meant; by default the text.
     """
 
     text: str
     kind: Kind
     is_common: bool = False
     quote: str = ""
+    sign: str = ""
 
 
+_DSML = "｜DSML｜"  # DeepSeek from V3.2 on
 MARKERS = (
     Marker("<tool_call>", "tool_call", is_common=True),
     Marker("<function=", "function", is_common=True),
@@ -49,8 +52,12 @@ MARKERS = (
     Marker("<start_function_call>", "gemma", quote="<escape>"),
     Marker("<minimax:tool_call>", "section"),
     Marker('<invoke name="', "invoke"),
-    Marker("<｜DSML｜function_calls>", "section"),
-    Marker('<｜DSML｜invoke name="', "dsml"),
+    Marker("<｜DSML｜function_calls>", "section", sign=_DSML),
+    Marker("<｜DSML｜tool_calls>", "section", sign=_DSML),
+    Marker('<｜DSML｜invoke name="', "dsml", sign=_DSML),
+    Marker("<TOOLCALL>", "json"),  # Nemotron 2
+    Marker("<tool_calls>", "json"),  # Apriel
+    Marker("<|function_call|>", "json"),  # GigaChat 3.1
 )
 """In the order in which a reader tries them."""
 
@@ -66,6 +73,9 @@ CLOSINGS = (
     "<end_function_call>",
     "</minimax:tool_call>",
     "</｜DSML｜function_calls>",
+    "</｜DSML｜tool_calls>",
+    "</TOOLCALL>",
+    "</tool_calls>",
     "[/TOOL_CALLS]",
 )
 """What may stand behind a call, and says nothing more."""
@@ -86,7 +96,7 @@ _WITHIN = (
     '<|"|>',
     "<escape>",
     "<|channel>",
-    "｜DSML｜",
+    _DSML,
 )
 
 SPECIALS = frozenset(
@@ -111,5 +121,5 @@ def markers_of(known: Iterable[str]) -> tuple[Marker, ...]:
     return tuple(
         marker
         for marker in MARKERS
-        if marker.is_common or any(marker.text in text for text in texts)
+        if marker.is_common or any((marker.sign or marker.text) in text for text in texts)
     )
