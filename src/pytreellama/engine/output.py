@@ -68,14 +68,14 @@ class Output:
         self._n_chunked = len(self.tokens)
         if reason is None:
             return Chunk(text, tokens, logprobs, deltas=deltas)
-        return Chunk(text, tokens, logprobs, reason, stats, seed, deltas)
+        return Chunk(text, tokens, logprobs, reason, stats, seed, self._stops.found, deltas)
 
     def completion(self, reason: FinishReason, stats: Stats, seed: int) -> Completion:
         """The whole output, once it has ended."""
         logprobs = tuple(self.logprobs) if self._has_logprobs else None
         reply = None if self._reader is None else Reply.of(self._deltas)
-        text = "".join(self._text)
-        return Completion(text, tuple(self.tokens), reason, seed, stats, logprobs, reply)
+        text, tokens = "".join(self._text), tuple(self.tokens)
+        return Completion(text, tokens, reason, seed, stats, logprobs, self._stops.found, reply)
 
     def _write(self, text: str) -> None:
         self._text.append(text)

@@ -31,8 +31,7 @@ def chat_router(service: Service) -> APIRouter:
     )
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """Answer a chat; `stream` sends pieces as server-sent events."""
-        caller = caller_of(request).slow(_is_constrained(body))
-        writer = await caller.finish(_begin(service, body, caller))
+        writer = await begin_chat(service, body, caller_of(request))
         return await respond(service, request, writer, streams=bool(body.stream))
 
     return router
@@ -47,7 +46,17 @@ def _is_constrained(body: ChatRequest) -> bool:
     return any(text is not None for text in texts) or has_schema or must_call
 
 
-async def _begin(service: Service, body: ChatRequest, caller: Caller) -> _Writer:
+async def begin_chat(service: Service, body: ChatRequest, caller: Caller) -> ChatWriter:
+    """Queue the answers to a chat, within the caller's time.
+
+    Raises:
+        APIError: the request cannot be served.
+    """
+    caller = caller.slow(_is_constrained(body))
+    return await caller.finish(_begin(service, body, caller))
+
+
+async def _begin(service: Service, body: ChatRequest, caller: Caller) -> ChatWriter:
     service.require_model(body.model)
     service.queue.check_room(1, body.n_answers)
     if body.top_logprobs is not None and not body.logprobs:
@@ -60,14 +69,28 @@ async def _begin(service: Service, body: ChatRequest, caller: Caller) -> _Writer
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     options = body.options(max_tokens, logprobs, service.settings.sampling)
     options.pop("json_schema", None)  # the prompt has it
-    asked = AnswerOptions([prompt], body.n_answers, options, bool(body.stream), body.wants_steps)
-    return _Writer(service, body, await service.queue.begin(asked, caller))
+    asked = AnswerOptions(
+        [prompt],
+        body.n_answers,
+        options,
+        bool(body.stream),
+        body.wants_steps,
+        bool(body.return_progress),
+    )
+    return ChatWriter(service, body, await service.queue.begin(asked, caller), len(prompt))
 
 
-class _Writer:
-    """Puts what the engine generates into OpenAI's form."""
+class ChatWriter:
+    """Puts what the engine generates into OpenAI's form.
 
-    def __init__(self, service: Service, body: ChatRequest, answers: Sequence[Answer]) -> None:
+    Attributes:
+        n_prompt: tokens of the prompt.
+    """
+
+    def __init__(
+        self, service: Service, body: ChatRequest, answers: Sequence[Answer], n_prompt: int
+    ) -> None:
+        self.n_prompt = n_prompt
         self._service = service
         self._body = body
         self.answers = answers
@@ -75,6 +98,7 @@ class _Writer:
         self._head = service.head("chatcmpl")
 
     async def whole(self) -> ChatCompletion:
+        """See Writer."""
         chunks = await self._service.queue.whole(self.answers)
         stats = [chunk.stats for chunk in chunks if chunk.stats is not None]
         return ChatCompletion(
@@ -92,11 +116,13 @@ class _Writer:
             message=answer_message(reply),
             finish_reason=finish_of_reply(reply, chunk.finish_reason),
         )
+        choice.stop_reason = chunk.stop_string
         if self._body.logprobs and chunk.logprobs is not None:
             choice.logprobs = chat_logprobs(self._vocab, chunk.logprobs)
         return choice
 
     async def events(self) -> AsyncGenerator[dict[str, Any]]:
+        """See Writer."""
         head = {"object": "chat.completion.chunk", **self._head}
         for answer in self.answers:
             first = DeltaChoice(index=answer.index, delta=Delta(role="assistant", content=""))
@@ -112,7 +138,10 @@ class _Writer:
                 event["timings"] = timings_of([chunk.stats]).model_dump()
             if answer.log is not None:
                 event["pytreellama"] = {"steps": answer.log.take()}
-            if answer.log is not None or _says_anything(choice):
+            progress = answer.progress.take() if answer.progress else None
+            if progress:
+                event["prompt_progress"] = progress.model_dump()
+            if answer.log is not None or progress or _says_anything(choice):
                 yield event
         if self._body.wants_usage:
             usage = usage_of([stats[i] for i in sorted(stats)], self._body.n_answers)
@@ -122,6 +151,7 @@ class _Writer:
         choice = DeltaChoice(index=index, delta=writer.write(chunk.deltas))
         if chunk.finish_reason is not None:
             choice.finish_reason = writer.finish(chunk.finish_reason)
+        choice.stop_reason = chunk.stop_string
         if self._body.logprobs and chunk.logprobs:
             choice.logprobs = chat_logprobs(self._vocab, chunk.logprobs)
         return choice

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 from pytreellama.chat.chat_options import ChatRequestOptions
@@ -12,6 +13,7 @@ from pytreellama.engine.config import checked_flag
 from pytreellama.engine.jobs.embed import POOLINGS, EmbedJob, Pooling, own_pooling
 from pytreellama.engine.jobs.generate import GenerateJob
 from pytreellama.engine.jobs.score import ScoreJob
+from pytreellama.engine.jobs.text_logprobs import TextLogprobsJob
 from pytreellama.engine.prompts import (
     Continuation,
     Message,
@@ -20,10 +22,21 @@ from pytreellama.engine.prompts import (
     as_list,
     is_chat,
 )
-from pytreellama.engine.request import MAX_TOKENS, OnPrefill, OnStep, Request, sampling_params
+from pytreellama.engine.request import (
+    MAX_LOGPROBS,
+    MAX_TOKENS,
+    OnPrefill,
+    OnStep,
+    Request,
+    require_known,
+    sampling_params,
+)
 from pytreellama.engine.row_functions import LogitsProcessor, StoppingCriterion
 from pytreellama.errors import RequestError
 from pytreellama.model.model import Model
+from pytreellama.sampling.defaults import sampling_defaults
+from pytreellama.sampling.params import CONSTRAINTS, SamplingParams
+from pytreellama.verify import VerificationRule
 
 
 class JobFactory:
@@ -36,17 +49,24 @@ class JobFactory:
         new_drafter: makes the drafter of each generation.
         n_text_max: tokens of the longest text that the context holds.
         n_prefill: maximum number of prompt tokens of a pass.
+        rule: verifies the trees, if it is the user's own.
 
     Attributes:
         prompts: encodes prompts.
     """
 
     def __init__(
-        self, model: Model, new_drafter: DrafterFactory, n_text_max: int, n_prefill: int
+        self,
+        model: Model,
+        new_drafter: DrafterFactory,
+        n_text_max: int,
+        n_prefill: int,
+        rule: VerificationRule | None = None,
     ) -> None:
         self._model = model
         self._new_drafter = new_drafter
         self._n_prefill = n_prefill
+        self._rule = rule
         self.prompts = PromptEncoder(model, n_text_max)
 
     def generate(
@@ -106,7 +126,7 @@ class JobFactory:
             context_shift=context_shift,
             n_keep=n_keep,
             n_draft=n_draft,
-            sampling=sampling_params(_with_schema(sampling, chat)),
+            sampling=self._sampling(prompt, _with_schema(sampling, chat)),
             logits_processors=tuple(as_list(logits_processors, "logits_processors")),
             stopping_criteria=tuple(as_list(stopping_criteria, "stopping_criteria")),
             on_step=on_step,
@@ -114,7 +134,20 @@ class JobFactory:
             reply=None if chat is None else chat.reply,
             reply_grammar=None if chat is None else chat.grammar,
         )
-        return GenerateJob(request, self._model.vocab, make_drafter(self._new_drafter), index)
+        drafter = make_drafter(self._new_drafter)
+        return GenerateJob(request, self._model.vocab, drafter, index, self._rule)
+
+    def _sampling(self, prompt: Prompt, given: Mapping[str, Any]) -> SamplingParams:
+        require_known(given)
+        if is_chat(prompt) or isinstance(prompt, ChatPrompt):
+            given = sampling_defaults(self._recommended, given)
+        return sampling_params(given)
+
+    @cached_property
+    def _recommended(self) -> dict[str, str]:
+        """Metadata on sampling, read once."""
+        found = self._model.metadata.items()
+        return {key: value for key, value in found if key.startswith("general.sampling.")}
 
     def _chat(self, prompt: Prompt, options: ChatRequestOptions) -> ChatPrompt | None:
         """A chat prompt with what its reply may be; None for a prompt that is none."""
@@ -134,6 +167,13 @@ class JobFactory:
         ids = [self.prompts.encode_continuation(one) for one in given]
         return ScoreJob(self.prompts.encode(prompt), ids)
 
+    def text_logprobs(self, text: Prompt, n_top: int) -> TextLogprobsJob:
+        """A text's log-probabilities; arguments and errors as ``Engine.text_logprobs``."""
+        n_most = min(MAX_LOGPROBS, self._model.vocab.n_tokens)
+        if isinstance(n_top, bool) or not isinstance(n_top, int) or not 0 <= n_top <= n_most:
+            raise RequestError(f"invalid top={n_top!r}: expected 0 to {n_most}")
+        return TextLogprobsJob(self.prompts.encode(text), n_top, self._n_prefill)
+
     def embed(self, text: Prompt, pooling: Pooling | None) -> EmbedJob:
         """An embedding of one text; arguments and errors as ``Engine.embed``."""
         if pooling not in (None, *POOLINGS):
@@ -146,7 +186,7 @@ def _with_schema(sampling: Mapping[str, Any], chat: ChatPrompt | None) -> Mappin
     """Sampling options with the schema that a chat asks for."""
     if chat is None or (chat.schema is None and chat.grammar is None):
         return sampling
-    for name in ("grammar", "json_schema"):
+    for name in CONSTRAINTS:
         if sampling.get(name) is not None:
             raise RequestError(
                 f"give {name}, or response_format and tool_choice, not both", param=name
