@@ -189,6 +189,18 @@ CASES = {
     "gemma 3, a list in a fence": Case(
         f"```tool_code\n[\n  {_JSON_LOOK},\n  {_JSON_GO}\n]\n```", calls=(LOOK, GO)
     ),
+    "gemma 3, python in a fence": Case(
+        "I look.\n```tool_code\nlook(at='a, (b)\\'s', for=2.5)\n```\n",
+        content="I look.",
+        calls=(("look", '{"at": "a, (b)\'s", "for": 2.5}'),),
+    ),
+    "lfm 2": Case(
+        "<|tool_call_start|>[look(at='Rome', other=[1, {'x': True}], more=null), go()]"
+        "<|tool_call_end|>I wait.",
+        content="I wait.",
+        calls=(("look", '{"at": "Rome", "other": [1, {"x": true}], "more": null}'), GO),
+    ),
+    "llama 4": Case('[look(at="Rome", for=3)]', calls=(("look", '{"at": "Rome", "for": 3}'),)),
     "gemma 4": Case(
         '<|channel>thought\nHm.\n<channel|><|tool_call>call:look{at:<|"|>a, {"b"}: c\n<|"|>,'
         'for:2.5,other:[1,{x:true,y:<|"|><|"|>}]}<tool_call|><|tool_call>call:go{}<tool_call|>',

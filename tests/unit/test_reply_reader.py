@@ -65,6 +65,7 @@ _parts = st.sampled_from(
         *("<tool", "<", "look", "go", "functions.go:0", "call:look", "[ARGS]", "<｜tool▁sep｜>"),
         *("<|tool_call_argument_begin|>", '<|"|>', "<arg_key>", "</arg_key>", "<arg_value>"),
         *("<parameter=at>", "</parameter>", ">", "```json\n", "```", "{", "}", "[", "]", ",", ":"),
+        *("look(", "at=", ")", "'", "<|tool_call_start|>["),
         *('"', "\\", "\n", " ", "é", "Hi", '"name"', '"arguments"', '"look"', "<think>", "[THINK]"),
         AT,
         f'{{"name": "look", "arguments": {AT}}}',
@@ -130,6 +131,9 @@ def test_a_text_without_calls_and_reasoning_is_its_content(text: str) -> None:
         "<|tool_call_begin|>functions.fly:0<|tool_call_argument_begin|>{}<|tool_call_end|>",
         "<|tool_call>call:fly{}<tool_call|>",
         "<tool_call>fly\n<arg_key>a</arg_key>",
+        "[look at this]",
+        "[fly()]",
+        "```python\ngo()\n```",
         "  just text ",
         "",
     ],
@@ -150,6 +154,8 @@ def test_what_calls_no_known_function_is_content(text: str) -> None:
         ("<function=look><parameter=at>a</parameter>", '{"at": "a"'),
         ('<|tool_call>call:look{at:<|"|>a', '{"at": "a'),
         ("<|tool_call>call:look{at:]}", '{"at": '),
+        ("[look(at='Rome', for=3", '{"at": "Rome"'),
+        ("[look(3)]", ""),
     ],
 )
 def test_broken_arguments_are_passed_on_as_far_as_they_go(text: str, arguments: str) -> None:

@@ -74,6 +74,7 @@ _RANGES = {
 
 
 CONSTRAINTS = ("grammar", "json_schema", "regex", "lark")
+"""Fields that constrain the text, of which one may be given."""
 
 TRUNCATION: Mapping[str, float] = MappingProxyType(
     {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from pytreellama.chat.reply.feed import Feed, Reading
 from pytreellama.chat.reply.functions import Functions
+from pytreellama.chat.reply.python_call import PythonCalls
 from pytreellama.chat.reply.writer import ReplyWriter
 
 _NAMES = ("name", "function", "tool_name")
@@ -39,9 +40,10 @@ class JsonCalls:
         self._feed = feed
         self._writer = writer
         self._functions = functions
+        self._python = PythonCalls(feed, writer, functions)
 
     def read(self) -> Reading[bool]:
-        """Read an object, or a list of them; False if it turns out to be something else.
+        """Read an object, or a list of them or of calls in Python; False if it is something else.
 
         Nothing is written in that case. A list that goes wrong behind a call ends there.
         """
@@ -49,6 +51,10 @@ class JsonCalls:
         if not (yield from feed.literal("[")):
             return (yield from self._object())
         yield from feed.space()
+        if (yield from feed.char()).isidentifier():
+            found = yield from self._python.read()
+            yield from feed.literal("]")
+            return found
         if not (yield from self._object()):
             return False
         while True:

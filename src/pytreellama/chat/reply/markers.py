@@ -57,6 +57,7 @@ MARKERS = (
     Marker('<｜DSML｜invoke name="', "dsml", sign=_DSML),
     Marker("<TOOLCALL>", "json"),  # Nemotron 2
     Marker("<tool_calls>", "json"),  # Apriel
+    Marker("<|tool_call_start|>", "json"),  # LFM2
     Marker("<|function_call|>", "json"),  # GigaChat 3.1
 )
 """In the order in which a reader tries them."""

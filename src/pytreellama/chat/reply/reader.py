@@ -18,6 +18,7 @@ from pytreellama.chat.reply.json_call import JsonCalls
 from pytreellama.chat.reply.markers import CLOSINGS, REASONING, Marker
 from pytreellama.chat.reply.message import ReplyDelta, joined
 from pytreellama.chat.reply.named_call import NamedCall
+from pytreellama.chat.reply.python_call import PythonCalls
 from pytreellama.chat.reply.tagged_call import DSML, GLM, INVOKE, QWEN, TaggedCall, Tags
 from pytreellama.chat.reply.writer import ReplyWriter
 
@@ -45,6 +46,7 @@ class ReplyReader:
         self._writer = ReplyWriter(allows_several=format.allows_several)
         functions = format.functions
         self._json = JsonCalls(self._feed, self._writer, functions)
+        self._python = PythonCalls(self._feed, self._writer, functions)
         self._named = NamedCall(self._feed, self._writer, functions)
         self._markers = {marker.text: marker for marker in format.markers if functions}
         stops = [*self._markers, "\n"] if functions else []
@@ -174,12 +176,13 @@ class ReplyReader:
         if (yield from feed.ahead(*self._markers)):
             self._writer.content(feed.recorded())
             return False
-        is_fenced = False
+        is_fenced = is_python = False
         if (yield from feed.char()) == "`" and (yield from feed.literal("```")):
             is_fenced = True
-            yield from feed.text(_WORD, N_NAME_MAX)
+            label = yield from feed.text(_WORD, N_NAME_MAX)
             yield from feed.space()
-        if (yield from feed.char()) in ("{", "[") and (yield from self._json_lines()):
+            is_python = label.startswith("tool")  # Gemma 3
+        if (yield from self._bare_call(is_python)):
             feed.forget()
             if is_fenced:
                 yield from feed.literal("```")
@@ -187,6 +190,12 @@ class ReplyReader:
             return True
         self._writer.content(feed.recorded())
         return False
+
+    def _bare_call(self, is_python: bool) -> Reading[bool]:
+        char = yield from self._feed.char()
+        if char in ("{", "["):
+            return (yield from self._json_lines())
+        return is_python and char.isidentifier() and (yield from self._python.read())
 
     def _json_lines(self) -> Reading[bool]:
         """Calls in JSON, one after the other."""
