@@ -70,12 +70,13 @@ async def _begin(service: Service, body: ChatRequest, caller: Caller) -> ChatWri
     options = body.options(max_tokens, logprobs, service.settings.sampling)
     options.pop("json_schema", None)  # the prompt has it
     asked = AnswerOptions(
-        [prompt],
+        [prompt.tokens.tolist()],
         body.n_answers,
         options,
         bool(body.stream),
         body.wants_steps,
         bool(body.return_progress),
+        prompt,
     )
     return ChatWriter(service, body, await service.queue.begin(asked, caller), len(prompt))
 

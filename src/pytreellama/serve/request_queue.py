@@ -60,19 +60,21 @@ class AnswerOptions:
     """What answers are asked for.
 
     Attributes:
-        prompts: token ids, or chats, that fit into the context; each gets ``n`` answers.
+        prompts: token ids that fit into the context; each gets ``n`` answers.
         options: of ``Engine.submit``.
         streams: pieces are wanted as they come.
         wants_steps: with the trees that were verified.
         wants_progress: with the progress of prefill before them.
+        chat: the one prompt with what its reply may be, if it is a chat.
     """
 
-    prompts: Sequence[list[int] | ChatPrompt]
+    prompts: Sequence[list[int]]
     n: int
     options: dict[str, Any]
     streams: bool = False
     wants_steps: bool = False
     wants_progress: bool = False
+    chat: ChatPrompt | None = None
 
 
 class RequestQueue:
@@ -145,7 +147,11 @@ class RequestQueue:
             progress = ProgressWatch(loop, len(prompt))
             options["on_prefill"] = progress.watch
         submit = partial(
-            self._engine.engine.submit, prompt, wait=False, streams=asked.streams, **options
+            self._engine.engine.submit,
+            prompt if asked.chat is None else asked.chat,
+            wait=False,
+            streams=asked.streams,
+            **options,
         )
         generation = await caller.run(submit, drop=Generation.cancel)
         if progress is not None:
