@@ -1,0 +1,210 @@
+"""What drafters propose at every token of answers, recorded once, and proposed again in replays."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from lib.report import shown
+from pytreellama import Engine, Model
+from pytreellama.draft import EMPTY_TREE, Drafter, DrafterFactory, Tokens
+from pytreellama.draft.calibration import limit_siblings
+from pytreellama.draft.growth import TRUNK, Growth, Level, growing
+from pytreellama.draft.level_cost import LevelCost
+from pytreellama.draft.several import SeveralDrafters, SeveralFactories
+from pytreellama.tree import TokenTree
+from pytreellama.tree.candidates import grown
+from pytreellama.tree.grown import NOTHING, Grown
+
+N_CTX = 4096
+N_RECORDED = 128
+"""Nodes of a recorded tree: more than 8 levels of 4 nodes with 4 children each give."""
+
+Prompt = tuple[int, ...]
+
+
+@dataclass
+class Proposals:
+    """The trees of one drafter by prompt and number of tokens after it, and what each took.
+
+    Attributes:
+        growth: how they grew, a level a pass of a draft model; None if without such passes.
+    """
+
+    growth: Growth | None = None
+    trees: dict[tuple[Prompt, int], TokenTree] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def pass_s(self) -> float:
+        """Seconds of a pass, the first of which reads new tokens; without passes, of a proposal."""
+        return statistics.median(self.seconds) / (self.growth.n_levels if self.growth else 1)
+
+
+# -- recording
+
+
+class Recorder(SeveralDrafters):
+    """Keeps what its drafters would propose, and proposes nothing: so every token is a step."""
+
+    name = "recorder"
+
+    def __init__(self, drafters: Sequence[Drafter], books: Sequence[Proposals]) -> None:
+        super().__init__(drafters)
+        self._books = books
+        self._text: list[int] = []
+        self._n_prompt = 0
+
+    def observe(self, tokens: Tokens) -> None:
+        self._text += list(tokens)
+        for drafter in self._drafters:
+            drafter.observe(tokens)
+
+    def propose(self, n_nodes: int) -> TokenTree:
+        self._n_prompt = self._n_prompt or len(self._text)
+        prompt, n_written = tuple(self._text[: self._n_prompt]), len(self._text) - self._n_prompt
+        for drafter, book in zip(self._drafters, self._books, strict=True):
+            started_s = time.perf_counter()
+            tree = drafter.propose(N_RECORDED)
+            if len(tree):
+                book.seconds.append(time.perf_counter() - started_s)
+            book.trees[prompt, n_written] = tree
+        return EMPTY_TREE
+
+
+class RecorderFactory(SeveralFactories):
+    """Factory of recorders; ``books`` has one of each drafter."""
+
+    def __init__(self, factories: Sequence[DrafterFactory], books: Sequence[Proposals]) -> None:
+        super().__init__(factories, "record")
+        self.books = books
+
+    def __call__(self) -> Recorder:
+        return Recorder(self._new_drafters(), self.books)
+
+
+def record(
+    model: Model,
+    recorder: RecorderFactory,
+    prompts: Sequence[Sequence[int]],
+    n_tokens: int,
+    n_threads: int,
+) -> None:
+    """Answer prompts greedily, and fill the recorder's books."""
+    with (
+        shown(f"recording drafts for {model.path.name}") as progress,
+        Engine(model, recorder, n_ctx=N_CTX, n_threads=n_threads) as engine,
+    ):
+        for i, prompt in enumerate(prompts):
+            engine.generate([list(prompt)], max_tokens=n_tokens)
+            progress((i + 1) / len(prompts))
+
+
+# -- replays
+
+
+class ReplayedDrafter:
+    """Proposes what was recorded for the text, as large a tree as is asked for.
+
+    A tree that grew by passes grows again by ``growth``, with the recorded nodes: it is the very
+    tree that its drafter would have grown, as far as the recorded one reaches.
+
+    Args:
+        passes: counts by name those that the draft model would have run; without such, proposals.
+        level_cost: of all texts, by which a plan leaves levels out.
+        pass_s: seconds of a pass.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        proposals: Proposals,
+        growth: Growth | None,
+        passes: Counter[str],
+        level_cost: LevelCost,
+        pass_s: float,
+    ) -> None:
+        self.name = name
+        self._proposals, self._growth, self._passes = proposals, growth, passes
+        self._level_cost, self._pass_s = level_cost, pass_s
+        self.reset()
+
+    def reset(self) -> None:
+        self._prompt: Prompt = ()
+        self._n_written = 0
+        self._token_s: float | None = None
+
+    def observe(self, tokens: Tokens) -> None:
+        if self._prompt:
+            self._n_written += len(tokens)
+        else:
+            self._prompt = tuple(tokens)
+        self._token_s = None
+
+    def announce(
+        self, n_nodes: int, min_p: float | None = None, token_s: float | None = None
+    ) -> None:
+        self._token_s = token_s
+
+    def propose(self, n_nodes: int) -> TokenTree:
+        return self.grow_likely(n_nodes, 0.0).tree()
+
+    def grow_likely(self, n_nodes: int, min_p: float) -> Grown:
+        tree = self._proposals.trees.get((self._prompt, self._n_written), EMPTY_TREE)
+        if n_nodes < 1 or not len(tree):
+            return NOTHING
+        if self._growth is None:
+            self._passes[self.name] += 1
+            return _likely(tree, n_nodes, min_p)
+        return self._regrown(tree, n_nodes, replace(self._growth, min_p=min_p))
+
+    def _regrown(self, tree: TokenTree, n_nodes: int, growth: Growth) -> Grown:
+        rows = _rows(tree)
+        steps = growing(lambda node: rows.get(node, ([], [])), growth, n_nodes, limit_siblings)
+        self._passes[self.name] += 1
+        try:
+            level = next(steps)
+            while True:
+                pays = self._pays(level)
+                self._passes[self.name] += pays
+                level = steps.send(_numbers(tree, level) if pays else [])
+        except StopIteration as end:
+            return grown(end.value, self.name)
+
+    def _pays(self, level: Level) -> bool:
+        self._level_cost.learn(len(level.tokens), self._pass_s)
+        return self._level_cost.pays([level], [self._token_s])
+
+
+def _rows(tree: TokenTree) -> dict[int, tuple[list[int], list[float]]]:
+    """The children of each node, and their probabilities given their parent; likeliest first."""
+    assert tree.p is not None
+    p = [*tree.p.tolist(), 1.0]  # the last one is the root's parent
+    rows: dict[int, tuple[list[int], list[float]]] = {}
+    for node in tree.nodes_by_p().tolist():
+        parent = int(tree.parents[node])
+        tokens, values = rows.setdefault(parent, ([], []))
+        tokens.append(int(tree.tokens[node]))
+        values.append(p[node] / p[parent] if p[parent] else 0.0)
+    return rows
+
+
+def _numbers(tree: TokenTree, level: Level) -> list[int]:
+    """The recorded nodes of a level."""
+    nodes = [_child(tree, *one) for one in zip(level.parents, level.tokens, strict=True)]
+    return [] if None in nodes else [node for node in nodes if node is not None]
+
+
+def _child(tree: TokenTree, parent: int, token: int) -> int | None:
+    if parent != TRUNK:
+        return tree.child(parent, token)
+    return next((int(node) for node in tree.roots if tree.tokens[node] == token), None)
+
+
+def _likely(tree: TokenTree, n_nodes: int, min_p: float) -> Grown:
+    """The likeliest nodes of a tree."""
+    assert tree.p is not None
+    return grown(tree.prune(tree.p >= min_p).truncate(n_nodes), "recorded")
