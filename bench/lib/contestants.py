@@ -13,6 +13,7 @@ from lib.proposals import Proposals, RecorderFactory, ReplayedDrafter
 from lib.shapes import Costs, Shape
 from pytreellama import Model, draft
 from pytreellama.draft import DrafterFactory, Medusa
+from pytreellama.draft.calibration import Calibration
 from pytreellama.draft.growth import Grow, Growth
 from pytreellama.draft.level_cost import LevelCost
 from pytreellama.draft.medusa import find_heads
@@ -72,7 +73,7 @@ class Files:
     def sets(self) -> list[tuple[str, ...]]:
         return [names for names in SETS if all(map(self.has, names))]
 
-    def factory(self, name: str, growth: Growth) -> DrafterFactory:
+    def factory(self, name: str, growth: Growth, *, calibrate: bool = True) -> DrafterFactory:
         """What drafts in an engine."""
         if name in TABLES:
             return TABLES[name]()
@@ -80,7 +81,7 @@ class Files:
             return Medusa(self.medusa, min_p=0.0, any_model=True)
         is_chain = growth.width == 1
         options: dict[str, Any] = {"top": TOP, "width": WIDTH, "n_levels": growth.n_levels}
-        options |= {"grow": "chain" if is_chain else "best", "min_p": 0.0, "calibrate": False}
+        options |= {"grow": "chain" if is_chain else "best", "min_p": 0.0, "calibrate": calibrate}
         if name == "eagle3":
             return draft.Eagle3(self.eagle3, **options)
         assert self.model is not None
@@ -101,7 +102,7 @@ class Files:
             kinds = (TREE,) if name == "medusa" else (TREE, CHAIN)
             for kind in kinds:
                 growth = growth_of(Shape(1, N_LEVELS_RECORDED, kind == CHAIN))
-                factories.append(self.factory(name, growth))
+                factories.append(self.factory(name, growth, calibrate=False))
                 books[name][kind] = Proposals(None if name == "medusa" else growth)
         every = [book for kinds in books.values() for book in kinds.values()]
         return RecorderFactory(factories, every), books
@@ -132,6 +133,6 @@ def replayed_factories(
         kind = CHAIN if shape is not None and shape.is_chain and CHAIN in books[name] else TREE
         book, key = books[name][kind], f"{name} {kind}"
         growth = growth_of(shape) if book.growth else None
-        cost = LevelCost(), costs.pass_s[key]
-        factories.append(partial(ReplayedDrafter, key, book, growth, passes, *cost))
+        learned = LevelCost(), costs.pass_s[key], Calibration(TOP)
+        factories.append(partial(ReplayedDrafter, key, book, growth, passes, *learned))
     return factories

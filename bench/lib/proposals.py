@@ -5,14 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from lib.report import shown
 from pytreellama import Engine, Model
 from pytreellama.draft import EMPTY_TREE, Drafter, DrafterFactory, Tokens
-from pytreellama.draft.calibration import limit_siblings
-from pytreellama.draft.growth import TRUNK, Growth, Level, growing
+from pytreellama.draft.calibration import Calibration, TextCalibration
+from pytreellama.draft.growth import TRUNK, Growth, Level, Row, growing
 from pytreellama.draft.level_cost import LevelCost
 from pytreellama.draft.several import SeveralDrafters, SeveralFactories
 from pytreellama.tree import TokenTree
@@ -24,6 +24,8 @@ N_RECORDED = 128
 """Nodes of a recorded tree: more than 8 levels of 4 nodes with 4 children each give."""
 
 Prompt = tuple[int, ...]
+
+_UNKNOWN = -2
 
 
 @dataclass
@@ -116,6 +118,7 @@ class ReplayedDrafter:
         passes: counts by name those that the draft model would have run; without such, proposals.
         level_cost: of all texts, by which a plan leaves levels out.
         pass_s: seconds of a pass.
+        calibration: of all texts, as in ``draft.Eagle3``; None to keep the recorded probabilities.
     """
 
     def __init__(
@@ -126,8 +129,10 @@ class ReplayedDrafter:
         passes: Counter[str],
         level_cost: LevelCost,
         pass_s: float,
+        calibration: Calibration | None = None,
     ) -> None:
         self.name = name
+        self._shared = calibration
         self._proposals, self._growth, self._passes = proposals, growth, passes
         self._level_cost, self._pass_s = level_cost, pass_s
         self.reset()
@@ -136,9 +141,12 @@ class ReplayedDrafter:
         self._prompt: Prompt = ()
         self._n_written = 0
         self._token_s: float | None = None
+        self._calibration = TextCalibration(self._shared)
+        self._read: dict[int, Row] = {}  # of the tree that grew last, the nodes that were read
 
     def observe(self, tokens: Tokens) -> None:
         if self._prompt:
+            self._calibration.learn(self._outcomes(tokens))
             self._n_written += len(tokens)
         else:
             self._prompt = tuple(tokens)
@@ -153,7 +161,7 @@ class ReplayedDrafter:
         return self.grow_likely(n_nodes, 0.0).tree()
 
     def grow_likely(self, n_nodes: int, min_p: float) -> Grown:
-        tree = self._proposals.trees.get((self._prompt, self._n_written), EMPTY_TREE)
+        tree = self._tree
         if n_nodes < 1 or not len(tree):
             return NOTHING
         if self._growth is None:
@@ -161,16 +169,34 @@ class ReplayedDrafter:
             return _likely(tree, n_nodes, min_p)
         return self._regrown(tree, n_nodes, replace(self._growth, min_p=min_p))
 
+    @property
+    def _tree(self) -> TokenTree:
+        """What was recorded here."""
+        return self._proposals.trees.get((self._prompt, self._n_written), EMPTY_TREE)
+
+    def _outcomes(self, tokens: Tokens) -> Iterator[tuple[Row, int]]:
+        """What was expected wherever the draft had read the text, and what came instead."""
+        tree, node = self._tree, TRUNK
+        for token in map(int, tokens):
+            if node not in self._read:
+                break
+            yield self._read[node], token
+            node = _child(tree, node, token)
+        self._read = {}
+
     def _regrown(self, tree: TokenTree, n_nodes: int, growth: Growth) -> Grown:
         rows = _rows(tree)
-        steps = growing(lambda node: rows.get(node, ([], [])), growth, n_nodes, limit_siblings)
+        belief = self._calibration.belief
+        steps = growing(lambda node: rows.get(node, ([], [])), growth, n_nodes, belief)
         self._passes[self.name] += 1
+        self._read = {TRUNK: rows[TRUNK]}
         try:
             level = next(steps)
             while True:
-                pays = self._pays(level)
-                self._passes[self.name] += pays
-                level = steps.send(_numbers(tree, level) if pays else [])
+                nodes = _numbers(tree, level) if self._pays(level) else []
+                self._passes[self.name] += bool(nodes)
+                self._read |= {node: rows[node] for node in nodes if node in rows}
+                level = steps.send(nodes)
         except StopIteration as end:
             return grown(end.value, self.name)
 
@@ -179,11 +205,11 @@ class ReplayedDrafter:
         return self._level_cost.pays([level], [self._token_s])
 
 
-def _rows(tree: TokenTree) -> dict[int, tuple[list[int], list[float]]]:
+def _rows(tree: TokenTree) -> dict[int, Row]:
     """The children of each node, and their probabilities given their parent; likeliest first."""
     assert tree.p is not None
     p = [*tree.p.tolist(), 1.0]  # the last one is the root's parent
-    rows: dict[int, tuple[list[int], list[float]]] = {}
+    rows: dict[int, Row] = {}
     for node in tree.nodes_by_p().tolist():
         parent = int(tree.parents[node])
         tokens, values = rows.setdefault(parent, ([], []))
@@ -194,14 +220,14 @@ def _rows(tree: TokenTree) -> dict[int, tuple[list[int], list[float]]]:
 
 def _numbers(tree: TokenTree, level: Level) -> list[int]:
     """The recorded nodes of a level."""
-    nodes = [_child(tree, *one) for one in zip(level.parents, level.tokens, strict=True)]
-    return [] if None in nodes else [node for node in nodes if node is not None]
+    places = zip(level.parents, level.tokens, strict=True)
+    return [_child(tree, parent, token) for parent, token in places]
 
 
-def _child(tree: TokenTree, parent: int, token: int) -> int | None:
-    if parent != TRUNK:
-        return tree.child(parent, token)
-    return next((int(node) for node in tree.roots if tree.tokens[node] == token), None)
+def _child(tree: TokenTree, parent: int, token: int) -> int:
+    """A recorded child; ``_UNKNOWN`` if there is none."""
+    siblings = tree.roots if parent == TRUNK else tree.children(parent)
+    return next((int(node) for node in siblings if tree.tokens[node] == token), _UNKNOWN)
 
 
 def _likely(tree: TokenTree, n_nodes: int, min_p: float) -> Grown:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from lib.contestants import N_LEVELS_RECORDED, TOP, growth_of
 from lib.proposals import N_RECORDED, Proposals, ReplayedDrafter
 from lib.shapes import Shape
-from pytreellama.draft.calibration import limit_siblings
-from pytreellama.draft.growth import Growth, Row, grow_tree
+from pytreellama.draft.calibration import Calibration, limit_siblings
+from pytreellama.draft.growth import TRUNK, Growth, Row, grow_tree
 from pytreellama.draft.level_cost import LevelCost
 from pytreellama.tree import TokenTree
 
@@ -50,14 +50,14 @@ def grown_for_real(seed: int, growth: Growth, n_nodes: int) -> tuple[TokenTree, 
 
 
 def replayed(
-    seed: int, is_chain: bool, growth: Growth | None
+    seed: int, is_chain: bool, growth: Growth | None, calibration: Calibration | None = None
 ) -> tuple[ReplayedDrafter, Counter[str]]:
     """The drafter of a recording, after its prompt."""
     recorded_growth = growth_of(Shape(1, N_LEVELS_RECORDED, is_chain))
     tree, _ = grown_for_real(seed, recorded_growth, N_RECORDED)
     proposals = Proposals(recorded_growth, {((*PROMPT,), 0): tree})
     passes: Counter[str] = Counter()
-    drafter = ReplayedDrafter("eagle3", proposals, growth, passes, LevelCost(), PASS_S)
+    drafter = ReplayedDrafter("eagle3", proposals, growth, passes, LevelCost(), PASS_S, calibration)
     drafter.observe(PROMPT)
     return drafter, passes
 
@@ -106,6 +106,25 @@ def test_levels_that_do_not_pay_are_left_out() -> None:
     drafter.announce(16, 0.0, token_s=PASS_S / 100)
     assert len(drafter.grow_likely(16, 0.0).tokens) <= TOP
     assert passes["eagle3"] == 1
+
+
+@pytest.mark.parametrize("n_right", [0, 1, 2])
+def test_replays_learn_what_came(n_right: int) -> None:
+    calibration = Calibration(TOP)
+    drafter, _ = replayed(5, False, growth_of(None), calibration)
+    tree = drafter.propose(16)
+    path = max(tree.paths(), key=len)
+    drafter.observe([*path[:n_right], 99])
+    outcomes = [token == 99 for token in (*path[:n_right], 99)]
+    expected = Calibration(TOP)
+    foresight, node = Foresight(5), TRUNK
+    for wrong, token in zip(outcomes, path, strict=False):
+        tokens, p = foresight.children(node)
+        for rank in range(TOP):
+            expected.learn(p[rank], not wrong and tokens[rank] == token, rank)
+        (node,) = foresight.add([token], [node])
+    for rank in range(TOP):
+        assert calibration.calibrated(0.3, rank) == pytest.approx(expected.calibrated(0.3, rank))
 
 
 def test_nothing_is_proposed_where_nothing_was_recorded() -> None:
