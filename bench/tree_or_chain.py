@@ -335,10 +335,12 @@ def answered(
     engines = {name: Engine(model, spec, **sizes) for name, spec in specs.items()}
     try:
         for engine in engines.values():
-            engine.generate("Once upon a time", max_tokens=16)  # costs are measured before
+            engine.generate(
+                "Once upon a time", max_tokens=16, temperature=0
+            )  # costs are measured before
         for i, prompt in enumerate(prompts):
             for name in in_turn(tuple(specs), i):
-                answer = engines[name].generate([prompt], max_tokens=options.tokens)[0]
+                answer = engines[name].generate(prompt, max_tokens=options.tokens, temperature=0)
                 totals[name].add(answer.stats)
     finally:
         for engine in engines.values():

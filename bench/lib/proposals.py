@@ -101,7 +101,7 @@ def record(
         Engine(model, recorder, n_ctx=N_CTX, n_threads=n_threads) as engine,
     ):
         for i, prompt in enumerate(prompts):
-            engine.generate([list(prompt)], max_tokens=n_tokens)
+            engine.generate(list(prompt), max_tokens=n_tokens, temperature=0)
             progress((i + 1) / len(prompts))
 
 
