@@ -37,7 +37,7 @@ from lib.contestants import (
     replayed_factories,
 )
 from lib.models import add_types_option, requantised
-from lib.proposals import N_CTX, Proposals, record
+from lib.proposals import N_CTX, TREE, Proposals, pass_name, record
 from lib.questions import add_answering_options, first_of_each, load_questions
 from lib.random_models import dense_model, eagle3_model
 from lib.recording import LiveModel, Recording, Target
@@ -188,7 +188,7 @@ def replays(
     names: Sequence[str], target: Target, books: Books, costs: Mapping[str, Costs]
 ) -> Iterator[Row]:
     """A row for each machine that has the drafters."""
-    needed = {f"{name} tree" for name in names if name not in TABLES}
+    needed = {pass_name(name, TREE) for name in names if name not in TABLES}
     costs = {machine: one for machine, one in costs.items() if needed <= one.pass_s.keys()}
     some = next(iter(costs.values()))  # shapes cost the same on all: nothing
     shapes = {shape: shaped(names, shape, books, some) for shape in shapes_of(names)}

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lib.proposals import Proposals, RecorderFactory, ReplayedDrafter
+from lib.proposals import CHAIN, TREE, Proposals, RecorderFactory, ReplayedDrafter, pass_name
 from lib.shapes import Costs, Shape
 from pytreellama import Model, draft
 from pytreellama.draft import DrafterFactory, Medusa
@@ -36,7 +36,6 @@ GROWN = {"model", "eagle3"}
 N_LEVELS = 6  # of trees: the default of draft.Eagle3 and draft.Model
 N_LEVELS_RECORDED = 8
 TOP, WIDTH = 4, 4
-TREE, CHAIN = "tree", "chain"
 
 
 def growth_of(shape: Shape | None) -> Growth:
@@ -109,12 +108,15 @@ class Files:
 
 
 def pass_seconds(books: Mapping[str, Mapping[str, Proposals]]) -> dict[str, float]:
-    """Of a pass, by ``key_of`` a drafter and a kind of shape."""
-    return {
-        f"{name} {kind}": book.pass_s
-        for name, kinds in books.items()
-        for kind, book in kinds.items()
-    }
+    """Of a pass, by ``pass_name``; of heads, of a proposal."""
+    found: dict[str, float] = {}
+    for name, kinds in books.items():
+        tree_s = kinds[TREE].median_s
+        if CHAIN in kinds:
+            found[pass_name(name, CHAIN)] = first_s = kinds[CHAIN].median_s / N_LEVELS_RECORDED
+            tree_s = (tree_s - first_s) / (N_LEVELS_RECORDED - 1)
+        found[pass_name(name, TREE)] = tree_s
+    return found
 
 
 def replayed_factories(
@@ -131,8 +133,8 @@ def replayed_factories(
             factories.append(TABLES[name]())
             continue
         kind = CHAIN if shape is not None and shape.is_chain and CHAIN in books[name] else TREE
-        book, key = books[name][kind], f"{name} {kind}"
+        book = books[name][kind]
         growth = growth_of(shape) if book.growth else None
-        learned = LevelCost(), costs.pass_s[key], Calibration(TOP)
-        factories.append(partial(ReplayedDrafter, key, book, growth, passes, *learned))
+        learned = LevelCost(), costs.pass_s[pass_name(name, kind)], Calibration(TOP)
+        factories.append(partial(ReplayedDrafter, name, kind, book, growth, passes, *learned))
     return factories

@@ -25,6 +25,9 @@ N_RECORDED = 128
 
 Prompt = tuple[int, ...]
 
+TREE, CHAIN = "tree", "chain"
+"""Passes of a draft model over as many nodes as a level has, or over one."""
+
 _UNKNOWN = -2
 
 
@@ -41,9 +44,9 @@ class Proposals:
     seconds: list[float] = field(default_factory=list)
 
     @property
-    def pass_s(self) -> float:
-        """Seconds of a pass, the first of which reads new tokens; without passes, of a proposal."""
-        return statistics.median(self.seconds) / (self.growth.n_levels if self.growth else 1)
+    def median_s(self) -> float:
+        """Seconds of a proposal."""
+        return statistics.median(self.seconds)
 
 
 # -- recording
@@ -108,6 +111,11 @@ def record(
 # -- replays
 
 
+def pass_name(name: str, kind: str) -> str:
+    """What passes of a drafter are counted under."""
+    return f"{name} {kind}"
+
+
 class ReplayedDrafter:
     """Proposes what was recorded for the text, as large a tree as is asked for.
 
@@ -115,15 +123,18 @@ class ReplayedDrafter:
     tree that its drafter would have grown, as far as the recorded one reaches.
 
     Args:
-        passes: counts by name those that the draft model would have run; without such, proposals.
+        kind: of its levels' passes; the first pass, over the text's new tokens, is a chain's.
+        passes: counts those that the draft model would have run, by ``pass_name``; proposals, if
+            there are none.
         level_cost: of all texts, by which a plan leaves levels out.
-        pass_s: seconds of a pass.
+        pass_s: seconds of a level.
         calibration: of all texts, as in ``draft.Eagle3``; None to keep the recorded probabilities.
     """
 
     def __init__(
         self,
         name: str,
+        kind: str,
         proposals: Proposals,
         growth: Growth | None,
         passes: Counter[str],
@@ -131,7 +142,7 @@ class ReplayedDrafter:
         pass_s: float,
         calibration: Calibration | None = None,
     ) -> None:
-        self.name = name
+        self.name, self._level_pass = name, pass_name(name, kind)
         self._shared = calibration
         self._proposals, self._growth, self._passes = proposals, growth, passes
         self._level_cost, self._pass_s = level_cost, pass_s
@@ -165,7 +176,7 @@ class ReplayedDrafter:
         if n_nodes < 1 or not len(tree):
             return NOTHING
         if self._growth is None:
-            self._passes[self.name] += 1
+            self._passes[self._level_pass] += 1
             return _likely(tree, n_nodes, min_p)
         return self._regrown(tree, n_nodes, replace(self._growth, min_p=min_p))
 
@@ -188,13 +199,13 @@ class ReplayedDrafter:
         rows = _rows(tree)
         belief = self._calibration.belief
         steps = growing(lambda node: rows.get(node, ([], [])), growth, n_nodes, belief)
-        self._passes[self.name] += 1
+        self._passes[pass_name(self.name, CHAIN)] += 1
         self._read = {TRUNK: rows[TRUNK]}
         try:
             level = next(steps)
             while True:
                 nodes = _numbers(tree, level) if self._pays(level) else []
-                self._passes[self.name] += bool(nodes)
+                self._passes[self._level_pass] += bool(nodes)
                 self._read |= {node: rows[node] for node in nodes if node in rows}
                 level = steps.send(nodes)
         except StopIteration as end:

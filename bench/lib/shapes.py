@@ -88,7 +88,7 @@ class Costs:
 
     Attributes:
         curve: of the target's passes.
-        pass_s: of a draft model's pass, by the drafter's name; of heads, a proposal.
+        pass_s: of a draft model's pass, by ``proposals.pass_name``; of heads, of a proposal.
     """
 
     curve: CostCurve
