@@ -285,14 +285,25 @@ class ChatRequest(Generating):
     )
     tools: Annotated[Items[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: bool | None = Field(
+        None, description="Several calls in an answer. By default where the model decides."
+    )
+    reasoning_format: Literal["auto", "deepseek", "none"] | None = Field(
+        None,
+        description="Not OpenAI's. Reasoning in `reasoning_content`; with `none` in the content.",
+    )
+    enable_thinking: bool | None = Field(
+        None, description="Not OpenAI's. The same variable of `chat_template_kwargs`."
+    )
     chat_template_kwargs: JsonObject | None = Field(
         None, description="Not OpenAI's. Variables of the model's template."
     )
     modalities: Items[Literal["text"]] | None = Field(None, description="Only text.")
     functions: None = Field(None, description="Not supported; use `tools`.")
     function_call: None = Field(None, description="Not supported; use `tool_choice`.")
-    reasoning_effort: str | None = Field(None, description="Accepted, and of no effect.")
+    reasoning_effort: str | None = Field(
+        None, description="A variable of the model's template, for templates that know it."
+    )
     verbosity: str | None = Field(None, description="Accepted, and of no effect.")
 
 
