@@ -117,7 +117,7 @@ def test_options_keep_their_meaning() -> None:
     assert chat.sampling() == {"temperature": 0.5, "top_p": 0.9, "top_k": 7}
     assert chat.max_tokens == 8
     assert chat.wants_usage
-    assert chat.chat_template_kwargs == {"enable_thinking": True}
+    assert chat.enable_thinking is True
     assert chat.n_draft == 0
 
 

@@ -145,9 +145,9 @@ def test_formats_and_thinking_keep_their_meaning() -> None:
     assert chat_of(format="json").response_format.type == "json_object"  # type: ignore[union-attr]
     assert chat_of(format={"type": "string"}).json_schema == {"type": "string"}
     assert chat_of(format="").response_format is None
-    assert chat_of(think=False).chat_template_kwargs == {"enable_thinking": False}
+    assert chat_of(think=False).enable_thinking is False
     low = chat_of(think="low")
-    assert low.chat_template_kwargs == {"enable_thinking": True}
+    assert low.enable_thinking is True
     assert low.reasoning_effort == "low"
     assert chat_of(speculation={"enabled": False}).n_draft == 0
 

@@ -120,6 +120,8 @@ def test_options_keep_their_meaning() -> None:
         speculation={"n_draft": 3},
     )
     assert (chat.max_tokens, chat.temperature, chat.reasoning_effort) == (7, 0.5, "low")
+    assert chat.enable_thinking is None
+    assert chat_of(reasoning={"effort": "none"}).enable_thinking is False
     assert (chat.logprobs, chat.top_logprobs, chat.n_draft) == (True, 2, 3)
     assert chat.wants_usage
     assert chat.response_format is not None

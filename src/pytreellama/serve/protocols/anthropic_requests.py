@@ -145,8 +145,7 @@ class AnthropicPrompt(Body):
         if self.tool_choice is not None:
             values |= _choice(self.tool_choice)
         if self.thinking is not None:
-            thinks = self.thinking.type != "disabled"
-            values["chat_template_kwargs"] = {"enable_thinking": thinks}
+            values["enable_thinking"] = self.thinking.type != "disabled"
         format = self.output_config and self.output_config.format
         if format:
             values["response_format"] = {

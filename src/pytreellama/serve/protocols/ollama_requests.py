@@ -147,7 +147,7 @@ class _Generating(Body):
         elif isinstance(self.format, dict):
             values["json_schema"] = self.format
         if self.think is not None:
-            values["chat_template_kwargs"] = {"enable_thinking": bool(self.think)}
+            values["enable_thinking"] = bool(self.think)
         if isinstance(self.think, str):
             values["reasoning_effort"] = self.think
         if self.logprobs:

@@ -231,6 +231,9 @@ class ResponsesRequest(Body):
             "parallel_tool_calls": self.parallel_tool_calls,
             "stream": bool(self.stream),
             "reasoning_effort": self.reasoning and self.reasoning.effort,
+            "enable_thinking": False
+            if self.reasoning and self.reasoning.effort == "none"
+            else None,
             "response_format": _format(self.text.format if self.text else None),
         }
         if self.speculation is not None:
