@@ -259,6 +259,28 @@ def test_documents_are_ordered_by_the_probability_of_the_query(
     assert ask(app, "/rerank", query="a").status_code == 400
 
 
+# -- methods
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/responses/a", "DELETE, GET"),
+        ("/v1/responses", "POST"),
+        ("/completion", "POST"),
+        ("/api/tags", "GET"),
+    ],
+)
+def test_a_wrong_method_is_told_all_that_are_right(app: FastAPI, path: str, allowed: str) -> None:
+    async def answer() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.put(path, json={})
+
+    refused = asyncio.run(answer())
+    assert (refused.status_code, refused.headers["Allow"]) == (405, allowed)
+
+
 # -- speculation
 
 

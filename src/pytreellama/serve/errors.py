@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from pytreellama.errors import (
     BatchError,
@@ -35,6 +36,7 @@ _REFUSED = (
     BatchError,
 )
 _N_CHARACTERS = 1000  # of a message, or of a field's name
+_METHODS = ("DELETE", "GET", "POST")  # of this server's routes
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -120,12 +122,24 @@ def handle_errors(app: FastAPI) -> None:
             error.status_code, f"{error.detail}: {request.method} {request.url.path}"
         )
         api_error.headers = {**api_error.headers, **(error.headers or {})}
+        if error.status_code == 405:
+            api_error.headers = {**api_error.headers, "Allow": _allowed_methods(request)}
         return api_error.response(request.url.path)
 
     app.add_exception_handler(APIError, known)
     app.add_exception_handler(PyTreeLlamaError, known)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, known)
+
+
+def _allowed_methods(request: Request) -> str:
+    """The methods of a path; the framework tells those of its first route alone."""
+
+    def is_allowed(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] == Match.FULL for route in request.app.routes)
+
+    return ", ".join(filter(is_allowed, _METHODS))
 
 
 def _printable(text: str) -> str:
