@@ -376,6 +376,8 @@ class Engine(Evaluations, Closing):
                 ``n_keep`` and continue, instead of ending.
             n_keep: tokens at the beginning that a context shift keeps, by default the prompt.
             n_draft: maximum number of draft nodes of a tree, if less than the engine's.
+            drafters: names of the engine's drafters that may be asked, in a list or joined with
+                "+", as "suffix+recycling"; by default all. The text is the same.
             parse_special: parse names of special tokens, such as ``<|im_end|>``, in a prompt of
                 text; False for text that you do not trust. In chat messages they are always text.
             logits_processors: functions ``f(tokens, logits) -> logits``, applied in order to each

@@ -43,6 +43,7 @@ class Request:
             the context if that is less.
         n_draft: maximum number of draft nodes of a tree, if less than the engine's; 0 for plain
             decoding.
+        drafters: names of those of the engine's drafters that may be asked; None is all.
         sampling: how tokens are drawn.
         logits_processors: functions ``f(tokens, logits) -> logits`` that change each row of logits
             before a token is drawn from it.
@@ -62,6 +63,7 @@ class Request:
     context_shift: bool = False
     n_keep: int | None = None
     n_draft: int | None = None
+    drafters: frozenset[str] | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     logits_processors: tuple[LogitsProcessor, ...] = ()
     stopping_criteria: tuple[StoppingCriterion, ...] = ()

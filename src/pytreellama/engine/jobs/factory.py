@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, cast
 
 from pytreellama.chat.chat_options import ChatRequestOptions
-from pytreellama.draft import DrafterFactory, make_drafter
+from pytreellama.draft import AutoDrafter, Drafter, DrafterFactory, make_drafter
 from pytreellama.engine.chat_prompts import ChatPrompt
 from pytreellama.engine.config import checked_flag
 from pytreellama.engine.jobs.embed import POOLINGS, EmbedJob, Pooling, own_pooling
@@ -32,7 +32,7 @@ from pytreellama.engine.request import (
     sampling_params,
 )
 from pytreellama.engine.row_functions import LogitsProcessor, StoppingCriterion
-from pytreellama.errors import RequestError
+from pytreellama.errors import RequestError, not_one_of
 from pytreellama.model.model import Model
 from pytreellama.sampling.defaults import sampling_defaults
 from pytreellama.sampling.params import CONSTRAINTS, SamplingParams
@@ -82,6 +82,7 @@ class JobFactory:
         context_shift: bool = False,
         n_keep: int | None = None,
         n_draft: int | None = None,
+        drafters: str | Sequence[str] | None = None,
         parse_special: bool = True,
         logits_processors: Sequence[LogitsProcessor] = (),
         stopping_criteria: Sequence[StoppingCriterion] = (),
@@ -101,6 +102,7 @@ class JobFactory:
         Args:
             index: which prompt of a call it is.
         """
+        drafter = make_drafter(self._new_drafter)
         chat = self._chat(
             prompt,
             ChatRequestOptions(
@@ -126,6 +128,7 @@ class JobFactory:
             context_shift=context_shift,
             n_keep=n_keep,
             n_draft=n_draft,
+            drafters=_known_drafters(drafters, drafter),
             sampling=self._sampling(prompt, _with_schema(sampling, chat)),
             logits_processors=tuple(as_list(logits_processors, "logits_processors")),
             stopping_criteria=tuple(as_list(stopping_criteria, "stopping_criteria")),
@@ -134,7 +137,6 @@ class JobFactory:
             reply=None if chat is None else chat.reply,
             reply_grammar=None if chat is None else chat.grammar,
         )
-        drafter = make_drafter(self._new_drafter)
         return GenerateJob(request, self._model.vocab, drafter, index, self._rule)
 
     def _sampling(self, prompt: Prompt, given: Mapping[str, Any]) -> SamplingParams:
@@ -180,6 +182,18 @@ class JobFactory:
             raise RequestError(f"pooling = {pooling!r} was asked for; give {' or '.join(POOLINGS)}")
         ids = self.prompts.encode(text, add_eos=True)
         return EmbedJob(ids, pooling or own_pooling(self._model), self._n_prefill)
+
+
+def _known_drafters(given: str | Sequence[str] | None, drafter: Drafter) -> frozenset[str] | None:
+    """The drafters that a request names, of those that its engine has."""
+    if given is None:
+        return None
+    names = given.split("+") if isinstance(given, str) else as_list(given, "drafters")
+    known = drafter.names if isinstance(drafter, AutoDrafter) else (drafter.name,)
+    for name in names:
+        if name not in known:
+            raise RequestError(not_one_of("drafters", name, sorted(known)))
+    return frozenset(names)
 
 
 def _with_schema(sampling: Mapping[str, Any], chat: ChatPrompt | None) -> Mapping[str, Any]:
