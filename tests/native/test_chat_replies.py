@@ -72,6 +72,16 @@ def test_the_deltas_of_a_stream_are_the_message(engine: Engine) -> None:
     assert len([delta for delta in deltas if delta.call]) > 2  # argument by argument
 
 
+def test_a_required_call_is_that_of_plain_decoding(engine: Engine) -> None:
+    options: Any = {"tools": [WEATHER], "tool_choice": "required", "max_tokens": 80}
+    for sampled in ({"temperature": 0}, {"temperature": 1.5, "seed": 3}):
+        plain = engine.generate(ASKED, n_draft=0, **options, **sampled)
+        assert engine.generate(ASKED, **options, **sampled).tokens == plain.tokens
+        generation = engine.submit(ASKED, **options, **sampled)
+        fork = generation.fork()
+        assert fork.result().message == generation.result().message == plain.message
+
+
 def test_a_format_is_a_schema_of_the_content(engine: Engine) -> None:
     schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
     format: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
