@@ -40,12 +40,16 @@ def engine(default_model: Model) -> Iterator[Engine]:
 
 
 def test_a_call_that_is_required_comes_with_arguments_of_its_schema(engine: Engine) -> None:
-    made = engine.generate(ASKED, tools=[WEATHER, CLOCK], tool_choice="required", max_tokens=80)
+    made = engine.generate(
+        ASKED, tools=[WEATHER, CLOCK], tool_choice="required", max_tokens=80, temperature=0
+    )
     assert made.message is not None and made.finish_reason == "stop"
     (call,) = made.message.tool_calls
     assert call.name in ("weather", "clock") and call.is_whole and made.message.content == ""
     named: Any = {"type": "function", "function": {"name": "weather"}}
-    made = engine.generate(ASKED, tools=[WEATHER, CLOCK], tool_choice=named, max_tokens=80)
+    made = engine.generate(
+        ASKED, tools=[WEATHER, CLOCK], tool_choice=named, max_tokens=80, temperature=0
+    )
     assert made.message is not None
     (call,) = made.message.tool_calls
     assert call.name == "weather"
@@ -60,12 +64,22 @@ def test_a_call_that_is_required_comes_with_arguments_of_its_schema(engine: Engi
 
 
 def test_the_deltas_of_a_stream_are_the_message(engine: Engine) -> None:
-    options: Any = {"tools": [WEATHER], "tool_choice": "required", "max_tokens": 80}
+    options: Any = {"tools": [WEATHER], "tool_choice": "required", "max_tokens": 80, "seed": 1}
     whole = engine.generate(ASKED, **options)
     chunks = list(engine.stream(ASKED, **options))
     deltas = [delta for chunk in chunks for delta in chunk.deltas]
     assert Reply.of(deltas) == whole.message
     assert len([delta for delta in deltas if delta.call]) > 2  # argument by argument
+
+
+def test_a_required_call_is_that_of_plain_decoding(engine: Engine) -> None:
+    options: Any = {"tools": [WEATHER], "tool_choice": "required", "max_tokens": 80}
+    for sampled in ({"temperature": 0}, {"temperature": 1.5, "seed": 3}):
+        plain = engine.generate(ASKED, n_draft=0, **options, **sampled)
+        assert engine.generate(ASKED, **options, **sampled).tokens == plain.tokens
+        generation = engine.submit(ASKED, **options, **sampled)
+        fork = generation.fork()
+        assert fork.result().message == generation.result().message == plain.message
 
 
 def test_a_format_is_a_schema_of_the_content(engine: Engine) -> None:
@@ -84,10 +98,12 @@ def test_a_template_and_its_variables_can_be_given(engine: Engine) -> None:
     prompt = engine.chat_prompt(ASKED, chat_template=template, template_variables={"who": "Ann"})
     assert prompt.text == "Ann: What is the weather in Vienna?"
     assert str(prompt) == prompt.text and len(prompt) == len(prompt.tokens)
-    same = engine.generate(prompt, max_tokens=8)
+    same = engine.generate(prompt, max_tokens=8, temperature=0)
     options: Any = {"chat_template": template, "template_variables": {"who": "Ann"}}
-    assert engine.generate(ASKED, max_tokens=8, **options).tokens == same.tokens
-    assert engine.generate([prompt, prompt], max_tokens=2)[1].tokens == same.tokens[:2]
+    assert engine.generate(ASKED, max_tokens=8, temperature=0, **options).tokens == same.tokens
+    assert (
+        engine.generate([prompt, prompt], max_tokens=2, temperature=0)[1].tokens == same.tokens[:2]
+    )
 
 
 def test_a_template_that_wants_arguments_as_text_gets_them(engine: Engine) -> None:
@@ -103,10 +119,11 @@ def test_a_template_that_wants_arguments_as_text_gets_them(engine: Engine) -> No
 
 def test_reasoning_that_the_prompt_opens_is_split_from_content(engine: Engine) -> None:
     template = "{% for m in messages %}{{ m.content }}{% endfor %}<think>"
-    made = engine.generate(ASKED, chat_template=template, max_tokens=8)
+    options: Any = {"chat_template": template, "max_tokens": 8, "temperature": 0}
+    made = engine.generate(ASKED, **options)
     assert made.message is not None
     assert made.message.content == "" and made.message.reasoning == made.text.strip()
-    left = engine.generate(ASKED, chat_template=template, reasoning_format="none", max_tokens=8)
+    left = engine.generate(ASKED, reasoning_format="none", **options)
     assert left.message is not None and left.message.reasoning == ""
     assert left.message.content == left.text == made.text
 

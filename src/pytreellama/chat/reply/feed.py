@@ -150,6 +150,11 @@ class Feed:
             if not (yield from self.more()) and self._at == len(self._text):
                 return ""
 
+    def rest(self, sink: Sink) -> Reading[None]:
+        """Read to the end."""
+        while (yield from self.char()):
+            self._take(len(self._text), sink)
+
     def value(self, sink: Sink) -> Reading[bool]:
         """Read a JSON value; control characters in its strings become their escapes.
 

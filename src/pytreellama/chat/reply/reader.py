@@ -52,29 +52,25 @@ class ReplyReader:
         stops = [*self._markers, "\n"] if functions else []
         self._stops = Stops(stops) if stops else None
         self._reading: Reading[None] | None = self._read()
-        self._run()
+        self._advance()
 
     def push(self, text: str) -> list[ReplyDelta]:
         """Add a piece of text, and return what is certain of the reply."""
         self._feed.push(text)
-        return self._run()
+        self._advance()
+        return list(joined(self._writer.take()))
 
     def finish(self) -> list[ReplyDelta]:
         """The text is at its end: return the rest."""
         self._feed.is_done = True
-        self._run(-1)
+        self._advance()
         self._writer.finish()
         return list(joined(self._writer.take()))
 
-    def _run(self, n_more: int = 1) -> list[ReplyDelta]:
-        try:
-            while self._reading is not None:
-                next(self._reading)
-                if n_more > 0:
-                    break
-        except StopIteration:
+    def _advance(self) -> None:
+        """Read as far as there is text."""
+        if self._reading is not None and next(self._reading, self) is self:
             self._reading = None
-        return [] if n_more < 0 else list(joined(self._writer.take()))
 
     def _read(self) -> Reading[None]:
         if self._format.is_harmony:
@@ -83,7 +79,7 @@ class ReplyReader:
             return
         yield from self._reasoning()
         if self._stops is None:
-            yield from self._feed.until(Stops(["\0\0"]), self._writer.content)
+            yield from self._feed.rest(self._writer.content)
         else:
             yield from self._answer(self._stops)
 
