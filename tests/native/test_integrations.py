@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -113,9 +114,8 @@ class StubLM:
 
 @pytest.fixture
 def harness(tiny_model_path: PathOf, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    try:
-        import lm_eval.api.model  # noqa: F401
-    except ImportError:
+    is_installed = find_spec("lm_eval") is not None
+    if not is_installed:
         for name in ("lm_eval", "lm_eval.api"):
             monkeypatch.setitem(sys.modules, name, ModuleType(name))
         model, registry = ModuleType("lm_eval.api.model"), ModuleType("lm_eval.api.registry")
@@ -128,7 +128,8 @@ def harness(tiny_model_path: PathOf, monkeypatch: pytest.MonkeyPatch) -> Iterato
     lm = PyTreeLlamaLM(model=str(tiny_model_path("rope")), n_ctx="512", batch_size=1, device=None)
     yield lm
     lm.close()
-    sys.modules.pop("pytreellama.integrations.lm_eval")
+    if not is_installed:
+        del sys.modules["pytreellama.integrations.lm_eval"]  # it was made with the stub
 
 
 def asked(*args: Any) -> SimpleNamespace:
