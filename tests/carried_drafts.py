@@ -66,13 +66,13 @@ class Carried:
 
 
 @contextmanager
-def carried(kind: str, path_of: Callable[..., Path]) -> Iterator[Carried]:
+def carried(kind: str, path_of: Callable[..., Path], n_threads: int = 1) -> Iterator[Carried]:
     """A target and its draft, closed at the end."""
     is_eagle = kind in EAGLE3_KINDS
     with (
         Model(path_of(EAGLE3_TARGET if is_eagle else kind), load_mtp=True) as model,
         Model(path_of(kind), load_mtp=True) as draft_model,
-        Context(model, n_ctx=256, n_seq_max=4, n_threads=1) as target,
+        Context(model, n_ctx=256, n_seq_max=4, n_threads=n_threads) as target,
     ):
         layers = draft_model.target_layers if is_eagle else [model.n_layer]
         target.outputs.keep_features(layers)

@@ -81,5 +81,5 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         one.set_xlabel("times plain")
         one.grid(axis="x", alpha=0.3)
     axes[0][0].set_yticks(range(len(names)), names)
-    axes[0][0].legend()
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
     figure.savefig(path)

@@ -12,6 +12,7 @@ from carried_drafts import CARRIED_KINDS, EAGLE3_TARGET, MTP_KINDS, Carried, Flo
 from pytreellama import Batch, Context, Model, TokenTree
 from pytreellama.context.draft_context import DraftContext, Piece
 from pytreellama.errors import BatchError, CacheFullError, ContextError, TreeError
+from tiny_architectures.heads import DRAFT_TOKEN_STEP
 
 pytest.importorskip("gguf", reason="needs gguf: pip install 'pytreellama[test]'")
 
@@ -58,6 +59,21 @@ def test_every_node_of_a_draft_tree_equals_its_path_alone(
             assert np.array_equal(draft.outputs.logits[0], logits[leaf])
             assert np.array_equal(draft.states()[0], own[leaf])
             draft.memory.rm(seq, draft.sequences.n_past(seq) - len(TREE.path(leaf)))
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("n_nodes", [1, 5])
+def test_tokens_outside_the_drafts_vocabulary_have_no_probability(
+    n_threads: int, n_nodes: int, tiny_model_path: Paths
+) -> None:
+    with carried("eagle3-d2t", tiny_model_path, n_threads) as both:
+        seq = both.draft.sequences.new()
+        states = states_of(n_nodes, both.draft.n_embd)
+        both.draft.decode([Piece(seq, TREE.tokens[:n_nodes], states)])
+        logits = both.draft.outputs.logits
+        known = np.arange(5, logits.shape[1], DRAFT_TOKEN_STEP)
+        assert np.isfinite(logits[:, known]).all()
+        assert (np.delete(logits, known, axis=1) == -np.inf).all()
 
 
 @pytest.mark.parametrize("kind", CARRIED_KINDS)

@@ -1,5 +1,6 @@
 #include "exact.h"
 
+#include "fill.h"
 #include "huge-pages.h"
 #include "invariant/invariant.h"
 #include "ordered/fattn-ordered.h"
@@ -70,6 +71,13 @@ struct shift_traits : exact_traits {
     }
 };
 
+struct fill_traits : exact_traits {
+    bool compute_forward(ggml_compute_params * params, ggml_tensor * op) override {
+        ggml_compute_forward_fill_contiguous(params, op);
+        return true;
+    }
+};
+
 struct exact_extra : ggml::cpu::extra_buffer_type {
     // whether weights may be packed for an op
     bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) override {
@@ -87,6 +95,7 @@ struct exact_extra : ggml::cpu::extra_buffer_type {
         static auto * attention = new attention_traits();
         static auto * wkv       = new wkv_traits();
         static auto * shift     = new shift_traits();
+        static auto * fill      = new fill_traits();
 
         if (ggml_cpu_invariant_supported(op)) {
             return products;
@@ -97,7 +106,10 @@ struct exact_extra : ggml::cpu::extra_buffer_type {
         if (ggml_cpu_wkv_supported(op)) {
             return wkv;
         }
-        return ggml_cpu_shift_supported(op) ? shift : nullptr;
+        if (ggml_cpu_shift_supported(op)) {
+            return shift;
+        }
+        return ggml_cpu_fill_supported(op) ? fill : nullptr;
     }
 };
 
