@@ -21,6 +21,7 @@ from pytreellama import Engine, Model
 from pytreellama.cli import app
 from pytreellama.draft import Eagle3
 from pytreellama.eagle import run
+from pytreellama.eagle import training as training_module
 from pytreellama.eagle.evaluation import evaluate
 from pytreellama.eagle.lesson_batch import LessonBatch
 from pytreellama.eagle.lessons import load_lessons, split_lessons
@@ -258,18 +259,25 @@ def test_a_damaged_checkpoint_is_told_of(whole: Run, model: Model, tmp_path: Pat
 # -- lessons
 
 
-def test_every_text_is_learned_from_once_an_epoch(whole: Run, model: Model, tmp_path: Path) -> None:
+def test_every_text_is_learned_from_once_an_epoch(
+    whole: Run, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lessons = load_lessons(of_folder(whole.folder))
     learned, held_out = split_lessons(lessons)
     assert len(held_out) == (len(lessons) + 19) // 20
+    assert {id(one) for one in learned}.isdisjoint(id(one) for one in held_out)
     training = Training(Target(model), (1, 1, 1), lessons, OPTIONS, tmp_path)
     n_epoch = training.n_steps // OPTIONS.n_epochs
     assert n_epoch == len(learned) // OPTIONS.n_batch
+    orders = []
+    monkeypatch.setattr(training_module, "LessonBatch", lambda torch, lessons, device: lessons)
     for epoch in range(2):
         steps = range(epoch * n_epoch, (epoch + 1) * n_epoch)
-        wanted = torch.cat([training._batch(step).wanted for step in steps]).tolist()
-        assert len(wanted) <= sum(len(one.answer) - 1 for one in learned)
-        assert len(wanted) > 0.8 * sum(len(one.answer) - 1 for one in learned)
+        texts: list[Any] = [one for step in steps for one in training._batch(step)]
+        orders.append([id(one) for one in texts])
+        assert len(set(orders[-1])) == len(texts) == n_epoch * OPTIONS.n_batch
+        assert {id(one) for one in held_out}.isdisjoint(orders[-1])
+    assert orders[0] != orders[1]
 
 
 def test_a_batch_holds_what_was_stored(whole: Run) -> None:
