@@ -16,7 +16,7 @@ import pytest
 
 from pytreellama import Model
 from pytreellama.eagle import run
-from pytreellama.eagle.training import TrainingOptions
+from pytreellama.eagle.training import EagleOptions
 from pytreellama.training.own_texts import TextOptions
 
 _HOW = "pip install 'pytreellama[train]'"
@@ -44,7 +44,7 @@ def head(tiny_model: Callable[..., Model], tmp_path_factory: pytest.TempPathFact
         folder / "head.gguf",
         n_tokens=300,
         texts=TextOptions(n_parallel=4, n_round=8, n_turn=12, n_answer=32),
-        options=TrainingOptions(n_shortlist=100, n_ff=64, n_epochs=3, n_batch=4),
+        options=EagleOptions(n_shortlist=100, n_ff=64, n_epochs=3, n_batch=4),
         file_type="q8_0",
         folder=folder / "work",
     )

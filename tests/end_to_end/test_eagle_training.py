@@ -25,8 +25,8 @@ from pytreellama.eagle import training as training_module
 from pytreellama.eagle.evaluation import evaluate
 from pytreellama.eagle.lesson_batch import LessonBatch
 from pytreellama.eagle.lessons import load_lessons, split_lessons
-from pytreellama.eagle.run import Trained
-from pytreellama.eagle.training import Training, TrainingOptions
+from pytreellama.eagle.run import TrainedHead
+from pytreellama.eagle.training import EagleOptions, EagleTraining
 from pytreellama.errors import DraftError, MedusaError
 from pytreellama.training.own_texts import TextOptions
 from pytreellama.training.parts import Parts
@@ -41,7 +41,7 @@ TinyModel = Callable[..., Model]
 
 N_TOKENS = 500
 TEXTS = TextOptions(n_parallel=4, n_round=8, n_turn=12, n_answer=32)
-OPTIONS = TrainingOptions(
+OPTIONS = EagleOptions(
     n_shortlist=100, n_ff=64, n_unroll=3, n_epochs=6, n_batch=4, learning_rate=0.01
 )
 PROMPTS = [[1, *(261 + i * k % 59 for i in range(12))] for k in (3, 7, 11)]
@@ -52,7 +52,7 @@ import os, signal, sys
 import torch
 from pytreellama import Model
 from pytreellama.eagle import run, training
-from pytreellama.eagle.training import TrainingOptions
+from pytreellama.eagle.training import EagleOptions
 from pytreellama.training.own_texts import TextOptions
 from pathlib import Path
 
@@ -91,7 +91,7 @@ def model(tiny_model: TinyModel) -> Model:
 class Run:
     """A training, and what it reported."""
 
-    trained: Trained
+    trained: TrainedHead
     told: tuple[Progress, ...]
     folder: Path
 
@@ -184,7 +184,7 @@ def test_smaller_types_of_weights_draft_too(
 ) -> None:
     target = Target(model)
     lessons = load_lessons(of_folder(whole.folder))
-    training = Training(target, (1, 1, 1), lessons, OPTIONS, whole.folder)
+    training = EagleTraining(target, (1, 1, 1), lessons, OPTIONS, whole.folder)
     path = tmp_path / "head.gguf"
     training.head_file().write(path, target, file_type)
     steps = evaluate(model, path, PROMPTS, sizes=(4,), n_tokens=24)
@@ -248,12 +248,12 @@ def test_a_training_ends_when_its_time_is_over(whole: Run, model: Model, tmp_pat
 
 def test_a_damaged_checkpoint_is_told_of(whole: Run, model: Model, tmp_path: Path) -> None:
     lessons = load_lessons(of_folder(whole.folder))
-    training = Training(Target(model), (1, 1, 1), lessons, OPTIONS, tmp_path)
+    training = EagleTraining(Target(model), (1, 1, 1), lessons, OPTIONS, tmp_path)
     training.save()
     (path,) = tmp_path.glob("training-*.pt")
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(MedusaError, match=r"training-.*\.pt is damaged .*; remove it"):
-        Training(Target(model), (1, 1, 1), lessons, OPTIONS, tmp_path)
+        EagleTraining(Target(model), (1, 1, 1), lessons, OPTIONS, tmp_path)
 
 
 # -- lessons
@@ -266,14 +266,15 @@ def test_every_text_is_learned_from_once_an_epoch(
     learned, held_out = split_lessons(lessons)
     assert len(held_out) == (len(lessons) + 19) // 20
     assert {id(one) for one in learned}.isdisjoint(id(one) for one in held_out)
-    training = Training(Target(model), (1, 1, 1), lessons, OPTIONS, tmp_path)
+    training = EagleTraining(Target(model), (1, 1, 1), lessons, OPTIONS, tmp_path)
     n_epoch = training.n_steps // OPTIONS.n_epochs
     assert n_epoch == len(learned) // OPTIONS.n_batch
     orders = []
     monkeypatch.setattr(training_module, "LessonBatch", lambda torch, lessons, device: lessons)
     for epoch in range(2):
         steps = range(epoch * n_epoch, (epoch + 1) * n_epoch)
-        texts: list[Any] = [one for step in steps for one in training._batch(step)]
+        batches: list[Any] = [training._batch(step) for step in steps]
+        texts = [one for batch in batches for one in batch]
         orders.append([id(one) for one in texts])
         assert len(set(orders[-1])) == len(texts) == n_epoch * OPTIONS.n_batch
         assert {id(one) for one in held_out}.isdisjoint(orders[-1])
@@ -328,7 +329,7 @@ def test_a_part_with_other_sizes_is_told_of(whole: Run, model: Model, tmp_path: 
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(MedusaError, match=f"invalid {name}="):
-        TrainingOptions(**options)
+        EagleOptions(**options)
 
 
 def test_too_little_text_is_told_of(whole: Run, model: Model, tmp_path: Path) -> None:

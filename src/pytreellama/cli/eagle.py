@@ -34,8 +34,8 @@ from pytreellama.cli.training_options import (
 from pytreellama.units import gibibytes
 
 if TYPE_CHECKING:
-    from pytreellama.eagle.run import Trained
-    from pytreellama.eagle.training import TrainingOptions
+    from pytreellama.eagle.run import TrainedHead
+    from pytreellama.eagle.training import EagleOptions
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,7 +44,7 @@ app = typer.Typer(
 
 
 @dataclass(frozen=True, slots=True)
-class TrainOptions:
+class HeadTrainOptions:
     """Options of training."""
 
     model: TargetModel = None
@@ -109,11 +109,11 @@ class TrainOptions:
     n_gpu_layers: GpuLayers = -1
     debug: Debug = False
 
-    def training_options(self) -> TrainingOptions:
+    def training_options(self) -> EagleOptions:
         """What is trained. Raises MedusaError if out of range."""
-        from pytreellama.eagle.training import TrainingOptions
+        from pytreellama.eagle.training import EagleOptions
 
-        return TrainingOptions(
+        return EagleOptions(
             n_shortlist=self.shortlist,
             n_ff=self.ff,
             n_unroll=self.unroll,
@@ -127,8 +127,8 @@ class TrainOptions:
 
 
 @app.command("train")
-@unpacked(TrainOptions)
-def train(options: TrainOptions, as_json: Json = False) -> None:
+@unpacked(HeadTrainOptions)
+def train(options: HeadTrainOptions, as_json: Json = False) -> None:
     """Train an EAGLE-3 head for a model on text that it generates. Needs pytreellama\\[train].
 
     The file is of llama.cpp's eagle3 format: llama-server --spec-type draft-eagle3 loads it too.
@@ -160,7 +160,7 @@ def train(options: TrainOptions, as_json: Json = False) -> None:
         _print_trained(trained)
 
 
-def _print_trained(trained: Trained) -> None:
+def _print_trained(trained: TrainedHead) -> None:
     facts: dict[str, object] = {
         "head": trained.path,
         "tokens": f"{trained.n_tokens:,}",
@@ -174,7 +174,7 @@ def _print_trained(trained: Trained) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class EvalOptions:
+class HeadEvalOptions:
     """Options of an evaluation."""
 
     head: Annotated[
@@ -194,8 +194,8 @@ class EvalOptions:
 
 
 @app.command("eval")
-@unpacked(EvalOptions)
-def evaluate(options: EvalOptions, as_json: Json = False) -> None:
+@unpacked(HeadEvalOptions)
+def evaluate(options: HeadEvalOptions, as_json: Json = False) -> None:
     """Evaluate a head: accepted tokens per step by tree size."""
     from pytreellama.bench.runs import prompt_tokens
     from pytreellama.cli.session import load_model

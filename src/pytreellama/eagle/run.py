@@ -6,14 +6,16 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pytreellama.eagle.features import FeatureReader, head_layers
 from pytreellama.eagle.lessons import add_lessons, load_lessons
-from pytreellama.eagle.training import Accuracy, Training, TrainingOptions, TrainingStep
+from pytreellama.eagle.training import EagleOptions, EagleTraining
 from pytreellama.errors import ContextError, MedusaError
 from pytreellama.model.model import Model
+from pytreellama.training.accuracy import Accuracy
 from pytreellama.training.gguf_types import FileType, gguf_for
 from pytreellama.training.own_texts import TextOptions
 from pytreellama.training.parts import Parts
@@ -25,7 +27,7 @@ from pytreellama.training.writing import default_folder, text_facts, write_texts
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainedHead:
     """What a run has made. Times in seconds, of interrupted runs too.
 
     Attributes:
@@ -61,11 +63,11 @@ def train(
     *,
     n_tokens: int = 1_000_000,
     texts: TextOptions | None = None,
-    options: TrainingOptions | None = None,
+    options: EagleOptions | None = None,
     file_type: FileType = "q8_0",
     folder: Path | None = None,
     report: Callable[[Progress], None] = lambda _: None,
-) -> Trained:
+) -> TrainedHead:
     """Let a model write, train an EAGLE-3 head on it, and write the head to a file.
 
     Args:
@@ -81,7 +83,7 @@ def train(
             else.
         OSError: something cannot be written.
     """
-    texts, options = texts or TextOptions(), options or TrainingOptions()
+    texts, options = texts or TextOptions(), options or EagleOptions()
     output = Path(output)
     if not output.parent.is_dir():
         raise MedusaError(f"there is no folder {output.parent} to write {output.name} into")
@@ -93,10 +95,15 @@ def train(
     gguf_for(file_type, target.n_embd)
     layers = head_layers(model.n_layer)
     whose = text_facts(target, texts) | {"layers": list(layers)}
-    parts = Parts(folder or default_folder("eagle", whose), whose)
-    _write_lessons(model, parts, texts, n_tokens, report)
-    training = Training(target, layers, load_lessons(parts), options, parts.folder)
-    training.run(lambda step: report(_training_progress(step)))
+    reader = _feature_reader(model, layers, texts)
+    try:
+        parts = Parts(folder or default_folder("eagle", whose), whose)
+        add = partial(_add_texts, parts, reader)
+        write_texts(model, parts, texts, n_tokens, add, report)
+    finally:
+        reader.close()
+    training = EagleTraining(target, layers, load_lessons(parts), options, parts.folder)
+    training.run(report)
     accuracy = training.accuracy()
     facts = {
         "training.n_tokens": parts.n_tokens,
@@ -108,7 +115,7 @@ def train(
         "accuracy.top5": list(accuracy.top5),
     }
     replace(training.head_file(), facts=facts).write(output, target, file_type)
-    return Trained(
+    return TrainedHead(
         output,
         accuracy,
         parts.n_tokens,
@@ -119,33 +126,17 @@ def train(
     )
 
 
-def _write_lessons(
-    model: Model,
-    parts: Parts,
-    options: TextOptions,
-    n_tokens: int,
-    report: Callable[[Progress], None],
-) -> None:
-    """Let the model write texts, and read each again for its hidden states."""
+def _feature_reader(model: Model, layers: Sequence[int], options: TextOptions) -> FeatureReader:
     try:
-        n_ctx = options.n_parallel * options.n_text
-        reader = FeatureReader(model, head_layers(model.n_layer), n_ctx)
+        return FeatureReader(model, layers, options.n_parallel * options.n_text)
     except ContextError as error:
         raise MedusaError(
             f"no EAGLE-3 head can be trained for {model.path.name}: {error}"
         ) from error
 
-    def add(texts: Sequence[Text], seconds: float) -> None:
-        started_s = time.perf_counter()
-        lessons = [reader.read(text.prompt, text.tokens) for text in texts if len(text.tokens)]
-        add_lessons(parts, lessons, seconds + time.perf_counter() - started_s)
 
-    try:
-        write_texts(model, parts, options, n_tokens, add, report)
-    finally:
-        reader.close()
-
-
-def _training_progress(step: TrainingStep) -> Progress:
-    left_s = step.seconds / max(step.share, 1e-9) * (1.0 - step.share)
-    return Progress("training", step.step, step.n_steps, left_s, step.loss)
+def _add_texts(parts: Parts, reader: FeatureReader, texts: Sequence[Text], seconds: float) -> None:
+    """Read texts again for their hidden states, and put them on disk."""
+    started_s = time.perf_counter()
+    lessons = [reader.read(text.prompt, text.tokens) for text in texts if len(text.tokens)]
+    add_lessons(parts, lessons, seconds + time.perf_counter() - started_s)

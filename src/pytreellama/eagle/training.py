@@ -21,8 +21,10 @@ from pytreellama.eagle.lessons import split_lessons
 from pytreellama.eagle.network import HeadShape, Network
 from pytreellama.errors import MedusaError
 from pytreellama.files import replaced_file
+from pytreellama.training.accuracy import Accuracy
 from pytreellama.training.frequent import frequent_tokens
 from pytreellama.training.loss import OutputLoss
+from pytreellama.training.progress import Progress
 from pytreellama.training.pytorch import is_fast_in_bfloat16, torch_for_training
 from pytreellama.training.target import Target
 
@@ -37,7 +39,7 @@ _MAX_GRADIENT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingOptions:
+class EagleOptions:
     """What is trained, and how long. Raises ``MedusaError`` if out of range."""
 
     n_shortlist: int = 8192
@@ -81,40 +83,7 @@ class TrainingOptions:
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]
 
 
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """How often a head's likeliest token is the target's, on held-out texts.
-
-    Attributes:
-        top1, top5: of each step of the training-time test, tokens before it being right.
-        tokens_per_step: of a chain as long as that test, the target's own token included.
-        n_positions: on how many cells the first step was measured.
-    """
-
-    top1: tuple[float, ...]
-    top5: tuple[float, ...]
-    tokens_per_step: float
-    n_positions: int
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingStep:
-    """How far training is.
-
-    Attributes:
-        loss: natural logarithm, mean of the unrolled steps.
-        seconds: of all steps so far.
-        share: of the training that is done.
-    """
-
-    step: int
-    n_steps: int
-    loss: float
-    seconds: float
-    share: float
-
-
-class Training:
+class EagleTraining:
     """Trains a head's layer; the output matrix stays the target's.
 
     The learning rate follows a cosine, to the end of the steps or of the time, whichever is
@@ -138,7 +107,7 @@ class Training:
         target: Target,
         layers: Sequence[int],
         lessons: Sequence[Lesson],
-        options: TrainingOptions,
+        options: EagleOptions,
         folder: Path,
     ) -> None:
         self._torch = torch = torch_for_training()
@@ -235,7 +204,7 @@ class Training:
         by_time = self._seconds / (60 * self._options.minutes) if self._options.minutes else 0.0
         return min(max(self._step / self.n_steps, by_time), 1.0)
 
-    def run(self, report: Callable[[TrainingStep], None] = lambda _: None) -> None:
+    def run(self, report: Callable[[Progress], None] = lambda _: None) -> None:
         """Train to the end, from where it was left."""
         saved_s = time.monotonic()
         while self.share < 1.0:
@@ -243,10 +212,15 @@ class Training:
             loss = self._train(self._batch(self._step))
             self._step += 1
             self._seconds += time.perf_counter() - started_s
-            report(TrainingStep(self._step, self.n_steps, loss, self._seconds, self.share))
+            report(self._progress(loss))
             if time.monotonic() - saved_s > _CHECKPOINT_S or self.share >= 1.0:
                 self.save()
                 saved_s = time.monotonic()
+
+    def _progress(self, loss: float) -> Progress:
+        n_all = round(self._step / self.share)  # fewer than n_steps where the time ends first
+        left_s = self._seconds / self.share * (1.0 - self.share)
+        return Progress("training", self._step, n_all, left_s, loss)
 
     def _batch(self, step: int) -> LessonBatch:
         """The texts of a step: every epoch has each of them once, in an order of its own."""

@@ -11,12 +11,12 @@ from typing import Any
 from pytreellama.errors import MedusaError
 from pytreellama.medusa.store import Store
 from pytreellama.medusa.training import (
-    Accuracy,
     Training,
     TrainingOptions,
     TrainingStep,
 )
 from pytreellama.model.model import Model
+from pytreellama.training.accuracy import Accuracy
 from pytreellama.training.gguf_types import FileType, gguf_for
 from pytreellama.training.own_texts import TextOptions
 from pytreellama.training.progress import Progress, peak_bytes

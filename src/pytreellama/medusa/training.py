@@ -19,6 +19,7 @@ from pytreellama.files import replaced_file
 from pytreellama.medusa.store import Texts
 from pytreellama.medusa.weights import HeadsFile, HeadWeights
 from pytreellama.model.heads import SEES, Sees, n_seen
+from pytreellama.training.accuracy import Accuracy
 from pytreellama.training.frequent import frequent_tokens
 from pytreellama.training.loss import OutputLoss
 from pytreellama.training.pytorch import is_fast_in_bfloat16, torch_for_training
@@ -71,20 +72,6 @@ class TrainingOptions:
     def key(self) -> str:
         """A short name for just these options."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]
-
-
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """How often heads are right on held-out texts, where all before was right.
-
-    top1, top5: of each head. n_positions: on how many it was measured. tokens_per_step: of a chain
-    of each head's likeliest guess, the token that the model itself adds included.
-    """
-
-    top1: tuple[float, ...]
-    top5: tuple[float, ...]
-    tokens_per_step: float
-    n_positions: int
 
 
 @dataclass(frozen=True, slots=True)
