@@ -27,10 +27,11 @@ from pytreellama.bench.results import Totals, in_turn
 from pytreellama.bench.runs import prompt_tokens
 from pytreellama.draft import Auto, DrafterSpec, Medusa, Merge, Recycling, Suffix
 from pytreellama.draft.medusa import require_heads
-from pytreellama.medusa.evaluation import Hits, StepCounts, count_hits
-from pytreellama.medusa.recorder import answers
+from pytreellama.medusa.evaluation import Hits, count_hits
 from pytreellama.model.default_model import default_model_path
 from pytreellama.model.heads import Heads
+from pytreellama.training.recorder import answers
+from pytreellama.training.steps import StepCounts
 
 SIZES = (8, 16, 32)
 SIZE = 16  # of the goals

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama import Model
-from pytreellama.medusa.target import Target
-from pytreellama.medusa.weights import FileType, HeadsFile, HeadWeights
+from pytreellama.medusa.weights import HeadsFile, HeadWeights
 from pytreellama.model.heads import Sees
+from pytreellama.training.gguf_types import FileType
+from pytreellama.training.target import Target
 
 Float64 = NDArray[np.float64]
 

@@ -103,7 +103,7 @@ class QueueFullError(PyTreeLlamaError):
 
 
 class MedusaError(PyTreeLlamaError):
-    """Medusa heads cannot be read, do not fit the model, or cannot be trained."""
+    """Heads cannot be read, do not fit the model, or cannot be trained (EAGLE-3 heads too)."""
 
 
 class ServeError(PyTreeLlamaError):

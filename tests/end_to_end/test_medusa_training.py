@@ -19,17 +19,21 @@ from numpy.typing import NDArray
 from pytreellama import Engine, Model
 from pytreellama.draft import Medusa
 from pytreellama.errors import MedusaError
-from pytreellama.medusa import own_texts, run
+from pytreellama.medusa import run
 from pytreellama.medusa import training as training_module
 from pytreellama.medusa.evaluation import Hits, count_hits, evaluate
-from pytreellama.medusa.own_texts import TextOptions
-from pytreellama.medusa.recorder import answers
-from pytreellama.medusa.run import Progress, Trained
-from pytreellama.medusa.store import Store, Text
-from pytreellama.medusa.target import Target
+from pytreellama.medusa.run import Trained
+from pytreellama.medusa.store import Store
 from pytreellama.medusa.training import Training, TrainingOptions
 from pytreellama.model.heads import Heads, model_hash
 from pytreellama.system import cpu_features
+from pytreellama.training import pytorch
+from pytreellama.training.loss import OutputLoss
+from pytreellama.training.own_texts import OwnTexts, TextOptions
+from pytreellama.training.progress import Progress
+from pytreellama.training.recorder import answers
+from pytreellama.training.target import Target
+from pytreellama.training.text import Text
 
 _HOW = "pip install 'pytreellama[train]'"
 gguf = pytest.importorskip("gguf", reason=f"needs gguf: {_HOW}")
@@ -51,7 +55,7 @@ import os, signal, sys
 import torch
 from pytreellama import Model
 from pytreellama.medusa import run, training
-from pytreellama.medusa.own_texts import TextOptions
+from pytreellama.training.own_texts import TextOptions
 from pytreellama.medusa.training import TrainingOptions
 from pathlib import Path
 
@@ -279,7 +283,7 @@ def test_heads_are_trained_for_any_kind_of_model(
 
 
 def test_a_question_that_is_asked_again_is_answered_once_a_round(model: Model) -> None:
-    own = own_texts.OwnTexts(model, replace(TEXTS, prompts=("the cat", "the dog", "the cat")))
+    own = OwnTexts(model, replace(TEXTS, prompts=("the cat", "the dog", "the cat")))
     try:
         rounds = own.rounds()
         lengths = [len(next(rounds)) for _ in range(3)]
@@ -290,7 +294,7 @@ def test_a_question_that_is_asked_again_is_answered_once_a_round(model: Model) -
 
 def test_the_same_seed_writes_the_same_rounds_wherever_it_begins(model: Model) -> None:
     def tokens_of(first: int, n: int) -> list[list[list[int]]]:
-        own = own_texts.OwnTexts(model, TEXTS)
+        own = OwnTexts(model, TEXTS)
         try:
             rounds = own.rounds(first)
             return [[text.tokens.tolist() for text in next(rounds)] for _ in range(n)]
@@ -314,7 +318,7 @@ def test_the_loss_and_its_gradient_are_those_of_pytorch(
     fast: frozenset[str],
     tolerance: float,
 ) -> None:
-    monkeypatch.setattr(training_module, "_FAST_BF16", fast)
+    monkeypatch.setattr(pytorch, "_FAST_BF16", fast)
     facts = json.loads((whole.folder / "facts.json").read_text(encoding="utf-8"))
     texts = Store(whole.folder, facts).load()
     training = Training(Target(model), texts, OPTIONS, tmp_path)
@@ -322,7 +326,7 @@ def test_the_loss_and_its_gradient_are_those_of_pytorch(
     states = torch.from_numpy(np.random.default_rng(2).normal(0, 1, (7, 64)).astype(np.float32))
     for wanted in ([3, 99, -100, 0, 50, -100, 3], [-100] * 6 + [12]):
         places = torch.tensor(wanted)
-        loss, gradient = training._cross_entropy(states, places)
+        loss, gradient = training._loss.of(states, places)
         learned = states.clone().requires_grad_()
         expected = torch.nn.functional.cross_entropy(learned @ output.T, places)
         expected.backward()
@@ -332,20 +336,15 @@ def test_the_loss_and_its_gradient_are_those_of_pytorch(
         np.testing.assert_allclose(gradient, learned.grad, atol=tolerance * size)
 
 
-def test_what_the_model_foresaw_is_learned_for_its_share(
-    whole: Run, model: Model, tmp_path: Path
-) -> None:
-    facts = json.loads((whole.folder / "facts.json").read_text(encoding="utf-8"))
-    texts = Store(whole.folder, facts).load()
-    training = Training(Target(model), texts, replace(OPTIONS, distil=0.75), tmp_path)
-    training._output = training._output.float()
+def test_what_the_model_foresaw_is_learned_for_its_share() -> None:
     random = np.random.default_rng(3)
+    output = torch.from_numpy(random.normal(0, 1, (100, 64)).astype(np.float32))
     states = torch.from_numpy(random.normal(0, 1, (5, 64)).astype(np.float32))
     foreseen = torch.from_numpy(random.dirichlet(np.ones(100), 5).astype(np.float32))
     wanted = torch.tensor([3, 99, 0, 50, 3])
-    _, gradient = training._cross_entropy(states, wanted, foreseen)
+    _, gradient = OutputLoss(torch, output, 0.75).of(states, wanted, foreseen)
     learned = states.clone().requires_grad_()
-    logits = learned @ training._output.T
+    logits = learned @ output.T
     cross_entropy = torch.nn.functional.cross_entropy
     loss = 0.75 * cross_entropy(logits, foreseen) + 0.25 * cross_entropy(logits, wanted)
     loss.backward()
@@ -372,7 +371,7 @@ def test_places_that_no_head_can_guess_teach_nothing(
     facts = json.loads((whole.folder / "facts.json").read_text(encoding="utf-8"))
     texts = Store(whole.folder, facts).load()
     training = Training(Target(model), texts, OPTIONS, tmp_path)
-    loss, gradient = training._cross_entropy(torch.ones(5, 64), torch.full((5,), -100))
+    loss, gradient = training._loss.of(torch.ones(5, 64), torch.full((5,), -100))
     assert loss == 0.0
     assert not gradient.any()
 

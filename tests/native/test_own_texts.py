@@ -11,9 +11,9 @@ import pytest
 
 from pytreellama import Context, Model
 from pytreellama.errors import MedusaError
-from pytreellama.medusa.own_texts import OwnTexts, TextOptions
-from pytreellama.medusa.recorder import answers
-from pytreellama.medusa.store import Text
+from pytreellama.training.own_texts import OwnTexts, TextOptions
+from pytreellama.training.recorder import answers
+from pytreellama.training.text import Text
 
 TinyModel = Callable[..., Model]
 

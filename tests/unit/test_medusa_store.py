@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pytreellama.errors import MedusaError
-from pytreellama.medusa.store import Store, Text, Texts
+from pytreellama.medusa.store import Store, Texts
+from pytreellama.training.text import Text
 
 FACTS = {"model": "abc", "seed": 1, "share_free": 0.3, "prompts": None}
 N_EMBD = 8
@@ -35,8 +36,8 @@ def some_texts(*lengths: int) -> Texts:
 def two_parts(folder: Path) -> list[Text]:
     texts = [some_text(n, seed) for seed, n in enumerate((5, 1, 9))]
     store = Store(folder, FACTS)
-    store.add(texts[:2], 1.5)
-    store.add(texts[2:], 2.0)
+    store.add_texts(texts[:2], 1.5)
+    store.add_texts(texts[2:], 2.0)
     return texts
 
 
@@ -63,7 +64,7 @@ def test_parts_survive(folder: Path) -> None:
 
 def test_what_is_added_later_counts_with_what_is_there(folder: Path) -> None:
     two_parts(folder)
-    Store(folder, FACTS).add([some_text(4)], 0.5)
+    Store(folder, FACTS).add_texts([some_text(4)], 0.5)
     store = Store(folder, FACTS)
     assert (store.n_parts, store.n_tokens, store.seconds) == (3, 19, 4.0)
     assert store.load().ends.tolist() == [5, 6, 15, 19]
@@ -76,7 +77,7 @@ def test_a_half_written_part_is_not_counted_and_is_written_over(folder: Path) ->
     store = Store(folder, FACTS)
     assert (store.n_parts, store.n_tokens) == (1, 6)
     assert store.load().ends.tolist() == [5, 6]
-    store.add([some_text(2, seed=7)], 1.0)
+    store.add_texts([some_text(2, seed=7)], 1.0)
     tokens = np.concatenate([*(text.tokens for text in texts[:2]), some_text(2, seed=7).tokens])
     assert np.array_equal(store.load().tokens, tokens)
 
@@ -94,7 +95,7 @@ def test_a_part_that_cannot_be_written_leaves_the_others(
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", full)
         with pytest.raises(OSError, match="no space"):
-            store.add([some_text(3)], 1.0)
+            store.add_texts([some_text(3)], 1.0)
     assert sorted(path.name for path in folder.iterdir()) == before
     assert store.n_parts == 2
 
@@ -194,9 +195,9 @@ def test_one_text_in_twenty_is_held_out() -> None:
 
 def test_texts_held_out_stay_so_when_more_is_written(folder: Path) -> None:
     store = Store(folder, FACTS)
-    store.add([some_text(5) for _ in range(30)], 1.0)
+    store.add_texts([some_text(5) for _ in range(30)], 1.0)
     before = store.load().positions(2, held_out=True)
-    store.add([some_text(5) for _ in range(30)], 1.0)
+    store.add_texts([some_text(5) for _ in range(30)], 1.0)
     after = store.load().positions(2, held_out=True)
     assert after[: len(before)].tolist() == before.tolist()
     assert len(after) == 9

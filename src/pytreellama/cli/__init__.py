@@ -16,6 +16,7 @@ from pytreellama.cli import (
     chat,
     demo,
     doctor,
+    eagle,
     embed,
     generate,
     medusa,
@@ -54,6 +55,7 @@ app.command("tokenize")(tokenize.tokenize)
 app.command("score")(score.score)
 app.command("embed")(embed.embed)
 app.add_typer(medusa.app, name="medusa")
+app.add_typer(eagle.app, name="eagle")
 
 
 def _print_version(asked: bool) -> None:

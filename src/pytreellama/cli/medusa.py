@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,16 +14,34 @@ from pytreellama.cli.output import (
     ProgressBar,
     facts_table,
     print_json,
-    stderr_console,
     stdout_console,
+)
+from pytreellama.cli.training_options import (
+    AnswerPrompts,
+    AnswerTokens,
+    Distil,
+    Epochs,
+    EvalNodes,
+    EvalPrompts,
+    EvalTokens,
+    LearningRate,
+    ProgressView,
+    PromptLimit,
+    Seed,
+    TargetModel,
+    TextTokens,
+    WorkFolder,
+    eval_prompts,
+    shares_text,
+    text_options,
+    times_text,
 )
 from pytreellama.errors import RequestError
 from pytreellama.units import gibibytes
 
 if TYPE_CHECKING:
     from pytreellama.medusa.evaluation import HeadsEvaluation
-    from pytreellama.medusa.own_texts import TextOptions
-    from pytreellama.medusa.run import Progress, Trained
+    from pytreellama.medusa.run import Trained
     from pytreellama.medusa.training import TrainingOptions
 
 app = typer.Typer(
@@ -32,17 +49,8 @@ app = typer.Typer(
     help="Train, convert and evaluate Medusa heads.",
 )
 
-_TOLD_EVERY_S = 30.0  # where no bar can be shown
-
 Output = Annotated[
     Path, option("--output", "-o", help="Output file for the heads (GGUF).", show_default=False)
-]
-Target = Annotated[
-    Path | None,
-    typer.Argument(
-        help="Path of the model's GGUF file. Default: SmolLM2-135M-Instruct.",
-        show_default=False,
-    ),
 ]
 
 
@@ -51,14 +59,9 @@ class TrainOptions:
     """Options of training."""
 
     output: Output
-    model: Target = None
-    tokens: Annotated[
-        int,
-        option(
-            "--tokens", "-n", help="Number of training tokens, which the model generates.", min=1
-        ),
-    ] = 1_000_000
-    epochs: Annotated[int, option("--epochs", help="Number of training epochs.", min=1)] = 4
+    model: TargetModel = None
+    tokens: TextTokens = 1_000_000
+    epochs: Epochs = 4
     heads: Annotated[
         int,
         option(
@@ -94,64 +97,18 @@ class TrainOptions:
     batch: Annotated[
         int, option("--batch", help="Batch size: positions per training step.", min=1)
     ] = 1024
-    learning_rate: Annotated[float, option("--learning-rate", help="Peak learning rate.")] = 3e-3
-    distil: Annotated[
-        float,
-        option(
-            "--distil",
-            help="Weight of the distillation loss (the model's distribution); the rest is the "
-            "loss on the token that followed.",
-            min=0.0,
-            max=1.0,
-        ),
-    ] = 0.8
+    learning_rate: LearningRate = 3e-3
+    distil: Distil = 0.8
     file_type: Annotated[
         Literal["f32", "f16", "q8_0", "q5_1", "q4_1"],
         option("--type", help="Data type of the weights in the file."),
     ] = "q4_1"
-    prompts: Annotated[
-        Path | None,
-        option(
-            "--prompts",
-            "-p",
-            help="File of user messages to answer, in the format of bench --prompts. Default: "
-            "the model generates them.",
-            show_default=False,
-        ),
-    ] = None
-    answer_tokens: Annotated[
-        int,
-        option(
-            "--answer-tokens",
-            help="Maximum number of tokens per answer and per user message.",
-            min=2,
-        ),
-    ] = 192
-    seed: Annotated[int, option("--seed", help="Random seed.", min=0)] = 1
-    work: Annotated[
-        Path | None,
-        option(
-            "--work",
-            help="Folder for generated texts and checkpoints, from which an interrupted training "
-            "resumes. Default: a folder in the user's cache.",
-            show_default=False,
-        ),
-    ] = None
+    prompts: AnswerPrompts = None
+    answer_tokens: AnswerTokens = 192
+    seed: Seed = 1
+    work: WorkFolder = None
     n_gpu_layers: GpuLayers = -1
     debug: Debug = False
-
-    def text_options(self) -> TextOptions:
-        """How the model writes. Raises RequestError for prompts that cannot be read."""
-        from pytreellama.bench.prompts import read_prompts
-        from pytreellama.medusa.own_texts import TextOptions
-
-        prompts = [] if self.prompts is None else read_prompts(self.prompts)
-        return TextOptions(
-            seed=self.seed,
-            n_turn=self.answer_tokens,
-            n_answer=self.answer_tokens,
-            prompts=tuple(prompt.text for prompt in prompts),
-        )
 
     def training_options(self) -> TrainingOptions:
         """What is trained. Raises MedusaError if out of range."""
@@ -181,7 +138,8 @@ def train(options: TrainOptions, as_json: Json = False) -> None:
     from pytreellama.cli.session import load_model
     from pytreellama.medusa import run
 
-    texts, training = options.text_options(), options.training_options()
+    texts = text_options(options.prompts, options.answer_tokens, options.seed)
+    training = options.training_options()
     with (
         load_model(options.model, options.n_gpu_layers) as model,
         ProgressBar("writing", refreshes_per_s=1.0) as bar,
@@ -195,7 +153,7 @@ def train(options: TrainOptions, as_json: Json = False) -> None:
             n_deep=options.deep_shortlist,
             file_type=options.file_type,
             folder=options.work,
-            report=_Watch(bar).on_progress,
+            report=ProgressView(bar).on_progress,
         )
     if as_json:
         print_json(trained.to_dict())
@@ -203,52 +161,17 @@ def train(options: TrainOptions, as_json: Json = False) -> None:
         _print_trained(trained)
 
 
-class _Watch:
-    """Shows progress: on a terminal a bar, elsewhere a line now and then."""
-
-    def __init__(self, bar: ProgressBar) -> None:
-        self._bar = bar
-        self._console = stderr_console()
-        self._told_s = time.monotonic()
-
-    def on_progress(self, progress: Progress) -> None:
-        share = progress.n_done / progress.n_all
-        self._bar.retitle(_progress_text(progress))
-        self._bar.report(min(share, 0.999))
-        now_s = time.monotonic()
-        if not self._console.is_terminal and now_s - self._told_s > _TOLD_EVERY_S:
-            self._told_s = now_s
-            self._console.print(_progress_text(progress), markup=False, soft_wrap=True)
-
-
-def _progress_text(progress: Progress) -> str:
-    what = "tokens" if progress.phase == "writing" else "steps"
-    loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
-    return (
-        f"{progress.phase}: {progress.n_done:,} of {progress.n_all:,} {what}{loss}, "
-        f"about {_minutes(progress.left_s)} left"
-    )
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-
-
 def _print_trained(trained: Trained) -> None:
     facts: dict[str, object] = {
         "heads": trained.path,
         "tokens": f"{trained.n_tokens:,}",
-        "time": f"{_minutes(trained.writing_s)} writing, {_minutes(trained.training_s)} training",
+        "time": times_text(trained.writing_s, trained.training_s),
         "most memory": gibibytes(trained.peak_bytes) if trained.peak_bytes else "not told",
-        "right, by head": _shares(trained.accuracy.top1),
-        "among the first five": _shares(trained.accuracy.top5),
+        "right, by head": shares_text(trained.accuracy.top1),
+        "among the first five": shares_text(trained.accuracy.top5),
         "tokens a step": f"{trained.accuracy.tokens_per_step:.2f} with chains",
     }
     stdout_console().print(facts_table("trained", facts))
-
-
-def _shares(shares: tuple[float, ...]) -> str:
-    return ", ".join(f"{share:.3f}" for share in shares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,34 +186,10 @@ class EvalOptions:
         ),
     ] = None
     model: ModelPath = None
-    prompts: Annotated[
-        Path | None,
-        option(
-            "--prompts",
-            "-p",
-            help="File of prompts, in the format of bench --prompts. Default: the prompts of the "
-            "package.",
-            show_default=False,
-        ),
-    ] = None
-    limit: Annotated[
-        int | None,
-        option(
-            "--limit", help="Maximum number of prompts per category.", min=1, show_default=False
-        ),
-    ] = None
-    tokens: Annotated[
-        int, option("--tokens", "-n", help="Maximum number of tokens per answer.", min=2)
-    ] = 128
-    nodes: Annotated[
-        list[int] | None,
-        option(
-            "--nodes",
-            help="Number of draft nodes in a tree. May be repeated. Default: 8, 16 and 32.",
-            min=1,
-            show_default=False,
-        ),
-    ] = None
+    prompts: EvalPrompts = None
+    limit: PromptLimit = None
+    tokens: EvalTokens = 128
+    nodes: EvalNodes = None
     n_gpu_layers: GpuLayers = -1
     debug: Debug = False
 
@@ -299,15 +198,13 @@ class EvalOptions:
 @unpacked(EvalOptions)
 def evaluate(options: EvalOptions, as_json: Json = False) -> None:
     """Evaluate heads: accuracy of each, and accepted tokens per step by tree size."""
-    from pytreellama.bench.prompts import limited, own_prompts, read_prompts
     from pytreellama.bench.runs import prompt_tokens
     from pytreellama.cli.session import load_model
     from pytreellama.draft.medusa import require_heads
     from pytreellama.medusa.evaluation import evaluate as measured
     from pytreellama.model.heads import Heads
 
-    asked = own_prompts() if options.prompts is None else read_prompts(options.prompts)
-    prompts = limited([prompt.as_chat() for prompt in asked], options.limit)
+    prompts = eval_prompts(options.prompts, options.limit)
     with (
         load_model(options.model, options.n_gpu_layers) as model,
         Heads(options.heads or require_heads(model), model) as heads,
@@ -331,8 +228,8 @@ def evaluate(options: EvalOptions, as_json: Json = False) -> None:
 def _print_evaluation(facts: dict[str, Any], evaluation: HeadsEvaluation) -> None:
     hits = evaluation.hits.to_dict()
     facts |= {
-        "right, by head": _shares(tuple(hits["top1"])),
-        "among the first five": _shares(tuple(hits["top5"])),
+        "right, by head": shares_text(tuple(hits["top1"])),
+        "among the first five": shares_text(tuple(hits["top5"])),
     }
     facts |= {
         f"tokens per step, {n} draft nodes": f"{steps.tokens_per_step:.2f}"

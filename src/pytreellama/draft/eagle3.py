@@ -20,6 +20,7 @@ class Eagle3(ConditionedFactory):
     """Factory of drafters that use an EAGLE-3 file: a GGUF file of llama.cpp's ``eagle3`` format.
 
     Every level of a tree is a pass of its one layer, for all sequences that draft.
+    ``pytreellama eagle train`` trains such a file for a model.
 
     Source: EAGLE-3 (arXiv 2503.01840); trees: EAGLE-2 (arXiv 2406.16858).
 
@@ -64,7 +65,8 @@ class Eagle3(ConditionedFactory):
         if not os.path.lexists(path):
             raise DraftError(
                 f"there is no EAGLE-3 file {path} for {model.path.name}; give its path, as in "
-                "eagle3=FILE or draft.Eagle3(path)"
+                "eagle3=FILE or draft.Eagle3(path), or train one: pytreellama eagle train "
+                f"{model.path}"
             )
         try:
             draft = Model(path)

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.errors import MedusaError
-from pytreellama.medusa.target import Target
-from pytreellama.medusa.training import NO_TORCH
 from pytreellama.medusa.weights import HeadsFile, HeadWeights
 from pytreellama.model.model import Model
+from pytreellama.training.pytorch import NO_TORCH
+from pytreellama.training.target import Target
 
 Float32 = NDArray[np.float32]
 Tensors = Mapping[str, Float32]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.draft import Medusa
-from pytreellama.engine import Completion, Engine
-from pytreellama.medusa.store import Text
 from pytreellama.model.heads import Heads
 from pytreellama.model.model import Model
+from pytreellama.training.steps import StepCounts, count_steps
+from pytreellama.training.text import Text
 
 _N_TOP = 5
 
@@ -46,27 +45,6 @@ class Hits:
             "top1": (self.top1 / n).round(4).tolist(),
             "top5": (self.top5 / n).round(4).tolist(),
         }
-
-
-@dataclass(slots=True)
-class StepCounts:
-    """What trees of some size saved. n_tokens: accepted ones included; n_steps: passes."""
-
-    n_tokens: int = 0
-    n_steps: int = 0
-    draft_s: float = 0.0
-    decode_s: float = 0.0
-
-    @property
-    def tokens_per_step(self) -> float:
-        return self.n_tokens / max(self.n_steps, 1)
-
-    def add(self, completion: Completion) -> None:
-        stats = completion.stats
-        self.n_tokens += stats.n_tokens
-        self.n_steps += stats.n_steps
-        self.draft_s += stats.draft_s
-        self.decode_s += stats.total_s - stats.prefill_s
 
 
 @dataclass(slots=True)
@@ -102,29 +80,6 @@ def count_hits(heads: Heads, text: Text, n_threads: int = 1) -> Hits:
     return hits
 
 
-def count_steps(
-    model: Model,
-    path: str | os.PathLike[str] | None,
-    prompts: Iterable[Sequence[int]],
-    n_nodes: int,
-    n_tokens: int,
-    **options: Any,
-) -> StepCounts:
-    """Let the model continue prompts greedily with trees of its heads' likeliest guesses.
-
-    Args:
-        path: of the heads; None finds them as `Medusa` does.
-        n_nodes: guesses in a tree.
-        n_tokens: most tokens of an answer.
-        options: of the engine.
-    """
-    steps = StepCounts()
-    with Engine(model, Medusa(path, min_p=0.0), n_draft=n_nodes, **options) as engine:
-        for prompt in prompts:
-            steps.add(engine.submit(list(prompt), max_tokens=n_tokens).result())
-    return steps
-
-
 def evaluate(
     model: Model,
     heads: Heads,
@@ -142,7 +97,7 @@ def evaluate(
         n_tokens: most tokens of an answer.
         report: called with the share that is done, from 0.0 to 1.0.
     """
-    from pytreellama.medusa.recorder import answers
+    from pytreellama.training.recorder import answers
 
     n_parts = len(sizes) + 2
     texts = answers(model, prompts, n_tokens)
@@ -153,7 +108,9 @@ def evaluate(
     report(2 / n_parts)
     n_ctx = max(map(len, prompts)) + n_tokens + 2 * max(sizes)
     for i, size in enumerate(sizes):
-        steps = count_steps(model, heads.path, prompts, size, n_tokens, n_ctx=n_ctx)
+        steps = count_steps(
+            model, Medusa(heads.path, min_p=0.0), prompts, size, n_tokens, n_ctx=n_ctx
+        )
         evaluation.steps[size] = steps
         report((i + 3) / n_parts)
     return evaluation

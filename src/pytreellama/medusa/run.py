@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pytreellama.errors import MedusaError
-from pytreellama.medusa.own_texts import OwnTexts, TextOptions
 from pytreellama.medusa.store import Store
-from pytreellama.medusa.target import Target
 from pytreellama.medusa.training import (
-    Accuracy,
     Training,
     TrainingOptions,
     TrainingStep,
-    torch_for_training,
 )
-from pytreellama.medusa.weights import FileType, gguf_for
 from pytreellama.model.model import Model
+from pytreellama.training.accuracy import Accuracy
+from pytreellama.training.gguf_types import FileType, gguf_for
+from pytreellama.training.own_texts import TextOptions
+from pytreellama.training.progress import Progress, peak_bytes
+from pytreellama.training.pytorch import torch_for_training
+from pytreellama.training.target import Target
+from pytreellama.training.writing import default_folder, text_facts, write_texts
 
 N_DEEP = 2048
 """Tokens that heads after the first can guess: rarer ones seldom get so far into a tree."""
 
 ROW_TYPE: FileType = "q5_1"
 """Of a shortlist's rows: guesses need not be exact, and what they read is what they cost."""
-
-Phase = Literal["writing", "training"]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is. n_done, n_all: tokens or steps; left_s: as the last ones went."""
-
-    phase: Phase
-    n_done: int
-    n_all: int
-    left_s: float
-    loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +55,6 @@ class Trained:
             "peak_bytes": self.peak_bytes,
             **asdict(self.accuracy),
         }
-
-
-def default_folder(model: Model, options: TextOptions) -> Path:
-    """Where the texts of a model are kept, in the user's cache."""
-    import platformdirs
-
-    facts = json.dumps(_facts(Target(model), options), sort_keys=True)
-    key = hashlib.sha256(facts.encode()).hexdigest()[:16]
-    return Path(platformdirs.user_cache_dir("pytreellama", appauthor=False)) / "medusa" / key
 
 
 def train(
@@ -119,8 +95,9 @@ def train(
     # what is missing is told now, not when the texts are written
     torch_for_training()
     gguf_for(file_type, target.n_embd)
-    store = Store(folder or default_folder(model, texts), _facts(target, texts))
-    _write_texts(model, store, texts, n_tokens, report)
+    whose = text_facts(target, texts)
+    store = Store(folder or default_folder("medusa", whose), whose)
+    write_texts(model, store, texts, n_tokens, store.add_texts, report)
     training = Training(target, store.load(), options, store.folder)
     training.run(lambda step: report(_training_progress(step, training)))
     accuracy = training.accuracy()
@@ -136,55 +113,7 @@ def train(
     if heads.shortlist is not None:
         heads = replace(heads, row_type=ROW_TYPE)
     heads.write(output, file_type)
-    return Trained(output, accuracy, store.n_tokens, store.seconds, training.seconds, _peak_bytes())
-
-
-def _peak_bytes() -> int | None:
-    try:
-        import resource
-    except ImportError:
-        return None  # Windows
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else 1024 * peak)
-
-
-def _facts(target: Target, options: TextOptions) -> dict[str, Any]:
-    facts = asdict(options)
-    prompts = "\0".join(options.prompts)
-    facts["prompts"] = hashlib.sha256(prompts.encode()).hexdigest() if prompts else None
-    return {"model": target.hash, "model_name": target.name, **facts}
-
-
-def _write_texts(
-    model: Model,
-    store: Store,
-    options: TextOptions,
-    n_tokens: int,
-    report: Callable[[Progress], None],
-) -> None:
-    n_done = store.n_tokens
-    if n_done >= n_tokens:
-        return
-    own = OwnTexts(model, options)
-    try:
-        started_s, n_before = time.perf_counter(), n_done
-        round_s = started_s
-        for texts in own.rounds(store.n_parts):
-            now_s = time.perf_counter()
-            if not texts:
-                raise MedusaError(
-                    f"{model.path.name} had nothing to say to any of {options.n_round} turns; give "
-                    "it --prompts"
-                )
-            store.add(texts, now_s - round_s)
-            round_s = now_s
-            n_done += sum(len(text.tokens) for text in texts)
-            left_s = (n_tokens - n_done) * (now_s - started_s) / max(n_done - n_before, 1)
-            report(Progress("writing", min(n_done, n_tokens), n_tokens, max(left_s, 0.0)))
-            if n_done >= n_tokens:
-                return
-    finally:
-        own.close()
+    return Trained(output, accuracy, store.n_tokens, store.seconds, training.seconds, peak_bytes())
 
 
 def _training_progress(step: TrainingStep, training: Training) -> Progress:

@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from pytreellama.errors import MedusaError, not_one_of
 from pytreellama.files import replaced_file
 from pytreellama.medusa.store import Texts
-from pytreellama.medusa.target import Target
 from pytreellama.medusa.weights import HeadsFile, HeadWeights
 from pytreellama.model.heads import SEES, Sees, n_seen
-from pytreellama.system import cpu_features
-
-NO_TORCH = "heads are trained with PyTorch: pip install 'pytreellama[train]'"
+from pytreellama.training.accuracy import Accuracy
+from pytreellama.training.frequent import frequent_tokens
+from pytreellama.training.loss import OutputLoss
+from pytreellama.training.pytorch import is_fast_in_bfloat16, torch_for_training
+from pytreellama.training.target import Target
 
 _RUN = 16  # places that are learned from together, so that what the model foresaw serves all heads
 _WARM_UP = 100  # steps in which the rate of learning rises
 _CHECKPOINT_S = 60.0
 _N_HELD_OUT = 8192  # positions that accuracies are measured on
-_FAST_BF16 = {"AMX_INT8", "AVX512_BF16", "AMX_BF16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +75,6 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
-    """How often heads are right on held-out texts, where all before was right.
-
-    top1, top5: of each head. n_positions: on how many it was measured. tokens_per_step: of a chain
-    of each head's likeliest guess, the token that the model itself adds included.
-    """
-
-    top1: tuple[float, ...]
-    top5: tuple[float, ...]
-    tokens_per_step: float
-    n_positions: int
-
-
-@dataclass(frozen=True, slots=True)
 class TrainingStep:
     """How far training is. loss: natural logarithm, mean of the heads; seconds: all of it."""
 
@@ -126,7 +112,7 @@ class Training:
         self._target = target
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # where products of bfloat16 are no faster, they are only worse
-        self._is_fast = self._device.type == "cuda" or bool(_FAST_BF16 & set(cpu_features()))
+        self._is_fast = is_fast_in_bfloat16(torch)
         self._learned = texts.positions(options.n_heads, held_out=False)
         self._held_out = _some(texts.positions(options.n_heads, held_out=True), options.seed)
         if len(self._learned) < options.n_batch or not len(self._held_out):
@@ -134,11 +120,11 @@ class Training:
                 f"there are {len(self._learned)} places to learn from and {len(self._held_out)} to "
                 f"measure on; a batch alone takes {options.n_batch}: let the model write more"
             )
-        self.shortlist = _frequent(texts.tokens, target.n_vocab, options.n_shortlist)
+        self.shortlist = frequent_tokens(texts.tokens, target.n_vocab, options.n_shortlist)
         self._tokens = torch.from_numpy(texts.tokens.astype(np.int64))
         self._states = torch.from_numpy(texts.states)
         self._embeddings = self._table()
-        self._output = self._matrix()
+        self._loss = OutputLoss(torch, self._matrix(), options.distil)
         self._row_of = self._rows()
         self._parameters = self._first_parameters()
         self._optimiser = torch.optim.AdamW(
@@ -242,7 +228,7 @@ class Training:
         for head in range(self._options.n_heads):
             wanted = self._row_of[self._tokens[places + head + 1]].to(self._device)
             states = self._draft_states(head, places)
-            loss, gradient = self._cross_entropy(states.detach(), wanted, foreseen(head))
+            loss, gradient = self._loss.of(states.detach(), wanted, foreseen(head))
             states.backward(gradient)
             total += loss
         self._optimiser.step()
@@ -260,37 +246,8 @@ class Training:
         ahead = torch.arange(1, self._options.n_heads + 1)
         needed = torch.unique(places[:, None] + ahead)  # sorted
         with torch.no_grad():
-            p = torch.softmax(self._logits(self._states[needed].to(self._device)), 1)
+            p = torch.softmax(self._loss.logits(self._states[needed].to(self._device)), 1)
         return lambda head: p[torch.searchsorted(needed, places + head + 1).to(self._device)]
-
-    def _cross_entropy(self, states: Any, wanted: Any, foreseen: Any = None) -> tuple[float, Any]:
-        """The mean loss of what came behind some states, and the gradient that is learned from.
-
-        By hand, because the matrix of logits is what takes the time: it is written once, and read
-        once, where autograd would make five of its size.
-
-        Args:
-            wanted: the row of each token that came, negative where no head can guess it.
-            foreseen: what else is to be learned, for a share of ``distil``.
-        """
-        torch = self._torch
-        distil = 0.0 if foreseen is None else self._options.distil
-        with torch.no_grad():
-            p = torch.softmax(self._logits(states), 1)
-            counts = wanted >= 0
-            rows = torch.nonzero(counts)[:, 0]
-            tokens = wanted[rows]
-            loss = -p[rows, tokens].float().clamp_min(1e-30).log().sum() / max(len(rows), 1)
-            weights = torch.where(counts, 1.0, distil)
-            p *= weights[:, None].to(p.dtype)
-            if foreseen is not None:
-                p.sub_(foreseen, alpha=distil)
-            p[rows, tokens] -= 1.0 - distil
-            gradient = (p @ self._output).float() / weights.sum().clamp_min(1.0)
-            return float(loss), gradient
-
-    def _logits(self, states: Any) -> Any:
-        return self._torch.nn.functional.linear(states.to(self._output.dtype), self._output)
 
     def _draft_states(self, head: int, places: Any) -> Any:
         """What a head makes of the states at some places, before the output matrix."""
@@ -323,7 +280,7 @@ class Training:
                 wanted = self._row_of[self._tokens[places + head + 1]]
                 found = torch.cat(
                     [
-                        self._logits(self._draft_states(head, part)).topk(n_top).indices.cpu()
+                        self._loss.logits(self._draft_states(head, part)).topk(n_top).indices.cpu()
                         for part in places.split(1024)
                     ]
                 )
@@ -385,23 +342,6 @@ class Training:
         )
 
 
-def torch_for_training() -> Any:
-    """PyTorch; raises MedusaError if it is missing."""
-    try:
-        import torch
-    except ImportError as error:
-        raise MedusaError(NO_TORCH) from error
-    return torch
-
-
 def _some(places: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     chosen = np.random.default_rng(seed).permutation(len(places))[:_N_HELD_OUT]
     return places[np.sort(chosen)]
-
-
-def _frequent(tokens: NDArray[np.int32], n_vocab: int, n: int) -> NDArray[np.int32]:
-    """The most frequent tokens, falling; among equals, smaller ids are mostly more frequent."""
-    if n == 0 or n >= n_vocab:
-        return np.arange(n_vocab, dtype=np.int32)
-    counts = np.bincount(tokens, minlength=n_vocab)
-    return np.argsort(-counts, kind="stable")[:n].astype(np.int32)

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.errors import MedusaError
 from pytreellama.files import replaced_path
 from pytreellama.model.heads import Sees
+from pytreellama.training.gguf_types import FileType, add_fact, gguf_for
 
 Float32 = NDArray[np.float32]
-FileType = Literal["f32", "f16", "q8_0", "q5_1", "q4_1"]
-FILE_TYPES: tuple[FileType, ...] = ("f32", "f16", "q8_0", "q5_1", "q4_1")
-
-NO_GGUF = "heads are written with the package gguf: pip install 'pytreellama[train]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +82,7 @@ class HeadsFile:
             if self.n_deep_rows is not None:
                 writer.add_uint32("medusa.deep_rows", self.n_deep_rows)
             for key, value in self.facts.items():
-                _add(writer, f"medusa.{key}", value)
+                add_fact(writer, f"medusa.{key}", value)
             if self.shortlist is not None:
                 writer.add_tensor("shortlist", self.shortlist.astype(np.int32))
             for name, matrix in self._matrices():
@@ -113,25 +109,3 @@ class HeadsFile:
             for i, head in enumerate(self.heads)
             for j, bias in enumerate(head.biases)
         ]
-
-
-def gguf_for(file_type: FileType, n_embd: int) -> Any:
-    """The package gguf; raises MedusaError if it is missing, or the type cannot hold the width."""
-    try:
-        import gguf
-    except ImportError as error:
-        raise MedusaError(NO_GGUF) from error
-    if file_type not in ("f32", "f16") and n_embd % 32:
-        raise MedusaError(f"{file_type} takes widths of 32, not {n_embd}; give the type f16 or f32")
-    return gguf
-
-
-def _add(writer: Any, key: str, value: Any) -> None:
-    if isinstance(value, str):
-        writer.add_string(key, value)
-    elif isinstance(value, int):
-        writer.add_uint64(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    else:
-        writer.add_array(key, list(value))

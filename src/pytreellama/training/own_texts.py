@@ -11,9 +11,9 @@ from itertools import count
 
 from pytreellama.chat.template import ChatTemplate, encode_chat
 from pytreellama.errors import ChatTemplateError
-from pytreellama.medusa.recorder import RecordingEngine
-from pytreellama.medusa.store import Text
 from pytreellama.model.model import Model
+from pytreellama.training.recorder import RecordingEngine
+from pytreellama.training.text import Text
 
 _MARK = "<<what the user says>>"
 _N_AHEAD = 2  # rounds of turns that are written before their answers
@@ -40,6 +40,11 @@ class TextOptions:
     prompts: tuple[str, ...] = field(default=(), repr=False)
     """User's turns to be answered in place of the model's own, in turn and again."""
 
+    @property
+    def n_text(self) -> int:
+        """Maximum number of tokens of a text, its prompt included."""
+        return 2 * self.n_turn + self.n_answer
+
 
 class OwnTexts:
     """Writes conversations of one turn, round by round: the same again for the same seed.
@@ -61,7 +66,7 @@ class OwnTexts:
             model,
             self._hear,
             n_parallel=options.n_parallel,
-            n_text=2 * options.n_turn + options.n_answer,
+            n_text=options.n_text,
             n_waiting=4 * options.n_round,
         )
         self._turns = _Turns.of(model)
@@ -174,5 +179,5 @@ class _Turns:
 
 
 def _openers() -> list[str]:
-    text = (files("pytreellama.medusa") / "data" / "openers.txt").read_text(encoding="utf-8")
+    text = (files("pytreellama.training") / "data" / "openers.txt").read_text(encoding="utf-8")
     return [line.replace("\\n", "\n") for line in text.splitlines()]

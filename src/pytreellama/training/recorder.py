@@ -15,8 +15,8 @@ from pytreellama.draft.protocol import (
 )
 from pytreellama.engine import Engine
 from pytreellama.errors import MedusaError
-from pytreellama.medusa.store import Text
 from pytreellama.model.model import Model
+from pytreellama.training.text import Text
 from pytreellama.tree import TokenTree
 
 Prompt = tuple[int, ...]
@@ -58,7 +58,8 @@ class StateRecorder:
         """Tell of the text, if there is one, and forget it."""
         if self._states:
             states = np.concatenate(self._states).astype(np.float16)
-            self._sink(self._prompt, Text(np.array(self._tokens, np.int32), states))
+            tokens, prompt = (np.array(ids, np.int32) for ids in (self._tokens, self._prompt))
+            self._sink(self._prompt, Text(tokens, states, prompt))
         self._forget()
 
 

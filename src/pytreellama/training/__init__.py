@@ -1,0 +1,1 @@
+"""What the trainings of Medusa heads and of EAGLE-3 heads share."""
