@@ -13,6 +13,7 @@ from pytreellama.model.model import Model
 from pytreellama.native import chain as native_chain
 from pytreellama.native import context as native_context
 from pytreellama.native import decode as native_decode
+from pytreellama.native import encode as native_encode
 from pytreellama.native import tree as native_tree
 from pytreellama.native.batch import BatchStruct
 from pytreellama.native.context import AbortFlag, ContextFields
@@ -41,6 +42,7 @@ class NativeContext:
         params: what was asked for.
         target: the context that this one drafts for; it stays in memory as long as this one.
         is_mtp: run the model's NextN layers instead of the others.
+        ranks: end passes in the model's classifier.
 
     Raises:
         ContextError: llama.cpp refuses.
@@ -53,6 +55,7 @@ class NativeContext:
         *,
         target: NativeContext | None = None,
         is_mtp: bool = False,
+        ranks: bool = False,
     ) -> None:
         self._lock = _Exclusive()
         self._is_inherited = False
@@ -61,7 +64,7 @@ class NativeContext:
             raise ContextError(f"invalid embeddings=True: {self.no_hidden}")
         self._model = model.handle.share()
         self._abort = AbortFlag()
-        self.handle = self._made(model, params, target, is_mtp)
+        self.handle = self._made(model, params, target, is_mtp, ranks)
         self.n_passes = 0
         self.n_chain_max = native_chain.n_max(self.handle)
         self._threads = native_context.attach_threads(self.handle)
@@ -74,7 +77,12 @@ class NativeContext:
         self.has_invariant_graph = native_context.is_batch_invariant(self.handle)
 
     def _made(
-        self, model: Model, params: ContextParams, target: NativeContext | None, is_mtp: bool
+        self,
+        model: Model,
+        params: ContextParams,
+        target: NativeContext | None,
+        is_mtp: bool,
+        ranks: bool,
     ) -> Handle:
         """The native object; made again where it is to keep states behind the tokens of chains."""
 
@@ -86,9 +94,12 @@ class NativeContext:
                 str(params),
                 target=None if target is None else target.handle,
                 is_mtp=is_mtp,
+                ranks=ranks,
             )
 
         handle = make(0)
+        if model.is_encoder:
+            return handle  # it has no states
         try:
             n_states = n_kept_states(model, params, handle)
         except BaseException:
@@ -190,6 +201,11 @@ class NativeContext:
         """As ``decode``, of a batch with chains: after an error, sequences are what they were."""
         self._begin_pass()
         native_chain.decode(self.handle, batch)
+
+    def encode(self, batch: BatchStruct) -> None:
+        """One pass of an encoder over whole texts; otherwise as ``decode``."""
+        self._begin_pass()
+        native_encode.encode(self.handle, batch)
 
     def decode_one_tree(self, *, seq: int, tree: TokenTree) -> None:
         """A pass over one tree, with logits at all nodes; otherwise as ``decode``."""

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.closing import Closing
+from pytreellama.context.context import Context
+from pytreellama.context.encoder_context import EncoderContext
 from pytreellama.context.params import ContextParams
 from pytreellama.deprecation import Renamed, renamed_option
 from pytreellama.draft import (
@@ -28,6 +30,7 @@ from pytreellama.engine.attachment import attach, detach
 from pytreellama.engine.completion import Chunk, Completion
 from pytreellama.engine.config import EngineConfig, check_options, checked_flag, own_model
 from pytreellama.engine.drafting import PlannedDrafting
+from pytreellama.engine.encoder_scheduler import EncoderScheduler
 from pytreellama.engine.evaluations import Evaluations
 from pytreellama.engine.generate_call import GenerateCall
 from pytreellama.engine.generation import Generation
@@ -44,6 +47,7 @@ from pytreellama.engine.scheduler import (
     Scheduler,
 )
 from pytreellama.engine.tree_pass import Rule
+from pytreellama.errors import ContextError
 from pytreellama.model.model import Model
 from pytreellama.plan import DrafterBudget, Planner
 
@@ -102,6 +106,9 @@ class Engine(Evaluations, Closing):
         ...     print(engine.generate("Once upon a time", max_tokens=64).text)
     """
 
+    _used: Context | EncoderContext
+    _runner: Scheduler | EncoderScheduler
+
     def __init__(
         self,
         model: Model | str | os.PathLike[str],
@@ -142,25 +149,40 @@ class Engine(Evaluations, Closing):
         if isinstance(self._new_drafter, NeedsTarget):
             self._new_drafter.prepare(model)
         self._closing = threading.Lock()
-        n_cached = config.n_cached(model)
-        self.context = config.new_context(model, options)
-        attach(self._new_drafter, self.context)
-        self._planned, self.n_draft = self._drafting(n_draft)
         self.vocab = model.vocab
-        n_chunk = min(n_prefill, self.context.n_ubatch)
-        self._jobs = JobFactory(model, self._new_drafter, self.context.n_text_max, n_chunk)
-        self._scheduler = Scheduler(
+        self._planned: PlannedDrafting | None = None
+        if model.is_encoder:
+            self._begin_encoder(config, options)
+        else:
+            self._begin_decoder(config, options, max_swap_bytes)
+        self._loop = Loop(self._runner, self._new_drafter, self.n_seq_max + n_queue_max)
+
+    def _begin_encoder(self, config: EngineConfig, options: dict[str, Any]) -> None:
+        self._used = encoder = config.new_encoder_context(self.model, options)
+        self._runner = EncoderScheduler(encoder)
+        self._jobs = JobFactory(self.model, self._new_drafter, encoder.n_text_max, encoder.n_ctx)
+        self.n_draft, self.n_seq_max = 0, config.n_seq_max or 1
+
+    def _begin_decoder(
+        self, config: EngineConfig, options: dict[str, Any], max_swap_bytes: int
+    ) -> None:
+        n_cached = config.n_cached(self.model)
+        self._used = config.new_context(self.model, options)
+        attach(self._new_drafter, self.context)
+        self._planned, self.n_draft = self._drafting(config.n_draft)
+        n_chunk = min(config.n_prefill, self.context.n_ubatch)
+        self._jobs = JobFactory(self.model, self._new_drafter, self.n_text_max, n_chunk)
+        self._runner = Scheduler(
             self.context,
             self.n_draft,
             n_prefill=n_chunk,
             max_swap_bytes=max_swap_bytes,
-            rule=verify,
+            rule=config.verify,
             drafting=self._planned,
             n_cached_prefixes=n_cached,
-            max_checkpoint_bytes=max_checkpoint_bytes,
+            max_checkpoint_bytes=config.max_checkpoint_bytes,
         )
         self.n_seq_max = self.context.n_seq_max - n_cached
-        self._loop = Loop(self._scheduler, self._new_drafter, self.n_seq_max + n_queue_max)
 
     @classmethod
     def from_pretrained(
@@ -202,11 +224,44 @@ class Engine(Evaluations, Closing):
     def __repr__(self) -> str:
         if self.is_closed:
             return f"<Engine of {self.model.path.name}: closed>"
+        if isinstance(self._used, EncoderContext):
+            return f"<Engine of {self.model.path.name}: an encoder of texts of {self.n_text_max}>"
         requests = "1 request" if self.n_seq_max == 1 else f"{self.n_seq_max} requests"
         return (
             f"<Engine of {self.model.path.name}: {requests} at once in a context of "
             f"{self.context.n_ctx} tokens, drafts of up to {self.n_draft} nodes>"
         )
+
+    @property
+    def context(self) -> Context:
+        """The context that requests run in.
+
+        Raises:
+            ContextError: the model is an encoder, whose texts are in no KV cache.
+        """
+        if isinstance(self._used, EncoderContext):
+            raise ContextError(
+                f"{self.model.path.name} is an encoder, whose texts are in no KV cache; its engine "
+                "has embed and rank alone"
+            )
+        return self._used
+
+    @property
+    def n_ctx(self) -> int:
+        """Number of tokens that the KV cache holds; of an encoder, those of a pass."""
+        return self._used.n_ctx
+
+    @property
+    def n_text_max(self) -> int:
+        """Number of tokens of the longest text."""
+        return self._used.n_text_max
+
+    @property
+    def _scheduler(self) -> Scheduler:
+        """The scheduler of a decoder; raises ContextError as ``context``."""
+        if isinstance(self._runner, EncoderScheduler):
+            raise ContextError(f"{self.model.path.name} is an encoder, which has no prefix cache")
+        return self._runner
 
     @property
     def drafter(self) -> DrafterFactory:
@@ -226,7 +281,7 @@ class Engine(Evaluations, Closing):
     @property
     def load(self) -> Load:
         """Numbers of requests and KV-cache cells, as of the last step."""
-        return self._scheduler.load
+        return self._runner.load
 
     @property
     def is_closed(self) -> bool:
@@ -256,12 +311,13 @@ class Engine(Evaluations, Closing):
         self._loop.close()
         with self._closing:
             try:
-                self._scheduler.close()
+                self._runner.close()
             except Exception:  # only the next engine would use it
                 _log.warning("what the engine has learned is not saved", exc_info=True)
             finally:
-                detach(self._new_drafter, self.context)
-                self.context.close()
+                if isinstance(self._used, Context):
+                    detach(self._new_drafter, self._used)
+                self._used.close()
                 self.model.close()
 
     # deprecated names
@@ -380,6 +436,8 @@ class Engine(Evaluations, Closing):
 
     def prepare(self) -> None:
         """Measure what passes cost now, if need be, and not at the first request."""
+        if self.model.is_encoder:
+            return  # it drafts nothing
         self._loop.call(self._scheduler.prepare)
 
     def save_prefix_cache(self, path: str | os.PathLike[str]) -> int:

@@ -13,6 +13,7 @@ from pytreellama.closing import Closing
 from pytreellama.errors import ModelLoadError
 from pytreellama.model.file import ModelFile, check_gguf
 from pytreellama.model.vocab import Vocab
+from pytreellama.native import encode as native_encode
 from pytreellama.native import model as native_model
 from pytreellama.native.drafts import MtpState, mtp_state, target_layers
 from pytreellama.native.handle import Handle
@@ -296,10 +297,25 @@ class Model(Closing):
         return target_layers(self.handle)
 
     @property
+    def is_encoder(self) -> bool:
+        """True for encoders such as BERT: they embed texts in ``Engine``, and generate none."""
+        return native_encode.is_encoder(self.handle)
+
+    @property
+    def n_class(self) -> int:
+        """Number of outputs of the classifier over a text, as of a reranker; 0 without one."""
+        return native_encode.n_class(self.handle)
+
+    @property
+    def pooling(self) -> str | None:
+        """What the metadata says of embeddings: "mean", "cls", "last", "rank"; None if nothing."""
+        said = self.metadata.get(f"{self.architecture}.pooling_type", "")
+        return native_model.POOLING_TYPES.get(int(said)) if said.isdecimal() else None
+
+    @property
     def pools_last_token(self) -> bool:
         """True if the metadata asks for last-token pooling of embeddings."""
-        said = self.metadata.get(f"{self.architecture}.pooling_type")
-        return said == str(native_model.POOLING_TYPE_LAST)
+        return self.pooling == "last"
 
     @property
     def chat_template(self) -> str | None:

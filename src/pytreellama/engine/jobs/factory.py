@@ -7,13 +7,15 @@ from typing import Any
 
 from pytreellama.draft import DrafterFactory, make_drafter
 from pytreellama.engine.config import checked_flag
-from pytreellama.engine.jobs.embed import POOLINGS, EmbedJob, Pooling, own_pooling
+from pytreellama.engine.jobs.embed import EmbedJob
+from pytreellama.engine.jobs.encode import EncodeJob, RankJob
 from pytreellama.engine.jobs.generate import GenerateJob
+from pytreellama.engine.jobs.pooling import POOLINGS, Pooling, own_pooling
 from pytreellama.engine.jobs.score import ScoreJob
 from pytreellama.engine.prompts import Continuation, Prompt, PromptEncoder, as_list
 from pytreellama.engine.request import MAX_TOKENS, OnPrefill, OnStep, Request, sampling_params
 from pytreellama.engine.row_functions import LogitsProcessor, StoppingCriterion
-from pytreellama.errors import RequestError
+from pytreellama.errors import RequestError, not_one_of
 from pytreellama.model.model import Model
 
 
@@ -65,6 +67,7 @@ class JobFactory:
         Args:
             index: which prompt of a call it is.
         """
+        self._require_decoder()
         request = Request(
             prompt=self.prompts.encode(
                 prompt, parse_special=checked_flag("parse_special", parse_special)
@@ -87,13 +90,37 @@ class JobFactory:
 
     def score(self, prompt: Prompt, continuations: Sequence[Continuation]) -> ScoreJob:
         """A score of continuations; arguments and errors as ``Engine.score``."""
+        self._require_decoder()
         given = as_list(continuations, "continuations")
         ids = [self.prompts.encode_continuation(one) for one in given]
         return ScoreJob(self.prompts.encode(prompt), ids)
 
-    def embed(self, text: Prompt, pooling: Pooling | None) -> EmbedJob:
+    def embed(self, text: Prompt, pooling: Pooling | None) -> EmbedJob | EncodeJob:
         """An embedding of one text; arguments and errors as ``Engine.embed``."""
         if pooling not in (None, *POOLINGS):
-            raise RequestError(f"pooling = {pooling!r} was asked for; give {' or '.join(POOLINGS)}")
+            raise RequestError(not_one_of("pooling", pooling, POOLINGS))
         ids = self.prompts.encode(text, add_eos=True)
-        return EmbedJob(ids, pooling or own_pooling(self._model), self._n_prefill)
+        pooling = pooling or own_pooling(self._model)
+        if self._model.is_encoder:
+            return EncodeJob(ids, pooling)
+        return EmbedJob(ids, pooling, self._n_prefill)
+
+    def rank(self, query: str, document: str) -> RankJob:
+        """The relevance of one document; arguments and errors as ``Engine.rank``."""
+        if not self._model.is_encoder or self._model.n_class == 0:
+            raise RequestError(
+                f"{self._model.path.name} ({self._model.architecture}) has no classifier over "
+                "pairs of texts; load a reranker, such as a bge-reranker"
+            )
+        for name, text in (("query", query), ("document", document)):
+            if not isinstance(text, str):
+                raise RequestError(f"invalid {name} of type {type(text).__name__}: give text")
+            self.prompts.require_fits(text)
+        return RankJob(self._model.vocab.encode_pair(query, document))
+
+    def _require_decoder(self) -> None:
+        if self._model.is_encoder:
+            raise RequestError(
+                f"{self._model.path.name} ({self._model.architecture}) is an encoder, which embeds "
+                "texts and generates none; load a decoder model"
+            )

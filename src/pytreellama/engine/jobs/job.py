@@ -14,6 +14,7 @@ from pytreellama.engine.token_state import Int32, TokenState
 from pytreellama.errors import CallbackError, RequestError
 
 if TYPE_CHECKING:
+    from pytreellama.engine.jobs.encode import EncoderJob
     from pytreellama.engine.jobs.evaluation import EvaluationJob
     from pytreellama.engine.jobs.generate import GenerateJob
 
@@ -42,10 +43,12 @@ class ReadyJobs:
     Attributes:
         for_tree_pass: share one pass over all their trees.
         for_own_pass: run a pass each.
+        for_encoder: are read whole, in passes of an encoder.
     """
 
     for_tree_pass: list[GenerateJob] = field(default_factory=list)
     for_own_pass: list[EvaluationJob] = field(default_factory=list)
+    for_encoder: list[EncoderJob] = field(default_factory=list)
 
 
 class Job(ABC):
