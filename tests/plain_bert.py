@@ -59,15 +59,18 @@ class PlainBert:
 
     def _linear(self, x: Float64, stem: str) -> Float64:
         product: Float64 = x @ self._w[f"{stem}.weight"].T
-        return product + self._w[f"{stem}.bias"]
+        found: Float64 = product + self._w[f"{stem}.bias"]
+        return found
 
     def _norm(self, x: Float64, stem: str) -> Float64:
         spread = (x.var(axis=-1, keepdims=True) + 1e-5) ** 0.5
         scaled: Float64 = (x - x.mean(axis=-1, keepdims=True)) / spread
-        return scaled * self._w[f"{stem}.weight"] + self._w[f"{stem}.bias"]
+        found: Float64 = scaled * self._w[f"{stem}.weight"] + self._w[f"{stem}.bias"]
+        return found
 
 
 def _gelu(x: Float64) -> Float64:
     """By the tanh that ggml's ``gelu`` has too."""
     inner: Float64 = (2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)
-    return 0.5 * x * (1 + np.tanh(inner))
+    found: Float64 = 0.5 * x * (1 + np.tanh(inner))
+    return found

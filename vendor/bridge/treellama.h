@@ -18,6 +18,7 @@
 #include "treellama-vocab.h"
 #include "treellama-context.h"
 #include "treellama-encode.h"
+#include "treellama-lora.h"
 #include "treellama-tree.h"
 #include "treellama-chain.h"
 #include "treellama-memory.h"

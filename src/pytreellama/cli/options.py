@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pytreellama.cli.failures import remember_debug
+from pytreellama.cli.lora_flags import LoraFiles
 from pytreellama.cli.option import option
 from pytreellama.cli.sampling_flags import SamplingFlags
 from pytreellama.errors import RequestError
@@ -85,6 +86,7 @@ class EngineFlags(SamplingFlags):
     ] = None
     threads: Threads = None
     n_gpu_layers: GpuLayers = -1
+    lora: LoraFiles = None
 
     drafter: Annotated[
         str,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pytreellama.cli.lora_flags import LoraFiles, lora_files
 from pytreellama.cli.option import option, unpacked
 from pytreellama.cli.options import Debug, GpuLayers, ModelPath, Threads, complete_drafter
 from pytreellama.cli.sampling_defaults import (
@@ -51,6 +52,7 @@ class ServeOptions:
     model: ModelPath = None
     threads: Threads = None
     n_gpu_layers: GpuLayers = -1
+    lora: LoraFiles = None
 
     host: Annotated[
         str,
@@ -315,9 +317,10 @@ def _required_run() -> ModuleType:
 
 
 def _engine(options: ServeOptions, model: Model) -> Engine:
+    from pytreellama.cli.session import with_scales
     from pytreellama.engine import Engine
 
-    return Engine(
+    engine = Engine(
         model,
         options.drafter,
         n_draft=options.n_draft,
@@ -327,7 +330,9 @@ def _engine(options: ServeOptions, model: Model) -> Engine:
         n_cached_prefixes=options.cached_prefixes,
         max_checkpoint_bytes=options.max_checkpoint_bytes,
         n_threads=options.threads,
+        lora=lora_files(options.lora),
     )
+    return with_scales(engine, options.lora)
 
 
 def _settings(options: ServeOptions, model: Model, keys: tuple[str, ...]) -> ServerSettings:

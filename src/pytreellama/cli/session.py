@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytreellama.cli.lora_flags import lora_files, lora_scales
 from pytreellama.cli.options import EngineFlags, GenerationOptions
 from pytreellama.cli.output import ProgressBar
 from pytreellama.errors import RequestError
@@ -122,14 +123,26 @@ def open_engine(
     """
     from pytreellama.engine import Engine
 
-    return Engine(
+    engine = Engine(
         model,
         options.drafter if drafter is None else drafter,
         n_draft=options.n_draft,
         n_ctx=options.n_ctx,
         n_threads=options.threads,
+        lora=lora_files(options.lora),
         **more,
     )
+    return with_scales(engine, options.lora)
+
+
+def with_scales(engine: Engine, given: Sequence[str] | None) -> Engine:
+    """The engine with the scales of ``--lora``; closed if they are invalid."""
+    try:
+        engine.lora_scales = lora_scales(given)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
 
 
 def check_drafter(name: str) -> None:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pytreellama.context.kept_states import n_kept_states
 from pytreellama.context.params import ContextParams, default_n_threads, is_integer
 from pytreellama.errors import ContextError, MemoryStateError, shown
+from pytreellama.model.lora import AdapterSet
 from pytreellama.model.model import Model
 from pytreellama.native import chain as native_chain
 from pytreellama.native import context as native_context
@@ -20,6 +21,7 @@ from pytreellama.native.context import AbortFlag, ContextFields
 from pytreellama.native.decode import Int32
 from pytreellama.native.handle import Handle
 from pytreellama.native.limits import N_SEQ_MAX
+from pytreellama.native.lora import LoraSets
 from pytreellama.process import ProcessWatch
 from pytreellama.tree import TokenTree
 
@@ -34,6 +36,7 @@ class NativeContext:
         handle: the native object; its use raises after ``close``.
         n_ctx, n_batch, n_ubatch, n_seq_max, n_threads: the sizes that hold; llama.cpp rounds some.
         n_passes: passes that were begun.
+        adapters: LoRA adapters of the next pass.
         no_hidden: why hidden states cannot be had; None if they can.
         n_chain_max: most tokens of a chain that a recurrent state can be rolled back over.
 
@@ -66,6 +69,8 @@ class NativeContext:
         self._abort = AbortFlag()
         self.handle = self._made(model, params, target, is_mtp, ranks)
         self.n_passes = 0
+        self.adapters: AdapterSet = ()
+        self._adapter_sets = LoraSets()
         self.n_chain_max = native_chain.n_max(self.handle)
         self._threads = native_context.attach_threads(self.handle)
         _contexts.add(self)
@@ -132,6 +137,12 @@ class NativeContext:
                 f"sequence id {shown(seq)} is out of range; this context has ids from 0 to "
                 f"{self.n_seq_max - 1}"
             )
+
+    def use_adapters(self, adapters: AdapterSet) -> None:
+        """From the next pass on, use these LoRA adapters and no others."""
+        if adapters != self.adapters:
+            self._adapter_sets.use(self.handle, [(lora.handle, scale) for lora, scale in adapters])
+            self.adapters = adapters
 
     def require_open(self) -> None:
         """Raise ``ContextError`` after ``close``."""

@@ -26,6 +26,7 @@ from pytreellama.draft import (
     drafter_factory,
     uses_mtp,
 )
+from pytreellama.engine.adapters import EngineAdapters, LoraSpec
 from pytreellama.engine.attachment import attach, detach
 from pytreellama.engine.completion import Chunk, Completion
 from pytreellama.engine.config import EngineConfig, check_options, checked_flag, own_model
@@ -94,6 +95,8 @@ class Engine(Evaluations, Closing):
         max_swap_bytes: host memory for keys and values of preempted requests.
         max_checkpoint_bytes: host memory for what a shared prefix needs beside the KV cache, if
             the model has a recurrent state or a sliding window without ``swa_full``.
+        lora: LoRA adapters of the model, as ``Model.load_lora`` gives them, or paths of their
+            files: one, a list, or several by name. See ``lora_scales``.
         params: all sizes and types at once, instead of ``n_ctx``, ``n_seq_max`` and ``options``.
         options: further fields of ``ContextParams`` by name.
 
@@ -123,6 +126,7 @@ class Engine(Evaluations, Closing):
         max_swap_bytes: int = MAX_SWAP_BYTES,
         max_checkpoint_bytes: int = MAX_CHECKPOINT_BYTES,
         verify: Rule = "match",
+        lora: LoraSpec | None = None,
         params: ContextParams | None = None,
         **options: Any,
     ) -> None:
@@ -151,6 +155,7 @@ class Engine(Evaluations, Closing):
         self._closing = threading.Lock()
         self.vocab = model.vocab
         self._planned: PlannedDrafting | None = None
+        self._adapters = EngineAdapters(model, lora)  # before the context, which has room for them
         if model.is_encoder:
             self._begin_encoder(config, options)
         else:
@@ -158,10 +163,16 @@ class Engine(Evaluations, Closing):
         self._loop = Loop(self._runner, self._new_drafter, self.n_seq_max + n_queue_max)
 
     def _begin_encoder(self, config: EngineConfig, options: dict[str, Any]) -> None:
+        if self._adapters.names:
+            self._adapters.close()
+            raise ContextError("an encoder takes no LoRA adapters; leave lora out")
         self._used = encoder = config.new_encoder_context(self.model, options)
         self._runner = EncoderScheduler(encoder)
-        self._jobs = JobFactory(self.model, self._new_drafter, encoder.n_text_max, encoder.n_ctx)
+        self._jobs = self._job_factory(encoder.n_ctx)
         self.n_draft, self.n_seq_max = 0, config.n_seq_max or 1
+
+    def _job_factory(self, n_prefill: int) -> JobFactory:
+        return JobFactory(self.model, self._new_drafter, self._adapters, self.n_text_max, n_prefill)
 
     def _begin_decoder(
         self, config: EngineConfig, options: dict[str, Any], max_swap_bytes: int
@@ -171,7 +182,7 @@ class Engine(Evaluations, Closing):
         attach(self._new_drafter, self.context)
         self._planned, self.n_draft = self._drafting(config.n_draft)
         n_chunk = min(config.n_prefill, self.context.n_ubatch)
-        self._jobs = JobFactory(self.model, self._new_drafter, self.n_text_max, n_chunk)
+        self._jobs = self._job_factory(n_chunk)
         self._runner = Scheduler(
             self.context,
             self.n_draft,
@@ -279,6 +290,28 @@ class Engine(Evaluations, Closing):
         return None if self._planned is None else self._planned.budget
 
     @property
+    def adapters(self) -> EngineAdapters:
+        """The LoRA adapters: their names and files."""
+        return self._adapters
+
+    @property
+    def lora_scales(self) -> dict[str, float]:
+        """Scales of the LoRA adapters by name, for requests without ``lora``; at first 1.0 each.
+
+        Assign other scales at any time; later requests use them. Names that are left out have 0.
+
+        Example:
+            >>> engine = ptl.Engine("model.gguf", lora={"style": "style.gguf", "law": "law.gguf"})
+            >>> engine.lora_scales = {"style": 0.5}
+            >>> engine.generate("Once upon a time", lora={"law": 1.0})  # without style
+        """
+        return dict(self._adapters.scales)
+
+    @lora_scales.setter
+    def lora_scales(self, scales: Mapping[str, float]) -> None:
+        self._adapters.scales = self._adapters.checked(scales)
+
+    @property
     def load(self) -> Load:
         """Numbers of requests and KV-cache cells, as of the last step."""
         return self._runner.load
@@ -318,6 +351,7 @@ class Engine(Evaluations, Closing):
                 if isinstance(self._used, Context):
                     detach(self._new_drafter, self._used)
                 self._used.close()
+                self._adapters.close()
                 self.model.close()
 
     # deprecated names
@@ -415,6 +449,8 @@ class Engine(Evaluations, Closing):
                 ``n_keep`` and continue, instead of ending.
             n_keep: tokens at the beginning that a context shift keeps, by default the prompt.
             n_draft: maximum number of draft nodes of a tree, if less than the engine's.
+            lora: scales of LoRA adapters by name; those left out are not used. By default the
+                engine's ``lora_scales``.
             parse_special: parse names of special tokens, such as ``<|im_end|>``, in a prompt of
                 text; False for text that you do not trust. In chat messages they are always text.
             logits_processors: functions ``f(tokens, logits) -> logits``, applied in order to each

@@ -56,6 +56,7 @@ class RequestOptions(SamplingOptions, total=False):
     context_shift: bool
     n_keep: int | None
     n_draft: int | None
+    lora: Mapping[str, float] | None
     parse_special: bool
     logits_processors: Sequence[LogitsProcessor]
     stopping_criteria: Sequence[StoppingCriterion]

@@ -96,6 +96,7 @@ class Request:
 _OPTIONS = (
     *(name for name in Request.__dataclass_fields__ if name not in ("prompt", "sampling")),
     "parse_special",
+    "lora",
 )
 
 

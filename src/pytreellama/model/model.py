@@ -12,6 +12,7 @@ from typing import Any
 from pytreellama.closing import Closing
 from pytreellama.errors import ModelLoadError
 from pytreellama.model.file import ModelFile, check_gguf
+from pytreellama.model.lora import Lora
 from pytreellama.model.vocab import Vocab
 from pytreellama.native import encode as native_encode
 from pytreellama.native import model as native_model
@@ -168,6 +169,21 @@ class Model(Closing):
         other._handle = self.handle.share()
         other.vocab = self.vocab.held_by(other._handle)
         return other
+
+    def load_lora(self, path: str | os.PathLike[str]) -> Lora:
+        """Load a LoRA adapter for this model, before contexts of it run on other threads.
+
+        Args:
+            path: of a GGUF file, as llama.cpp's ``convert_lora_to_gguf.py`` writes it.
+
+        Raises:
+            ModelLoadError: no such file, or not an adapter for this model.
+
+        Example:
+            >>> style = model.load_lora("style.gguf")
+            >>> engine = ptl.Engine(model, lora=style)  # or Engine(model, lora="style.gguf")
+        """
+        return Lora(self, path)
 
     @property
     def closed(self) -> bool:

@@ -19,6 +19,7 @@ from pytreellama.serve.chat_routes import chat_router
 from pytreellama.serve.errors import APIError, handle_errors
 from pytreellama.serve.evaluation_routes import evaluation_router
 from pytreellama.serve.fact_routes import facts_router, health_router, models_router
+from pytreellama.serve.lora_routes import lora_router
 from pytreellama.serve.middleware import (
     BodyLimitMiddleware,
     HeaderMiddleware,
@@ -58,6 +59,7 @@ def make_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     _include_twice(app, health_router(service), documented="", other="/v1")
     app.include_router(token_router(service))
     app.include_router(facts_router(service))
+    app.include_router(lora_router(service))
     app.include_router(_page_router())
     handle_errors(app)
     describe(app, bool(settings.api_keys))

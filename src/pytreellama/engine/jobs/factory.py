@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pytreellama.draft import DrafterFactory, make_drafter
+from pytreellama.engine.adapters import EngineAdapters
 from pytreellama.engine.config import checked_flag
 from pytreellama.engine.jobs.embed import EmbedJob
 from pytreellama.engine.jobs.encode import EncodeJob, RankJob
@@ -27,6 +28,7 @@ class JobFactory:
     Args:
         model: the target.
         new_drafter: makes the drafter of each generation.
+        adapters: that requests may use.
         n_text_max: tokens of the longest text that the context holds.
         n_prefill: maximum number of prompt tokens of a pass.
 
@@ -35,10 +37,16 @@ class JobFactory:
     """
 
     def __init__(
-        self, model: Model, new_drafter: DrafterFactory, n_text_max: int, n_prefill: int
+        self,
+        model: Model,
+        new_drafter: DrafterFactory,
+        adapters: EngineAdapters,
+        n_text_max: int,
+        n_prefill: int,
     ) -> None:
         self._model = model
         self._new_drafter = new_drafter
+        self._adapters = adapters
         self._n_prefill = n_prefill
         self.prompts = PromptEncoder(model, n_text_max)
 
@@ -55,6 +63,7 @@ class JobFactory:
         context_shift: bool = False,
         n_keep: int | None = None,
         n_draft: int | None = None,
+        lora: Mapping[str, float] | None = None,
         parse_special: bool = True,
         logits_processors: Sequence[LogitsProcessor] = (),
         stopping_criteria: Sequence[StoppingCriterion] = (),
@@ -86,14 +95,19 @@ class JobFactory:
             on_step=on_step,
             on_prefill=on_prefill,
         )
-        return GenerateJob(request, self._model.vocab, make_drafter(self._new_drafter), index)
+        adapters = self._adapters.set_of(lora)
+        job = GenerateJob(request, self._model.vocab, make_drafter(self._new_drafter), index)
+        job.adapters = adapters
+        return job
 
     def score(self, prompt: Prompt, continuations: Sequence[Continuation]) -> ScoreJob:
         """A score of continuations; arguments and errors as ``Engine.score``."""
         self._require_decoder()
         given = as_list(continuations, "continuations")
         ids = [self.prompts.encode_continuation(one) for one in given]
-        return ScoreJob(self.prompts.encode(prompt), ids)
+        job = ScoreJob(self.prompts.encode(prompt), ids)
+        job.adapters = self._adapters.set_of(None)
+        return job
 
     def embed(self, text: Prompt, pooling: Pooling | None) -> EmbedJob | EncodeJob:
         """An embedding of one text; arguments and errors as ``Engine.embed``."""
@@ -103,7 +117,9 @@ class JobFactory:
         pooling = pooling or own_pooling(self._model)
         if self._model.is_encoder:
             return EncodeJob(ids, pooling)
-        return EmbedJob(ids, pooling, self._n_prefill)
+        job = EmbedJob(ids, pooling, self._n_prefill)
+        job.adapters = self._adapters.set_of(None)
+        return job
 
     def rank(self, query: str, document: str) -> RankJob:
         """The relevance of one document; arguments and errors as ``Engine.rank``."""

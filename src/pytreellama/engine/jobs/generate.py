@@ -205,6 +205,7 @@ class GenerateJob(Job):
             raise RequestError("a generation that was shifted cannot be forked")
         request = replace(self.request, sampling=sampling or self.request.sampling)
         fork = GenerateJob(request, self.vocab, drafter, self.index)
+        fork.adapters = self.adapters
         fork.accept(self.output.tokens, self.output.logprobs)
         fork.take_chunk()
         fork._take_sampler(self, sampling)

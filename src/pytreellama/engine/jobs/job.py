@@ -12,6 +12,7 @@ from pytreellama.draft import Drafter
 from pytreellama.engine.completion import Chunk, Completion, FinishReason, Stats
 from pytreellama.engine.token_state import Int32, TokenState
 from pytreellama.errors import CallbackError, RequestError
+from pytreellama.model.lora import AdapterSet
 
 if TYPE_CHECKING:
     from pytreellama.engine.jobs.encode import EncoderJob
@@ -69,6 +70,7 @@ class Job(ABC):
         error: what the job failed with, if it did.
         is_started: it has been admitted to the KV cache once.
         can_share: False once a shared prefix could not be loaded: it reads its prompt itself.
+        adapters: LoRA adapters of its passes; jobs with others share neither passes nor prefixes.
         branches: lengths of prefixes that other requests have too, where prefill takes checkpoints.
 
     Raises:
@@ -87,6 +89,7 @@ class Job(ABC):
         self.error: Exception | None = None
         self.is_started = False
         self.can_share = True
+        self.adapters: AdapterSet = ()
         self.branches: set[int] = set()
         self._started_s = time.perf_counter()
 
