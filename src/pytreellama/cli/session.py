@@ -94,19 +94,28 @@ def load_model(source: Path | None, n_gpu_layers: int = -1, drafter: str = "none
     from pytreellama.draft import uses_mtp
     from pytreellama.model.model import Model
 
-    path, load_mtp = _model_path(source), uses_mtp(drafter)
+    path, load_mtp = model_path(source), uses_mtp(drafter)
     with ProgressBar("loading the model") as bar:
         return Model(path, n_gpu_layers=n_gpu_layers, load_mtp=load_mtp, progress=bar.report)
+
+
+def load_quietly(path: Path, n_gpu_layers: int, drafter: str) -> Model:
+    """As ``load_model`` of a file, without a bar: for a server that answers meanwhile."""
+    from pytreellama.draft import uses_mtp
+    from pytreellama.model.model import Model
+
+    return Model(path, n_gpu_layers=n_gpu_layers, load_mtp=uses_mtp(drafter))
 
 
 def load_vocab(source: Path | None) -> Model:
     """Load a model without its weights: its vocabulary alone."""
     from pytreellama.model.model import Model
 
-    return Model(_model_path(source), vocab_only=True)
+    return Model(model_path(source), vocab_only=True)
 
 
-def _model_path(source: Path | None) -> Path:
+def model_path(source: Path | None) -> Path:
+    """Path of a model's file, as ``source_path``, of which command lines make a path."""
     from pytreellama.model.source import source_path
 
     return source_path(None if source is None else source.as_posix())

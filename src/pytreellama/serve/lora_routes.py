@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 from starlette.responses import Response
 
 from pytreellama.serve.bodies import JsonRoute, caller_of
@@ -17,6 +17,8 @@ from pytreellama.serve.service import Service
 
 class LoraScaleList(RootModel[LoraList]):
     """For ``POST /lora-adapters``."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [[]]})
 
 
 class LoraAdapter(BaseModel):
