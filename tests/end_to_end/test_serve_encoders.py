@@ -67,3 +67,11 @@ def test_a_text_longer_than_a_pass_is_refused(client: TestClient) -> None:
 @pytest.mark.parametrize("path", ["/health", "/props", "/slots", "/metrics", "/v1/models"])
 def test_facts_are_told_as_of_a_decoder(path: str, client: TestClient) -> None:
     assert client.get(path).status_code == 200
+
+
+def test_a_reranker_ranks_by_its_classifier(client: TestClient, engine: Engine) -> None:
+    answer = client.post("/v1/rerank", json={"query": "is it", "documents": TEXTS}).json()
+    scores = engine.rank("is it", TEXTS)
+    found = {one["index"]: one["relevance_score"] for one in answer["results"]}
+    assert found == {i: float(score) for i, score in enumerate(scores)}
+    assert answer["results"][0]["index"] == int(scores.argmax())

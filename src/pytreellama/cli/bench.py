@@ -11,10 +11,12 @@ from pytreellama.cli.options import (
     Debug,
     GpuLayers,
     Json,
+    ModelDraft,
     ModelPath,
     Threads,
     complete_drafter,
     require_writable,
+    with_model_draft,
 )
 from pytreellama.cli.output import ProgressBar, print_json, stderr_console, stdout_console
 from pytreellama.errors import RequestError
@@ -64,6 +66,7 @@ class BenchOptions:
             show_default=False,
         ),
     ] = None
+    model_draft: ModelDraft = None
     tokens: Annotated[
         int, option("--tokens", "-n", help="Maximum number of tokens per answer.", min=1)
     ] = 64
@@ -104,6 +107,8 @@ class BenchOptions:
         from pytreellama.bench.runs import DRAFTERS, BenchSettings, drafter_and_size
 
         drafters = tuple(self.drafter or DRAFTERS)
+        if self.model_draft is not None:
+            drafters += (with_model_draft("auto", self.model_draft),)
         for name in drafters:
             drafter_and_size(name)
         if set(drafters) == {"none"}:
@@ -146,12 +151,12 @@ def _prompts(options: BenchOptions) -> list[BenchPrompt]:
 def _measured(
     options: BenchOptions, prompts: list[BenchPrompt], settings: BenchSettings
 ) -> tuple[Measured, Report]:
-    from pytreellama.bench.runs import measure
+    from pytreellama.bench.runs import drafter_and_size, measure
     from pytreellama.cli.session import load_model
     from pytreellama.system import native_log
 
     with native_log() as log:
-        names = "+".join(name.partition(":")[0] for name in settings.drafters)
+        names = "+".join(drafter_and_size(name)[0] for name in settings.drafters)
         loaded = load_model(options.model, options.n_gpu_layers, names)
     with loaded as model, ProgressBar("measuring", refreshes_per_s=1.0) as bar:
         facts = _facts(model, log)

@@ -14,18 +14,15 @@ import typer
 
 from pytreellama.cli.lora_flags import LoraFiles, lora_files
 from pytreellama.cli.option import option, unpacked
-from pytreellama.cli.options import Debug, GpuLayers, Threads, complete_drafter
-from pytreellama.cli.sampling_defaults import (
-    FrequencyPenalty,
-    MinP,
-    PenaltyLastN,
-    PresencePenalty,
-    RepeatPenalty,
-    Temperature,
-    TopK,
-    TopP,
-    TypicalP,
+from pytreellama.cli.options import (
+    Debug,
+    GpuLayers,
+    ModelDraft,
+    Threads,
+    complete_drafter,
+    with_model_draft,
 )
+from pytreellama.cli.sampling_flags import UsualSampling
 from pytreellama.cli.serve_models import (
     ModelIdle,
     ModelPaths,
@@ -49,14 +46,10 @@ _LOOPBACK_ADDRESSES = ("localhost", "127.0.0.1", "::1")
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _KEYS_VARIABLE = "PYTREELLAMA_API_KEY"
 _N_CACHED_MAX = 128
-_SAMPLING_FIELDS = (
-    *("temperature", "top_k", "top_p", "min_p", "typical_p"),
-    *("repeat_penalty", "frequency_penalty", "presence_penalty", "penalty_last_n"),
-)
 
 
 @dataclass(frozen=True, slots=True)
-class ServeOptions:
+class ServeOptions(UsualSampling):
     """Options of the server."""
 
     model: ModelPaths = None
@@ -155,9 +148,10 @@ class ServeOptions:
             "--ctx",
             "--ctx-size",
             "-c",
-            help="Size of the KV cache in tokens, shared by all requests.",
+            help="Size of the KV cache in tokens, shared by all requests; 0 for the model's "
+            "training context.",
             panel=_ENGINE,
-            min=1,
+            min=0,
         ),
     ] = 8192
     parallel: Annotated[
@@ -199,6 +193,7 @@ class ServeOptions:
             autocompletion=complete_drafter,
         ),
     ] = "auto"
+    model_draft: ModelDraft = None
     n_draft: Annotated[
         int | None,
         option(
@@ -209,16 +204,6 @@ class ServeOptions:
             show_default=False,
         ),
     ] = None
-
-    temperature: Temperature = None
-    top_k: TopK = None
-    top_p: TopP = None
-    min_p: MinP = None
-    typical_p: TypicalP = None
-    repeat_penalty: RepeatPenalty = None
-    frequency_penalty: FrequencyPenalty = None
-    presence_penalty: PresencePenalty = None
-    penalty_last_n: PenaltyLastN = None
 
     queue: Annotated[
         int, option("--queue", help="Maximum number of waiting requests.", panel=_LIMITS, min=0)
@@ -289,21 +274,22 @@ def serve(options: ServeOptions) -> None:
     _check_log_level(options.log_level)
     _check_origins(options.cors or ())
     keys = _api_keys(options)
-    session.check_drafter(options.drafter)
+    drafter = with_model_draft(options.drafter, options.model_draft)
+    session.check_drafter(drafter)
     models = served_models(options.model, options.models_dir)
     if models is not None:
-        _serve_several(run, options, models, keys)
+        _serve_several(run, options, models, drafter, keys)
         return
     source = options.model[0] if options.model else None
     listening = run.listening_socket(options.host, options.port)
     with (
         listening,
-        session.load_model(source, options.n_gpu_layers, options.drafter) as model,
+        session.load_model(source, options.n_gpu_layers, drafter) as model,
     ):
         from pytreellama.serve.app import make_app
 
         settings = _settings(options, model, keys)
-        with _engine(options, model) as engine:
+        with _engine(options, model, drafter) as engine:
             _say(options, settings, listening.getsockname()[1])
             run.run_app(
                 make_app(engine, settings),
@@ -314,7 +300,11 @@ def serve(options: ServeOptions) -> None:
 
 
 def _serve_several(
-    run: ModuleType, options: ServeOptions, models: Mapping[str, Path], keys: tuple[str, ...]
+    run: ModuleType,
+    options: ServeOptions,
+    models: Mapping[str, Path],
+    drafter: str,
+    keys: tuple[str, ...],
 ) -> None:
     """Serve models that are loaded when they are asked for."""
     from pytreellama.cli.session import load_quietly
@@ -325,7 +315,7 @@ def _serve_several(
     require_for_one(options.alias, options.lora)
 
     def open_app(name: str, path: Path) -> FastAPI:
-        with load_quietly(path, options.n_gpu_layers, options.drafter) as model:
+        with load_quietly(path, options.n_gpu_layers, drafter) as model:
             settings = _settings(options, model, keys)
             file = settings.prefix_cache_file
             settings = replace(
@@ -333,7 +323,7 @@ def _serve_several(
                 model_name=name,
                 prefix_cache_file=None if file is None else f"{file}.{name}",
             )
-            engine = _engine(options, model)
+            engine = _engine(options, model, drafter)
         try:
             return make_app(engine, settings, is_outermost=False)
         except BaseException:
@@ -380,13 +370,13 @@ def _required_run() -> ModuleType:
     return run
 
 
-def _engine(options: ServeOptions, model: Model) -> Engine:
+def _engine(options: ServeOptions, model: Model, drafter: str) -> Engine:
     from pytreellama.cli.session import with_scales
     from pytreellama.engine import Engine
 
     engine = Engine(
         model,
-        options.drafter,
+        drafter,
         n_draft=options.n_draft,
         n_ctx=options.n_ctx,
         n_seq_max=options.parallel,
@@ -403,11 +393,10 @@ def _settings(options: ServeOptions, model: Model, keys: tuple[str, ...]) -> Ser
     from pytreellama.sampling.defaults import sampling_defaults
 
     name, *aliases = options.alias or [model.path.stem]
-    sampling = {field: getattr(options, field) for field in _SAMPLING_FIELDS}
     return replace(
         _server_settings(options, name, keys),
         aliases=tuple(aliases),
-        sampling=sampling_defaults(model.metadata, sampling),
+        sampling=sampling_defaults(model.metadata, options.usual()),
     )
 
 

@@ -29,7 +29,13 @@ from pytreellama.draft import (
 from pytreellama.engine.adapters import EngineAdapters, LoraSpec
 from pytreellama.engine.attachment import attach, detach
 from pytreellama.engine.completion import Chunk, Completion
-from pytreellama.engine.config import EngineConfig, check_options, checked_flag, own_model
+from pytreellama.engine.config import (
+    EngineConfig,
+    check_options,
+    checked_flag,
+    named_rule,
+    own_model,
+)
 from pytreellama.engine.drafting import PlannedDrafting
 from pytreellama.engine.encoder_scheduler import EncoderScheduler
 from pytreellama.engine.evaluations import Evaluations
@@ -91,7 +97,9 @@ class Engine(Evaluations, Closing):
             default 4; 1 for a model with a recurrent state, of which each holds one.
         n_prefill: maximum number of prompt tokens that are prefilled between two decode passes.
         verify: "match" accepts what the sampler draws. "typical" is LOSSY: it accepts what the
-            target finds plausible, in greedy requests only; ``stats.is_lossy`` reports it.
+            target finds plausible, in greedy requests only; ``stats.is_lossy`` reports it. Or a
+            function with the arguments of ``verify.rejection``, which itself is lossless with any
+            drafter, and accepts more of one that draws (``draft.Model(..., sample=1.0)``).
         max_swap_bytes: host memory for keys and values of preempted requests.
         max_checkpoint_bytes: host memory for what a shared prefix needs beside the KV cache, if
             the model has a recurrent state or a sliding window without ``swa_full``.
@@ -137,6 +145,7 @@ class Engine(Evaluations, Closing):
             options, "max_saved_bytes", "max_swap_bytes", max_swap_bytes, MAX_SWAP_BYTES
         )
         check_options(options, _PARAMETERS)
+        verify = named_rule(verify)
         config = EngineConfig(
             n_draft=n_draft,
             n_ctx=n_ctx,
@@ -168,11 +177,18 @@ class Engine(Evaluations, Closing):
             raise ContextError("an encoder takes no LoRA adapters; leave lora out")
         self._used = encoder = config.new_encoder_context(self.model, options)
         self._runner = EncoderScheduler(encoder)
-        self._jobs = self._job_factory(encoder.n_ctx)
+        self._jobs = self._job_factory(encoder.n_ctx, config.verify)
         self.n_draft, self.n_seq_max = 0, config.n_seq_max or 1
 
-    def _job_factory(self, n_prefill: int) -> JobFactory:
-        return JobFactory(self.model, self._new_drafter, self._adapters, self.n_text_max, n_prefill)
+    def _job_factory(self, n_prefill: int, rule: Rule) -> JobFactory:
+        return JobFactory(
+            self.model,
+            self._new_drafter,
+            self._adapters,
+            self.n_text_max,
+            n_prefill,
+            rule=rule if not isinstance(rule, str) else None,
+        )
 
     def _begin_decoder(
         self, config: EngineConfig, options: dict[str, Any], max_swap_bytes: int
@@ -182,7 +198,7 @@ class Engine(Evaluations, Closing):
         attach(self._new_drafter, self.context)
         self._planned, self.n_draft = self._drafting(config.n_draft)
         n_chunk = min(config.n_prefill, self.context.n_ubatch)
-        self._jobs = self._job_factory(n_chunk)
+        self._jobs = self._job_factory(n_chunk, config.verify)
         self._runner = Scheduler(
             self.context,
             self.n_draft,
@@ -460,7 +476,10 @@ class Engine(Evaluations, Closing):
                 drawn; True ends the output behind it.
             on_step: called with every verified tree.
             on_prefill: called with the share of the prompt that is in the KV cache.
-            options: fields of ``SamplingParams``, such as temperature, seed, grammar.
+            options: fields of ``SamplingParams``, such as temperature, seed, grammar. Where they
+                are left out, chat messages are sampled as the model's file recommends, else as
+                llama.cpp does (``sampling.defaults``); text and token ids are decoded greedily.
+                ``temperature=0`` decodes chats greedily too.
 
         Raises:
             RequestError, SamplerError, GrammarError, VocabError, ChatTemplateError: an invalid
