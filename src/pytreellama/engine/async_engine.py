@@ -130,7 +130,7 @@ class AsyncEngine:
     ) -> list[TokenLogp]:
         """As ``Engine.text_logprobs``; raises QueueFullError as ``score``."""
         job = await asyncio.to_thread(self.engine.text_logprobs_job, text, top)
-        await self._evaluate(job, wait)
+        await self._evaluate([job], wait)
         return job.logprobs
 
     async def embed(

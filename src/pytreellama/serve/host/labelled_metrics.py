@@ -12,7 +12,7 @@ from pytreellama.serve.host.model_host import ModelHost
 
 
 class HostMetrics:
-    """What a host's loaded models count; counts of a model begin anew when it is loaded again."""
+    """What a host's loaded models count; counts of a model start over when it is loaded again."""
 
     def __init__(self, host: ModelHost) -> None:
         self._registry = CollectorRegistry()
