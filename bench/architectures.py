@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.report import ROOT, Figure, publish, shown
-from pytreellama import Context, Model, TokenTree
+from pytreellama import Context, ContextParams, Model, TokenTree
+from pytreellama.context.encoder_context import EncoderContext
 from pytreellama.errors import ContextError, PyTreeLlamaError
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -44,10 +45,11 @@ weights, run on a CPU.
   as on a GPU; measured on the CPU.
 * *Exact*: measured at {n_text} tokens, to the last bit: prefill in one pass against single steps,
   each node of a tree against its path alone, and next to other texts in the cache against a
-  context of its own.
+  context of its own. Of encoders: texts that share a pass against each in a pass of its own.
 
-Architectures that are not listed and keep a KV cache alone behave as `llama` does. `--drafter mtp`
-drafts with the MTP head of a file ([drafters.md](drafters.md)).
+Encoders embed texts and rank them (`Engine.embed`, `Engine.rank`, [engine.md](engine.md)), and
+generate none. Architectures that are not listed and keep a KV cache alone behave as `llama` does.
+`--drafter mtp` drafts with the MTP head of a file ([drafters.md](drafters.md)).
 
 | architecture | memory | drafts | exact | carries |
 |---|---|---|---|---|
@@ -60,8 +62,8 @@ class Facts:
 
     Attributes:
         drafts: "trees", "chains" or "plain", and after a stroke the same where trees do not reach;
-            or "".
-        is_promised: what ``Context.is_batch_invariant`` says.
+            of an encoder "embeds"; or "".
+        is_promised: what ``is_batch_invariant`` of its context says.
         is_exact: what was measured; with ``is_promised`` it must hold.
         refusal: why it generates no text, or what went wrong.
     """
@@ -84,6 +86,8 @@ def facts_of(path: Path, kind: str, carries: str, n_threads: int) -> Facts:
     with Model(path) as model:
         name = model.architecture + _variant(kind)
         memory = "hybrid" if model.is_hybrid else "state" if model.is_recurrent else "KV cache"
+        if model.is_encoder:
+            return Facts(name, "none", carries, "embeds", *_encoder_exactness(model, n_threads))
         if not model.can_generate:
             return Facts(name, "", carries, refusal=str(model.refusal))
         with Context(model, n_ctx=1024, n_seq_max=2, n_threads=n_threads) as context:
@@ -94,6 +98,18 @@ def facts_of(path: Path, kind: str, carries: str, n_threads: int) -> Facts:
             is_exact = _is_exact(context)
         is_exact = is_exact and not any(changes(model, N_TEXT)["changes"].values())
         return Facts(name, memory, carries, drafts, is_promised, is_exact)
+
+
+def _encoder_exactness(model: Model, n_threads: int) -> tuple[bool, bool]:
+    """Whether texts that share a pass are promised to have the bits of one alone, and have them."""
+    rng = np.random.default_rng(1)
+    texts = [rng.integers(3, 250, n, dtype=np.int32) for n in (N_TEXT, 5, 100, 64, 1, 130)]
+    params = ContextParams(n_ctx=1024, n_threads=n_threads)
+    with EncoderContext(model, params) as context:
+        together = context.encode(texts)
+        alone = [context.encode([text])[0] for text in texts]
+        is_exact = all((a == b).all() for a, b in zip(together, alone, strict=True))
+        return context.is_batch_invariant, is_exact
 
 
 def _without_trees(model: Model, n_threads: int) -> str:
@@ -198,8 +214,9 @@ def main() -> None:
     shown_kinds = [facts for kind, facts in found.items() if not kind.endswith("-mtp")]
     if args.page:
         args.page.write_text(page_of(shown_kinds), encoding="utf-8")
-    decoders = [facts for facts in found.values() if not facts.refusal]
-    broken = [facts for facts in decoders if facts.is_promised and not facts.is_exact]
+    running = [facts for facts in found.values() if not facts.refusal]
+    decoders = [facts for facts in running if facts.drafts != "embeds"]
+    broken = [facts for facts in running if facts.is_promised and not facts.is_exact]
     rows = [
         (kind, f.refusal or ", ".join((f.memory, f.drafts, _exactness(f))))
         for kind, f in found.items()

@@ -393,7 +393,7 @@ def test_embed_writes_a_line_for_each_text(model: Model, model_path: str) -> Non
     assert [one["text"] for one in got] == ["the cat", "the dog"]
     assert [one["embedding"] for one in got] == expected.tolist()
     assert (
-        "error: pooling"
+        "error: invalid pooling"
         in invoke("embed", "x", "-m", model_path, "--pooling", "sum", code=1).stderr
     )
 

@@ -133,7 +133,7 @@ def test_a_files_eos_ends_what_is_embedded_and_not_what_goes_on(tiny_model: Tiny
 
 
 def test_an_unknown_pooling_is_refused(engine: Engine) -> None:
-    with pytest.raises(RequestError, match="mean or last"):
+    with pytest.raises(RequestError, match="expected one of mean, last, cls"):
         engine.embed([PROMPT], "rank")  # type: ignore[arg-type]
 
 

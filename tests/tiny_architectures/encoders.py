@@ -69,6 +69,73 @@ def _joined(w: Weights, s: Shape, b: str) -> None:
     w.matrix(f"{b}.ffn_down.weight", s.n_embd, s.n_ff)
 
 
+def _bert(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
+    """With learned positions, biases everywhere, and a classifier as of a reranker."""
+    _bert_begin(g, w, s, pooling=_CLS)
+    w.packed("position_embd.weight", w.normal("position_embd.weight", s.n_ctx_train, s.n_embd))
+    for b in blocks(s):
+        _bert_attention(w, s, b)
+        w.matrix(f"{b}.ffn_up.weight", s.n_ff, s.n_embd, gain=1.4)
+        w.bias(f"{b}.ffn_up.bias", s.n_ff)
+        _bert_end(w, s, b)
+    w.matrix("cls.weight", s.n_embd, s.n_embd)
+    w.bias("cls.bias", s.n_embd)
+    w.matrix("cls.output.weight", 1, s.n_embd)
+    w.bias("cls.output.bias", 1)
+
+
+def _nomic_bert(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
+    _bert_begin(g, w, s, pooling=_MEAN)
+    add_keys(g, {"rope.freq_base": 1000.0})
+    for b in blocks(s):
+        _bert_attention(w, s, b, has_bias=False)
+        w.matrix(f"{b}.ffn_up.weight", s.n_ff, s.n_embd, gain=1.4)
+        w.matrix(f"{b}.ffn_gate.weight", s.n_ff, s.n_embd, gain=1.4)
+        _bert_end(w, s, b, has_bias=False)
+
+
+def _jina_bert(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
+    """Positions by ALiBi, to both sides."""
+    _bert_begin(g, w, s, pooling=_MEAN)
+    for b in blocks(s):
+        _bert_attention(w, s, b)
+        w.matrix(f"{b}.ffn_up.weight", s.n_ff, s.n_embd, gain=1.4)
+        w.matrix(f"{b}.ffn_gate.weight", s.n_ff, s.n_embd, gain=1.4)
+        _bert_end(w, s, b)
+
+
+_MEAN, _CLS = 1, 2
+
+
+def _bert_begin(g: GGUFWriter, w: Weights, s: Shape, pooling: int) -> None:
+    model_keys(
+        g, s, attention__causal=False, attention__layer_norm_epsilon=1e-5, pooling_type=pooling
+    )
+    g.add_token_type_count(2)
+    w.packed("token_embd.weight", w.normal("token_embd.weight", s.n_vocab, s.n_embd))
+    w.plain("token_types.weight", 0.3 * w.normal("token_types.weight", 2, s.n_embd))
+    w.layer_norm("token_embd_norm", s.n_embd)
+
+
+def _bert_attention(w: Weights, s: Shape, b: str, *, has_bias: bool = True) -> None:
+    for name in "qkv":
+        gain = 1.0 if name == "v" else 1.4
+        w.matrix(f"{b}.attn_{name}.weight", s.n_embd, s.n_embd, gain=gain)
+        if has_bias:
+            w.bias(f"{b}.attn_{name}.bias", s.n_embd)
+    w.matrix(f"{b}.attn_output.weight", s.n_embd, s.n_embd, gain=1.5)
+    if has_bias:
+        w.bias(f"{b}.attn_output.bias", s.n_embd)
+    w.layer_norm(f"{b}.attn_output_norm", s.n_embd)
+
+
+def _bert_end(w: Weights, s: Shape, b: str, *, has_bias: bool = True) -> None:
+    w.matrix(f"{b}.ffn_down.weight", s.n_embd, s.n_ff)
+    if has_bias:
+        w.bias(f"{b}.ffn_down.bias", s.n_embd)
+    w.layer_norm(f"{b}.layer_output_norm", s.n_embd)
+
+
 def _llama_embed(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
     model_keys(g, s, attention__causal=False)
     embeddings(w, s, stops=stops)
@@ -159,6 +226,9 @@ def _convnext(w: Weights, s: Shape, b: str) -> None:
 
 
 KINDS = {
+    "bert": Kind("bert", _bert, tied=True, memory="none"),
+    "nomic-bert": Kind("nomic-bert", _nomic_bert, tied=True, memory="none"),
+    "jina-bert-v2": Kind("jina-bert-v2", _jina_bert, tied=True, memory="none"),
     "eurobert": Kind("eurobert", _eurobert, tied=True, memory="none"),
     "modern-bert": Kind("modern-bert", _modern_bert, tied=True, memory="none"),
     "neo-bert": Kind("neo-bert", _neo_bert, tied=True, memory="none"),

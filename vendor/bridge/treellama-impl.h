@@ -31,6 +31,9 @@ ggml_backend_buffer_type_t treellama_weight_buffer_type(ggml_backend_dev_t devic
 // what is wrong with a model that was loaded, as std::runtime_error
 void treellama_check_loaded(const llama_model & model);
 
+// architectures of encoders without a decoder
+bool treellama_is_encoder_arch(const llama_model & model);
+
 // give back the pages of a mapped file whose tensors were copied into buffers of their own
 void treellama_drop_copied(const llama_model & model);
 

@@ -72,19 +72,10 @@ static const char * missing_layer(const llama_model & model) {
 }
 
 const char * treellama_model_refusal(const llama_model * model) {
+    if (treellama_is_encoder_arch(*model)) {
+        return "it is an encoder";
+    }
     switch (model->arch) {
-        case LLM_ARCH_BERT:
-        case LLM_ARCH_EUROBERT:
-        case LLM_ARCH_GEMMA_EMBEDDING:
-        case LLM_ARCH_JINA_BERT_V2:
-        case LLM_ARCH_JINA_BERT_V3:
-        case LLM_ARCH_LLAMA_EMBED:
-        case LLM_ARCH_MODERN_BERT:
-        case LLM_ARCH_NEO_BERT:
-        case LLM_ARCH_NOMIC_BERT:
-        case LLM_ARCH_NOMIC_BERT_MOE:
-        case LLM_ARCH_T5ENCODER:
-            return "it is an encoder";
         case LLM_ARCH_WAVTOKENIZER_DEC:
             return "it decodes audio codes";
         case LLM_ARCH_EAGLE3:

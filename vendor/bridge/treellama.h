@@ -17,6 +17,8 @@
 #include "treellama-weights.h"
 #include "treellama-vocab.h"
 #include "treellama-context.h"
+#include "treellama-encode.h"
+#include "treellama-lora.h"
 #include "treellama-tree.h"
 #include "treellama-chain.h"
 #include "treellama-memory.h"

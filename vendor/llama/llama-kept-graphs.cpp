@@ -25,6 +25,15 @@ void llama_kept_graphs::keep_states(llama_context & ctx, uint32_t n_rs_seq) {
     ctx.cparams.n_rs_seq = n_rs_seq;
 }
 
+std::unique_ptr<llama_adapter_loras> & llama_kept_graphs::loras_of(llama_context & ctx) {
+    return ctx.loras;
+}
+
+void llama_kept_graphs::reserve(llama_context & ctx) {
+    ctx.sched_need_reserve = true;
+    ctx.sched_reserve();
+}
+
 void llama_kept_graphs::use_entry(llama_context & ctx, uint32_t key) {
     if (key == cur) {
         return;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "llama-adapter.h"
 #include "llama-graph.h"
 
 #include "ggml-cpp.h"
@@ -7,6 +8,7 @@
 #include <array>
 #include <cstdint>
 #include <map>
+#include <memory>
 
 struct llama_context;
 
@@ -21,6 +23,12 @@ public:
 
     // from here on graphs keep the states behind the last n_rs_seq + 1 tokens: they are others than those that keep none
     static void keep_states(llama_context & ctx, uint32_t n_rs_seq);
+
+    // the adapters of the passes to come: whoever exchanges them must not free a set that a graph may have
+    static std::unique_ptr<llama_adapter_loras> & loras_of(llama_context & ctx);
+
+    // make the schedulers and graphs of a context again where something asks for it, now
+    static void reserve(llama_context & ctx);
 
     // back to the prompts' graph, which is as without kept graphs, and forget the others
     void drop(llama_context & ctx);

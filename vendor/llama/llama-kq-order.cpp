@@ -1,5 +1,6 @@
 #include "llama-kq-order.h"
 
+#include "llama-kq-batch-order.h"
 #include "llama-kq-plan.h"
 #include "llama-kv-cache.h"
 #include "llama-kv-cache-dsa-iswa.h"
@@ -233,6 +234,10 @@ static const ggml_tensor * storage(const ggml_tensor * t) {
 
 void llm_graph_set_kq_order(const llm_graph_context & graph, ggml_tensor * cur) {
     if (!llm_graph_input_kq_order::is_wanted()) {
+        return;
+    }
+    if (!graph.mctx) {
+        llm_graph_set_kq_batch_order(graph, cur);
         return;
     }
 

@@ -8,7 +8,8 @@ class llama_kv_cache;
 class llama_kv_cache_context;
 
 // give the attention op cur the order of the cells, see ggml_flash_attn_ext_set_order(), if its K and V stand in the KV
-// cache of the graph, and in memory that the CPU can look at. LLAMA_KQ_ORDER_DISABLE=1 leaves it out
+// cache of the graph, and in memory that the CPU can look at; without a memory, that of the batch's tokens.
+// LLAMA_KQ_ORDER_DISABLE=1 leaves it out
 void llm_graph_set_kq_order(const llm_graph_context & graph, ggml_tensor * cur);
 
 // the order of the cells of one cache. all layers that the cache holds share it

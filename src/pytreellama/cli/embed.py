@@ -21,7 +21,7 @@ def embed(
     model: ModelPath = None,
     pooling: Annotated[
         str | None,
-        option("--pooling", help="mean or last. Default: what the model's file says, else mean."),
+        option("--pooling", help="mean, last or cls. Default: what the file says, else mean."),
     ] = None,
     threads: Threads = None,
     n_gpu_layers: GpuLayers = -1,

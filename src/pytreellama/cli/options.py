@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pytreellama.cli.failures import remember_debug
+from pytreellama.cli.lora_flags import LoraFiles
 from pytreellama.cli.option import option
 from pytreellama.cli.sampling_flags import SamplingFlags
 from pytreellama.errors import RequestError
@@ -101,6 +102,7 @@ class EngineFlags(SamplingFlags):
     ] = None
     threads: Threads = None
     n_gpu_layers: GpuLayers = -1
+    lora: LoraFiles = None
 
     drafter: Annotated[
         str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -12,21 +12,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pytreellama.cli.lora_flags import LoraFiles, lora_files
 from pytreellama.cli.option import option, unpacked
 from pytreellama.cli.options import (
     Debug,
     GpuLayers,
     ModelDraft,
-    ModelPath,
     Threads,
     complete_drafter,
     with_model_draft,
 )
 from pytreellama.cli.sampling_flags import UsualSampling
+from pytreellama.cli.serve_models import (
+    ModelIdle,
+    ModelPaths,
+    ModelsDir,
+    ModelsMax,
+    require_for_one,
+    served_models,
+)
 from pytreellama.errors import RequestError, not_one_of
 from pytreellama.text_files import read_text
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from pytreellama.engine import Engine
     from pytreellama.model.model import Model
     from pytreellama.serve.settings import ServerSettings
@@ -42,9 +52,14 @@ _N_CACHED_MAX = 128
 class ServeOptions(UsualSampling):
     """Options of the server."""
 
-    model: ModelPath = None
+    model: ModelPaths = None
     threads: Threads = None
     n_gpu_layers: GpuLayers = -1
+    lora: LoraFiles = None
+
+    models_dir: ModelsDir = None
+    models_max: ModelsMax = None
+    model_idle_s: ModelIdle = None
 
     host: Annotated[
         str,
@@ -261,10 +276,15 @@ def serve(options: ServeOptions) -> None:
     keys = _api_keys(options)
     drafter = with_model_draft(options.drafter, options.model_draft)
     session.check_drafter(drafter)
+    models = served_models(options.model, options.models_dir)
+    if models is not None:
+        _serve_several(run, options, models, drafter, keys)
+        return
+    source = options.model[0] if options.model else None
     listening = run.listening_socket(options.host, options.port)
     with (
         listening,
-        session.load_model(options.model, options.n_gpu_layers, drafter) as model,
+        session.load_model(source, options.n_gpu_layers, drafter) as model,
     ):
         from pytreellama.serve.app import make_app
 
@@ -277,6 +297,55 @@ def serve(options: ServeOptions) -> None:
                 shutdown_s=options.shutdown_time,
                 log_level=options.log_level,
             )
+
+
+def _serve_several(
+    run: ModuleType,
+    options: ServeOptions,
+    models: Mapping[str, Path],
+    drafter: str,
+    keys: tuple[str, ...],
+) -> None:
+    """Serve models that are loaded when they are asked for."""
+    from pytreellama.cli.session import load_quietly
+    from pytreellama.serve.app import make_app
+    from pytreellama.serve.host.host_app import make_host_app
+    from pytreellama.serve.host.model_host import ModelHost
+
+    require_for_one(options.alias, options.lora)
+
+    def open_app(name: str, path: Path) -> FastAPI:
+        with load_quietly(path, options.n_gpu_layers, drafter) as model:
+            settings = _settings(options, model, keys)
+            file = settings.prefix_cache_file
+            settings = replace(
+                settings,
+                model_name=name,
+                prefix_cache_file=None if file is None else f"{file}.{name}",
+            )
+            engine = _engine(options, model, drafter)
+        try:
+            return make_app(engine, settings, is_outermost=False)
+        except BaseException:
+            engine.close()
+            raise
+
+    host = ModelHost(
+        models,
+        open_app,
+        n_max=options.models_max,
+        idle_s=options.model_idle_s,
+        wait_s=options.request_time,
+    )
+    settings = _server_settings(options, ", ".join(models), keys)
+    with run.listening_socket(options.host, options.port) as listening:
+        _say(options, settings, listening.getsockname()[1])
+        run.run_app(
+            make_host_app(host, settings),
+            listening,
+            shutdown_s=options.shutdown_time,
+            log_level=options.log_level,
+        )
 
 
 def _with_new_names(options: ServeOptions) -> ServeOptions:
@@ -302,9 +371,10 @@ def _required_run() -> ModuleType:
 
 
 def _engine(options: ServeOptions, model: Model, drafter: str) -> Engine:
+    from pytreellama.cli.session import with_scales
     from pytreellama.engine import Engine
 
-    return Engine(
+    engine = Engine(
         model,
         drafter,
         n_draft=options.n_draft,
@@ -314,21 +384,31 @@ def _engine(options: ServeOptions, model: Model, drafter: str) -> Engine:
         n_cached_prefixes=options.cached_prefixes,
         max_checkpoint_bytes=options.max_checkpoint_bytes,
         n_threads=options.threads,
+        lora=lora_files(options.lora),
     )
+    return with_scales(engine, options.lora)
 
 
 def _settings(options: ServeOptions, model: Model, keys: tuple[str, ...]) -> ServerSettings:
     from pytreellama.sampling.defaults import sampling_defaults
+
+    name, *aliases = options.alias or [model.path.stem]
+    return replace(
+        _server_settings(options, name, keys),
+        aliases=tuple(aliases),
+        sampling=sampling_defaults(model.metadata, options.usual()),
+    )
+
+
+def _server_settings(options: ServeOptions, name: str, keys: tuple[str, ...]) -> ServerSettings:
+    """Settings that no model has a say in."""
     from pytreellama.serve.settings import ServerSettings
 
     is_local = options.host in _LOOPBACK_ADDRESSES
-    name, *aliases = options.alias or [model.path.stem]
     return ServerSettings(
         model_name=name,
-        aliases=tuple(aliases),
         is_any_model=options.any_model,
         is_strict=options.strict,
-        sampling=sampling_defaults(model.metadata, options.usual()),
         max_tokens=options.max_tokens,
         n_choices_max=options.max_choices,
         max_body_bytes=options.max_body,

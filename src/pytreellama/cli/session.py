@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytreellama.cli.lora_flags import lora_files, lora_scales
 from pytreellama.cli.options import EngineFlags, GenerationOptions
 from pytreellama.cli.output import ProgressBar
 from pytreellama.errors import RequestError
@@ -93,19 +94,28 @@ def load_model(source: Path | None, n_gpu_layers: int = -1, drafter: str = "none
     from pytreellama.draft import uses_mtp
     from pytreellama.model.model import Model
 
-    path, load_mtp = _model_path(source), uses_mtp(drafter)
+    path, load_mtp = model_path(source), uses_mtp(drafter)
     with ProgressBar("loading the model") as bar:
         return Model(path, n_gpu_layers=n_gpu_layers, load_mtp=load_mtp, progress=bar.report)
+
+
+def load_quietly(path: Path, n_gpu_layers: int, drafter: str) -> Model:
+    """As ``load_model`` of a file, without a bar: for a server that answers meanwhile."""
+    from pytreellama.draft import uses_mtp
+    from pytreellama.model.model import Model
+
+    return Model(path, n_gpu_layers=n_gpu_layers, load_mtp=uses_mtp(drafter))
 
 
 def load_vocab(source: Path | None) -> Model:
     """Load a model without its weights: its vocabulary alone."""
     from pytreellama.model.model import Model
 
-    return Model(_model_path(source), vocab_only=True)
+    return Model(model_path(source), vocab_only=True)
 
 
-def _model_path(source: Path | None) -> Path:
+def model_path(source: Path | None) -> Path:
+    """Path of a model's file, as ``source_path``, of which command lines make a path."""
     from pytreellama.model.source import source_path
 
     return source_path(None if source is None else source.as_posix())
@@ -122,14 +132,26 @@ def open_engine(
     """
     from pytreellama.engine import Engine
 
-    return Engine(
+    engine = Engine(
         model,
         options.drafter_spec if drafter is None else drafter,
         n_draft=options.n_draft,
         n_ctx=options.n_ctx,
         n_threads=options.threads,
+        lora=lora_files(options.lora),
         **more,
     )
+    return with_scales(engine, options.lora)
+
+
+def with_scales(engine: Engine, given: Sequence[str] | None) -> Engine:
+    """The engine with the scales of ``--lora``; closed if they are invalid."""
+    try:
+        engine.lora_scales = lora_scales(given)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
 
 
 def check_drafter(name: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, overload
 
@@ -24,6 +24,7 @@ from pytreellama.context.sequences import Sequences
 from pytreellama.context.token_ids import check_tokens, token_array
 from pytreellama.context.tree_encoding import TreeEncoding, require_no_pending
 from pytreellama.errors import BatchError, ContextError, did_you_mean, shown
+from pytreellama.model.lora import AdapterSet, Lora, adapter_set
 from pytreellama.model.model import Model
 from pytreellama.native.context import n_reused_graphs
 from pytreellama.system import cpu_features, devices, has_invariant_products
@@ -267,6 +268,36 @@ class Context(DeprecatedNames, Closing):
             else:
                 self._passes.token(*checked_token(what, seq))
         return self.outputs
+
+    @property
+    def adapters(self) -> AdapterSet:
+        """LoRA adapters of the next pass, each with its scale."""
+        return self.native.adapters
+
+    def use_adapters(self, adapters: Iterable[tuple[Lora, float]] = ()) -> None:
+        """From the next pass on, use these LoRA adapters and no others.
+
+        What is in the KV cache stays as it was computed: continue a sequence with the adapters
+        that it began with.
+
+        Args:
+            adapters: each with its scale; scale 0 leaves it out.
+
+        Raises:
+            ModelLoadError: a scale that is no number, or a closed adapter.
+            MemoryStateError: a sequence has pending nodes, which belong to the adapters before.
+            ContextError: no memory for their graphs.
+
+        Example:
+            >>> context.use_adapters([(model.load_lora("style.gguf"), 0.5)])
+        """
+        wanted = adapters if isinstance(adapters, tuple) else adapter_set(adapters)
+        if wanted == self.native.adapters:
+            return
+        with self.exclusive():
+            for seq in self._trees.pending_sequences:
+                require_no_pending(self._trees, "change the adapters of", seq)
+            self.native.use_adapters(adapter_set(wanted))
 
     # -- trees
 

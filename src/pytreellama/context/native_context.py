@@ -9,16 +9,19 @@ from contextlib import AbstractContextManager
 from pytreellama.context.kept_states import n_kept_states
 from pytreellama.context.params import ContextParams, default_n_threads, is_integer
 from pytreellama.errors import ContextError, MemoryStateError, shown
+from pytreellama.model.lora import AdapterSet
 from pytreellama.model.model import Model
 from pytreellama.native import chain as native_chain
 from pytreellama.native import context as native_context
 from pytreellama.native import decode as native_decode
+from pytreellama.native import encode as native_encode
 from pytreellama.native import tree as native_tree
 from pytreellama.native.batch import BatchStruct
 from pytreellama.native.context import AbortFlag, ContextFields
 from pytreellama.native.decode import Int32
 from pytreellama.native.handle import Handle
 from pytreellama.native.limits import N_SEQ_MAX
+from pytreellama.native.lora import LoraSets
 from pytreellama.process import ProcessWatch
 from pytreellama.tree import TokenTree
 
@@ -33,6 +36,7 @@ class NativeContext:
         handle: the native object; its use raises after ``close``.
         n_ctx, n_batch, n_ubatch, n_seq_max, n_threads: the sizes that hold; llama.cpp rounds some.
         n_passes: passes that were begun.
+        adapters: LoRA adapters of the next pass.
         no_hidden: why hidden states cannot be had; None if they can.
         n_chain_max: most tokens of a chain that a recurrent state can be rolled back over.
 
@@ -41,6 +45,7 @@ class NativeContext:
         params: what was asked for.
         target: the context that this one drafts for; it stays in memory as long as this one.
         is_mtp: run the model's NextN layers instead of the others.
+        ranks: end passes in the model's classifier.
 
     Raises:
         ContextError: llama.cpp refuses.
@@ -53,17 +58,20 @@ class NativeContext:
         *,
         target: NativeContext | None = None,
         is_mtp: bool = False,
+        ranks: bool = False,
     ) -> None:
         self._lock = _Exclusive()
         self._is_inherited = False
         self._model = model.handle.share()
         self._abort = AbortFlag()
-        self.handle = self._made(model, params, target, is_mtp)
+        self.handle = self._made(model, params, target, is_mtp, ranks)
         self.no_hidden = _no_hidden(model, self.handle)
         if params.embeddings and self.no_hidden is not None:
             self.handle.close()
             raise ContextError(f"invalid embeddings=True: {self.no_hidden}")
         self.n_passes = 0
+        self.adapters: AdapterSet = ()
+        self._adapter_sets = LoraSets()
         self.n_chain_max = native_chain.n_max(self.handle)
         self._threads = native_context.attach_threads(self.handle)
         _contexts.add(self)
@@ -75,7 +83,12 @@ class NativeContext:
         self.has_invariant_graph = native_context.is_batch_invariant(self.handle)
 
     def _made(
-        self, model: Model, params: ContextParams, target: NativeContext | None, is_mtp: bool
+        self,
+        model: Model,
+        params: ContextParams,
+        target: NativeContext | None,
+        is_mtp: bool,
+        ranks: bool,
     ) -> Handle:
         """The native object; made again where it is to keep states behind the tokens of chains."""
 
@@ -87,9 +100,12 @@ class NativeContext:
                 str(params),
                 target=None if target is None else target.handle,
                 is_mtp=is_mtp,
+                ranks=ranks,
             )
 
         handle = make(0)
+        if model.is_encoder:
+            return handle  # it has no states
         try:
             n_states = n_kept_states(model, params, handle)
         except BaseException:
@@ -122,6 +138,12 @@ class NativeContext:
                 f"sequence id {shown(seq)} is out of range; this context has ids from 0 to "
                 f"{self.n_seq_max - 1}"
             )
+
+    def use_adapters(self, adapters: AdapterSet) -> None:
+        """From the next pass on, use these LoRA adapters and no others."""
+        if adapters != self.adapters:
+            self._adapter_sets.use(self.handle, [(lora.handle, scale) for lora, scale in adapters])
+            self.adapters = adapters
 
     def require_open(self) -> None:
         """Raise ``ContextError`` after ``close``."""
@@ -191,6 +213,11 @@ class NativeContext:
         """As ``decode``, of a batch with chains: after an error, sequences are what they were."""
         self._begin_pass()
         native_chain.decode(self.handle, batch)
+
+    def encode(self, batch: BatchStruct) -> None:
+        """One pass of an encoder over whole texts; otherwise as ``decode``."""
+        self._begin_pass()
+        native_encode.encode(self.handle, batch)
 
     def decode_one_tree(self, *, seq: int, tree: TokenTree) -> None:
         """A pass over one tree, with logits at all nodes; otherwise as ``decode``."""

@@ -17,8 +17,8 @@ from pytreellama.engine.completion import Chunk, Completion, TokenLogp
 from pytreellama.engine.engine import Engine
 from pytreellama.engine.generate_call import GenerateCall
 from pytreellama.engine.generation import Generation
-from pytreellama.engine.jobs import EvaluationJob
-from pytreellama.engine.jobs.embed import Pooling
+from pytreellama.engine.jobs import Job
+from pytreellama.engine.jobs.pooling import Pooling
 from pytreellama.engine.jobs.score import Score
 from pytreellama.engine.prompts import Continuation, Prompt, as_list
 from pytreellama.model.model import Model
@@ -122,7 +122,7 @@ class AsyncEngine:
     ) -> list[Score]:
         """As ``Engine.score``; with ``wait=False`` raises QueueFullError if the queue is full."""
         job = await asyncio.to_thread(self.engine.score_job, prompt, continuations)
-        await self._evaluate(job, wait)
+        await self._evaluate([job], wait)
         return job.scores
 
     async def text_logprobs(
@@ -130,7 +130,7 @@ class AsyncEngine:
     ) -> list[TokenLogp]:
         """As ``Engine.text_logprobs``; raises QueueFullError as ``score``."""
         job = await asyncio.to_thread(self.engine.text_logprobs_job, text, top)
-        await self._evaluate(job, wait)
+        await self._evaluate([job], wait)
         return job.logprobs
 
     async def embed(
@@ -141,13 +141,30 @@ class AsyncEngine:
             await asyncio.to_thread(self.engine.embed_job, text, pooling)
             for text in as_list(texts, "texts")
         ]
-        for job in jobs:
-            await self._evaluate(job, wait)
+        await self._evaluate(jobs, wait)
         return np.array([job.embedding for job in jobs])
 
-    async def _evaluate(self, job: EvaluationJob, wait: bool) -> None:
-        generation = await self._submitted(self.engine.submit_job, job, wait=wait)
-        await self.finish(generation)
+    async def rank(self, query: str, documents: Sequence[str], *, wait: bool = True) -> Float32:
+        """As ``Engine.rank``; with ``wait=False`` raises QueueFullError if the queue is full."""
+        jobs = [
+            await asyncio.to_thread(self.engine.rank_job, query, document)
+            for document in as_list(documents, "documents")
+        ]
+        await self._evaluate(jobs, wait)
+        return np.array([job.scores[0] for job in jobs], np.float32)
+
+    async def _evaluate(self, jobs: Sequence[Job], wait: bool) -> None:
+        """Submit all before any is waited for, so that an encoder's texts share passes."""
+        generations: list[Generation] = []
+        try:
+            for job in jobs:
+                waits = wait or bool(generations)  # a full queue refuses what has not begun
+                generations.append(await self._submitted(self.engine.submit_job, job, wait=waits))
+            for generation in generations:
+                await self.finish(generation)
+        finally:
+            for generation in generations:
+                generation.cancel()
 
     async def submit(
         self,

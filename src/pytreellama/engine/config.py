@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pytreellama.context.context import Context
+from pytreellama.context.encoder_context import EncoderContext
 from pytreellama.context.params import MAX_SEQUENCES, ContextParams
 from pytreellama.engine.tree_pass import RULES, Rule
 from pytreellama.errors import ContextError, RequestError, did_you_mean, not_one_of, shown
@@ -94,6 +95,17 @@ class EngineConfig:
             )
         _warn_of_size(model, self.n_ctx if self.params is None else self.params.n_ctx, context)
         return context
+
+    def new_encoder_context(self, model: Model, options: dict[str, Any]) -> EncoderContext:
+        """The context of an encoder, for texts of at most ``n_ctx`` tokens.
+
+        Raises:
+            ContextError: invalid sizes.
+        """
+        if self.params is not None:
+            return EncoderContext(model, replace(self.params, **options))
+        n_ctx = model.n_ctx_train if self.n_ctx is None else min(self.n_ctx, model.n_ctx_train)
+        return EncoderContext(model, ContextParams(n_ctx=n_ctx, **options))
 
 
 def _warn_of_size(model: Model, n_ctx: int | None, context: Context) -> None:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from pytreellama.chat.chat_options import ChatRequestOptions
 from pytreellama.closing import Closing
+from pytreellama.context.context import Context
+from pytreellama.context.encoder_context import EncoderContext
 from pytreellama.context.params import ContextParams
 from pytreellama.deprecation import Renamed, renamed_option
 from pytreellama.draft import (
@@ -25,6 +27,7 @@ from pytreellama.draft import (
     drafter_factory,
     uses_mtp,
 )
+from pytreellama.engine.adapters import EngineAdapters, LoraSpec
 from pytreellama.engine.attachment import attach, detach
 from pytreellama.engine.chat_prompts import ChatPrompt
 from pytreellama.engine.completion import Chunk, Completion
@@ -36,6 +39,7 @@ from pytreellama.engine.config import (
     own_model,
 )
 from pytreellama.engine.drafting import PlannedDrafting
+from pytreellama.engine.encoder_scheduler import EncoderScheduler
 from pytreellama.engine.evaluations import Evaluations
 from pytreellama.engine.generate_call import GenerateCall
 from pytreellama.engine.generation import Generation
@@ -52,6 +56,7 @@ from pytreellama.engine.scheduler import (
     Scheduler,
 )
 from pytreellama.engine.tree_pass import Rule
+from pytreellama.errors import ContextError
 from pytreellama.model.model import Model
 from pytreellama.plan import DrafterBudget, Planner
 
@@ -100,6 +105,8 @@ class Engine(Evaluations, Closing):
         max_swap_bytes: host memory for keys and values of preempted requests.
         max_checkpoint_bytes: host memory for what a shared prefix needs beside the KV cache, if
             the model has a recurrent state or a sliding window without ``swa_full``.
+        lora: LoRA adapters of the model, as ``Model.load_lora`` gives them, or paths of their
+            files: one, a list, or several by name. See ``lora_scales``.
         params: all sizes and types at once, instead of ``n_ctx``, ``n_seq_max`` and ``options``.
         options: further fields of ``ContextParams`` by name.
 
@@ -111,6 +118,9 @@ class Engine(Evaluations, Closing):
         >>> with ptl.Engine("model.gguf", n_seq_max=8) as engine:
         ...     print(engine.generate("Once upon a time", max_tokens=64).text)
     """
+
+    _used: Context | EncoderContext
+    _runner: Scheduler | EncoderScheduler
 
     def __init__(
         self,
@@ -126,6 +136,7 @@ class Engine(Evaluations, Closing):
         max_swap_bytes: int = MAX_SWAP_BYTES,
         max_checkpoint_bytes: int = MAX_CHECKPOINT_BYTES,
         verify: Rule = "match",
+        lora: LoraSpec | None = None,
         params: ContextParams | None = None,
         **options: Any,
     ) -> None:
@@ -153,31 +164,54 @@ class Engine(Evaluations, Closing):
         if isinstance(self._new_drafter, NeedsTarget):
             self._new_drafter.prepare(model)
         self._closing = threading.Lock()
-        n_cached = config.n_cached(model)
-        self.context = config.new_context(model, options)
-        attach(self._new_drafter, self.context)
-        self._planned, self.n_draft = self._drafting(n_draft)
         self.vocab = model.vocab
-        n_chunk = min(n_prefill, self.context.n_ubatch)
-        self._jobs = JobFactory(
-            model,
+        self._planned: PlannedDrafting | None = None
+        self._adapters = EngineAdapters(model, lora)  # before the context, which has room for them
+        if model.is_encoder:
+            self._begin_encoder(config, options)
+        else:
+            self._begin_decoder(config, options, max_swap_bytes)
+        self._loop = Loop(self._runner, self._new_drafter, self.n_seq_max + n_queue_max)
+
+    def _begin_encoder(self, config: EngineConfig, options: dict[str, Any]) -> None:
+        if self._adapters.names:
+            self._adapters.close()
+            raise ContextError("an encoder takes no LoRA adapters; leave lora out")
+        self._used = encoder = config.new_encoder_context(self.model, options)
+        self._runner = EncoderScheduler(encoder)
+        self._jobs = self._job_factory(encoder.n_ctx, config.verify)
+        self.n_draft, self.n_seq_max = 0, config.n_seq_max or 1
+
+    def _job_factory(self, n_prefill: int, rule: Rule) -> JobFactory:
+        return JobFactory(
+            self.model,
             self._new_drafter,
-            self.context.n_text_max,
-            n_chunk,
-            rule=None if isinstance(verify, str) else verify,
+            self._adapters,
+            self.n_text_max,
+            n_prefill,
+            rule=rule if not isinstance(rule, str) else None,
         )
-        self._scheduler = Scheduler(
+
+    def _begin_decoder(
+        self, config: EngineConfig, options: dict[str, Any], max_swap_bytes: int
+    ) -> None:
+        n_cached = config.n_cached(self.model)
+        self._used = config.new_context(self.model, options)
+        attach(self._new_drafter, self.context)
+        self._planned, self.n_draft = self._drafting(config.n_draft)
+        n_chunk = min(config.n_prefill, self.context.n_ubatch)
+        self._jobs = self._job_factory(n_chunk, config.verify)
+        self._runner = Scheduler(
             self.context,
             self.n_draft,
             n_prefill=n_chunk,
             max_swap_bytes=max_swap_bytes,
-            rule=verify,
+            rule=config.verify,
             drafting=self._planned,
             n_cached_prefixes=n_cached,
-            max_checkpoint_bytes=max_checkpoint_bytes,
+            max_checkpoint_bytes=config.max_checkpoint_bytes,
         )
         self.n_seq_max = self.context.n_seq_max - n_cached
-        self._loop = Loop(self._scheduler, self._new_drafter, self.n_seq_max + n_queue_max)
 
     @classmethod
     def from_pretrained(
@@ -219,11 +253,44 @@ class Engine(Evaluations, Closing):
     def __repr__(self) -> str:
         if self.is_closed:
             return f"<Engine of {self.model.path.name}: closed>"
+        if isinstance(self._used, EncoderContext):
+            return f"<Engine of {self.model.path.name}: an encoder of texts of {self.n_text_max}>"
         requests = "1 request" if self.n_seq_max == 1 else f"{self.n_seq_max} requests"
         return (
             f"<Engine of {self.model.path.name}: {requests} at once in a context of "
             f"{self.context.n_ctx} tokens, drafts of up to {self.n_draft} nodes>"
         )
+
+    @property
+    def context(self) -> Context:
+        """The context that requests run in.
+
+        Raises:
+            ContextError: the model is an encoder, whose texts are in no KV cache.
+        """
+        if isinstance(self._used, EncoderContext):
+            raise ContextError(
+                f"{self.model.path.name} is an encoder, whose texts are in no KV cache; its engine "
+                "has embed and rank alone"
+            )
+        return self._used
+
+    @property
+    def n_ctx(self) -> int:
+        """Number of tokens that the KV cache holds; of an encoder, those of a pass."""
+        return self._used.n_ctx
+
+    @property
+    def n_text_max(self) -> int:
+        """Number of tokens of the longest text."""
+        return self._used.n_text_max
+
+    @property
+    def _scheduler(self) -> Scheduler:
+        """The scheduler of a decoder; raises ContextError as ``context``."""
+        if isinstance(self._runner, EncoderScheduler):
+            raise ContextError(f"{self.model.path.name} is an encoder, which has no prefix cache")
+        return self._runner
 
     @property
     def drafter(self) -> DrafterFactory:
@@ -241,9 +308,31 @@ class Engine(Evaluations, Closing):
         return None if self._planned is None else self._planned.budget
 
     @property
+    def adapters(self) -> EngineAdapters:
+        """The LoRA adapters: their names and files."""
+        return self._adapters
+
+    @property
+    def lora_scales(self) -> dict[str, float]:
+        """Scales of the LoRA adapters by name, for requests without ``lora``; at first 1.0 each.
+
+        Assign other scales at any time; later requests use them. Names that are left out have 0.
+
+        Example:
+            >>> engine = ptl.Engine("model.gguf", lora={"style": "style.gguf", "law": "law.gguf"})
+            >>> engine.lora_scales = {"style": 0.5}
+            >>> engine.generate("Once upon a time", lora={"law": 1.0})  # without style
+        """
+        return dict(self._adapters.scales)
+
+    @lora_scales.setter
+    def lora_scales(self, scales: Mapping[str, float]) -> None:
+        self._adapters.scales = self._adapters.checked(scales)
+
+    @property
     def load(self) -> Load:
         """Numbers of requests and KV-cache cells, as of the last step."""
-        return self._scheduler.load
+        return self._runner.load
 
     @property
     def is_closed(self) -> bool:
@@ -273,12 +362,14 @@ class Engine(Evaluations, Closing):
         self._loop.close()
         with self._closing:
             try:
-                self._scheduler.close()
+                self._runner.close()
             except Exception:  # only the next engine would use it
                 _log.warning("what the engine has learned is not saved", exc_info=True)
             finally:
-                detach(self._new_drafter, self.context)
-                self.context.close()
+                if isinstance(self._used, Context):
+                    detach(self._new_drafter, self._used)
+                self._used.close()
+                self._adapters.close()
                 self.model.close()
 
     # deprecated names
@@ -376,6 +467,8 @@ class Engine(Evaluations, Closing):
                 ``n_keep`` and continue, instead of ending.
             n_keep: tokens at the beginning that a context shift keeps, by default the prompt.
             n_draft: maximum number of draft nodes of a tree, if less than the engine's.
+            lora: scales of LoRA adapters by name; those left out are not used. By default the
+                engine's ``lora_scales``.
             drafters: names of the engine's drafters that may be asked, in a list or joined with
                 "+", as "suffix+recycling"; by default all. The text is the same.
             parse_special: parse names of special tokens, such as ``<|im_end|>``, in a prompt of
@@ -404,6 +497,8 @@ class Engine(Evaluations, Closing):
 
     def prepare(self) -> None:
         """Measure what passes cost now, if need be, and not at the first request."""
+        if self.model.is_encoder:
+            return  # it drafts nothing
         self._loop.call(self._scheduler.prepare)
 
     def save_prefix_cache(self, path: str | os.PathLike[str]) -> int:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from pytreellama.engine.completion import TokenLogp
 from pytreellama.engine.generation import Generation
-from pytreellama.engine.jobs import EmbedJob, EvaluationJob, ScoreJob, TextLogprobsJob
-from pytreellama.engine.jobs.embed import Pooling
+from pytreellama.engine.jobs import EmbedJob, EncodeJob, Job, RankJob, ScoreJob, TextLogprobsJob
 from pytreellama.engine.jobs.factory import JobFactory
+from pytreellama.engine.jobs.pooling import Pooling
 from pytreellama.engine.jobs.score import Score
 from pytreellama.engine.prompts import Continuation, Prompt, as_list
 
@@ -68,10 +68,12 @@ class Evaluations:
     def embed(self, texts: Sequence[Prompt], pooling: Pooling | None = None) -> Float32:
         """Vectors of texts: hidden states after the output norm, pooled.
 
+        Of decoders and of encoders (BERT and its like), whose texts share passes.
+
         Args:
             texts: each a text, token ids or chat messages.
-            pooling: "mean" of all tokens' states, or the "last" token's; by default what the
-                model's file says, otherwise "mean".
+            pooling: "mean" of all tokens' states, the "last" token's, or the first one's ("cls");
+                by default what the model's file says, otherwise "mean".
 
         Returns:
             float32, shape (n_texts, n_embd_out), each of length 1.
@@ -83,6 +85,29 @@ class Evaluations:
         self._loop.run(jobs)
         return np.array([job.embedding for job in jobs])
 
+    def rank(self, query: str, documents: Sequence[str]) -> Float32:
+        """How relevant documents are to a query, by an encoder with a classifier (a reranker).
+
+        Args:
+            query: text.
+            documents: texts.
+
+        Returns:
+            float32, shape (n_documents,): the classifier's first output for each pair; more is
+            more relevant.
+
+        Raises:
+            RequestError: the model is no reranker, or a pair is too long for it.
+            VocabError: a text is not valid Unicode.
+
+        Example:
+            >>> engine.rank("What is a panda?", ["A bear of China.", "A king of France."])
+            array([ 5.1, -9.8], dtype=float32)
+        """
+        jobs = [self.rank_job(query, document) for document in as_list(documents, "documents")]
+        self._loop.run(jobs)
+        return np.array([job.scores[0] for job in jobs], np.float32)
+
     def score_job(self, prompt: Prompt, continuations: Sequence[Continuation]) -> ScoreJob:
         """The job that ``score`` runs, for ``submit_job``; raises as ``score``."""
         self._loop.require_open()
@@ -93,12 +118,17 @@ class Evaluations:
         self._loop.require_open()
         return self._jobs.text_logprobs(text, top)
 
-    def embed_job(self, text: Prompt, pooling: Pooling | None = None) -> EmbedJob:
+    def embed_job(self, text: Prompt, pooling: Pooling | None = None) -> EmbedJob | EncodeJob:
         """The job that ``embed`` runs for each text, for ``submit_job``; raises as ``embed``."""
         self._loop.require_open()
         return self._jobs.embed(text, pooling)
 
-    def submit_job(self, job: EvaluationJob, *, wait: bool = True) -> Generation:
+    def rank_job(self, query: str, document: str) -> RankJob:
+        """The job that ``rank`` runs for each document, for ``submit_job``; raises as ``rank``."""
+        self._loop.require_open()
+        return self._jobs.rank(query, document)
+
+    def submit_job(self, job: Job, *, wait: bool = True) -> Generation:
         """Queue an evaluation; the job has the result once the generation is done.
 
         Raises:

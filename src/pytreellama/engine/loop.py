@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from pytreellama.draft import Drafter, DrafterFactory, make_drafter
 from pytreellama.engine.completion import Chunk, Completion
 from pytreellama.engine.generation import Generation
+from pytreellama.engine.job_scheduler import JobScheduler
 from pytreellama.engine.jobs import GenerateJob, Job
-from pytreellama.engine.scheduler import Scheduler
 from pytreellama.engine.waits import EngineThread, is_engine_thread
 from pytreellama.errors import ContextError, QueueFullError
 from pytreellama.process import ProcessWatch
@@ -58,7 +58,9 @@ class Loop:
         n_open_max: maximum number of jobs that run or wait.
     """
 
-    def __init__(self, scheduler: Scheduler, new_drafter: DrafterFactory, n_open_max: int) -> None:
+    def __init__(
+        self, scheduler: JobScheduler, new_drafter: DrafterFactory, n_open_max: int
+    ) -> None:
         self._scheduler = scheduler
         self._new_drafter = new_drafter
         self._n_open_max = n_open_max

@@ -70,6 +70,7 @@ class RequestOptions(SamplingOptions, ChatPromptOptions, total=False):
     context_shift: bool
     n_keep: int | None
     n_draft: int | None
+    lora: Mapping[str, float] | None
     drafters: str | Sequence[str] | None
     parse_special: bool
     logits_processors: Sequence[LogitsProcessor]

@@ -66,6 +66,7 @@ class ChunkedPrefill:
         started_s = time.perf_counter()
         begin = job.state.n_past
         self._kv.evict_for(n_chunk)
+        self._context.use_adapters(job.adapters)
         self._context.prefill(job.state.ids[begin : begin + n_chunk], job.require_id())
         job.state.n_past = begin + n_chunk
         job.observe_prefill(begin, n_chunk)

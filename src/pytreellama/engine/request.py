@@ -109,6 +109,7 @@ _OPTIONS = (
         if name not in ("prompt", "sampling", "reply", "reply_grammar")
     ),
     "parse_special",
+    "lora",
     *(name for name in ChatRequestOptions.__dataclass_fields__ if not name.startswith("_")),
 )
 

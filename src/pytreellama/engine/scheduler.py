@@ -17,6 +17,7 @@ from pytreellama.engine.load import Load
 from pytreellama.engine.prefill import ChunkedPrefill
 from pytreellama.engine.tree_pass import Rule, TreePass
 from pytreellama.errors import CacheFullError
+from pytreellama.model.lora import AdapterSet
 from pytreellama.verify import rejection
 
 N_PREFILL = 128
@@ -277,6 +278,7 @@ class Scheduler:
         for job in ready:
             self._kv.evict_for(job.n_cells)
             try:
+                self._context.use_adapters(job.adapters)
                 job.run(self._context)
             except CacheFullError as error:
                 self._make_room(error)
@@ -294,8 +296,19 @@ class Scheduler:
         if ready and self._kv.n_free < 1:
             self._make_room(None)
             ready = [job for job in ready if job.seq_id is not None and not job.is_finished]
-        if ready:
-            self._decode(ready)
+        for group in self._groups(ready):
+            # passes of groups before this one may have preempted or failed some of it
+            alive = [job for job in group if job.seq_id is not None and not job.is_finished]
+            if alive:
+                self._context.use_adapters(alive[0].adapters)
+                self._decode(alive, len(ready))
+
+    def _groups(self, ready: Sequence[GenerateJob]) -> list[list[GenerateJob]]:
+        """Jobs by their LoRA adapters, which all tokens of a pass share; those in use first."""
+        groups: dict[AdapterSet, list[GenerateJob]] = {self._context.adapters: []}
+        for job in ready:
+            groups.setdefault(job.adapters, []).append(job)
+        return list(groups.values())
 
     def _ready(self) -> ReadyJobs:
         """Jobs whose tokens are in the KV cache, except for the last."""
@@ -305,8 +318,9 @@ class Scheduler:
                 job.join(ready)
         return ready
 
-    def _decode(self, ready: Sequence[GenerateJob]) -> None:
-        n_cells = self._kv.n_free // len(ready)
+    def _decode(self, ready: Sequence[GenerateJob], n_ready: int) -> None:
+        """One pass over the trees of jobs, of ``n_ready`` that have a turn in this step."""
+        n_cells = self._kv.n_free // n_ready
         rooms = [self._n_nodes(job, n_cells, len(ready)) for job in ready]
         drafted, trees = [], []
         for job, tree in zip(ready, self._drafting.trees(ready, rooms), strict=True):

@@ -14,7 +14,9 @@ from pytreellama.closing import Closing
 from pytreellama.errors import ModelLoadError
 from pytreellama.known_names import suggests_names
 from pytreellama.model.file import ModelFile, check_gguf
+from pytreellama.model.lora import Lora
 from pytreellama.model.vocab import Vocab
+from pytreellama.native import encode as native_encode
 from pytreellama.native import model as native_model
 from pytreellama.native.drafts import MtpState, mtp_state, target_layers
 from pytreellama.native.handle import Handle
@@ -189,6 +191,21 @@ class Model(Closing):
         other.vocab = self.vocab.held_by(other._handle)
         return other
 
+    def load_lora(self, path: str | os.PathLike[str]) -> Lora:
+        """Load a LoRA adapter for this model, before contexts of it run on other threads.
+
+        Args:
+            path: of a GGUF file, as llama.cpp's ``convert_lora_to_gguf.py`` writes it.
+
+        Raises:
+            ModelLoadError: no such file, or not an adapter for this model.
+
+        Example:
+            >>> style = model.load_lora("style.gguf")
+            >>> engine = ptl.Engine(model, lora=style)  # or Engine(model, lora="style.gguf")
+        """
+        return Lora(self, path)
+
     @property
     def closed(self) -> bool:
         return self._handle is None or self._handle.closed
@@ -317,10 +334,25 @@ class Model(Closing):
         return target_layers(self.handle)
 
     @property
+    def is_encoder(self) -> bool:
+        """True for encoders such as BERT: they embed texts in ``Engine``, and generate none."""
+        return native_encode.is_encoder(self.handle)
+
+    @property
+    def n_class(self) -> int:
+        """Number of outputs of the classifier over a text, as of a reranker; 0 without one."""
+        return native_encode.n_class(self.handle)
+
+    @property
+    def pooling(self) -> str | None:
+        """What the metadata says of embeddings: "mean", "cls", "last", "rank"; None if nothing."""
+        said = self.metadata.get(f"{self.architecture}.pooling_type", "")
+        return native_model.POOLING_TYPES.get(int(said)) if said.isdecimal() else None
+
+    @property
     def pools_last_token(self) -> bool:
         """True if the metadata asks for last-token pooling of embeddings."""
-        said = self.metadata.get(f"{self.architecture}.pooling_type")
-        return said == str(native_model.POOLING_TYPE_LAST)
+        return self.pooling == "last"
 
     @property
     def chat_template(self) -> str | None:

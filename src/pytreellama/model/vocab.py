@@ -191,6 +191,21 @@ class Vocab:
         parts = [before] * add_bos + [ids] + [after] * add_eos
         return np.concatenate(parts) if len(parts) > 1 else ids
 
+    def encode_pair(self, first: str, second: str) -> NDArray[np.int32]:
+        """Token ids of two texts for a classifier of pairs, int32, shape (n,).
+
+        As BERT and its like were trained: BOS, the first text, EOS and a separator, the second
+        text, EOS; each where the model's metadata says so. Special tokens are not parsed.
+
+        Raises:
+            VocabError: as ``encode``.
+        """
+        before, after = self._ends
+        separator = native_vocab.between_texts(self._model)
+        between = np.array([] if separator is None else [separator], np.int32)
+        ids = [self._tokenize(text, False, False) for text in (first, second)]
+        return np.concatenate([before, ids[0], after, between, ids[1], after])
+
     @cached_property
     def _ends(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """The tokens before and after a text, as llama.cpp adds them to an empty one."""

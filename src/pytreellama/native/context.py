@@ -82,6 +82,7 @@ def make_context(
     *,
     target: Handle | None = None,
     is_mtp: bool = False,
+    ranks: bool = False,
 ) -> Handle:
     """A context, which is freed before its model.
 
@@ -90,6 +91,7 @@ def make_context(
         what: the context in words, for the error.
         target: the context that it drafts for, whose weights it may use; it is freed after it.
         is_mtp: run the model's NextN layers.
+        ranks: passes end in the model's classifier, instead of hidden states.
 
     Raises:
         ContextError: llama.cpp refuses.
@@ -97,7 +99,8 @@ def make_context(
     params = ffi.new("struct llama_context_params *", lib.llama_context_default_params())
     for name, value in fields.items():
         setattr(params, name, value if name not in _CONVERTED else _CONVERTED[name](value))
-    params.pooling_type = lib.LLAMA_POOLING_TYPE_NONE
+    pooling = lib.LLAMA_POOLING_TYPE_RANK if ranks else lib.LLAMA_POOLING_TYPE_NONE
+    params.pooling_type = pooling
     params.abort_callback = ffi.addressof(lib, "treellama_abort_if")
     params.abort_callback_data = abort.pointer
     if target is not None:

@@ -17,8 +17,13 @@ from pytreellama.process import awaited_calls
 
 Progress = Callable[[float], None]
 
-POOLING_TYPE_LAST = int(lib.LLAMA_POOLING_TYPE_LAST)
-"""In a file's metadata: a text's embedding is its last token's hidden state."""
+POOLING_TYPES = {
+    int(lib.LLAMA_POOLING_TYPE_MEAN): "mean",
+    int(lib.LLAMA_POOLING_TYPE_CLS): "cls",
+    int(lib.LLAMA_POOLING_TYPE_LAST): "last",
+    int(lib.LLAMA_POOLING_TYPE_RANK): "rank",
+}
+"""Names of what a file's metadata says of how hidden states become a text's embedding."""
 
 
 class ModelFields(TypedDict):

@@ -96,6 +96,18 @@ def adds_bos(model: Handle) -> bool:
     return bool(lib.llama_vocab_get_add_bos(vocab_pointer(model)))
 
 
+def between_texts(model: Handle) -> int | None:
+    """The token between two texts in addition to those that end the first; None if none is added.
+
+    A WordPiece vocabulary ends the first text with it.
+    """
+    pointer = vocab_pointer(model)
+    is_end = lib.llama_vocab_type(pointer) == lib.LLAMA_VOCAB_TYPE_WPM
+    if is_end or not lib.llama_vocab_get_add_sep(pointer):
+        return None
+    return _token_or_none(lib.llama_vocab_sep(pointer))
+
+
 def eog_tokens(model: Handle) -> frozenset[int]:
     """All tokens that end a generation."""
     pointer, is_eog = vocab_pointer(model), lib.llama_vocab_is_eog

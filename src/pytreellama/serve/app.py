@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
@@ -19,6 +19,7 @@ from pytreellama.serve.chat_routes import chat_router
 from pytreellama.serve.errors import APIError, handle_errors
 from pytreellama.serve.evaluation_routes import evaluation_router
 from pytreellama.serve.fact_routes import facts_router, health_router, models_router
+from pytreellama.serve.lora_routes import lora_router
 from pytreellama.serve.middleware import (
     BodyLimitMiddleware,
     HeaderMiddleware,
@@ -39,11 +40,12 @@ _DESCRIPTION = """OpenAI's API for a local model that decodes speculatively with
 every request's tree is verified in one pass. Every answer is what the model writes alone."""
 
 
-def make_app(engine: Engine, settings: ServerSettings) -> FastAPI:
+def make_app(engine: Engine, settings: ServerSettings, *, is_outermost: bool = True) -> FastAPI:
     """An ASGI app that serves an engine, and closes it when it is shut down.
 
     Args:
         engine: with ``n_cached_prefixes``, if prompts of different requests are to share prefixes.
+        is_outermost: check keys, hosts and sizes of requests; an app around it does so otherwise.
     """
     service = Service(AsyncEngine(engine=engine), settings)
     app = FastAPI(
@@ -57,11 +59,26 @@ def make_app(engine: Engine, settings: ServerSettings) -> FastAPI:
     for make_router in (text_router, chat_router, evaluation_router, models_router, *V1_ROUTERS):
         _include_twice(app, make_router(service), documented="/v1", other="")
     _include_twice(app, health_router(service), documented="", other="/v1")
-    for make_router in (token_router, facts_router, *ROUTERS):
+    for make_router in (token_router, facts_router, lora_router, *ROUTERS):
         app.include_router(make_router(service))
-    app.include_router(_page_router())
+    app.include_router(page_router())
     handle_errors(app)
     describe(app, bool(settings.api_keys))
+    if is_outermost:
+        add_middleware(app, settings, service.metrics.count_error)
+    app.state.service = service
+    app.state.callers = Callers(
+        service.workers, settings.request_s, lambda: service.queue.retry_after_s
+    )
+    return app
+
+
+def add_middleware(app: FastAPI, settings: ServerSettings, on_error: Callable[[int], None]) -> None:
+    """Put a server's checks around an app.
+
+    Args:
+        on_error: called with the status of every response of 400 or above.
+    """
     # the last one added sees a request first
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
     app.add_middleware(KeyMiddleware, keys=settings.api_keys)
@@ -73,13 +90,8 @@ def make_app(engine: Engine, settings: ServerSettings) -> FastAPI:
             allow_headers=["*"],  # clients tell much of themselves in headers
         )
     app.add_middleware(HostMiddleware, hosts=settings.allowed_hosts)
-    app.add_middleware(HeaderMiddleware, on_error=service.metrics.count_error)
+    app.add_middleware(HeaderMiddleware, on_error=on_error)
     app.add_middleware(HeadMiddleware)
-    app.state.service = service
-    app.state.callers = Callers(
-        service.workers, settings.request_s, lambda: service.queue.retry_after_s
-    )
-    return app
 
 
 @asynccontextmanager
@@ -110,7 +122,8 @@ def _include_twice(app: FastAPI, router: APIRouter, *, documented: str, other: s
     app.include_router(router, prefix=other, include_in_schema=False)
 
 
-def _page_router() -> APIRouter:
+def page_router() -> APIRouter:
+    """The routes of the page."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")

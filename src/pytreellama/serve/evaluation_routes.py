@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
 
@@ -10,7 +11,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from pytreellama.engine import Generation
-from pytreellama.engine.jobs import EmbedJob, EvaluationJob, ScoreJob
+from pytreellama.engine.jobs import EmbedJob, EncodeJob, Job, ScoreJob
+from pytreellama.errors import QueueFullError
 from pytreellama.serve.answers import Embedded, EmbeddingList, Scored, ScoreList, Usage
 from pytreellama.serve.bodies import JsonRoute, caller_of
 from pytreellama.serve.callers import Caller
@@ -55,17 +57,18 @@ async def embed(service: Service, body: EmbeddingRequest, caller: Caller) -> Emb
 
     parses = body.parse_special is not False
 
-    def embed_job(text: str | list[int]) -> EmbedJob:
+    def embed_job(text: str | list[int]) -> EmbedJob | EncodeJob:
         ids = service.text_limit.encode(text, add_eos=True, parse_special=parses)
         return engine.embed_job(ids)
 
     jobs = [await caller.run(partial(embed_job, text)) for text in texts]
-    for job in jobs:
-        await evaluate(service, job, caller)
+    await evaluate(service, jobs, caller)
     return await caller.run(partial(_embedded, service, body, jobs))
 
 
-def _embedded(service: Service, body: EmbeddingRequest, jobs: Sequence[EmbedJob]) -> EmbeddingList:
+def _embedded(
+    service: Service, body: EmbeddingRequest, jobs: Sequence[EmbedJob | EncodeJob]
+) -> EmbeddingList:
     vectors: list[list[float] | str] = [
         base64.b64encode(job.embedding.tobytes()).decode()
         if body.encoding_format == "base64"
@@ -90,7 +93,7 @@ async def _score(service: Service, body: ScoreRequest, caller: Caller) -> Respon
     encode = partial(service.text_limit.encode_continuation, parse_special=parses)
     continuations = [await caller.run(partial(encode, one)) for one in body.continuations]
     job = await caller.run(partial(service.engine.engine.score_job, prompt, continuations))
-    await evaluate(service, job, caller)
+    await evaluate(service, [job], caller)
     return await caller.run(partial(_scored, service, job))
 
 
@@ -120,17 +123,31 @@ def _scored(service: Service, job: ScoreJob) -> Response:
     return json_response(ScoreList(data=data, model=service.settings.model_name, usage=usage))
 
 
-async def evaluate(service: Service, job: EvaluationJob, caller: Caller) -> None:
-    """Run a job; its result is there afterwards.
+async def evaluate(service: Service, jobs: Sequence[Job], caller: Caller) -> None:
+    """Run jobs together, an encoder's in passes that they share; their results are there then.
 
     Raises:
         APIError: what the engine refuses, or too much at once.
     """
-    submit = partial(service.engine.engine.submit_job, job, wait=False)
+    open_: deque[Generation] = deque()
     try:
-        await service.engine.finish(await caller.run(submit, drop=Generation.cancel))
+        for job in jobs:
+            submit = partial(service.engine.engine.submit_job, job, wait=False)
+            while True:
+                try:
+                    open_.append(await caller.run(submit, drop=Generation.cancel))
+                    break
+                except QueueFullError:
+                    if not open_:
+                        raise
+                    await service.engine.finish(open_.popleft())  # which makes room
+        while open_:
+            await service.engine.finish(open_.popleft())
     except Exception as error:
         raise api_error_of(error, service.queue.retry_after_s) from error
+    finally:
+        for generation in open_:
+            generation.cancel()
 
 
 def require_few(service: Service, n_texts: int, param: str) -> None:

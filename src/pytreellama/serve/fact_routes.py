@@ -106,7 +106,7 @@ def _card(service: Service, name: str) -> ModelCard:
         created=service.created,
         meta={
             "description": model.description,
-            "n_ctx": engine.context.n_ctx,
+            "n_ctx": engine.n_ctx,
             "n_ctx_train": model.n_ctx_train,
             "n_embd": model.n_embd_out,
             "n_params": model.n_params,

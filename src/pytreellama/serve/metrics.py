@@ -76,7 +76,7 @@ class _EngineGauges(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the current gauges."""
-        load, n_ctx = self._engine.load, self._engine.context.n_ctx
+        load, n_ctx = self._engine.load, self._engine.n_ctx
         gauges = {
             "running": ("Running requests.", load.n_running),
             "queued": (

@@ -30,7 +30,7 @@ async def read_prompts(
     jobs = []
     for prompt in prompts:
         job = await caller.run(partial(service.engine.engine.text_logprobs_job, prompt, n_top))
-        await evaluate(service, job, caller)
+        await evaluate(service, [job], caller)
         jobs.append(job)
     return jobs
 

@@ -19,6 +19,7 @@ from pytreellama.sampling.params import shifted_seed
 from pytreellama.serve.answers import CompletionDetails, Finish, PromptDetails, Timings, Usage
 from pytreellama.serve.callers import Caller
 from pytreellama.serve.errors import APIError, api_error_of
+from pytreellama.serve.lora_scales import scales_by_name
 from pytreellama.serve.metrics import Metrics
 from pytreellama.serve.progress import ProgressWatch
 from pytreellama.serve.settings import ServerSettings
@@ -137,6 +138,7 @@ class RequestQueue:
         options = dict(asked.options)
         if options.get("seed") is not None:
             options["seed"] = shifted_seed(options["seed"], index % asked.n)
+        options["lora"] = scales_by_name(options.get("lora"), self._engine.engine.adapters.names)
         log = StepRecorder(self._engine.engine, len(prompt)) if asked.wants_steps else None
         if log is not None:
             options["on_step"] = log.watch

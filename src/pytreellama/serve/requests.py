@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, JsonValue
 
 from pytreellama.sampling.params import MAX_SEED, SamplingParams
 from pytreellama.serve.fields import Body, Items, JsonObject, Prompts, Stop, Text, TokenIds
+from pytreellama.serve.lora_scales import LoraScales
 from pytreellama.serve.messages import Message, NamedTool, Tool
 
 _MAX_INT = 2**53 - 1  # whole numbers that every reader of JSON has exactly
@@ -115,6 +116,11 @@ class Generating(Body):
         None, description="Not OpenAI's. JSON schema that the text must satisfy."
     )
     speculation: Speculation | None = Field(None, description="Not OpenAI's.")
+    lora: LoraScales | None = Field(
+        None,
+        description="Not OpenAI's. Scales of LoRA adapters by name, or llama-server's list; those "
+        "left out are not used.",
+    )
     ignore_eos: bool | None = Field(None, description="Not OpenAI's. Write on past end tokens.")
     return_progress: bool | None = Field(
         None, description="Not OpenAI's. A stream tells how far the prompt is: `prompt_progress`."
@@ -165,6 +171,7 @@ class Generating(Body):
             "ignore_eos": bool(self.ignore_eos),
             "n_draft": self.n_draft,
             "drafters": self.drafters,
+            "lora": self.lora,
         }
 
     @property

@@ -11,13 +11,12 @@ import os
 import signal
 import socket
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 from fastapi import FastAPI
 
 from pytreellama.errors import ServeError
-from pytreellama.serve.service import Service
 from pytreellama.serve.settings import LEAVING_S
 
 _log = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let answers finish, end those that take too long, and leave."""
-        end_all = _service_of(self.config.app).end_all
+        end_all = _served(self.config.app).end_all
         ending = asyncio.get_running_loop().call_later(self._shutdown_s, end_all)
         try:
             await super().shutdown(sockets)
@@ -76,9 +75,21 @@ class _Server(uvicorn.Server):
             ending.cancel()
 
 
-def _service_of(app: Any) -> Service:
-    service: Service = app.state.service
-    return service
+class Serving(Protocol):
+    """What an app serves with: one model's service, or the host of several."""
+
+    def end_all(self) -> None:
+        """End every request where it stands."""
+        ...
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for what prepares requests; False if it still runs after ``timeout_s``."""
+        ...
+
+
+def _served(app: Any) -> Serving:
+    serving: Serving = app.state.service
+    return serving
 
 
 def run_app(app: FastAPI, listening: socket.socket, *, shutdown_s: float, log_level: str) -> None:
@@ -99,7 +110,7 @@ def run_app(app: FastAPI, listening: socket.socket, *, shutdown_s: float, log_le
     )
     _Server(config, shutdown_s).run(sockets=[listening])
     faulthandler.cancel_dump_traceback_later()
-    if not _service_of(app).workers.join(LEAVING_S):
+    if not _served(app).join(LEAVING_S):
         # native code reads the model that would be freed now, and cannot be interrupted
         _log.warning("a request is still being prepared; the server ends without it")
         logging.shutdown()

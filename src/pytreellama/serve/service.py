@@ -72,6 +72,10 @@ class Service:
         self.workers.close()
         self.queue.end_all()
 
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the workers, once they are closed; see ``Workers.join``."""
+        return self.workers.join(timeout_s)
+
     def head(self, kind: str) -> dict[str, Any]:
         """What an answer to a request for text begins with."""
         return {

@@ -17,7 +17,7 @@ class TextLimit:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.n_tokens = engine.context.n_text_max
+        self.n_tokens = engine.n_text_max
         """Tokens of the longest text, the answer included."""
 
     def encode(

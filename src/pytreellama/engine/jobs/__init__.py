@@ -1,6 +1,7 @@
 """Jobs: the kinds of requests that the scheduler runs together, one file each."""
 
 from pytreellama.engine.jobs.embed import EmbedJob
+from pytreellama.engine.jobs.encode import EncodeJob, EncoderJob, RankJob
 from pytreellama.engine.jobs.evaluation import EvaluationJob
 from pytreellama.engine.jobs.generate import GenerateJob
 from pytreellama.engine.jobs.job import Job, JobLimits, ReadyJobs
@@ -9,10 +10,13 @@ from pytreellama.engine.jobs.text_logprobs import TextLogprobsJob
 
 __all__ = [
     "EmbedJob",
+    "EncodeJob",
+    "EncoderJob",
     "EvaluationJob",
     "GenerateJob",
     "Job",
     "JobLimits",
+    "RankJob",
     "ReadyJobs",
     "ScoreJob",
     "TextLogprobsJob",

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
-from numpy.typing import NDArray
 
 from pytreellama.context.batch import Batch
 from pytreellama.context.context import Context
 from pytreellama.engine.jobs.evaluation import EvaluationJob
+from pytreellama.engine.jobs.pooling import Float32, Pooling, pooled, unit_vector
 from pytreellama.engine.token_state import Int32
-from pytreellama.model.model import Model
-
-Float32 = NDArray[np.float32]
-Pooling = Literal["mean", "last"]
-POOLINGS: tuple[Pooling, ...] = ("mean", "last")
 
 
 class EmbedJob(EvaluationJob):
@@ -23,7 +16,7 @@ class EmbedJob(EvaluationJob):
 
     Args:
         tokens: of the text, as ``Job``'s prompt.
-        pooling: "mean" of all tokens' states, or the "last" token's state.
+        pooling: "mean" of all tokens' states, the "last" token's, or the first one's ("cls").
         n_chunk: tokens of a pass.
 
     Attributes:
@@ -58,20 +51,19 @@ class EmbedJob(EvaluationJob):
         begin = self.state.n_past
         end = begin + self.n_cells
         flags = np.full(end - begin, self._pooling == "mean")
-        flags[-1] = True
+        flags[0 if self._pooling == "cls" else -1] = True
         batch = Batch(end - begin)
         batch.add(self.state.ids[begin:end], np.arange(begin, end), self.require_id(), flags)
         context.decode(batch)
-        states = context.outputs.hidden(range(int(flags.sum()))).astype(np.float64)
-        before = self._sum if begin and self._pooling == "mean" else 0.0
-        self._sum = before + states.sum(axis=0)
+        self._take(context.outputs.hidden(range(int(flags.sum()))), is_first=begin == 0)
         self.state.n_past = end
         if end == len(self.state):
-            length = float(np.linalg.norm(self._sum))
-            self.embedding = (self._sum / (length or 1.0)).astype(np.float32)
+            self.embedding = unit_vector(self._sum)
             self.finish("stop")
 
-
-def own_pooling(model: Model) -> Pooling:
-    """The pooling that a model's file asks for: the last token's state, or by default the mean."""
-    return "last" if model.pools_last_token else "mean"
+    def _take(self, states: Float32, is_first: bool) -> None:
+        """Add the states of a chunk to what those before it left."""
+        if is_first or self._pooling == "last":
+            self._sum = pooled(states, self._pooling)
+        elif self._pooling == "mean":
+            self._sum += pooled(states, self._pooling)

@@ -8,10 +8,13 @@ from typing import Any, cast
 
 from pytreellama.chat.chat_options import ChatRequestOptions
 from pytreellama.draft import AutoDrafter, Drafter, DrafterFactory, make_drafter
+from pytreellama.engine.adapters import EngineAdapters
 from pytreellama.engine.chat_prompts import ChatPrompt
 from pytreellama.engine.config import checked_flag
-from pytreellama.engine.jobs.embed import POOLINGS, EmbedJob, Pooling, own_pooling
+from pytreellama.engine.jobs.embed import EmbedJob
+from pytreellama.engine.jobs.encode import EncodeJob, RankJob
 from pytreellama.engine.jobs.generate import GenerateJob
+from pytreellama.engine.jobs.pooling import POOLINGS, Pooling, own_pooling
 from pytreellama.engine.jobs.score import ScoreJob
 from pytreellama.engine.jobs.text_logprobs import TextLogprobsJob
 from pytreellama.engine.prompts import (
@@ -47,6 +50,7 @@ class JobFactory:
     Args:
         model: the target.
         new_drafter: makes the drafter of each generation.
+        adapters: that requests may use.
         n_text_max: tokens of the longest text that the context holds.
         n_prefill: maximum number of prompt tokens of a pass.
         rule: verifies the trees, if it is the user's own.
@@ -59,12 +63,14 @@ class JobFactory:
         self,
         model: Model,
         new_drafter: DrafterFactory,
+        adapters: EngineAdapters,
         n_text_max: int,
         n_prefill: int,
         rule: VerificationRule | None = None,
     ) -> None:
         self._model = model
         self._new_drafter = new_drafter
+        self._adapters = adapters
         self._n_prefill = n_prefill
         self._rule = rule
         self.prompts = PromptEncoder(model, n_text_max)
@@ -82,6 +88,7 @@ class JobFactory:
         context_shift: bool = False,
         n_keep: int | None = None,
         n_draft: int | None = None,
+        lora: Mapping[str, float] | None = None,
         drafters: str | Sequence[str] | None = None,
         parse_special: bool = True,
         logits_processors: Sequence[LogitsProcessor] = (),
@@ -102,6 +109,7 @@ class JobFactory:
         Args:
             index: which prompt of a call it is.
         """
+        self._require_decoder()
         drafter = make_drafter(self._new_drafter)
         chat = self._chat(
             prompt,
@@ -137,7 +145,10 @@ class JobFactory:
             reply=None if chat is None else chat.reply,
             reply_grammar=None if chat is None else chat.grammar,
         )
-        return GenerateJob(request, self._model.vocab, drafter, index, self._rule)
+        adapters = self._adapters.set_of(lora)
+        job = GenerateJob(request, self._model.vocab, drafter, index, self._rule)
+        job.adapters = adapters
+        return job
 
     def _sampling(self, prompt: Prompt, given: Mapping[str, Any]) -> SamplingParams:
         require_known(given)
@@ -165,23 +176,54 @@ class JobFactory:
 
     def score(self, prompt: Prompt, continuations: Sequence[Continuation]) -> ScoreJob:
         """A score of continuations; arguments and errors as ``Engine.score``."""
+        self._require_decoder()
         given = as_list(continuations, "continuations")
         ids = [self.prompts.encode_continuation(one) for one in given]
-        return ScoreJob(self.prompts.encode(prompt), ids)
+        job = ScoreJob(self.prompts.encode(prompt), ids)
+        job.adapters = self._adapters.set_of(None)
+        return job
 
     def text_logprobs(self, text: Prompt, n_top: int) -> TextLogprobsJob:
         """A text's log-probabilities; arguments and errors as ``Engine.text_logprobs``."""
+        self._require_decoder()
         n_most = min(MAX_LOGPROBS, self._model.vocab.n_tokens)
         if isinstance(n_top, bool) or not isinstance(n_top, int) or not 0 <= n_top <= n_most:
             raise RequestError(f"invalid top={n_top!r}: expected 0 to {n_most}")
-        return TextLogprobsJob(self.prompts.encode(text), n_top, self._n_prefill)
+        job = TextLogprobsJob(self.prompts.encode(text), n_top, self._n_prefill)
+        job.adapters = self._adapters.set_of(None)
+        return job
 
-    def embed(self, text: Prompt, pooling: Pooling | None) -> EmbedJob:
+    def embed(self, text: Prompt, pooling: Pooling | None) -> EmbedJob | EncodeJob:
         """An embedding of one text; arguments and errors as ``Engine.embed``."""
         if pooling not in (None, *POOLINGS):
-            raise RequestError(f"pooling = {pooling!r} was asked for; give {' or '.join(POOLINGS)}")
+            raise RequestError(not_one_of("pooling", pooling, POOLINGS))
         ids = self.prompts.encode(text, add_eos=True)
-        return EmbedJob(ids, pooling or own_pooling(self._model), self._n_prefill)
+        pooling = pooling or own_pooling(self._model)
+        if self._model.is_encoder:
+            return EncodeJob(ids, pooling)
+        job = EmbedJob(ids, pooling, self._n_prefill)
+        job.adapters = self._adapters.set_of(None)
+        return job
+
+    def rank(self, query: str, document: str) -> RankJob:
+        """The relevance of one document; arguments and errors as ``Engine.rank``."""
+        if not self._model.is_encoder or self._model.n_class == 0:
+            raise RequestError(
+                f"{self._model.path.name} ({self._model.architecture}) has no classifier over "
+                "pairs of texts; load a reranker, such as a bge-reranker"
+            )
+        for name, text in (("query", query), ("document", document)):
+            if not isinstance(text, str):
+                raise RequestError(f"invalid {name} of type {type(text).__name__}: give text")
+            self.prompts.require_fits(text)
+        return RankJob(self._model.vocab.encode_pair(query, document))
+
+    def _require_decoder(self) -> None:
+        if self._model.is_encoder:
+            raise RequestError(
+                f"{self._model.path.name} ({self._model.architecture}) is an encoder, which embeds "
+                "texts and generates none; load a decoder model"
+            )
 
 
 def _known_drafters(given: str | Sequence[str] | None, drafter: Drafter) -> frozenset[str] | None:

@@ -226,6 +226,7 @@ class GenerateJob(Job):
             raise RequestError("a generation that was shifted cannot be forked")
         request = replace(self.request, sampling=sampling or self.request.sampling)
         fork = GenerateJob(request, self.vocab, drafter, self.index, self._rule)
+        fork.adapters = self.adapters
         if self._rule is not None:
             n_before = len(self.output.tokens)
             fork.rule_walk = RuleWalk(self._rule, drafter, fork.sampler.seed, n_before)

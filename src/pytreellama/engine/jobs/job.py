@@ -12,8 +12,10 @@ from pytreellama.draft import Drafter
 from pytreellama.engine.completion import Chunk, Completion, FinishReason, Stats
 from pytreellama.engine.token_state import Int32, TokenState
 from pytreellama.errors import CallbackError, RequestError
+from pytreellama.model.lora import AdapterSet
 
 if TYPE_CHECKING:
+    from pytreellama.engine.jobs.encode import EncoderJob
     from pytreellama.engine.jobs.evaluation import EvaluationJob
     from pytreellama.engine.jobs.generate import GenerateJob
 
@@ -42,10 +44,12 @@ class ReadyJobs:
     Attributes:
         for_tree_pass: share one pass over all their trees.
         for_own_pass: run a pass each.
+        for_encoder: are read whole, in passes of an encoder.
     """
 
     for_tree_pass: list[GenerateJob] = field(default_factory=list)
     for_own_pass: list[EvaluationJob] = field(default_factory=list)
+    for_encoder: list[EncoderJob] = field(default_factory=list)
 
 
 class Job(ABC):
@@ -66,6 +70,7 @@ class Job(ABC):
         error: what the job failed with, if it did.
         is_started: it has been admitted to the KV cache once.
         can_share: False once a shared prefix could not be loaded: it reads its prompt itself.
+        adapters: LoRA adapters of its passes; jobs with others share neither passes nor prefixes.
         branches: lengths of prefixes that other requests have too, where prefill takes checkpoints.
 
     Raises:
@@ -84,6 +89,7 @@ class Job(ABC):
         self.error: Exception | None = None
         self.is_started = False
         self.can_share = True
+        self.adapters: AdapterSet = ()
         self.branches: set[int] = set()
         self._started_s = time.perf_counter()
 

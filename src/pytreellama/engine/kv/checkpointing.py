@@ -51,7 +51,7 @@ class Checkpointing:
         if not self._is_on or not self._is_due(job):
             return
         ids = job.state.shareable
-        known = self._checkpoints.of(ids)
+        known = self._checkpoints.of(ids, job.adapters)
         if known and len(known[-1]) == len(ids):
             self._checkpoints.touch(known[-1])
             return
@@ -59,7 +59,7 @@ class Checkpointing:
             data = self._memory.checkpoint(job.require_id())
         except (MemoryStateError, MemoryError):
             return  # the job goes on without
-        self._checkpoints.add(Checkpoint(ids.copy(), data))
+        self._checkpoints.add(Checkpoint(ids.copy(), data, job.adapters))
 
     @property
     def _is_on(self) -> bool:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pytreellama.model.lora import AdapterSet
+
 Int32 = NDArray[np.int32]
 
 _N_MAX = 512  # a request compares its tokens with all
@@ -20,10 +22,12 @@ class Checkpoint:
     Attributes:
         ids: the prefix, int32, shape (n,).
         data: what ``Memory.checkpoint`` gave after exactly these tokens.
+        adapters: LoRA adapters of the passes that computed it.
     """
 
     ids: Int32
     data: bytes
+    adapters: AdapterSet = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -73,9 +77,9 @@ class Checkpoints:
         """False if another one of the last one's size would be refused."""
         return self.max_bytes > 0 and self.n_bytes_each <= self.max_bytes
 
-    def of(self, ids: Int32) -> list[Checkpoint]:
-        """All checkpoints of prefixes of these tokens, the shortest first."""
-        found = [checkpoint for checkpoint in self._checkpoints if checkpoint.begins(ids)]
+    def of(self, ids: Int32, adapters: AdapterSet = ()) -> list[Checkpoint]:
+        """All checkpoints of prefixes of these tokens under adapters, the shortest first."""
+        found = [one for one in self._checkpoints if one.adapters == adapters and one.begins(ids)]
         return sorted(found, key=len)
 
     def touch(self, checkpoint: Checkpoint) -> None:
@@ -91,7 +95,7 @@ class Checkpoints:
         self.n_bytes_each = checkpoint.n_bytes
         if checkpoint.n_bytes > self.max_bytes:
             return False
-        for known in self.of(checkpoint.ids):
+        for known in self.of(checkpoint.ids, checkpoint.adapters):
             if len(known) == len(checkpoint):
                 self.remove(known)
         while self.n_bytes + checkpoint.n_bytes > self.max_bytes or len(self) >= _N_MAX:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pytreellama.context.context import Context
 from pytreellama.engine.jobs import Job
+from pytreellama.model.lora import AdapterSet
 
 Int32 = NDArray[np.int32]
 
@@ -21,10 +22,12 @@ class CachedPrefix:
     Attributes:
         ids: its tokens, int32, shape (n,).
         seq_id: its sequence.
+        adapters: LoRA adapters of the passes that computed it.
     """
 
     ids: Int32
     seq_id: int
+    adapters: AdapterSet = ()
 
 
 class PrefixCache:
@@ -48,6 +51,10 @@ class PrefixCache:
     def __iter__(self) -> Iterator[CachedPrefix]:
         return iter(self._prefixes)
 
+    def of(self, adapters: AdapterSet) -> list[CachedPrefix]:
+        """The prefixes that passes with these adapters computed."""
+        return [prefix for prefix in self._prefixes if prefix.adapters == adapters]
+
     @property
     def is_full(self) -> bool:
         """True if one prefix must be evicted before another is inserted."""
@@ -61,7 +68,7 @@ class PrefixCache:
         ids = job.state.shareable
         if self._n_max == 0 or not len(ids) or len(ids) < job.state.n_past:
             return False
-        for prefix in list(self._prefixes):
+        for prefix in self.of(job.adapters):
             n_equal = n_common(ids, prefix.ids)
             if n_equal == len(ids):
                 self.touch(prefix)
@@ -70,7 +77,7 @@ class PrefixCache:
                 self.evict(prefix)
         if self.is_full:
             self.evict_oldest()
-        self.add(CachedPrefix(ids.copy(), job.require_id()))
+        self.add(CachedPrefix(ids.copy(), job.require_id(), job.adapters))
         return True
 
     def add(self, prefix: CachedPrefix) -> None:

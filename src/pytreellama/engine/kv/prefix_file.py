@@ -30,21 +30,26 @@ def save_prefix_cache(
 ) -> int:
     """Write all cached prefixes, with their keys and values and checkpoints; returns how many.
 
+    Those of LoRA adapters are left out: names do not tell whether a later file is the same.
+
     Raises:
         FileError: the file cannot be written.
     """
     arrays: dict[str, Any] = {"of": _bytes(json.dumps(_of(context), sort_keys=True).encode())}
-    for i, prefix in enumerate(cache):
+    prefixes = cache.of(())
+    for i, prefix in enumerate(prefixes):
         arrays[f"tokens{i}"] = prefix.ids
         arrays[f"state{i}"] = _bytes(context.memory.save(prefix.seq_id))
     for i, checkpoint in enumerate(checkpoints):
-        if any(n_common(checkpoint.ids, p.ids) == len(checkpoint.ids) for p in cache):
+        if checkpoint.adapters:
+            continue
+        if any(n_common(checkpoint.ids, p.ids) == len(checkpoint.ids) for p in prefixes):
             arrays[f"checkpoint_tokens{i}"] = checkpoint.ids
             arrays[f"checkpoint_state{i}"] = _bytes(checkpoint.data)
     with replaced_file(path) as file:
         os.chmod(file.name, 0o600)  # it contains prompts and outputs
         np.savez(file, **arrays)
-    return len(cache)
+    return len(prefixes)
 
 
 def load_prefix_cache(

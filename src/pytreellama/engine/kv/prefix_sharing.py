@@ -111,7 +111,7 @@ class PrefixSharing:
 
     def _longest(self, job: Job, running: Iterable[Job]) -> _Hit | None:
         best = None
-        checkpoints = self._checkpoints.of(job.state.ids[:-1])
+        checkpoints = self._checkpoints.of(job.state.ids[:-1], job.adapters)
         for source in self._sources(job, running):
             n_best = job.state.n_past if best is None else best.n
             hit = self._hit(source, checkpoints) if source.n > n_best else None
@@ -128,9 +128,10 @@ class PrefixSharing:
     def _sequences(self, job: Job, running: Iterable[Job]) -> Iterator[_Source]:
         ids = job.state.ids[:-1]
         for other in running:
-            if other is not job and other.seq_id is not None:
+            is_alike = other is not job and other.adapters == job.adapters
+            if is_alike and other.seq_id is not None:
                 yield _Source(other.seq_id, self._n_whole(n_common(ids, other.state.shareable)))
-        for prefix in self.cache:
+        for prefix in self.cache.of(job.adapters):
             yield _Source(prefix.seq_id, self._n_whole(n_common(ids, prefix.ids)), prefix)
 
     def _hit(self, source: _Source, checkpoints: Sequence[Checkpoint]) -> _Hit | None:
@@ -158,6 +159,8 @@ class PrefixSharing:
 
     def _n_ahead(self, job: Job, other: Job) -> int:
         """Tokens that both jobs will have prefilled, in whole chunks."""
+        if job.adapters != other.adapters:
+            return 0
         return self._n_whole(n_common(job.state.ids[:-1], other.state.ids[:-1]))
 
     def _n_whole(self, n_tokens: int) -> int:

@@ -11,6 +11,8 @@ enum llama_vocab_type {
     ...
 };
 
+llama_token llama_vocab_sep(const struct llama_vocab * vocab);
+bool llama_vocab_get_add_sep(const struct llama_vocab * vocab);
 enum llama_vocab_type llama_vocab_type(const struct llama_vocab * vocab);
 
 int32_t llama_vocab_n_tokens(const struct llama_vocab * vocab);

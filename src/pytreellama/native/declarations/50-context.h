@@ -12,6 +12,7 @@ enum llama_pooling_type {
     LLAMA_POOLING_TYPE_MEAN,
     LLAMA_POOLING_TYPE_CLS,
     LLAMA_POOLING_TYPE_LAST,
+    LLAMA_POOLING_TYPE_RANK,
     ...
 };
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 from fastapi import APIRouter, Request
@@ -124,14 +125,8 @@ async def _rerank(service: Service, body: RerankRequest, caller: Caller) -> Resp
         raise APIError(400, "give either documents or texts", param="documents")
     documents = body.documents or body.texts or []
     require_few(service, len(documents), "documents")
-    scores: list[float] = []
-    n_tokens = 0
-    for document in documents:
-        job = await caller.run(partial(_query_job, service, body.query, document))
-        await evaluate(service, job, caller)
-        (one,) = job.scores
-        scores.append(math.exp(one.logp / len(one.tokens)))
-        n_tokens += job.stats.n_prompt + len(one.tokens)
+    rank = _classified if service.engine.engine.model.is_encoder else _scored
+    scores, n_tokens = await rank(service, body.query, documents, caller)
     best = sorted(range(len(scores)), key=lambda i: -scores[i])[: body.top_n]
     if body.texts is not None:
         return json_response(
@@ -152,6 +147,31 @@ async def _rerank(service: Service, body: RerankRequest, caller: Caller) -> Resp
     return json_response(
         RerankList(model=service.settings.model_name, results=results, usage=usage)
     )
+
+
+async def _classified(
+    service: Service, query: str, documents: Sequence[str], caller: Caller
+) -> tuple[list[float], int]:
+    """What a reranker's classifier says of each pair, and the number of tokens."""
+    rank_job = service.engine.engine.rank_job
+    jobs = [await caller.run(partial(rank_job, query, document)) for document in documents]
+    await evaluate(service, jobs, caller)
+    return [float(job.scores[0]) for job in jobs], sum(job.stats.n_prompt for job in jobs)
+
+
+async def _scored(
+    service: Service, query: str, documents: Sequence[str], caller: Caller
+) -> tuple[list[float], int]:
+    """How probable a decoder finds the query after each document, and the number of tokens."""
+    scores: list[float] = []
+    n_tokens = 0
+    for document in documents:
+        job = await caller.run(partial(_query_job, service, query, document))
+        await evaluate(service, [job], caller)
+        (one,) = job.scores
+        scores.append(math.exp(one.logp / len(one.tokens)))
+        n_tokens += job.stats.n_prompt + len(one.tokens)
+    return scores, n_tokens
 
 
 def _query_job(service: Service, query: str, document: str) -> ScoreJob:
