@@ -86,7 +86,11 @@ int32_t treellama_memory_seq_div(llama_context * ctx, llama_seq_id seq_id, llama
 }
 
 bool treellama_memory_can_shift(llama_context * ctx) {
-    return llama_memory_can_shift(llama_get_memory(ctx)) && !ctx->get_model().pos_embd;
+    const auto & model = ctx->get_model();
+    const auto * cache = find_cells(ctx);
+
+    return llama_memory_can_shift(llama_get_memory(ctx)) && !model.pos_embd &&
+        (!cache || treellama_can_turn_keys(model, ctx->get_cparams().offload_kqv, cache->type_k()));
 }
 
 int32_t treellama_memory_update(llama_context * ctx) {

@@ -86,7 +86,7 @@ def chat(
 
     session.check_drafter(options.drafter)
     with (
-        session.load_model(options.model, options.n_gpu_layers, options.drafter) as model,
+        session.load_model(options.model, options, options.drafter) as model,
         session.open_engine(model, options, n_cached_prefixes=1) as engine,
         LineInput("chat") as lines,
     ):

@@ -55,7 +55,7 @@ def generate(
         )
     prompt, sampling = session.read_prompt(options), options.sampling()
     session.check_drafter(options.drafter)
-    with session.load_model(options.model, options.n_gpu_layers, options.drafter) as model:
+    with session.load_model(options.model, options, options.drafter) as model:
         with session.open_engine(model, options) as engine:
             marked = MarkedText(model.vocab, in_colour=is_coloured(plain=plain or as_json))
             completion = session.run(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pytreellama.cli.option import option, unpacked
-from pytreellama.cli.options import Debug, GpuLayers, Json, ModelPath
+from pytreellama.cli.options import Debug, Json, ModelPath
 from pytreellama.cli.output import (
     ProgressBar,
     facts_table,
@@ -18,6 +18,7 @@ from pytreellama.cli.output import (
     stderr_console,
     stdout_console,
 )
+from pytreellama.cli.placement_flags import GpuLayers, PlacementFlags
 from pytreellama.errors import RequestError
 from pytreellama.units import gibibytes
 
@@ -183,7 +184,7 @@ def train(options: TrainOptions, as_json: Json = False) -> None:
 
     texts, training = options.text_options(), options.training_options()
     with (
-        load_model(options.model, options.n_gpu_layers) as model,
+        load_model(options.model, PlacementFlags(options.n_gpu_layers)) as model,
         ProgressBar("writing", refreshes_per_s=1.0) as bar,
     ):
         trained = run.train(
@@ -309,7 +310,7 @@ def evaluate(options: EvalOptions, as_json: Json = False) -> None:
     asked = own_prompts() if options.prompts is None else read_prompts(options.prompts)
     prompts = limited([prompt.as_chat() for prompt in asked], options.limit)
     with (
-        load_model(options.model, options.n_gpu_layers) as model,
+        load_model(options.model, PlacementFlags(options.n_gpu_layers)) as model,
         Heads(options.heads or require_heads(model), model) as heads,
         ProgressBar("measuring", refreshes_per_s=1.0) as bar,
     ):

@@ -11,6 +11,7 @@ import typer
 
 from pytreellama.cli.failures import remember_debug
 from pytreellama.cli.option import option
+from pytreellama.cli.placement_flags import PlacementFlags
 from pytreellama.cli.sampling_flags import SamplingFlags
 from pytreellama.errors import RequestError
 
@@ -46,15 +47,6 @@ Threads = Annotated[
         min=1,
     ),
 ]
-GpuLayers = Annotated[
-    int,
-    option(
-        "--n-gpu-layers",
-        "-ngl",
-        help="Number of layers to put on the GPU; -1 for all.",
-        panel=_MODEL,
-    ),
-]
 Debug = Annotated[
     bool,
     option("--debug", help="Print the traceback of an error.", callback=remember_debug),
@@ -66,7 +58,7 @@ Json = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class EngineFlags(SamplingFlags):
+class EngineFlags(SamplingFlags, PlacementFlags):
     """Options of a model, its engine, and sampling."""
 
     model: ModelPath = None
@@ -84,7 +76,6 @@ class EngineFlags(SamplingFlags):
         ),
     ] = None
     threads: Threads = None
-    n_gpu_layers: GpuLayers = -1
 
     drafter: Annotated[
         str,

@@ -57,7 +57,7 @@ def plan(
     prompt, sampling = session.read_prompt(options), options.sampling()
     drafter = planned_drafter(options.drafter)
     console = stdout_console()
-    with session.load_model(options.model, options.n_gpu_layers, options.drafter) as model:
+    with session.load_model(options.model, options, options.drafter) as model:
         watch = _Watch(model.vocab, None if as_json else console, n_shown)
         with session.open_engine(model, options, drafter) as engine:
             completion = session.run(engine, prompt, options, sampling, on_step=watch.on_step)

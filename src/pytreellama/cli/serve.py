@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pytreellama.cli.option import option, unpacked
-from pytreellama.cli.options import Debug, GpuLayers, ModelPath, Threads, complete_drafter
+from pytreellama.cli.options import Debug, ModelPath, Threads, complete_drafter
+from pytreellama.cli.placement_flags import PlacementFlags
 from pytreellama.cli.sampling_defaults import (
     FrequencyPenalty,
     MinP,
@@ -45,12 +46,11 @@ _SAMPLING_FIELDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class ServeOptions:
+class ServeOptions(PlacementFlags):
     """Options of the server."""
 
     model: ModelPath = None
     threads: Threads = None
-    n_gpu_layers: GpuLayers = -1
 
     host: Annotated[
         str,
@@ -277,7 +277,7 @@ def serve(options: ServeOptions) -> None:
     listening = run.listening_socket(options.host, options.port)
     with (
         listening,
-        session.load_model(options.model, options.n_gpu_layers, options.drafter) as model,
+        session.load_model(options.model, options, options.drafter) as model,
     ):
         from pytreellama.serve.app import make_app
 

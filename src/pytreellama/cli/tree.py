@@ -61,7 +61,7 @@ def tree(
         make_folder(svg)
     steps: list[Step] = []
     console = stdout_console()
-    with session.load_model(options.model, options.n_gpu_layers, options.drafter) as model:
+    with session.load_model(options.model, options, options.drafter) as model:
         vocab = model.vocab
 
         def watch(step: Step) -> None:
