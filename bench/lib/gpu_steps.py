@@ -127,6 +127,7 @@ def _facts(
     *,
     plain: tuple[list[Completion], float, list[float]],
 ) -> dict[str, Any]:
+    """What a run was. On a device that computes on after a call, ``pass_ms`` is the launch."""
     n_tokens = sum(len(one.tokens) for one in completions)
     equal = [a.tokens == b.tokens for a, b in zip(completions, plain[0], strict=True)]
     stats = [one.stats for one in completions]

@@ -27,7 +27,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     bin_folder.mkdir()
     monkeypatch.setenv("PATH", str(bin_folder))
     monkeypatch.setattr(toolchain, "CUDA_HOME", str(tmp_path / "no-cuda"))
-    monkeypatch.setattr(cuda.sys, "path", [str(tmp_path / "site-packages")])
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site-packages")])
     return tmp_path
 
 
