@@ -25,3 +25,8 @@ def logits_of_plain_steps(context: Context, seq: int, text: Sequence[int]) -> np
         context.decode(token, seq=seq)
         rows.append(context.outputs.logits[0])
     return np.array(rows)
+
+
+def assert_same_logits(found: np.ndarray, expected: np.ndarray) -> None:
+    """Logits of one text by passes alike: equal bits on a CPU, close on a device."""
+    np.testing.assert_allclose(found, expected, rtol=0.0, atol=backends.tolerance(0.0, 3e-2))

@@ -266,7 +266,8 @@ def test_unlikely_paths_are_left_out(model: Model, tmp_path: Path, sees: Any) ->
         every = heads.grow(1, STATE, 270, 500, top=6, width=100, min_p=0.0)
         likely = heads.grow(1, STATE, 270, 500, top=6, width=100, min_p=0.01)
         assert 0 < len(likely.p) < len(every.p)
-        assert sorted(likely.p) == sorted(p for p in every.p if p >= 0.01)
+        expected = sorted(p for p in every.p if p >= 0.01)
+        np.testing.assert_allclose(sorted(likely.p), expected, rtol=tolerance(0.0, 1e-3))
         assert heads.grow(1, STATE, 270, 500, top=6, width=100, min_p=1.0).p == []
 
 
