@@ -28,7 +28,7 @@ if sys.version_info < (3, 10):  # noqa: UP036 - it runs before pip can check
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "vendor"))
 
-from buildlib import cuda, native, patch_commands, staging, toolchain  # noqa: E402
+from buildlib import cuda, native, patch_commands, site, staging, toolchain  # noqa: E402
 from buildlib.cache import Cache, cache_root  # noqa: E402
 from buildlib.compile_commands import write_compile_commands  # noqa: E402
 from buildlib.environment import Environment  # noqa: E402
@@ -89,6 +89,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[
     )  # fmt: skip
     command("run", "Set everything up, then: pytreellama demo, or generate ... --compare.")
     command("test", "Set everything up, then: pytest ...")
+    command("docs", "Set everything up, then build the documentation: mkdocs build ...")
     text = "Keep the series of patches: edit it, move the pin, check it (docs/patches.md)."
     patch_commands.add_arguments(commands.add_parser("patches", help=text, description=text))
     clean_parser = commands.add_parser("clean", help="Remove what build.py made in the checkout.")
@@ -123,6 +124,10 @@ def prepare(options: argparse.Namespace, rest: list[str]) -> int:
         return become([environment.program("pytreellama"), *words])
     if options.command == "test":
         return become([environment.python, "-m", "pytest", *rest])
+    if options.command == "docs":
+        site.stage_pages(ROOT, ROOT / "build" / "docs")
+        os.environ.update(NO_MKDOCS_2_WARNING="1")  # the theme's notice is not about the pages
+        return become([environment.python, "-m", "mkdocs", "build", "--quiet", *rest])
     return 0
 
 
@@ -134,7 +139,9 @@ def build(options: argparse.Namespace, environment: Environment, progress: Progr
     if cuda.needs_wheels(toolchain.definitions(args)):
         environment.ensure_tools(cuda.EXTRA, progress)
     tools = options.target if options.command == "build" else []
-    asked = {"test": ["test"], "build": getattr(options, "extra", [])}.get(options.command, [])
+    asked = {"test": ["test"], "docs": ["docs"], "build": getattr(options, "extra", [])}.get(
+        options.command, []
+    )
     extras = environment.all_extras(asked)
     testing = not TESTERS.isdisjoint(extras)
     entry = ensure_native(progress, options.jobs, tools, testing=testing)

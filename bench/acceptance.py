@@ -97,7 +97,9 @@ def run(
         Engine(model, drafter, n_draft=n_nodes, n_ctx=N_CTX, n_threads=options.threads) as engine,
     ):
         for i, question in enumerate(questions):
-            stats = engine.generate([question.messages], max_tokens=options.tokens)[0].stats
+            stats = engine.generate(
+                question.messages, max_tokens=options.tokens, temperature=0
+            ).stats
             written[question.category] += stats.n_tokens
             steps[question.category] += stats.n_steps
             progress((i + 1) / len(questions))

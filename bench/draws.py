@@ -181,7 +181,11 @@ def answer(
     totals = Totals()
     with by_chain(chain):
         for completion in engine.generate(
-            [question.messages], max_tokens=n_tokens, ignore_eos=True, seed=SEED, **drawn
+            [engine.encode_prompt(question.messages)],
+            max_tokens=n_tokens,
+            ignore_eos=True,
+            seed=SEED,
+            **drawn,
         ):
             totals.add(completion.stats)
     return totals
@@ -245,8 +249,9 @@ def one_round(model: Model, options: argparse.Namespace) -> dict[str, float]:
             for way in in_turn(ways, i):
                 name = way[1]
                 with by_chain(CHAIN in name):
-                    answer = engines[way].generate(
-                        [question.messages],
+                    engine = engines[way]
+                    answer = engine.generate(
+                        [engine.encode_prompt(question.messages)],
                         max_tokens=options.tokens,
                         seed=SEED + i,
                         **TREES[name.removesuffix(CHAIN)],

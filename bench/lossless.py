@@ -126,7 +126,7 @@ def answer(
     with shown(told) as progress, Engine(model, drafter, **sizes) as engine:
         for begin in range(0, len(questions), n_together):
             batch = [question.messages for question in questions[begin : begin + n_together]]
-            completions += engine.generate(batch, max_tokens=n_tokens)
+            completions += engine.generate(batch, max_tokens=n_tokens, temperature=0)
             progress(len(completions) / len(questions))
     n_steps = sum(completion.stats.n_steps for completion in completions)
     n_written = sum(completion.stats.n_tokens for completion in completions)

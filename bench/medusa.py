@@ -149,7 +149,7 @@ def measure_steps(
     steps: dict[str, StepCounts] = defaultdict(StepCounts)
     with Engine(model, factory, n_draft=n_nodes, n_ctx=N_CTX, n_threads=options.threads) as engine:
         for question in questions:
-            answer = engine.generate([question.messages], max_tokens=options.tokens)[0]
+            answer = engine.generate(question.messages, max_tokens=options.tokens, temperature=0)
             for category in (question.category, ALL):
                 steps[category].add(answer)
     note(f"trees of {n_nodes} nodes: {steps[ALL].tokens_per_step:.3f} tokens a step")
@@ -188,7 +188,9 @@ def measure_speeds(
         for i, question in enumerate(questions):
             texts = {}
             for name in in_turn(tuple(engines), i + number):
-                answer = engines[name].generate([question.messages], max_tokens=options.tokens)[0]
+                answer = engines[name].generate(
+                    question.messages, max_tokens=options.tokens, temperature=0
+                )
                 for category in (question.category, ALL):
                     found.totals[name, category].add(answer.stats)
                 texts[name] = answer.tokens

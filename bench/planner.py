@@ -131,7 +131,9 @@ def one_repeat(
         for i, question in enumerate(questions):
             texts = {}
             for name in in_turn(names, i):
-                answer = engines[name].generate([question.messages], max_tokens=options.tokens)[0]
+                answer = engines[name].generate(
+                    question.messages, max_tokens=options.tokens, temperature=0
+                )
                 repeat.add(name, question.category, answer)
                 texts[name] = answer.tokens
             for name in names:

@@ -255,7 +255,7 @@ def timed(act: Callable[[], None]) -> float:
 
 
 def directly(engine: Any, question: Question, n_tokens: int, streams: bool) -> None:
-    asked = {"max_tokens": n_tokens, "ignore_eos": True}
+    asked = {"max_tokens": n_tokens, "ignore_eos": True, "temperature": 0}
     if streams:
         for _ in engine.stream(question.messages, **asked):
             pass

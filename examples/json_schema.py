@@ -23,6 +23,6 @@ model = ptl.Model(sys.argv[1]) if len(sys.argv) > 1 else ptl.Model.default()
 
 with ptl.Engine(model) as engine:
     question = {"role": "user", "content": "Describe the capital of France as JSON."}
-    answer = engine.generate([question], json_schema=SCHEMA, max_tokens=192)
+    answer = engine.generate([question], json_schema=SCHEMA, max_tokens=192, temperature=0)
 
 print(json.dumps(json.loads(answer.text), indent=2))

@@ -25,7 +25,7 @@ model = ptl.Model(sys.argv[1]) if len(sys.argv) > 1 else ptl.Model.default()
 with ptl.Engine(model, n_seq_max=len(QUESTIONS)) as engine:
     begin = time.perf_counter()
     chats = [[SYSTEM, {"role": "user", "content": question}] for question in QUESTIONS]
-    answers = engine.generate(chats, max_tokens=24)
+    answers = engine.generate(chats, max_tokens=24, temperature=0)
     seconds = time.perf_counter() - begin
 
 for question, answer in zip(QUESTIONS, answers, strict=True):

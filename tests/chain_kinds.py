@@ -1,8 +1,6 @@
-"""Kinds of tiny models whose recurrent states can be rolled back, and texts for them."""
+"""Kinds of tiny models whose recurrent states can be rolled back."""
 
 from __future__ import annotations
-
-import numpy as np
 
 KINDS = (
     "mamba2",
@@ -28,7 +26,3 @@ ALONE = ("qwen4exp", "qwen4exp-ple", "glm5-next")
 FEW = ("mamba2", "qwen35", "kimi-k3", "lfm2", "qwen4exp")
 N_CHAIN = 8
 N_CTX = 512
-
-
-def text_of(n_tokens: int, seed: int = 7) -> list[int]:
-    return [int(t) for t in np.random.default_rng(seed).integers(3, 250, n_tokens)]

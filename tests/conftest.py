@@ -16,7 +16,7 @@ import leftovers
 import tiny_models
 
 if TYPE_CHECKING:
-    from pytreellama import Model
+    from pytreellama import Context, Model
 
 backends.choose()
 
@@ -122,6 +122,23 @@ def tiny_model(tiny_model_path: Callable[..., Path]) -> Iterator[Callable[..., M
     yield load
     for model in models.values():
         model.close()
+
+
+@pytest.fixture
+def new_context(tiny_model: Callable[..., Model]) -> Iterator[Callable[..., Context]]:
+    """Makes contexts of a kind, closed after the test: ``new_context(kind, dtype, **options)``."""
+    from pytreellama import Context
+
+    made: list[Context] = []
+
+    def make(kind: str, dtype: str = "f32", **options: Any) -> Context:
+        model = tiny_model(kind, **({} if dtype == "f32" else {"dtype": dtype}))
+        made.append(Context(model, **options))
+        return made[-1]
+
+    yield make
+    for context in made:
+        context.close()
 
 
 @pytest.fixture(scope="session")

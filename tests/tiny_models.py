@@ -23,6 +23,7 @@ from gguf.quants import quantize
 import q4_k
 
 BOS, EOS, IM_START, IM_END = 1, 2, 259, 260
+INFILL = {"pre": 4, "suf": 5, "mid": 6}  # byte tokens that no text has
 """Ids of <s>, </s>, <|im_start|> and <|im_end|>; generation ends at </s> and at <|im_end|>."""
 
 N_VOCAB_MIN = 261 + 1 + len(ascii_lowercase)
@@ -405,7 +406,9 @@ def _pieces() -> Iterator[str]:
             yield piece
 
 
-def _add_vocabulary(g: GGUFWriter, n_vocab: int, add_eos: bool, templates: Templates) -> None:
+def _add_vocabulary(
+    g: GGUFWriter, n_vocab: int, add_eos: bool, templates: Templates, infill: bool
+) -> None:
     """A SentencePiece vocabulary: what is not in a piece falls back to the 256 byte tokens."""
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     pieces = list(islice(_pieces(), n_vocab - 261))
@@ -429,6 +432,8 @@ def _add_vocabulary(g: GGUFWriter, n_vocab: int, add_eos: bool, templates: Templ
     g.add_add_bos_token(True)
     g.add_add_eos_token(add_eos)
     g.add_chat_template(templates)
+    for kind, token in INFILL.items() if infill else ():
+        g.add_uint32(f"tokenizer.ggml.fim_{kind}_token_id", token)
 
 
 # --- the file -----------------------------------------------------------------------------------
@@ -450,6 +455,7 @@ def write_tiny_model(
     dtype: str = "f32",
     stops: bool = False,
     add_eos: bool = False,
+    infill: bool = False,
     chat_template: Templates = CHAT_TEMPLATE,
 ) -> Path:
     """Write a model of a kind and return its path; equal arguments give equal bytes.
@@ -459,8 +465,9 @@ def write_tiny_model(
     of one expert. `n_swa` is the sliding window of "swa", whose even layers have it. `dtype` is one
     of `DTYPES`; rows of "q4_k" want 256 values, so choose `n_embd`, `n_ff` and `n_head * 32` to be
     256. Unless `stops`, the rows of control tokens in the output matrix are zero, so that greedy
-    text does not end by chance. `add_eos` is the file's `add_eos_token`. Raises ValueError on sizes
-    that the architecture cannot have.
+    text does not end by chance. `add_eos` is the file's `add_eos_token`. With `infill`, it has
+    fill-in-the-middle with the tokens of `INFILL`. Raises ValueError on sizes that the architecture
+    cannot have.
     """
     found = _find_kind(kind)
     n_layer = found.n_layer if n_layer is None else n_layer
@@ -474,7 +481,7 @@ def write_tiny_model(
     path = Path(path)
     writer = _writer(path, kind, found, shape, dtype)
     found.write(writer, Weights(writer, kind, seed, dtype), shape, stops)
-    _add_vocabulary(writer, shape.n_vocab, add_eos, chat_template)
+    _add_vocabulary(writer, shape.n_vocab, add_eos, chat_template, infill)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

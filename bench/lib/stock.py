@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
-
-from lib.report import ROOT
-
-sys.path.insert(0, str(ROOT / "vendor"))
 
 from buildlib import native
 from buildlib.cache import Cache, cache_root
@@ -18,6 +13,7 @@ from buildlib.progress import Progress
 from buildlib.recipe import Recipe, read_recipe
 from buildlib.sources import obtain, synchronise
 from buildlib.toolchain import find_cmake, find_ninja
+from lib.report import ROOT
 
 # the patches before this one are fixes: without that of AMX, quantised models end the process on
 # some machines; the others mend what trees touch

@@ -168,6 +168,8 @@ def test_a_drafters_name_may_have_a_size() -> None:
     for name in ("suffix:", "suffix:0", "suffix:x", "suffix:-1"):
         with pytest.raises(RequestError, match="not a number of nodes"):
             drafter_and_size(name)
+    assert drafter_and_size("model=hf:owner/name:Q4_K_M") == ("model=hf:owner/name:Q4_K_M", None)
+    assert drafter_and_size("model=hf:owner/name:8") == ("model=hf:owner/name", 8)
     with pytest.raises(DraftError, match="invalid drafter='nope'"):
         drafter_and_size("nope:3")
 

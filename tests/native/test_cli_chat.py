@@ -35,9 +35,9 @@ def test_answers_are_those_of_the_engine_to_the_whole_conversation(
 ) -> None:
     with Engine(tiny_model("rope")) as engine:
         messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
-        first = engine.generate(messages, max_tokens=12).text
+        first = engine.generate(messages, max_tokens=12, temperature=0).text
         messages += [{"role": "assistant", "content": first}, {"role": "user", "content": "and"}]
-        second = engine.generate(messages, max_tokens=12).text
+        second = engine.generate(messages, max_tokens=12, temperature=0).text
     result = chat(tiny_model_path("rope"), "hi\nand\n", "--system", "be brief")
     assert result.stdout == f"{first}\n{second}\n"
 
@@ -70,6 +70,15 @@ def test_commands(tiny_model_path: PathOf, tmp_path: Path) -> None:
     ):
         assert text in result.stderr
     assert '"be brief"' in kept.read_text()
+
+
+def test_a_system_message_is_shown_and_taken_away_without_a_slip(tiny_model_path: PathOf) -> None:
+    lines = ["/system", "hi", "/system be brief", "/system", '/system ""', "/system", "/bye", "hi"]
+    said = chat(tiny_model_path("rope"), "\n".join(lines)).stderr.splitlines()
+    shown = [line for line in said if line.startswith("(system") or "new" in line]
+    none = "(system message: none; /system TEXT sets one)"
+    new = "(a new conversation)"
+    assert shown == [none, new, "(system message: be brief)", new, none]
 
 
 def test_a_text_in_triple_quotes_has_several_lines(tiny_model_path: PathOf, tmp_path: Path) -> None:

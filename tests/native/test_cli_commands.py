@@ -96,8 +96,8 @@ def test_a_drawn_seed_is_reported_and_gives_the_same_text_again(model_path: str)
 def test_chat_goes_through_the_models_template(model: Model, model_path: str) -> None:
     messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}]
     with Engine(model) as engine:
-        expected = engine.generate([messages], max_tokens=8)[0]
-    arguments = ("--chat", "--system", "be brief", "-m", model_path, "-n", "8")
+        expected = engine.generate([messages], max_tokens=8, seed=7)[0]
+    arguments = ("--chat", "--system", "be brief", "-m", model_path, "-n", "8", "-s", "7")
     got = invoke_json("generate", "hi", *arguments)
     assert got["tokens"] == list(expected.tokens)
     assert got["stats"]["n_prompt"] == expected.stats.n_prompt

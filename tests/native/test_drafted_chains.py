@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from chain_kinds import ALONE, FEW, KINDS, N_CHAIN, N_CTX, text_of
+from chain_kinds import ALONE, FEW, KINDS, N_CHAIN, N_CTX
 from exactness import needs_exact
 from pytreellama import Completion, Engine, Model, TokenTree
+from random_texts import text_of
 
 pytestmark = needs_exact
 

@@ -303,3 +303,14 @@ def test_engines_may_share_a_draft_model(tiny_model: TinyModel) -> None:
         engine.close()
     drafter.close()
     assert got == [want] * 48
+
+
+def test_chats_are_sampled_by_default_and_plain_text_is_not(tiny_model: TinyModel) -> None:
+    chat = [{"role": "user", "content": "the cat and the dog"}]
+    with Engine(tiny_model("rope"), n_ctx=512) as engine:
+        ids = engine.encode_prompt(chat)
+        usual: Any = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+        drawn = engine.generate(chat, max_tokens=24, seed=5)
+        assert drawn.tokens == engine.generate(ids, max_tokens=24, seed=5, **usual).tokens
+        greedy = engine.generate(chat, max_tokens=24, temperature=0)
+        assert greedy.tokens == engine.generate(ids, max_tokens=24).tokens != drawn.tokens

@@ -47,6 +47,13 @@ def test_scores_of_a_tree_are_those_of_plain_steps(engine: Engine) -> None:
         assert score.logp == pytest.approx(float(score.logps.sum()), abs=1e-5)
 
 
+def test_the_greedy_continuation_is_said_to_be_greedy(engine: Engine) -> None:
+    greedy = list(engine.generate(PROMPT, max_tokens=4, ignore_eos=True).tokens)
+    other = [*greedy[:2], greedy[2] + 1, greedy[3]]
+    scores = engine.score(PROMPT, [greedy, other, greedy[:1], [greedy[0] + 1]])
+    assert [score.is_greedy for score in scores] == [True, False, True, False]
+
+
 def test_scores_of_all_single_tokens_are_a_distribution(engine: Engine) -> None:
     scores = engine.score(PROMPT, [[token] for token in range(100)])
     assert 0.0 < sum(np.exp(score.logp) for score in scores) < 1.0

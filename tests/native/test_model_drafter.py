@@ -352,6 +352,42 @@ def test_a_draft_model_may_be_closed_by_its_owner(tiny_model_path: Callable[...,
     factory.close()
 
 
+def test_a_file_as_drafter_is_loaded_for_an_engine_and_closed_with_it(
+    tiny_model: TinyModel, tiny_model_path: Callable[..., Path]
+) -> None:
+    model, path = tiny_model("rope"), str(tiny_model_path("rope"))
+    plain = completion(model, "none", SIZES, max_tokens=40)
+    with Engine(model, path, **SIZES) as engine:
+        done = engine.generate(PROMPT, max_tokens=40)
+        factory = engine.drafter
+        assert isinstance(factory, draft.DraftFile)
+        with pytest.raises(DraftError, match="another engine drafts with"):
+            Engine(model, factory, **SIZES)
+    assert done.tokens == plain.tokens
+    assert done.stats.drafters["model"].n_accepted > 0
+    with pytest.raises(DraftError, match="within an engine"):
+        factory()
+
+
+@pytest.mark.parametrize("joined", ["auto+{}", "suffix+model={}"])
+def test_a_file_may_be_joined_to_other_drafters(
+    joined: str, tiny_model: TinyModel, tiny_model_path: Callable[..., Path]
+) -> None:
+    model = tiny_model("rope")
+    plain = completion(model, "none", SIZES, max_tokens=40)
+    spec = joined.format(tiny_model_path("rope"))
+    assert completion(model, spec, SIZES, max_tokens=40).tokens == plain.tokens
+
+
+def test_a_file_of_another_vocabulary_is_refused_and_nothing_stays_open(
+    tiny_model: TinyModel, tiny_model_path: Callable[..., Path], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF")
+    with pytest.raises(DraftError, match="the draft model cannot be loaded"):
+        Engine(tiny_model("rope"), str(broken), **SIZES)
+
+
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError):
         draft.Model(tmp_path / "none.gguf")

@@ -42,6 +42,16 @@ def test_what_a_model_writes_is_escaped() -> None:
     assert "&lt;script&gt;" in completion._repr_html_()
 
 
+def test_a_completion_is_one_short_line(tiny_model: Callable[..., Model]) -> None:
+    with Engine(tiny_model("rope"), n_ctx=512) as engine:
+        done = engine.generate(PROMPT, max_tokens=100, ignore_eos=True)
+    assert len(repr(done)) < 400 and "\n" not in repr(done)
+    assert f"100 tokens, ended by length, {done.stats.tokens_per_step:.2f} tokens per step" in repr(
+        done
+    )
+    assert "tree_sizes" not in repr(done.stats)
+
+
 def test_an_engine_says_what_it_is(tiny_model: Callable[..., Model]) -> None:
     with Engine(tiny_model("rope"), n_ctx=512, n_seq_max=3) as engine:
         assert "3 requests at once in a context of 512 tokens" in repr(engine)

@@ -216,6 +216,18 @@ def test_statistics_add_up(tiny_model: TinyModel, believe: Believe) -> None:
     assert told["drafters"]["suffix"]["n_drafted"] == stats.n_drafted
 
 
+def test_a_drafter_without_a_plan_is_counted_too(tiny_model: TinyModel) -> None:
+    with Engine(tiny_model("rope"), "suffix", **SIZES) as engine:
+        stats = engine.generate(PROMPT, max_tokens=60).stats
+    ((name, counted),) = stats.drafters.items()
+    assert (name, counted.n_drafted, counted.n_accepted) == (
+        "suffix",
+        stats.n_drafted,
+        stats.n_accepted,
+    )
+    assert stats.n_drafted > 0
+
+
 def test_a_guess_of_two_drafters_counts_for_both(tiny_model: TinyModel, believe: Believe) -> None:
     believe(0.0)
     drafters = Auto(Suffix(min_p=0.001), lambda: cast(Any, Renamed(Suffix(min_p=0.001)())))

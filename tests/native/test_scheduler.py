@@ -16,6 +16,7 @@ from exactness import needs_exact
 from pytreellama import AsyncEngine, Context, Engine, Model, TokenTree, draft
 from pytreellama.draft import NoDrafter, Suffix, make_drafter
 from pytreellama.engine.jobs import GenerateJob
+from pytreellama.engine.prefill_share import N_SHORT, PrefillShare
 from pytreellama.engine.request import Request
 from pytreellama.engine.scheduler import Scheduler
 from pytreellama.errors import ContextError, DraftError, QueueFullError, RequestError
@@ -191,6 +192,37 @@ class TestReading:
             desk.add(prompt_of(256, 1), 5)
         desk.run()
         assert len(other.output.tokens) == 5
+
+
+class CountedShare(PrefillShare):
+    """Every chunk takes a second, and every decode pass a tenth of one."""
+
+    def spend(self, seconds: float, n_long: int, n_decoding: int) -> None:
+        super().spend(1.0, n_long, n_decoding)
+
+    def decoded(self, seconds: float) -> None:
+        super().decoded(0.1 if seconds else 0.0)
+
+
+def test_a_text_goes_on_between_the_chunks_of_a_long_prompt(tiny_model: TinyModel) -> None:
+    model = tiny_model("rope")
+    desk = Desk(model, NoDrafter, n_ctx=2048, n_seq_max=2, n_prefill=64)
+    desk.scheduler._prefill.share = CountedShare()
+    text = desk.add(prompt_of(9, 1), 200, ignore_eos=True)
+    while not text.output.tokens:
+        desk.scheduler.step()
+    long = desk.add(prompt_of(N_SHORT + 3 * 64, 2), 1)
+    n_written: dict[int, int] = {}  # at each length of what is prefilled
+    while not long.is_finished:
+        desk.scheduler.step()
+        n_written.setdefault(long.state.n_past, len(text.output.tokens))
+    first, second, third = (n_written[n] for n in (64, 128, 192))
+    assert second - first == 20  # two seconds, since the chunk took one
+    assert third - second == 20
+    assert n_written[N_SHORT + 2 * 64] - third - 20 <= 7  # 511 are missing: one step a chunk
+    assert long.error is None
+    desk.run()
+    assert text.output.tokens == alone(model, prompt_of(9, 1), 200, ignore_eos=True)
 
 
 class TestPrefixSharing:

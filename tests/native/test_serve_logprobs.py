@@ -61,6 +61,7 @@ def test_tokens_that_look_alike_have_entries_of_their_own(default_model: Model) 
     came = vocab.encode("a", add_special=False)[0]
     one = TokenLogp(came, -9.0, tuple((token, -1.0 - i) for i, token in enumerate(halves)))
     (top,) = written(vocab, "a", [one]).top_logprobs or [{}]
+    assert top is not None
     assert len(top) == len(halves) + 1
     assert list(top.values())[:2] == [-1.0, -2.0]
     assert top["a"] == -9.0

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
-import numpy as np
 import pytest
 
 from exactness import needs_exact
 from pytreellama import Context, Model, TokenTree
 from pytreellama.errors import MemoryStateError
+from random_texts import text_of
 
 TinyModel = Callable[..., Model]
 ContextOf = Callable[..., Context]
@@ -38,22 +38,9 @@ KINDS = [(kind, True) for kind in (*CELLS, *STATES)] + [(kind, False) for kind i
 
 
 @pytest.fixture
-def context_of(tiny_model: TinyModel) -> Iterator[ContextOf]:
-    """Contexts of a kind, closed at the end of the test."""
-    made: list[Context] = []
-
-    def make(kind: str, **options: Any) -> Context:
-        sizes: dict[str, Any] = {"n_ctx": 1024, "n_seq_max": 4, "n_threads": 1}
-        made.append(Context(tiny_model(kind), **sizes | options))
-        return made[-1]
-
-    yield make
-    for context in made:
-        context.close()
-
-
-def text_of(n_tokens: int, seed: int) -> list[int]:
-    return np.random.default_rng(seed).integers(3, 250, n_tokens).tolist()
+def context_of(new_context: ContextOf) -> ContextOf:
+    """Contexts of a kind, for four texts."""
+    return partial(new_context, n_ctx=1024, n_seq_max=4, n_threads=1)
 
 
 def logits_after(context: Context, text: list[int], seq: int | None = None) -> bytes:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import psutil
 import pytest
 
-from chain_kinds import FEW, KINDS, N_CHAIN, N_CTX, text_of
+from chain_kinds import FEW, KINDS, N_CHAIN, N_CTX
 from exactness import logits_of_plain_steps, needs_exact
 from pytreellama import Batch, Context, Model, TokenTree
 from pytreellama.engine.calibration import TimedPasses
@@ -23,6 +24,7 @@ from pytreellama.errors import (
     TreeError,
 )
 from pytreellama.native.context import AbortFlag
+from random_texts import text_of
 
 pytestmark = needs_exact
 
@@ -33,20 +35,9 @@ TinyModel = Callable[..., Model]
 
 
 @pytest.fixture
-def context_of(tiny_model: TinyModel) -> Iterator[ContextOf]:
-    """Contexts of a kind with chains of up to 8 tokens, closed at the end of the test."""
-    made: list[Context] = []
-
-    def make(kind: str, dtype: str = "f32", **options: Any) -> Context:
-        model = tiny_model(kind, **({} if dtype == "f32" else {"dtype": dtype}))
-        sizes = {"n_ctx": N_CTX, "n_seq_max": 3, "n_rs_seq": N_CHAIN}
-        context = Context(model, **(sizes | options))
-        made.append(context)
-        return context
-
-    yield make
-    for context in made:
-        context.close()
+def context_of(new_context: ContextOf) -> ContextOf:
+    """Contexts of a kind, for three texts and chains of up to 8 tokens."""
+    return partial(new_context, n_ctx=N_CTX, n_seq_max=3, n_rs_seq=N_CHAIN)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from exactness import logits_of_plain_steps, needs_exact
 from pytreellama import Batch, Context, Engine, Model, TokenTree, TreeEncoding
 from pytreellama.errors import BatchError, DecodeError, TreeError
 from pytreellama.native.context import AbortFlag
+from random_texts import text_of
 from tiny_architectures import kda
 from tiny_models import write_tiny_model
 
@@ -61,23 +63,9 @@ TinyModel = Callable[..., Model]
 
 
 @pytest.fixture
-def context_of(tiny_model: TinyModel) -> Iterator[ContextOf]:
-    """Contexts of a kind, closed at the end of the test."""
-    made: list[Context] = []
-
-    def make(kind: str, dtype: str = "f32", **options: Any) -> Context:
-        model = tiny_model(kind, **({} if dtype == "f32" else {"dtype": dtype}))
-        context = Context(model, **({"n_ctx": N_CTX, "n_seq_max": 3} | options))
-        made.append(context)
-        return context
-
-    yield make
-    for context in made:
-        context.close()
-
-
-def text_of(n_tokens: int, seed: int = 7) -> list[int]:
-    return np.random.default_rng(seed).integers(3, 250, n_tokens).tolist()
+def context_of(new_context: ContextOf) -> ContextOf:
+    """Contexts of a kind, for three texts."""
+    return partial(new_context, n_ctx=N_CTX, n_seq_max=3)
 
 
 def path_to(node: int, parents: Sequence[int] = PARENTS) -> list[int]:

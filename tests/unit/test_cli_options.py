@@ -13,13 +13,20 @@ import pytest
 from typer.testing import CliRunner
 
 from pytreellama.cli import app
+from pytreellama.cli.chat import ChatOptions
 from pytreellama.cli.options import GenerationOptions
+from pytreellama.cli.sampling_flags import UsualSampling
+from pytreellama.cli.serve import ServeOptions
 from pytreellama.cli.session import read_prompt
 from pytreellama.draft import DRAFTERS
 from pytreellama.errors import RequestError, SamplerError
 from pytreellama.sampling.params import SamplingParams
 
-NAMED_OTHERWISE = {"grammar": "grammar_file", "dry_sequence_breakers": "dry_sequence_breaker"}
+NAMED_OTHERWISE = {
+    "grammar": "grammar_file",
+    "lark": "lark_file",
+    "dry_sequence_breakers": "dry_sequence_breaker",
+}
 
 
 class FakeStdin(io.TextIOWrapper):
@@ -50,6 +57,31 @@ def test_an_option_that_is_left_out_leaves_the_library_default() -> None:
     chosen, default = GenerationOptions().sampling(), SamplingParams()
     for name in set(SamplingParams.__dataclass_fields__) - {"seed"}:
         assert getattr(chosen, name) == getattr(default, name), name
+
+
+def test_a_chat_is_sampled_as_its_model_recommends_where_nothing_is_given() -> None:
+    recommended = {"general.sampling.temp": "0.6", "general.sampling.top_k": "20"}
+    chosen = GenerationOptions(top_p=0.5).sampling(recommended, is_chat=True)
+    assert (chosen.temperature, chosen.top_k, chosen.top_p, chosen.min_p) == (0.6, 20, 0.5, 0.05)
+    assert GenerationOptions(temperature=0.0).sampling(recommended, is_chat=True).is_greedy
+    assert GenerationOptions().sampling(recommended).is_greedy, "plain text"
+    assert GenerationOptions(mirostat=2).sampling(recommended, is_chat=True).top_k == 0
+
+
+def test_each_sampling_option_is_declared_once_for_all_commands() -> None:
+    declared = {field.name for field in fields(UsualSampling)}
+    assert declared == set(UsualSampling.__annotations__)
+    commands: tuple[type, ...] = (GenerationOptions, ChatOptions, ServeOptions)
+    for options in commands:
+        assert declared.isdisjoint(vars(options).get("__annotations__", {}))
+        assert issubclass(options, UsualSampling)
+
+
+def test_a_draft_model_is_joined_to_the_drafter() -> None:
+    assert GenerationOptions(model_draft="a.gguf").drafter_spec == "auto+model=a.gguf"
+    assert GenerationOptions(drafter="suffix").drafter_spec == "suffix"
+    with pytest.raises(RequestError, match="takes no --model-draft"):
+        assert GenerationOptions(drafter="none", model_draft="a.gguf").drafter_spec
 
 
 def test_a_seed_is_drawn_once_unless_it_is_given() -> None:

@@ -41,9 +41,14 @@ def test_a_drafter_with_a_letter_twice_is_suggested(name: str) -> None:
         drafter_factory(name + name[-1])
 
 
-@pytest.mark.parametrize("given", ["draft.gguf", 5])
-def test_a_file_as_drafter_is_told_how_to_draft_with_it(given: object) -> None:
-    with pytest.raises(DraftError, match=r"draft\.Model\(path\) for a draft model"):
+def test_a_draft_model_that_is_not_there_is_refused_at_once() -> None:
+    with pytest.raises(DraftError, match=r"there is no draft model draft\.gguf; give the path"):
+        drafter_factory("suffix+draft.gguf")
+
+
+@pytest.mark.parametrize("given", ["draft", 5])
+def test_what_is_no_drafter_is_told_of_draft_models(given: object) -> None:
+    with pytest.raises(DraftError, match="or give the GGUF file of a draft model"):
         drafter_factory(given)  # type: ignore[arg-type]
 
 

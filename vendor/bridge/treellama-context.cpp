@@ -134,6 +134,12 @@ int32_t treellama_decode_one(llama_context * ctx, llama_token token, llama_seq_i
 // hidden states
 //
 
+bool treellama_hidden_can_keep(const llama_context * ctx) {
+    const ggml_tensor * states = ctx->get_gf_res_reserve()->get_embd();
+
+    return states && states->ne[0] == (int64_t) ctx->get_model().hparams.n_embd_out();
+}
+
 void treellama_hidden_keep(llama_context * ctx, bool keep) {
     ctx->set_embeddings(keep, keep);
 }

@@ -15,6 +15,10 @@ extern "C" {
 // width: no product of two things that were computed in the pass, all attention in the order of positions
 LLAMA_API bool treellama_is_batch_invariant(const struct llama_context * ctx);
 
+// whether the hidden states of a pass are as wide as llama.cpp copies them: of models that carry several streams of states,
+// it copies n_embd_out floats a token out of a tensor that has n_embd
+LLAMA_API bool treellama_hidden_can_keep(const struct llama_context * ctx);
+
 // params->abort_callback may be treellama_abort_if with an int32_t flag as data
 LLAMA_API struct llama_context * treellama_context_init(
         struct llama_model * model, const struct llama_context_params * params);

@@ -71,6 +71,41 @@ int32_t treellama_draw(
     });
 }
 
+// llama.cpp's last stage leaves weights without their sum, so the logits that the stages left are normalised here
+static void write_softmax(const llama_token_data_array & cur, double * p) {
+    float max = -INFINITY;
+    for (size_t i = 0; i < cur.size; ++i) {
+        max = std::max(max, cur.data[i].logit);
+    }
+    double sum = 0.0;
+    for (size_t i = 0; i < cur.size; ++i) {
+        sum += p[cur.data[i].id] = std::exp((double) cur.data[i].logit - max);
+    }
+    for (size_t i = 0; i < cur.size; ++i) {
+        p[cur.data[i].id] /= sum;
+    }
+}
+
+int32_t treellama_distribution(
+        llama_sampler * chain, const float * logits, int32_t n_vocab, const uint32_t * allowed,
+        llama_token_data * scratch, bool greedy, double * p) {
+    return treellama_guard(TREELLAMA_EXCEPTION, [&]() -> int32_t {
+        auto cur = all_candidates(logits, n_vocab, allowed, scratch);
+        const llama_token token = any_possible(cur) ? apply_chain(chain, cur) : LLAMA_TOKEN_NULL;
+        if (token == LLAMA_TOKEN_NULL) {
+            return TREELLAMA_NO_CANDIDATE;
+        }
+
+        std::fill(p, p + n_vocab, 0.0);
+        if (greedy) {
+            p[token] = 1.0;
+        } else {
+            write_softmax(cur, p);
+        }
+        return 0;
+    });
+}
+
 int32_t treellama_accept(llama_sampler * sampler, llama_token token) {
     return treellama_accept_all(sampler, &token, 1);
 }

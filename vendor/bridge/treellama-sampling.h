@@ -25,6 +25,13 @@ LLAMA_API int32_t treellama_draw(
         struct llama_sampler * chain, const float * logits, int32_t n_vocab, const uint32_t * allowed,
         llama_token_data * scratch, llama_token * token);
 
+// the distribution that treellama_draw draws from with this chain, which is not told of anything
+//   greedy: the chain ends with the likeliest token, which has all the probability
+//   p:      n_vocab entries, 0 for what the stages leave out
+LLAMA_API int32_t treellama_distribution(
+        struct llama_sampler * chain, const float * logits, int32_t n_vocab, const uint32_t * allowed,
+        llama_token_data * scratch, bool greedy, double * p);
+
 // tell a chain of tokens
 LLAMA_API int32_t treellama_accept(struct llama_sampler * sampler, llama_token token);
 LLAMA_API int32_t treellama_accept_all(struct llama_sampler * sampler, const llama_token * tokens, int32_t n_tokens);

@@ -74,7 +74,10 @@ def drafter_and_size(name: str) -> tuple[str, int | None]:
     """
     from pytreellama.draft import drafter_factory
 
-    drafter, colon, size = name.partition(":")
+    drafter, colon, size = name.rpartition(":")
+    is_file = "=" in name or name.lower().endswith(".gguf")
+    if not colon or (is_file and not size.isdecimal()):  # C:\draft.gguf, hf:owner/name:Q4_K_M
+        drafter, colon = name, ""
     drafter_factory(drafter)
     if not colon:
         return drafter, None

@@ -10,10 +10,12 @@ from pytreellama.cli.option import option, unpacked
 from pytreellama.cli.options import (
     Debug,
     Json,
+    ModelDraft,
     ModelPath,
     Threads,
     complete_drafter,
     require_writable,
+    with_model_draft,
 )
 from pytreellama.cli.output import ProgressBar, print_json, stderr_console, stdout_console
 from pytreellama.cli.placement_flags import PlacementFlags
@@ -64,6 +66,7 @@ class BenchOptions(PlacementFlags):
             show_default=False,
         ),
     ] = None
+    model_draft: ModelDraft = None
     tokens: Annotated[
         int, option("--tokens", "-n", help="Maximum number of tokens per answer.", min=1)
     ] = 64
@@ -103,6 +106,8 @@ class BenchOptions(PlacementFlags):
         from pytreellama.bench.runs import DRAFTERS, BenchSettings, drafter_and_size
 
         drafters = tuple(self.drafter or DRAFTERS)
+        if self.model_draft is not None:
+            drafters += (with_model_draft("auto", self.model_draft),)
         for name in drafters:
             drafter_and_size(name)
         if set(drafters) == {"none"}:
@@ -145,12 +150,12 @@ def _prompts(options: BenchOptions) -> list[BenchPrompt]:
 def _measured(
     options: BenchOptions, prompts: list[BenchPrompt], settings: BenchSettings
 ) -> tuple[Measured, Report]:
-    from pytreellama.bench.runs import measure
+    from pytreellama.bench.runs import drafter_and_size, measure
     from pytreellama.cli.session import load_model
     from pytreellama.system import native_log
 
     with native_log() as log:
-        names = "+".join(name.partition(":")[0] for name in settings.drafters)
+        names = "+".join(drafter_and_size(name)[0] for name in settings.drafters)
         loaded = load_model(options.model, options, names)
     with loaded as model, ProgressBar("measuring", refreshes_per_s=1.0) as bar:
         facts = _facts(model, log)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,6 @@ from pytreellama.cli.line_input import LineInput
 from pytreellama.cli.marked_text import LEGEND, MarkedText, is_coloured
 from pytreellama.cli.option import option, unpacked
 from pytreellama.cli.options import EngineFlags
-from pytreellama.cli.sampling_defaults import MinP, Temperature, TopK, TopP
 from pytreellama.errors import PyTreeLlamaError, RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -28,22 +27,19 @@ _COMMANDS = {
     "/clear": "forget the conversation, but not the system message",
     "/retry": "ask the last question again",
     "/undo": "take the last question and its answer back",
-    "/system TEXT": "set the system message, and begin anew",
+    "/system TEXT": "set the system message, and begin a new conversation; without TEXT, show it",
     "/stats": "what the last answer cost",
     "/save FILE": "write the conversation to a JSON file",
     "/load FILE": "continue a conversation that /save wrote",
-    "/exit": "leave, as Ctrl-D does",
+    "/exit": "leave, as Ctrl-D and /bye do",
 }
+_LEAVE = ("/exit", "/bye", "/quit")
 
 
 @dataclass(frozen=True, slots=True)
 class ChatOptions(EngineFlags):
-    """As ``generate`` has them, with sampling as the model's file recommends."""
+    """As ``generate`` has them."""
 
-    temperature: Temperature = None  # type: ignore[assignment]
-    top_k: TopK = None  # type: ignore[assignment]
-    top_p: TopP = None  # type: ignore[assignment]
-    min_p: MinP = None  # type: ignore[assignment]
     max_tokens: Annotated[
         int | None,
         option(
@@ -56,18 +52,10 @@ class ChatOptions(EngineFlags):
     system: Annotated[str | None, option("--system", help="System message.")] = None
 
     def sampled(self, model: Model) -> dict[str, Any]:
-        """Options of requests: what was given, what the file recommends, or usual values."""
+        """Options of requests; without a seed, each answer draws its own."""
         from pytreellama.cli.session import as_keywords
-        from pytreellama.sampling.defaults import sampling_defaults
 
-        own = ("temperature", "top_k", "top_p", "min_p")
-        defaults = sampling_defaults(model.metadata, {name: getattr(self, name) for name in own})
-        unset = {field.name for field in fields(self) if getattr(self, field.name) == field.default}
-        filled: dict[str, Any] = {
-            name: value for name, value in defaults.items() if name in unset or name in own
-        }
-        sampling = as_keywords(replace(self, **filled).sampling())
-        return {**sampling, "seed": self.seed}  # without one, each answer draws its own
+        return {**as_keywords(self.sampling(model.metadata, is_chat=True)), "seed": self.seed}
 
 
 @unpacked(ChatOptions)
@@ -84,9 +72,9 @@ def chat(
     """
     from pytreellama.cli import session
 
-    session.check_drafter(options.drafter)
+    session.check_drafter(options.drafter_spec)
     with (
-        session.load_model(options.model, options, options.drafter) as model,
+        session.load_model(options.model, options, options.drafter_spec) as model,
         session.open_engine(model, options, n_cached_prefixes=1) as engine,
         LineInput("chat") as lines,
     ):
@@ -130,7 +118,7 @@ class Talk:
             text = line.strip()
             if not text:
                 continue
-            if text.split()[0] == "/exit":
+            if text.split()[0] in _LEAVE:
                 return
             try:
                 if text.startswith("/"):
@@ -179,7 +167,7 @@ class Talk:
     def _obey(self, line: str) -> None:
         name, _, argument = line.partition(" ")
         argument = argument.strip()
-        known = [command.split()[0] for command in _COMMANDS]
+        known = [*(command.split()[0] for command in _COMMANDS), *_LEAVE]
         if name not in known:
             raise RequestError(
                 f"unknown command {name}; /help lists them{did_you_mean(name, known)}"
@@ -219,7 +207,12 @@ class Talk:
         typer.echo("(taken back)", err=True)
 
     def _system(self, text: str) -> None:
-        self._conversation.system = text or None
+        if not text:
+            system = self._conversation.system
+            shown = "none; /system TEXT sets one" if system is None else system
+            typer.echo(f"(system message: {shown})", err=True)
+            return
+        self._conversation.system = None if text == '""' else text
         self._clear("")
 
     def _show_stats(self, _: str) -> None:

@@ -96,9 +96,9 @@ def demo(
     from pytreellama.cli import session
 
     requested = {**session.as_keywords(options.sampling()), "max_tokens": options.max_tokens}
-    session.check_drafter(options.drafter)
+    session.check_drafter(options.drafter_spec)
     with (
-        session.load_model(options.model, options, options.drafter) as model,
+        session.load_model(options.model, options, options.drafter_spec) as model,
         session.open_engine(model, options) as trees,
         session.open_engine(model, options, "none") as alone,
     ):

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from pytreellama.cli.typed import UsageError, require_readable, with_advice
 from pytreellama.errors import PyTreeLlamaError
 
 FAILED = 1
@@ -28,9 +29,18 @@ def remember_debug(context: typer.Context, asked: bool) -> None:
 class CleanFailures(TyperGroup):
     """A group of commands whose expected failures are printed as ``error: ...`` on stderr."""
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and not hasattr(command, "commands"):
+            require_readable(command, rest)
+        return name, command, rest
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except UsageError as error:
+            with_advice(error)
+            raise
         except BrokenPipeError as error:
             discard_stdout()
             raise typer.Exit(BROKEN_PIPE) from error

@@ -53,9 +53,11 @@ def generate(
         raise RequestError(
             "--compare with --drafter none compares plain with plain; choose another"
         )
-    prompt, sampling = session.read_prompt(options), options.sampling()
-    session.check_drafter(options.drafter)
-    with session.load_model(options.model, options, options.drafter) as model:
+    prompt = session.read_prompt(options)
+    options.check_sampling()
+    session.check_drafter(options.drafter_spec)
+    with session.load_model(options.model, options, options.drafter_spec) as model:
+        sampling = options.sampling_for(model)
         with session.open_engine(model, options) as engine:
             marked = MarkedText(model.vocab, in_colour=is_coloured(plain=plain or as_json))
             completion = session.run(
@@ -73,7 +75,7 @@ def generate(
         if compare:
             comparison = compare_with_plain(model, prompt, options, sampling, completion)
         if as_json:
-            described = {"model": model_dict(model), "drafter": options.drafter}
+            described = {"model": model_dict(model), "drafter": options.drafter_spec}
             both = comparison.to_dict() if comparison else {}
             print_json(session.completion_dict(completion) | described | both)
     if not as_json:

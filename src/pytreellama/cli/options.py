@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,10 @@ from pytreellama.cli.option import option
 from pytreellama.cli.placement_flags import PlacementFlags
 from pytreellama.cli.sampling_flags import SamplingFlags
 from pytreellama.errors import RequestError
+
+if TYPE_CHECKING:
+    from pytreellama.model.model import Model
+    from pytreellama.sampling.params import SamplingParams
 
 _MODEL, _DRAFTING, _TEXT = "Model", "Drafting", "Text"
 
@@ -47,6 +51,17 @@ Threads = Annotated[
         min=1,
     ),
 ]
+ModelDraft = Annotated[
+    str | None,
+    option(
+        "--model-draft",
+        "-md",
+        help="A draft model: a smaller model of the same vocabulary, named as for --model. It "
+        "drafts together with --drafter.",
+        panel=_DRAFTING,
+        show_default=False,
+    ),
+]
 Debug = Annotated[
     bool,
     option("--debug", help="Print the traceback of an error.", callback=remember_debug),
@@ -69,10 +84,11 @@ class EngineFlags(SamplingFlags, PlacementFlags):
             "--ctx",
             "--ctx-size",
             "-c",
-            help="Size of the KV cache in tokens: prompt, output and draft nodes. Default: 4096, "
-            "or the model's training context if that is smaller.",
+            help="Size of the KV cache in tokens: prompt, output and draft nodes; 0 for the "
+            "model's training context. Default: 4096, or the model's training context if that is "
+            "smaller.",
             panel=_MODEL,
-            min=1,
+            min=0,
         ),
     ] = None
     threads: Threads = None
@@ -86,11 +102,13 @@ class EngineFlags(SamplingFlags, PlacementFlags):
             "(continuations of repeated text), recycling (top tokens of earlier passes), ngram "
             "(n-gram counts over all requests), medusa (heads on the hidden state; medusa=FILE "
             "for a file of heads), mtp (the model's own NextN layers), eagle3 (an EAGLE-3 file "
-            "next to the model; eagle3=FILE for another), or a merge such as suffix+recycling.",
+            "next to the model; eagle3=FILE for another), the GGUF file of a draft model, or a "
+            "merge such as suffix+recycling.",
             panel=_DRAFTING,
             autocompletion=complete_drafter,
         ),
     ] = "auto"
+    model_draft: ModelDraft = None
     n_draft: Annotated[
         int | None,
         option(
@@ -102,6 +120,11 @@ class EngineFlags(SamplingFlags, PlacementFlags):
         ),
     ] = None
     debug: Debug = False
+
+    @property
+    def drafter_spec(self) -> str:
+        """``--drafter``, with the draft model of ``--model-draft``."""
+        return with_model_draft(self.drafter, self.model_draft)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +183,31 @@ class GenerationOptions(EngineFlags):
         bool, option("--ignore-eos", help="Do not stop at end-of-sequence tokens.", panel=_TEXT)
     ] = False
 
+    def check_sampling(self) -> None:
+        """Raise ``SamplerError`` or ``RequestError`` now, before a model is loaded."""
+        self.sampling(is_chat=self.chat)
+
+    def sampling_for(self, model: Model) -> SamplingParams:
+        """Sampling parameters; of a chat, as the model recommends where nothing was given."""
+        return self.sampling(model.metadata, is_chat=self.chat)
+
     @property
     def token_limit(self) -> int | None:
         """``max_tokens`` as an engine takes it: None for what the context holds."""
         return None if self.max_tokens == -1 else self.max_tokens
+
+
+def with_model_draft(drafter: str, model_draft: str | None) -> str:
+    """The drafter that both options name.
+
+    Raises:
+        RequestError: a draft model for plain decoding.
+    """
+    if model_draft is None:
+        return drafter
+    if drafter == "none":
+        raise RequestError("--drafter none takes no --model-draft; leave one of them out")
+    return f"{drafter}+model={model_draft}"
 
 
 def require_writable(path: Path) -> None:

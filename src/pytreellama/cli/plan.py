@@ -54,18 +54,20 @@ def plan(
     if n_guesses is not None:
         warnings.warn("--guesses is deprecated: use --candidates", DeprecationWarning, stacklevel=2)
         n_shown = n_guesses
-    prompt, sampling = session.read_prompt(options), options.sampling()
-    drafter = planned_drafter(options.drafter)
+    prompt = session.read_prompt(options)
+    options.check_sampling()
+    drafter = planned_drafter(options.drafter_spec)
     console = stdout_console()
-    with session.load_model(options.model, options, options.drafter) as model:
+    with session.load_model(options.model, options, options.drafter_spec) as model:
         watch = _Watch(model.vocab, None if as_json else console, n_shown)
+        sampling = options.sampling_for(model)
         with session.open_engine(model, options, drafter) as engine:
             completion = session.run(engine, prompt, options, sampling, on_step=watch.on_step)
             summary = _Summary.of(engine)
         if as_json:
             print_json(
                 session.completion_dict(completion)
-                | {"model": model_dict(model), "drafter": options.drafter}
+                | {"model": model_dict(model), "drafter": options.drafter_spec}
                 | {"steps": watch.to_dicts()}
                 | summary.to_dict()
             )
@@ -82,9 +84,9 @@ def planned_drafter(name: str) -> DrafterFactory:
     """
     from pytreellama.draft import Auto, drafter_factory
 
-    if name == "auto":
-        return drafter_factory(name)
     names = name.split("+")
+    if "auto" in names:
+        return drafter_factory(name)
     if "none" in names:
         raise RequestError("--drafter none proposes nothing to plan with; choose another")
     return Auto(*map(drafter_factory, names))

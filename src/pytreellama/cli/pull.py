@@ -37,6 +37,8 @@ def pull(
     from pytreellama.model.hub import hub_model_path
     from pytreellama.model.source import HUB
 
+    if source != "default":
+        typer.echo(f"looking for {source} on the Hugging Face Hub", err=True)
     if source == "default":
         path = default_model_path()
     else:

@@ -13,19 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pytreellama.cli.option import option, unpacked
-from pytreellama.cli.options import Debug, ModelPath, Threads, complete_drafter
-from pytreellama.cli.placement_flags import PlacementFlags
-from pytreellama.cli.sampling_defaults import (
-    FrequencyPenalty,
-    MinP,
-    PenaltyLastN,
-    PresencePenalty,
-    RepeatPenalty,
-    Temperature,
-    TopK,
-    TopP,
-    TypicalP,
+from pytreellama.cli.options import (
+    Debug,
+    ModelDraft,
+    ModelPath,
+    Threads,
+    complete_drafter,
+    with_model_draft,
 )
+from pytreellama.cli.placement_flags import PlacementFlags
+from pytreellama.cli.sampling_flags import UsualSampling
 from pytreellama.errors import RequestError, not_one_of
 from pytreellama.text_files import read_text
 
@@ -39,14 +36,10 @@ _LOOPBACK_ADDRESSES = ("localhost", "127.0.0.1", "::1")
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _KEYS_VARIABLE = "PYTREELLAMA_API_KEY"
 _N_CACHED_MAX = 128
-_SAMPLING_FIELDS = (
-    *("temperature", "top_k", "top_p", "min_p", "typical_p"),
-    *("repeat_penalty", "frequency_penalty", "presence_penalty", "penalty_last_n"),
-)
 
 
 @dataclass(frozen=True, slots=True)
-class ServeOptions(PlacementFlags):
+class ServeOptions(UsualSampling, PlacementFlags):
     """Options of the server."""
 
     model: ModelPath = None
@@ -139,9 +132,10 @@ class ServeOptions(PlacementFlags):
             "--ctx",
             "--ctx-size",
             "-c",
-            help="Size of the KV cache in tokens, shared by all requests.",
+            help="Size of the KV cache in tokens, shared by all requests; 0 for the model's "
+            "training context.",
             panel=_ENGINE,
-            min=1,
+            min=0,
         ),
     ] = 8192
     parallel: Annotated[
@@ -183,6 +177,7 @@ class ServeOptions(PlacementFlags):
             autocompletion=complete_drafter,
         ),
     ] = "auto"
+    model_draft: ModelDraft = None
     n_draft: Annotated[
         int | None,
         option(
@@ -193,16 +188,6 @@ class ServeOptions(PlacementFlags):
             show_default=False,
         ),
     ] = None
-
-    temperature: Temperature = None
-    top_k: TopK = None
-    top_p: TopP = None
-    min_p: MinP = None
-    typical_p: TypicalP = None
-    repeat_penalty: RepeatPenalty = None
-    frequency_penalty: FrequencyPenalty = None
-    presence_penalty: PresencePenalty = None
-    penalty_last_n: PenaltyLastN = None
 
     queue: Annotated[
         int, option("--queue", help="Maximum number of waiting requests.", panel=_LIMITS, min=0)
@@ -273,16 +258,17 @@ def serve(options: ServeOptions) -> None:
     _check_log_level(options.log_level)
     _check_origins(options.cors or ())
     keys = _api_keys(options)
-    session.check_drafter(options.drafter)
+    drafter = with_model_draft(options.drafter, options.model_draft)
+    session.check_drafter(drafter)
     listening = run.listening_socket(options.host, options.port)
     with (
         listening,
-        session.load_model(options.model, options, options.drafter) as model,
+        session.load_model(options.model, options, drafter) as model,
     ):
         from pytreellama.serve.app import make_app
 
         settings = _settings(options, model, keys)
-        with _engine(options, model) as engine:
+        with _engine(options, model, drafter) as engine:
             _say(options, settings, listening.getsockname()[1])
             run.run_app(
                 make_app(engine, settings),
@@ -314,12 +300,12 @@ def _required_run() -> ModuleType:
     return run
 
 
-def _engine(options: ServeOptions, model: Model) -> Engine:
+def _engine(options: ServeOptions, model: Model, drafter: str) -> Engine:
     from pytreellama.engine import Engine
 
     return Engine(
         model,
-        options.drafter,
+        drafter,
         n_draft=options.n_draft,
         n_ctx=options.n_ctx,
         n_seq_max=options.parallel,
@@ -336,13 +322,12 @@ def _settings(options: ServeOptions, model: Model, keys: tuple[str, ...]) -> Ser
 
     is_local = options.host in _LOOPBACK_ADDRESSES
     name, *aliases = options.alias or [model.path.stem]
-    sampling = {field: getattr(options, field) for field in _SAMPLING_FIELDS}
     return ServerSettings(
         model_name=name,
         aliases=tuple(aliases),
         is_any_model=options.any_model,
         is_strict=options.strict,
-        sampling=sampling_defaults(model.metadata, sampling),
+        sampling=sampling_defaults(model.metadata, options.usual()),
         max_tokens=options.max_tokens,
         n_choices_max=options.max_choices,
         max_body_bytes=options.max_body,

@@ -129,7 +129,7 @@ def open_engine(
 
     return Engine(
         model,
-        options.drafter if drafter is None else drafter,
+        options.drafter_spec if drafter is None else drafter,
         n_draft=options.n_draft,
         n_ctx=options.n_ctx,
         n_threads=options.threads,

@@ -53,16 +53,17 @@ def tree(
     from pytreellama.cli import session
     from pytreellama.page.recorder import StepRecorder
 
-    prompt, sampling = session.read_prompt(options), options.sampling()
-    session.check_drafter(options.drafter)
+    prompt = session.read_prompt(options)
+    options.check_sampling()
+    session.check_drafter(options.drafter_spec)
     if html is not None:
         require_writable(html)
     if svg is not None:
         make_folder(svg)
     steps: list[Step] = []
     console = stdout_console()
-    with session.load_model(options.model, options, options.drafter) as model:
-        vocab = model.vocab
+    with session.load_model(options.model, options, options.drafter_spec) as model:
+        vocab, sampling = model.vocab, options.sampling_for(model)
 
         def watch(step: Step) -> None:
             recorder.add(step)
@@ -83,13 +84,13 @@ def tree(
             completion = session.run(engine, prompt, options, sampling, on_step=watch)
         if html is not None:
             name = model.path.name
-            _write_page(html, recorder.take(), prompt, completion.text, name, options.drafter)
+            _write_page(html, recorder.take(), prompt, completion.text, name, options.drafter_spec)
         if as_json:
             print_json(
                 session.completion_dict(completion)
                 | {
                     "model": model_dict(model),
-                    "drafter": options.drafter,
+                    "drafter": options.drafter_spec,
                     "steps": [_step_dict(i, step, vocab) for i, step in enumerate(steps, 1)],
                 }
             )

@@ -56,12 +56,13 @@ class NativeContext:
     ) -> None:
         self._lock = _Exclusive()
         self._is_inherited = False
-        self.no_hidden = _no_hidden(model)
-        if params.embeddings and self.no_hidden is not None:
-            raise ContextError(f"invalid embeddings=True: {self.no_hidden}")
         self._model = model.handle.share()
         self._abort = AbortFlag()
         self.handle = self._made(model, params, target, is_mtp)
+        self.no_hidden = _no_hidden(model, self.handle)
+        if params.embeddings and self.no_hidden is not None:
+            self.handle.close()
+            raise ContextError(f"invalid embeddings=True: {self.no_hidden}")
         self.n_passes = 0
         self.n_chain_max = native_chain.n_max(self.handle)
         self._threads = native_context.attach_threads(self.handle)
@@ -235,9 +236,8 @@ class _Exclusive:
         return self._lock.acquire(timeout=wait_s)
 
 
-def _no_hidden(model: Model) -> str | None:
-    """llama.cpp reads as much as several streams of states have, and has one behind the norm."""
-    if model.architecture not in ("deepseek4", "qwen4exp"):
+def _no_hidden(model: Model, handle: Handle) -> str | None:
+    if native_context.can_keep_hidden(handle):
         return None
     return f"llama.cpp cannot return the hidden states of {model.architecture}"
 

@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import Literal, TypeGuard
 
 from pytreellama.errors import ContextError, shown
+from pytreellama.known_names import suggests_names
 from pytreellama.native.limits import N_SEQ_MAX, N_THREADS_MAX
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
@@ -27,6 +28,7 @@ def default_n_threads() -> int:
     return max(1, min(allowed or 1, psutil.cpu_count(logical=False) or allowed or 1))
 
 
+@suggests_names(ContextError)
 @dataclass(frozen=True, slots=True)
 class ContextParams:
     """Sizes and types of a context; the names are llama.h's.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from pytreellama.draft.acceptance import Acceptance
 from pytreellama.draft.auto import Auto, AutoDrafter
 from pytreellama.draft.corpus import Corpus, vocab_fingerprint
+from pytreellama.draft.draft_file import DraftFile
 from pytreellama.draft.eagle3 import Eagle3
 from pytreellama.draft.medusa import Medusa, MedusaDrafter, MedusaOptions
 from pytreellama.draft.merge import Merge, MergeDrafter
@@ -20,6 +22,7 @@ from pytreellama.draft.protocol import (
     EMPTY_TREE,
     Drafter,
     DrafterFactory,
+    Draws,
     HiddenObserver,
     HoldsContext,
     NeedsContext,
@@ -42,9 +45,11 @@ __all__ = [
     "Auto",
     "AutoDrafter",
     "Corpus",
+    "DraftFile",
     "Drafter",
     "DrafterFactory",
     "DrafterSpec",
+    "Draws",
     "Eagle3",
     "HiddenObserver",
     "HoldsContext",
@@ -82,12 +87,13 @@ __all__ = [
 DrafterSpec: TypeAlias = str | DrafterFactory | Sequence[str | DrafterFactory]
 """A name of `DRAFTERS`, a factory, or several of them, whose trees are merged.
 
-Names may be joined: "suffix+recycling" is ["suffix", "recycling"]. "medusa=heads.gguf" names the
-file of heads, "eagle3=model.eagle3.gguf" that of an EAGLE-3 model.
+Names may be joined: "suffix+recycling" is ["suffix", "recycling"], and what is joined to "auto" is
+planned with its drafters. "small.gguf" names the file of a draft model (as "model=small.gguf", or
+"model=hf:owner/name", do), "medusa=heads.gguf" that of heads, "eagle3=model.eagle3.gguf" that of an
+EAGLE-3 model.
 """
 _OR_FACTORY = (
-    "; or give a factory, such as pytreellama.draft.Suffix(...), or draft.Model(path) for a draft "
-    "model"
+    "; or give the GGUF file of a draft model, or a factory such as pytreellama.draft.Suffix(...)"
 )
 
 # What makes a factory, not a factory: what drafters learn together must not pass to other models.
@@ -99,11 +105,15 @@ DRAFTERS: dict[str, Callable[[], DrafterFactory]] = {
     "medusa": Medusa,
     "mtp": MTP,
     "eagle3": Eagle3,
-    "auto": lambda: Auto(Suffix(), Recycling(), medusa=True, own=True),
+    "auto": lambda: _auto(()),
 }
 
 
-_OF_FILES: dict[str, Callable[[str], DrafterFactory]] = {"medusa": Medusa, "eagle3": Eagle3}
+_OF_FILES: dict[str, Callable[[str], DrafterFactory]] = {
+    "medusa": Medusa,
+    "eagle3": Eagle3,
+    "model": DraftFile,
+}
 
 
 def drafter_factory(spec: DrafterSpec) -> DrafterFactory:
@@ -114,15 +124,13 @@ def drafter_factory(spec: DrafterSpec) -> DrafterFactory:
 
     Raises DraftError for anything else, listing the names.
     """
-    if isinstance(spec, str) and "+" in spec:
-        return drafter_factory(spec.split("+"))
+    if isinstance(spec, str) and "+" in spec and not _is_file(spec):
+        names = spec.split("+")
+        if "auto" in names:
+            return _auto([name for name in names if name != "auto"])
+        return drafter_factory(names)
     if isinstance(spec, str):
-        name, is_of_file, path = spec.partition("=")
-        if is_of_file and name in _OF_FILES:
-            return _OF_FILES[name](path)
-        if spec in DRAFTERS:
-            return DRAFTERS[spec]()
-        raise DraftError(not_one_of("drafter", spec, sorted(DRAFTERS)) + _OR_FACTORY)
+        return _named(spec)
     if isinstance(spec, Sequence):
         return Merge(*map(drafter_factory, spec))
     if isinstance(spec, Drafter) and not isinstance(spec, type):
@@ -133,6 +141,36 @@ def drafter_factory(spec: DrafterSpec) -> DrafterFactory:
     if callable(spec):
         return spec
     raise DraftError(not_one_of("drafter", spec, sorted(DRAFTERS)) + _OR_FACTORY)
+
+
+def _named(name: str) -> DrafterFactory:
+    kind, is_of_file, path = name.partition("=")
+    if is_of_file and kind in _OF_FILES:
+        return _OF_FILES[kind](path)
+    if name in DRAFTERS:
+        return DRAFTERS[name]()
+    if name.lower().endswith(".gguf"):
+        return DraftFile(name)
+    raise DraftError(not_one_of("drafter", name, sorted(DRAFTERS)) + _OR_FACTORY)
+
+
+def _is_file(name: str) -> bool:
+    """True for the path of a file, which may have "+" in it."""
+    kind, _, path = name.partition("=")
+    return os.path.lexists(path if kind in _OF_FILES else name)
+
+
+def _auto(names: Sequence[str]) -> Auto:
+    """The default drafters, planned together with others."""
+    others = [drafter_factory(name) for name in names if name not in ("suffix", "recycling")]
+    kinds = {name.partition("=")[0] for name in names}
+    return Auto(
+        Suffix(),
+        Recycling(),
+        *others,
+        medusa="medusa" not in kinds,
+        own=kinds.isdisjoint(("mtp", "eagle3")),
+    )
 
 
 def uses_mtp(spec: DrafterSpec) -> bool:

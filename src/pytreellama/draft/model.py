@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from pytreellama.closing import Closing
 from pytreellama.draft.calibration import Calibration, limit_siblings
-from pytreellama.draft.growth import Grow, Growth, growing
+from pytreellama.draft.drawn_growth import N_KEPT, Drawn, growing_by_draws
+from pytreellama.draft.growth import Grow, Growth, Row, growing
 from pytreellama.draft.lockstep import Growing, in_lockstep
 from pytreellama.draft.protocol import EMPTY_TREE, Tokens, checked_n_nodes, checked_tokens
 from pytreellama.draft.same_vocab import check_same_vocab
@@ -46,6 +48,8 @@ class Model(Closing):
         width: of "best": maximum number of nodes that one pass expands; at least 1.
         n_levels: of "best" and "chain": levels of a tree, each a pass of the draft model; >= 1.
         min_p: nodes with a lower path probability are not proposed; in [0, 1].
+        sample: draw nodes at this temperature, for an engine with ``verify=rejection``; ``grow`` is
+            then "chain" or a tuple. None takes the likeliest.
         calibrate: learn the acceptance rate of each estimated probability, rank by rank, and
             report that instead.
         n_ctx: size of the draft model's KV cache in tokens, for all sequences and draft nodes; by
@@ -68,6 +72,7 @@ class Model(Closing):
         width: int = 4,
         n_levels: int = 6,
         min_p: float = 0.05,
+        sample: float | None = None,
         calibrate: bool = True,
         n_ctx: int | None = None,
         n_seq_max: int = 32,
@@ -75,13 +80,16 @@ class Model(Closing):
         **options: Any,
     ) -> None:
         growth = Growth.of(grow, top=top, width=width, n_levels=n_levels, min_p=min_p)
+        _check_sample(sample, grow)
         # Drafters work without a native build; this one needs it when it is made.
         from pytreellama.draft.draft_cache import DraftCache
 
         sizes = {"n_ctx": _N_CTX if n_ctx is None else n_ctx, "n_seq_max": n_seq_max}
         self._cache = DraftCache(source, n_threads=n_threads, **sizes, **options)
         self._growth = self._tree_growth = growth if self._cache.can_branch else growth.as_chain()
-        self._calibration = Calibration(growth.n_top) if calibrate else None
+        self._sample = sample
+        learns = calibrate and sample is None
+        self._calibration = Calibration(growth.n_top) if learns else None
 
     def prepare(self, model: GgufModel) -> None:
         """Get to know the target; an engine does this before anything runs.
@@ -101,7 +109,7 @@ class Model(Closing):
     def __call__(self) -> ModelDrafter:
         """Return a fresh drafter; raises DraftError once the factory is closed."""
         self._cache.require_open()
-        return ModelDrafter(self._cache, self._growth, self._calibration)
+        return ModelDrafter(self._cache, self._growth, self._calibration, self._sample)
 
     def close(self) -> None:
         """Free the draft model's context, and the model unless it was given open."""
@@ -122,6 +130,7 @@ class ModelDrafter:
         growth: depth and width of trees.
         calibration: shared by all sequences. Each copies it at its start and then learns
             independently; None to use the draft model's probabilities.
+        sample: temperature at which nodes are drawn; None for the likeliest nodes.
     """
 
     __slots__ = (
@@ -129,16 +138,28 @@ class ModelDrafter:
         "_cache",
         "_calibration",
         "_can_read",
+        "_drawn",
         "_growth",
         "_in_cache",
+        "_random",
+        "_sample",
         "_shared",
         "_text",
     )
 
     name = "model"
 
-    def __init__(self, cache: DraftCache, growth: Growth, calibration: Calibration | None) -> None:
+    def __init__(
+        self,
+        cache: DraftCache,
+        growth: Growth,
+        calibration: Calibration | None,
+        sample: float | None = None,
+    ) -> None:
         self._cache = cache
+        self._sample = sample
+        self._random = Random("draft")
+        self._drawn: Drawn = {}
         self._growth = growth
         self._shared = calibration
         self._in_cache: DraftText | None = None
@@ -223,7 +244,8 @@ class ModelDrafter:
         if ask.n_nodes == 0:
             return None
         if self._in_cache is None:
-            self._in_cache = self._cache.new_text(self._growth.n_top)
+            n_top = self._growth.n_top if self._sample is None else N_KEPT
+            self._in_cache = self._cache.new_text(max(n_top, self._growth.n_top))
         if self._in_cache is None:
             return None
         self._learn(self._in_cache)
@@ -234,7 +256,20 @@ class ModelDrafter:
         # guesses on the last level are not read, so they need no position
         n_left = self._cache.n_text_max - len(self._text)
         growth = replace(self._growth.limited(n_left + 1), min_p=ask.min_p)
+        if self._sample is not None:
+            shape, self._drawn = growth.n_children, {}
+            return growing_by_draws(
+                text.children, shape, ask.n_nodes, self._sample, self._random, self._drawn
+            )
         return growing(text.children, growth, ask.n_nodes, self._belief)
+
+    def seed_draws(self, seed: str) -> None:
+        """See ``Draws``."""
+        self._random = Random(seed)
+
+    def drawn_from(self, path: Sequence[int]) -> Row | None:
+        """See ``Draws``."""
+        return self._drawn.get(tuple(path))
 
     def _learn(self, text: DraftText) -> None:
         if self._calibration is None or self._shared is None:
@@ -248,6 +283,18 @@ class ModelDrafter:
         if self._calibration is not None:
             p = [self._calibration.calibrated(p_one, rank) for rank, p_one in enumerate(p)]
         return limit_siblings(p)
+
+
+def _check_sample(sample: float | None, grow: Grow) -> None:
+    if sample is None:
+        return
+    if not 0.01 <= sample <= 100.0:
+        raise DraftError(f"invalid sample={sample}: expected None, or a temperature of 0.01 to 100")
+    if grow == "best":
+        raise DraftError(
+            "sample draws nodes, and grow='best' keeps the likeliest: give 'chain', or the number "
+            "of children of a node on each level, such as (2, 1, 1)"
+        )
 
 
 @dataclass(eq=False, slots=True)

@@ -132,6 +132,26 @@ class SharesPasses(Protocol):
 
 
 @runtime_checkable
+class Draws(Protocol):
+    """A drafter that draws the nodes of its trees, for ``verify.rejection``."""
+
+    def seed_draws(self, seed: str) -> None:
+        """Begin a random stream: requests of other seeds must draw other trees."""
+        ...
+
+    def drawn_from(self, path: Sequence[int]) -> tuple[list[int], list[float]] | None:
+        """What the children behind a path of the last proposal were drawn from.
+
+        Args:
+            path: tokens from the end of the text on; () for the roots of the draft.
+
+        Returns:
+            Tokens, and their probabilities, which sum to 1; None if they were not drawn.
+        """
+        ...
+
+
+@runtime_checkable
 class Selective(Protocol):
     """A drafter that accepts a minimum path probability, below which it need not search."""
 

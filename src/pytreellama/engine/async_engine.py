@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.draft import DrafterSpec
-from pytreellama.engine.completion import Chunk, Completion
+from pytreellama.engine.completion import Chunk, Completion, TokenLogp
 from pytreellama.engine.engine import Engine
 from pytreellama.engine.generate_call import GenerateCall
 from pytreellama.engine.generation import Generation
@@ -124,6 +124,14 @@ class AsyncEngine:
         job = await asyncio.to_thread(self.engine.score_job, prompt, continuations)
         await self._evaluate(job, wait)
         return job.scores
+
+    async def text_logprobs(
+        self, text: Prompt, top: int = 0, *, wait: bool = True
+    ) -> list[TokenLogp]:
+        """As ``Engine.text_logprobs``; raises QueueFullError as ``score``."""
+        job = await asyncio.to_thread(self.engine.text_logprobs_job, text, top)
+        await self._evaluate(job, wait)
+        return job.logprobs
 
     async def embed(
         self, texts: Sequence[Prompt], pooling: Pooling | None = None, *, wait: bool = True

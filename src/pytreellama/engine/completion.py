@@ -13,6 +13,8 @@ from pytreellama.tree import TokenTree
 if TYPE_CHECKING:
     from pytreellama.model.vocab import Vocab
 
+_EXCERPT = 60
+
 FinishReason = Literal["stop", "length", "context", "cancelled"]
 """``stop``: an end token or a stop string; ``length``: max_tokens; ``context``: no room left in the
 context; ``cancelled``: by the user."""
@@ -67,7 +69,7 @@ class Step:
 
 @dataclass(slots=True)
 class DrafterStats:
-    """Draft nodes of one drafter in planned trees; a node of several drafters counts for each."""
+    """Draft nodes of one drafter; in planned trees, a node of several drafters counts for each."""
 
     n_drafted: int = 0
     n_accepted: int = 0
@@ -85,7 +87,7 @@ class Stats:
         is_lossy: True if verified by a rule that changes the output (``verify="typical"``).
         n_expected: number of draft tokens that the planner expected to be accepted.
         plan_s: time to choose trees; part of neither drafting nor passes.
-        drafters: draft nodes of each drafter in planned trees, by name.
+        drafters: draft nodes of each drafter, by name.
     """
 
     n_prompt: int = 0
@@ -103,7 +105,7 @@ class Stats:
     target_s: float = 0.0
     verify_s: float = 0.0
     total_s: float = 0.0
-    tree_sizes: list[int] = field(default_factory=list)
+    tree_sizes: list[int] = field(default_factory=list, repr=False)
     drafters: dict[str, DrafterStats] = field(default_factory=dict)
 
     def count_plan(self, plan: Plan, tokens: Sequence[int]) -> None:
@@ -115,6 +117,12 @@ class Stats:
         for names in map(plan.candidates.names_of, plan.path(tokens)):
             for name in names:
                 self.drafters[name].n_accepted += 1
+
+    def count_drafts(self, name: str, n_drafted: int, n_accepted: int) -> None:
+        """Count the draft nodes of a tree that one drafter made."""
+        drafter = self.drafters.setdefault(name, DrafterStats())
+        drafter.n_drafted += n_drafted
+        drafter.n_accepted += n_accepted
 
     def count_step(self, n_nodes: int, n_accepted: int) -> None:
         """Count a verified tree; all nodes except the root are draft nodes."""
@@ -164,6 +172,7 @@ class Chunk:
         finish_reason: None until the last chunk.
         stats: of the whole request, in the last chunk only.
         seed: the sampler's seed, in the last chunk only.
+        stop_string: the stop string that ended the text, in the last chunk if there is one.
     """
 
     text: str
@@ -172,6 +181,7 @@ class Chunk:
     finish_reason: FinishReason | None = None
     stats: Stats | None = None
     seed: int | None = None
+    stop_string: str | None = None
 
     @classmethod
     def joined(cls, chunks: Sequence[Chunk]) -> Chunk:
@@ -189,6 +199,7 @@ class Chunk:
             last.finish_reason,
             last.stats,
             last.seed,
+            last.stop_string,
         )
 
 
@@ -203,6 +214,7 @@ class Completion:
         seed: the sampler's seed; the same seed, request and engine give the same output.
         stats: see ``Stats``.
         logprobs: one for each token, if requested.
+        stop_string: the stop string that ended the output, if one did.
     """
 
     text: str
@@ -211,9 +223,20 @@ class Completion:
     seed: int
     stats: Stats
     logprobs: tuple[TokenLogp, ...] | None = None
+    stop_string: str | None = None
 
     def __str__(self) -> str:
         return self.text
 
+    def __repr__(self) -> str:
+        return (
+            f"<Completion: {_excerpt(self.text)!r}, {len(self.tokens)} tokens, ended by "
+            f"{self.finish_reason}, {self.stats.tokens_per_step:.2f} tokens per step>"
+        )
+
     def _repr_html_(self) -> str:
         return completion_html(self)
+
+
+def _excerpt(text: str) -> str:
+    return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}..."

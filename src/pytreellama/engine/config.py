@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -15,8 +16,13 @@ from pytreellama.context.params import MAX_SEQUENCES, ContextParams
 from pytreellama.engine.tree_pass import RULES, Rule
 from pytreellama.errors import ContextError, RequestError, did_you_mean, not_one_of, shown
 from pytreellama.model.model import Model
+from pytreellama.verify import match, match_greedy, typical
+
+_log = logging.getLogger(__name__)
 
 _N_CACHED, _N_CACHED_STATES = 4, 1
+_N_CTX_USUAL = 256
+"""Sizes from here on are rounded up without a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +53,11 @@ class EngineConfig:
             _require_at_least(0, n_draft=self.n_draft)
         if self.n_seq_max is not None:
             _require_at_least(1, n_seq_max=self.n_seq_max)
-        if self.verify not in RULES:
-            raise RequestError(not_one_of("verify", self.verify, RULES))
+        if self.verify not in RULES and not callable(self.verify):
+            raise RequestError(
+                not_one_of("verify", self.verify, RULES)
+                + "; or give a function, such as pytreellama.verify.rejection"
+            )
         if self.params is not None and not (self.n_ctx is None and self.n_seq_max is None):
             raise ContextError("give n_ctx and n_seq_max in params, or by name, not both")
 
@@ -83,7 +92,24 @@ class EngineConfig:
             raise ContextError(
                 "an engine needs kv_unified=True, so that all its trees can share one pass"
             )
+        _warn_of_size(model, self.n_ctx if self.params is None else self.params.n_ctx, context)
         return context
+
+
+def _warn_of_size(model: Model, n_ctx: int | None, context: Context) -> None:
+    """Log what becomes of a size that few can have meant."""
+    if not n_ctx:
+        return
+    if n_ctx > model.n_ctx_train > 0:
+        _log.warning(
+            "n_ctx=%d is more than the %d tokens of context that %s was trained for; expect poor "
+            "output past them",
+            n_ctx,
+            model.n_ctx_train,
+            model.path.name,
+        )
+    elif n_ctx < _N_CTX_USUAL and context.n_ctx > n_ctx:
+        _log.warning("n_ctx=%d is raised to %d, the smallest context", n_ctx, context.n_ctx)
 
 
 _OF_MODELS = set(inspect.signature(Model.__init__).parameters) - {"self", "path"}
@@ -107,6 +133,12 @@ def check_options(options: Iterable[str], own: Iterable[str]) -> None:
             f"an engine has no parameter {', '.join(unknown)}; it has {', '.join(known)}"
             f"{did_you_mean(unknown[0], known)}"
         )
+
+
+def named_rule(rule: Rule) -> Rule:
+    """The name of a rule that an engine applies by itself; others as they are."""
+    names: dict[object, Rule] = {match: "match", match_greedy: "match", typical: "typical"}
+    return names.get(rule, rule) if callable(rule) else rule
 
 
 def own_model(model: object, *, load_mtp: bool = False) -> Model:

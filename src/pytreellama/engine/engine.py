@@ -26,7 +26,13 @@ from pytreellama.draft import (
 )
 from pytreellama.engine.attachment import attach, detach
 from pytreellama.engine.completion import Chunk, Completion
-from pytreellama.engine.config import EngineConfig, check_options, checked_flag, own_model
+from pytreellama.engine.config import (
+    EngineConfig,
+    check_options,
+    checked_flag,
+    named_rule,
+    own_model,
+)
 from pytreellama.engine.drafting import PlannedDrafting
 from pytreellama.engine.evaluations import Evaluations
 from pytreellama.engine.generate_call import GenerateCall
@@ -86,7 +92,9 @@ class Engine(Evaluations, Closing):
             default 4; 1 for a model with a recurrent state, of which each holds one.
         n_prefill: maximum number of prompt tokens that are prefilled between two decode passes.
         verify: "match" accepts what the sampler draws. "typical" is LOSSY: it accepts what the
-            target finds plausible, in greedy requests only; ``stats.is_lossy`` reports it.
+            target finds plausible, in greedy requests only; ``stats.is_lossy`` reports it. Or a
+            function with the arguments of ``verify.rejection``, which itself is lossless with any
+            drafter, and accepts more of one that draws (``draft.Model(..., sample=1.0)``).
         max_swap_bytes: host memory for keys and values of preempted requests.
         max_checkpoint_bytes: host memory for what a shared prefix needs beside the KV cache, if
             the model has a recurrent state or a sliding window without ``swa_full``.
@@ -126,6 +134,7 @@ class Engine(Evaluations, Closing):
             options, "max_saved_bytes", "max_swap_bytes", max_swap_bytes, MAX_SWAP_BYTES
         )
         check_options(options, _PARAMETERS)
+        verify = named_rule(verify)
         config = EngineConfig(
             n_draft=n_draft,
             n_ctx=n_ctx,
@@ -148,7 +157,13 @@ class Engine(Evaluations, Closing):
         self._planned, self.n_draft = self._drafting(n_draft)
         self.vocab = model.vocab
         n_chunk = min(n_prefill, self.context.n_ubatch)
-        self._jobs = JobFactory(model, self._new_drafter, self.context.n_text_max, n_chunk)
+        self._jobs = JobFactory(
+            model,
+            self._new_drafter,
+            self.context.n_text_max,
+            n_chunk,
+            rule=None if isinstance(verify, str) else verify,
+        )
         self._scheduler = Scheduler(
             self.context,
             self.n_draft,
@@ -368,7 +383,10 @@ class Engine(Evaluations, Closing):
                 drawn; True ends the output behind it.
             on_step: called with every verified tree.
             on_prefill: called with the share of the prompt that is in the KV cache.
-            options: fields of ``SamplingParams``, such as temperature, seed, grammar.
+            options: fields of ``SamplingParams``, such as temperature, seed, grammar. Where they
+                are left out, chat messages are sampled as the model's file recommends, else as
+                llama.cpp does (``sampling.defaults``); text and token ids are decoded greedily.
+                ``temperature=0`` decodes chats greedily too.
 
         Raises:
             RequestError, SamplerError, GrammarError, VocabError, ChatTemplateError: an invalid

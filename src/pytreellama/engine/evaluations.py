@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pytreellama.engine.completion import TokenLogp
 from pytreellama.engine.generation import Generation
-from pytreellama.engine.jobs import EmbedJob, EvaluationJob, ScoreJob
+from pytreellama.engine.jobs import EmbedJob, EvaluationJob, ScoreJob, TextLogprobsJob
 from pytreellama.engine.jobs.embed import Pooling
 from pytreellama.engine.jobs.factory import JobFactory
 from pytreellama.engine.jobs.score import Score
@@ -47,6 +48,23 @@ class Evaluations:
         self._loop.run([job])
         return job.scores
 
+    def text_logprobs(self, text: Prompt, top: int = 0) -> list[TokenLogp]:
+        """Log-probabilities of a text's own tokens, each given those before it.
+
+        Args:
+            text: text, token ids or chat messages; of any length that the context holds.
+            top: how many of the likeliest tokens at each position are returned too, at most 100.
+
+        Returns:
+            A ``TokenLogp`` for each token but the first, which nothing comes before.
+
+        Raises:
+            RequestError, VocabError, ChatTemplateError: an invalid request.
+        """
+        job = self.text_logprobs_job(text, top)
+        self._loop.run([job])
+        return job.logprobs
+
     def embed(self, texts: Sequence[Prompt], pooling: Pooling | None = None) -> Float32:
         """Vectors of texts: hidden states after the output norm, pooled.
 
@@ -70,13 +88,18 @@ class Evaluations:
         self._loop.require_open()
         return self._jobs.score(prompt, continuations)
 
+    def text_logprobs_job(self, text: Prompt, top: int = 0) -> TextLogprobsJob:
+        """The job that ``text_logprobs`` runs, for ``submit_job``; raises as ``text_logprobs``."""
+        self._loop.require_open()
+        return self._jobs.text_logprobs(text, top)
+
     def embed_job(self, text: Prompt, pooling: Pooling | None = None) -> EmbedJob:
         """The job that ``embed`` runs for each text, for ``submit_job``; raises as ``embed``."""
         self._loop.require_open()
         return self._jobs.embed(text, pooling)
 
     def submit_job(self, job: EvaluationJob, *, wait: bool = True) -> Generation:
-        """Queue a score or an embedding; the job has the result once the generation is done.
+        """Queue an evaluation; the job has the result once the generation is done.
 
         Raises:
             RequestError: the job is too large for this engine.

@@ -42,6 +42,8 @@ class SamplingOptions(TypedDict, total=False):
     logit_bias: Mapping[int, float]
     grammar: str | None
     json_schema: Mapping[str, Any] | str | None
+    regex: str | None
+    lark: str | None
     seed: int | None
 
 

@@ -58,12 +58,13 @@ class Output:
         self._n_chunked = len(self.tokens)
         if reason is None:
             return Chunk(text, tokens, logprobs)
-        return Chunk(text, tokens, logprobs, reason, stats, seed)
+        return Chunk(text, tokens, logprobs, reason, stats, seed, self._stops.found)
 
     def completion(self, reason: FinishReason, stats: Stats, seed: int) -> Completion:
         """The whole output, once it has ended."""
         logprobs = tuple(self.logprobs) if self._has_logprobs else None
-        return Completion("".join(self._text), tuple(self.tokens), reason, seed, stats, logprobs)
+        text, tokens = "".join(self._text), tuple(self.tokens)
+        return Completion(text, tokens, reason, seed, stats, logprobs, self._stops.found)
 
     def _write(self, text: str) -> None:
         self._text.append(text)

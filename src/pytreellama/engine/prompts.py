@@ -51,7 +51,7 @@ class PromptEncoder:
                 parse_special=parse_special,
             )
         _require_list(prompt, "prompt", _FORMS)
-        if len(prompt) and isinstance(prompt[0], Mapping):
+        if is_chat(prompt):
             return self._encode_chat(cast("Sequence[Message]", prompt))
         return self.array(cast("Sequence[int]", prompt), "prompt", _FORMS)
 
@@ -115,6 +115,11 @@ def as_list(given: Any, name: str) -> list[Any]:
     if isinstance(given, Mapping) or not isinstance(given, Iterable):
         raise RequestError(f"invalid {name} of type {type(given).__name__}: give a list")
     return list(given)
+
+
+def is_chat(prompt: Prompt) -> bool:
+    """True for chat messages."""
+    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
 
 
 def is_many(prompt: Prompt | Sequence[Prompt]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -110,6 +110,31 @@ _ELSEWHERE = {
     "repeat_last_n": "penalty_last_n",
     "response_format": "json_schema",
 }
+_OTHERWISE = {
+    "stream": "engine.stream(...) yields the text as it comes",
+    "echo": "the output never repeats the prompt",
+    "best_of": "n=... gives several completions, and engine.score rates them",
+}
+
+
+def require_known(options: Iterable[str]) -> None:
+    """Raise RequestError for a name that is no option of a request, with what may be meant."""
+    known = SamplingParams.__dataclass_fields__
+    for name in options:
+        if name in _OPTIONS:
+            raise RequestError(
+                f"a fork cannot change {name}, which is its parent's; it can change "
+                f"{', '.join(known)}"
+            )
+        if name not in known:
+            names = [*_OPTIONS, *known]
+            if name in _OTHERWISE:
+                meant = f"; {_OTHERWISE[name]}"
+            elif name in _ELSEWHERE:
+                meant = f"; did you mean {_ELSEWHERE[name]!r}?"
+            else:
+                meant = did_you_mean(name, names)
+            raise RequestError(f"unknown option {name}; options are {', '.join(names)}{meant}")
 
 
 def sampling_params(
@@ -125,20 +150,7 @@ def sampling_params(
         RequestError: an unknown option.
         SamplerError, GrammarError: a value out of range.
     """
-    known = SamplingParams.__dataclass_fields__
-    for name in options:
-        if name in _OPTIONS:
-            raise RequestError(
-                f"a fork cannot change {name}, which is its parent's; it can change "
-                f"{', '.join(known)}"
-            )
-        if name not in known:
-            names = [*_OPTIONS, *known]
-            if name in _ELSEWHERE:
-                meant = f"; did you mean {_ELSEWHERE[name]!r}?"
-            else:
-                meant = did_you_mean(name, names)
-            raise RequestError(f"unknown option {name}; options are {', '.join(names)}{meant}")
+    require_known(options)
     return replace(base or SamplingParams(), **options)
 
 

@@ -17,6 +17,7 @@ from pytreellama.engine.load import Load
 from pytreellama.engine.prefill import ChunkedPrefill
 from pytreellama.engine.tree_pass import Rule, TreePass
 from pytreellama.errors import CacheFullError
+from pytreellama.verify import rejection
 
 N_PREFILL = 128
 """Default number of prompt tokens that a step prefills."""
@@ -136,7 +137,7 @@ class Scheduler:
 
     def add(self, job: Job) -> None:
         """Queue a job that passed ``check``."""
-        job.stats.is_lossy = self._rule != "match"
+        job.stats.is_lossy = self._rule not in ("match", rejection)
         job.arrival = self._n_arrived
         self._n_arrived += 1
         self._waiting.append(job)
@@ -189,8 +190,11 @@ class Scheduler:
             stepped += self._running
             self._run_prefill()
             ready = self._ready()
+            started_s = time.perf_counter()
             self._run_own_passes(ready.for_own_pass)
             self._run_tree_pass(ready.for_tree_pass)
+            is_decoding = bool(ready.for_own_pass or ready.for_tree_pass)
+            self._prefill.share.decoded(time.perf_counter() - started_s if is_decoding else 0.0)
         except BaseException as error:
             # a failed pass fails every job in it; a failed admission fails the job to be admitted
             for job in self._running or self._waiting[:1]:

@@ -15,13 +15,15 @@ from pytreellama.engine.completion import Step, TokenLogp
 from pytreellama.engine.jobs import GenerateJob
 from pytreellama.errors import SamplerError
 from pytreellama.tree import TokenTree
-from pytreellama.verify import Verdict, match, match_greedy, typical
+from pytreellama.verify import Verdict, VerificationRule, match, match_greedy, typical
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
 
-Rule = Literal["match", "typical"]
-RULES: tuple[Rule, ...] = ("match", "typical")
+RuleName = Literal["match", "typical"]
+RULES: tuple[RuleName, ...] = ("match", "typical")
+Rule = RuleName | VerificationRule
+"""A name, or a function as ``verify.rejection``."""
 
 
 class TreePass:
@@ -32,6 +34,7 @@ class TreePass:
     Args:
         context: the target.
         rule: "match", which is lossless, or "typical", which is lossy and for greedy requests only.
+            Rules of the user's own are the jobs', each of which has its state.
 
     Attributes:
         capacity: maximum number of nodes of all trees together.
@@ -115,8 +118,8 @@ class TreePass:
             self._context.commit(job.require_id(), verdict.path)
         job.state.n_past += len(verdict.path)
         job.stats.count_step(len(tree), verdict.n_accepted)
-        if len(tree) > 1 and job.plan is not None:
-            job.stats.count_plan(job.plan, verdict.tokens[: verdict.n_accepted])
+        if len(tree) > 1:
+            _count_drafts(job, tree, verdict)
         verified_s = time.perf_counter()
         job.stats.verify_s += verified_s - started_s
         if learns:
@@ -152,6 +155,9 @@ class TreePass:
 
         if self._rule == "typical":
             return typical(tree, lambda node: self._distribution(place.start + node), stop=stop)
+        if job.rule_walk is not None:
+            outputs = self._context.outputs
+            return job.rule_walk.verify(tree, outputs, place.start, job.sampler, stop)
         functions = job.row_functions
         if functions is not None:
             functions.begin_step()
@@ -193,6 +199,13 @@ class TreePass:
         k = min(n_top, self._context.n_vocab)
         logp, tokens, logps = self._context.outputs.top_logp(row, token, k)
         return TokenLogp(token, logp, tuple(zip(tokens.tolist(), logps.tolist(), strict=True)))
+
+
+def _count_drafts(job: GenerateJob, tree: TokenTree, verdict: Verdict) -> None:
+    if job.plan is not None:
+        job.stats.count_plan(job.plan, verdict.tokens[: verdict.n_accepted])
+    else:
+        job.stats.count_drafts(job.drafter.name, len(tree) - 1, verdict.n_accepted)
 
 
 class _Rows:

@@ -7,8 +7,10 @@ Its cache, tokens, mirrors, offline mode and resumed downloads work as everywher
 from __future__ import annotations
 
 import fnmatch
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,10 +54,11 @@ def hub_model_path(
     if quantisation and filename is not None:
         raise ModelLoadError("give a quantisation after the repository's name, or filename")
     try:
-        names = _files(hub, repo, revision, options)
-        wanted = f"*{quantisation}*.gguf" if quantisation else filename
-        parts = choose_model(names, repo, wanted)
-        paths = [hub.hf_hub_download(repo, name, revision=revision, **options) for name in parts]
+        with _quiet():
+            names = _files(hub, repo, revision, options)
+            wanted = f"*{quantisation}*.gguf" if quantisation else filename
+            parts = choose_model(names, repo, wanted)
+            paths = [hub.hf_hub_download(repo, one, revision=revision, **options) for one in parts]
     except ModelLoadError:
         raise
     except Exception as error:  # of the library, of its HTTP client, or of the file system
@@ -145,6 +148,18 @@ def _files(hub: ModuleType, repo: str, revision: str | None, options: dict[str, 
     )
     folder = Path(where)
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's lines on retries off stderr: the error at the end says it once."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _no_connection() -> tuple[type[Exception], ...]:

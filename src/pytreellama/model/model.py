@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 
 from pytreellama.closing import Closing
 from pytreellama.errors import ModelLoadError
+from pytreellama.known_names import suggests_names
 from pytreellama.model.file import ModelFile, check_gguf
 from pytreellama.model.placement import Placement, SplitMode, as_names, as_overrides
 from pytreellama.model.vocab import Vocab
@@ -19,9 +21,26 @@ from pytreellama.native.devices import model_devices
 from pytreellama.native.drafts import MtpState, mtp_state, target_layers
 from pytreellama.native.handle import Handle
 from pytreellama.native.model import ModelFields, Progress
-from pytreellama.native.system import Device
+from pytreellama.native.system import Device, has_gpu
+
+_log = logging.getLogger(__name__)
+
+_OF_ENGINES = {
+    name: f"give it to the engine, as in Engine(Model(path), {name}=...)"
+    for name in ("n_ctx", "n_batch", "n_threads", "n_seq_max", "drafter", "n_draft")
+} | {"model_path": "did you mean 'path'?"}
 
 
+def _warn_without_gpu(n_gpu_layers: int) -> None:
+    if n_gpu_layers > 0 and not has_gpu():
+        _log.warning(
+            "n_gpu_layers=%d has no effect: this build and machine have no GPU (pytreellama doctor "
+            "shows both)",
+            n_gpu_layers,
+        )
+
+
+@suggests_names(ModelLoadError, _OF_ENGINES)
 class Model(Closing):
     """A GGUF model, loaded once and shared by any number of contexts and engines.
 
@@ -110,6 +129,7 @@ class Model(Closing):
             "load_mtp": load_mtp,
         }
         self._handle = native_model.load_model(self.path, fields, progress)
+        _warn_without_gpu(n_gpu_layers)
         self.vocab = Vocab(self._handle)
 
     @classmethod

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.errors import RequestError, VocabError
+from pytreellama.model.infill import InfillTokens
 from pytreellama.native import vocab as native_vocab
 from pytreellama.native.handle import Handle
 
@@ -85,6 +86,11 @@ class Vocab:
     def newline(self) -> int | None:
         """Line-break token; None without one."""
         return native_vocab.newline(self._model)
+
+    @cached_property
+    def infill_tokens(self) -> InfillTokens | None:
+        """Tokens of fill-in-the-middle prompts; None for a model that was not trained for them."""
+        return InfillTokens.of(native_vocab.infill_tokens(self._model))
 
     @property
     def adds_bos(self) -> bool:

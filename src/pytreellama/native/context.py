@@ -161,6 +161,11 @@ def is_batch_invariant(context: Handle) -> bool:
     return bool(lib.treellama_is_batch_invariant(context.pointer))
 
 
+def can_keep_hidden(context: Handle) -> bool:
+    """True if llama.cpp can return the hidden states of a pass. Valid until the first pass."""
+    return bool(lib.treellama_hidden_can_keep(context.pointer))
+
+
 def n_reused_graphs(context: Handle) -> int:
     """Passes that could use the graph of the pass before."""
     return int(lib.llama_perf_context(context.pointer).n_reused)

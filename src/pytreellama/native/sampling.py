@@ -80,6 +80,31 @@ class SamplerChain(NativeSampler):
         )
         return drawn_token(status, scratch.token, "llama.cpp could not draw a token")
 
+    def distribution(
+        self, row: Any, allowed: NDArray[np.uint32] | None = None, *, greedy: bool = False
+    ) -> NDArray[np.float64] | None:
+        """What ``draw`` draws from, float64, shape (n_vocab,); None where there is no token.
+
+        Args:
+            allowed: as for ``draw``.
+            greedy: the chain takes the likeliest token.
+        """
+        scratch = _scratch(self._n_vocab)
+        p = np.empty(self._n_vocab)
+        status = lib.treellama_distribution(
+            self._handle.pointer,
+            row,
+            self._n_vocab,
+            mask_pointer(allowed),
+            scratch.rows,
+            greedy,
+            ffi.from_buffer("double[]", p),
+        )
+        if status == lib.TREELLAMA_NO_CANDIDATE:
+            return None
+        check(status, SamplerError, _FAILED)
+        return p
+
     # -- stages, by the names of llama.h
 
     def add_logit_bias(self, biases: Mapping[int, float]) -> None:

@@ -64,6 +64,11 @@ def as_device(device: Any) -> Device:
     )
 
 
+def has_gpu() -> bool:
+    """True if this build sees a GPU, with memory of its own or without."""
+    return any(device.kind in ("gpu", "igpu") for device in devices())
+
+
 def llama_version() -> str:
     """The version that llama.cpp gives itself."""
     return _text(lib.llama_version())

@@ -78,6 +78,19 @@ def newline(model: Handle) -> int | None:
     return _token_or_none(lib.llama_vocab_nl(vocab_pointer(model)))
 
 
+def infill_tokens(model: Handle) -> tuple[int | None, ...]:
+    """The tokens before a prefix, a suffix, a middle, a repository's name and a file's name."""
+    pointer = vocab_pointer(model)
+    asked = (
+        lib.llama_vocab_fim_pre,
+        lib.llama_vocab_fim_suf,
+        lib.llama_vocab_fim_mid,
+        lib.llama_vocab_fim_rep,
+        lib.llama_vocab_fim_sep,
+    )
+    return tuple(_token_or_none(ask(pointer)) for ask in asked)
+
+
 def adds_bos(model: Handle) -> bool:
     """True if a text is to begin with BOS."""
     return bool(lib.llama_vocab_get_add_bos(vocab_pointer(model)))

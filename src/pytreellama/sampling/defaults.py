@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from pytreellama.errors import SamplerError
-from pytreellama.sampling.params import SamplingParams
+from pytreellama.sampling.params import TRUNCATION, SamplingParams
 
 _log = logging.getLogger(__name__)
 
@@ -29,21 +30,24 @@ _FIELD_OF_KEY = {
 _WHOLE = ("top_k", "penalty_last_n")
 
 
-def sampling_defaults(
-    metadata: Mapping[str, str], options: Mapping[str, float | None]
-) -> dict[str, float]:
-    """Values of the sampling fields that nobody has given.
+def sampling_defaults(metadata: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Sampling options of a chat: those given, else what the model recommends, else the usual ones.
+
+    The one rule for chats in Python and on the command line, and for all requests of the server.
+    A plain text that is continued in Python or on the command line is greedy by default.
 
     Args:
         metadata: of the model's file; ``general.sampling.*`` is what its authors recommend.
-        options: fields of ``SamplingParams`` from the command line; None is not given.
+        given: fields of ``SamplingParams``.
 
     Raises:
         SamplerError: an option out of range.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    values = {**USUAL_SAMPLING, **_recommended(metadata), **given}
-    SamplingParams(**values)  # type: ignore[arg-type]
+    values: dict[str, Any] = {**USUAL_SAMPLING, **_recommended(metadata)}
+    if given.get("mirostat"):  # it replaces truncation
+        values = {name: value for name, value in values.items() if name not in TRUNCATION}
+    values.update(given)
+    SamplingParams(**values)
     return values
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from pytreellama.errors import SamplerError, shown
+from pytreellama.known_names import suggests_names
 
 MAX_SEED = 2**32 - 2
 """llama.cpp reads 2**32 - 1 as "draw one yourself"; pytreellama draws, and reports, its own."""
@@ -71,6 +73,23 @@ _RANGES = {
 }
 
 
+_CONSTRAINTS = ("grammar", "json_schema", "regex", "lark")
+
+TRUNCATION: Mapping[str, float] = MappingProxyType(
+    {
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "typical_p": 1.0,
+        "top_n_sigma": 0.0,
+        "xtc_probability": 0.0,
+        "dynatemp_range": 0.0,
+    }
+)
+"""What Mirostat replaces, with the values that do nothing."""
+
+
+@suggests_names(SamplerError, {"temp": "did you mean 'temperature'?"})
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """Options for sampling the next token from a row of logits.
@@ -124,6 +143,8 @@ class SamplingParams:
         logit_bias: token id to the value that is added to its logit; ``-math.inf`` bans the token.
         grammar: GBNF text with a rule ``root`` that the generated text must follow.
         json_schema: JSON schema (mapping or JSON text) that the generated text must satisfy.
+        regex: regular expression that the whole generated text must match.
+        lark: Lark grammar with a rule ``start`` that the generated text must follow.
         seed: from 0 to 2**32 - 2; None for a random one, which ``Sampler.seed`` reports.
 
     Raises:
@@ -155,6 +176,8 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict, hash=False)
     grammar: str | None = None
     json_schema: Mapping[str, Any] | str | None = field(default=None, hash=False)
+    regex: str | None = None
+    lark: str | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -186,8 +209,8 @@ class SamplingParams:
 
     @property
     def is_constrained(self) -> bool:
-        """True if a grammar or JSON schema constrains the text."""
-        return self.grammar is not None or self.json_schema is not None
+        """True if a grammar, JSON schema or regular expression constrains the text."""
+        return any(getattr(self, name) is not None for name in _CONSTRAINTS)
 
     @property
     def is_greedy(self) -> bool:
@@ -243,26 +266,20 @@ class SamplingParams:
             raise SamplerError(
                 "invalid temperature=0 with mirostat, which samples: set a temperature such as 1.0"
             )
-        neutral = {
-            "top_k": 0,
-            "top_p": 1.0,
-            "min_p": 0.0,
-            "typical_p": 1.0,
-            "top_n_sigma": 0.0,
-            "xtc_probability": 0.0,
-            "dynatemp_range": 0.0,
-        }
-        clashing = [name for name, value in neutral.items() if getattr(self, name) != value]
+        clashing = [name for name, value in TRUNCATION.items() if getattr(self, name) != value]
         if clashing:
             raise SamplerError(
                 f"mirostat replaces other truncation samplers: leave out {', '.join(clashing)}"
             )
 
     def _check_constraints(self) -> None:
-        if self.grammar is not None and self.json_schema is not None:
-            raise SamplerError("give either grammar or json_schema, not both")
-        if not isinstance(self.grammar, (str, type(None))):
-            raise SamplerError(f"invalid grammar={shown(self.grammar)}: expected GBNF text")
+        given = [name for name in _CONSTRAINTS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise SamplerError(f"give either {given[0]} or {given[1]}, not both")
+        for name, form in (("grammar", "GBNF text"), ("regex", "text"), ("lark", "text")):
+            value = getattr(self, name)
+            if not isinstance(value, (str, type(None))):
+                raise SamplerError(f"invalid {name}={shown(value)}: expected {form}")
         if not isinstance(self.json_schema, (str, Mapping, type(None))):
             raise SamplerError(
                 f"invalid json_schema={shown(self.json_schema)}: expected a mapping or JSON text"

@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 from pytreellama.closing import Closing
 from pytreellama.constraints.constraint import Constraint
 from pytreellama.constraints.grammar import Grammar
+from pytreellama.constraints.patterns import Lark, Regex
 from pytreellama.constraints.schema import JsonSchemaConstraint
 from pytreellama.errors import GrammarError, SamplerError
 from pytreellama.model.vocab import Vocab
 from pytreellama.native.logits import float_row
-from pytreellama.native.sampling import argmax_token
+from pytreellama.native.sampling import SamplerChain, argmax_token
 from pytreellama.native.vocab import suppressed_tokens
 from pytreellama.sampling.params import MAX_SEED, SamplingParams
-from pytreellama.sampling.stages import new_stages
+from pytreellama.sampling.stages import new_distribution_chain, new_stages
+
+_ROUNDING = 1e-12
 
 
 class LogitsSource(Protocol):
@@ -45,6 +48,7 @@ class Sampler(Closing):
     Args:
         vocab: the vocabulary of the model that computes the logits.
         params: sampling options; None for greedy decoding.
+        gives_distributions: for ``distribution``, at some speed.
 
     Attributes:
         seed: the seed in use.
@@ -54,7 +58,13 @@ class Sampler(Closing):
         GrammarError: an invalid grammar or schema.
     """
 
-    def __init__(self, vocab: Vocab, params: SamplingParams | None = None) -> None:
+    def __init__(
+        self,
+        vocab: Vocab,
+        params: SamplingParams | None = None,
+        *,
+        gives_distributions: bool = False,
+    ) -> None:
         self.vocab = vocab
         self._model = vocab.owner.share()  # a sampler may outlive it
         self.params = params if params is not None else SamplingParams()
@@ -64,12 +74,9 @@ class Sampler(Closing):
         biases = _biases(vocab, self.params)
         self.is_argmax = self.params.is_greedy and not biases
         """Is every choice the argmax of the plain row? (Some models name tokens never to write.)"""
-        self._constraint: Constraint | None = None
-        if self.params.grammar is not None:
-            self._constraint = Grammar(vocab, self.params.grammar)
-        elif self.params.json_schema is not None:
-            self._constraint = JsonSchemaConstraint(vocab, self.params.json_schema)
-        self._chain = new_stages(vocab, self.params, biases, self.seed)
+        self._constraint = _new_constraint(vocab, self.params)
+        new = new_distribution_chain if gives_distributions else new_stages
+        self._chain = new(vocab, self.params, biases, self.seed)
 
     def sample(self, outputs: LogitsSource, row: int) -> int:
         """Sample a token from a row of the last decode, and accept it.
@@ -95,6 +102,45 @@ class Sampler(Closing):
                 f"a row of logits must have the shape ({self.vocab.n_tokens},), not {row.shape}"
             )
         return self._choose(float_row(row))
+
+    @property
+    def has_state(self) -> bool:
+        """True if what is drawn depends on what was accepted."""
+        return self._constraint is not None or self.params.n_history > 0
+
+    def distribution(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The distribution from which ``sample_row`` would draw; nothing is drawn or accepted.
+
+        Args:
+            logits: float32, shape (n_tokens,).
+
+        Returns:
+            float64, shape (n_tokens,), which sums to 1.
+
+        Raises:
+            SamplerError, GrammarError: as ``sample``.
+        """
+        assert isinstance(self._chain, SamplerChain), "made without gives_distributions"
+        row = float_row(np.ascontiguousarray(logits, dtype=np.float32))
+        greedy = self.params.temperature == 0.0
+        p = self._possible(self._chain.distribution(row, greedy=greedy))
+        if self._constraint is None:
+            return p
+        mask = self._constraint.mask()
+        bits = np.unpackbits(mask.view(np.uint8), bitorder="little", count=len(p))
+        allowed = p * bits
+        rest = 1.0 - float(allowed.sum())
+        if rest <= _ROUNDING:
+            return np.asarray(allowed / allowed.sum())
+        # what is drawn first is not allowed: all tokens are masked, and one is drawn again
+        masked = self._possible(self._chain.distribution(row, mask, greedy=greedy))
+        return np.asarray(allowed + rest * masked)
+
+    def _possible(self, p: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        if p is None:
+            self._drawn(None)
+        assert p is not None
+        return p
 
     def accept(self, token: int) -> None:
         """Append ``token`` to the text, as if it had been sampled.
@@ -186,6 +232,16 @@ class Sampler(Closing):
                 f"ids are from 0 to {self.vocab.n_tokens - 1}"
             )
         return np.ascontiguousarray(wide, dtype=np.int32)
+
+
+def _new_constraint(vocab: Vocab, params: SamplingParams) -> Constraint | None:
+    if params.grammar is not None:
+        return Grammar(vocab, params.grammar)
+    if params.json_schema is not None:
+        return JsonSchemaConstraint(vocab, params.json_schema)
+    if params.regex is not None:
+        return Regex(vocab, params.regex)
+    return None if params.lark is None else Lark(vocab, params.lark)
 
 
 def _biases(vocab: Vocab, params: SamplingParams) -> dict[int, float]:

@@ -45,6 +45,23 @@ def new_row_sampler(
     return RowSampler(vocab.n_tokens, stages, biases, seed)
 
 
+def new_distribution_chain(
+    vocab: Vocab, params: SamplingParams, biases: dict[int, float], seed: int
+) -> SamplerChain:
+    """``new_chain``, of which a distribution can be asked that depends on the text alone.
+
+    Raises:
+        SamplerError: Mirostat or XTC, whose distributions depend on what they draw.
+    """
+    if params.mirostat or params.has_xtc:
+        name = "mirostat" if params.mirostat else "xtc_probability"
+        raise SamplerError(
+            f"{name} has no distribution for a verification rule; leave it out, or make the "
+            "engine with verify='match', which takes every sampler"
+        )
+    return new_chain(vocab, params, biases, seed)
+
+
 def new_chain(
     vocab: Vocab, params: SamplingParams, biases: dict[int, float], seed: int
 ) -> SamplerChain:

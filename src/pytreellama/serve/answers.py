@@ -12,10 +12,12 @@ from pytreellama.serve.messages import FunctionCall
 
 Finish = Literal["stop", "length", "tool_calls"]
 
+_STOP_REASON = "Not OpenAI's: the stop string that ended the text, under vLLM's name."
 
-def new_id(kind: str) -> str:
+
+def new_id(kind: str, mark: str = "-") -> str:
     """An id such as ``chatcmpl-3f...``."""
-    return f"{kind}-{secrets.token_hex(12)}"
+    return f"{kind}{mark}{secrets.token_hex(12)}"
 
 
 def now() -> int:
@@ -78,6 +80,15 @@ class Timings(BaseModel):
     draft_n_accepted: int
 
 
+class PrefillProgress(BaseModel):
+    """How far a prompt's prefill is, under llama-server's names."""
+
+    total: int = Field(description="Tokens of the prompt.")
+    cache: int = Field(description="Of these, tokens found in the prefix cache.")
+    processed: int = Field(description="Tokens in the KV cache, these included.")
+    time_ms: int
+
+
 class TopLogprob(BaseModel):
     """A token that could have come."""
 
@@ -103,18 +114,30 @@ class TextLogprobs(BaseModel):
     """Of each token of the text, in the older form."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] | None
+    token_logprobs: list[float | None] = Field(description="Null for a prompt's first token.")
+    top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
 
-class TextChoice(BaseModel):
+class PromptLogprob(BaseModel):
+    """Of a prompt's token, or one of the likeliest there, in vLLM's form."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+class TextChoice(Answered):
     """One text, or the next piece of it."""
+
+    left_out = frozenset({"prompt_logprobs"})
 
     index: int
     text: str
     logprobs: TextLogprobs | None = None
     finish_reason: Finish | None = None
+    stop_reason: str | None = Field(default=None, description=_STOP_REASON)
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None
 
 
 class Steps(BaseModel):
@@ -136,13 +159,14 @@ class Headed(Answered):
 class TextCompletion(Headed):
     """Of `/v1/completions`; with `stream`, each event's data is one with the next pieces."""
 
-    left_out = frozenset({"usage", "timings", "pytreellama"})
+    left_out = frozenset({"usage", "timings", "pytreellama", "prompt_progress"})
 
     object: Literal["text_completion"] = "text_completion"
     choices: list[TextChoice]
     usage: Usage | None = None
     timings: Timings | None = None
     pytreellama: Steps | None = None
+    prompt_progress: PrefillProgress | None = None
 
 
 class CalledFunction(FunctionCall):
@@ -178,6 +202,7 @@ class ChatChoice(BaseModel):
     message: AnswerMessage
     logprobs: ChatLogprobs | None = None
     finish_reason: Finish
+    stop_reason: str | None = Field(default=None, description=_STOP_REASON)
 
 
 class ChatCompletion(Headed):
@@ -206,18 +231,20 @@ class DeltaChoice(BaseModel):
     delta: Delta
     logprobs: ChatLogprobs | None = None
     finish_reason: Finish | None = None
+    stop_reason: str | None = Field(default=None, description=_STOP_REASON)
 
 
 class ChatChunk(Headed):
     """Of `/v1/chat/completions` with `stream`: each event's data."""
 
-    left_out = frozenset({"usage", "timings", "pytreellama"})
+    left_out = frozenset({"usage", "timings", "pytreellama", "prompt_progress"})
 
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     choices: list[DeltaChoice]
     usage: Usage | None = None
     timings: Timings | None = None
     pytreellama: Steps | None = None
+    prompt_progress: PrefillProgress | None = None
 
 
 class ModelCard(BaseModel):

@@ -27,6 +27,7 @@ from pytreellama.serve.middleware import (
     KeyMiddleware,
 )
 from pytreellama.serve.openapi import describe
+from pytreellama.serve.protocols.routes import ROUTERS, V1_ROUTERS
 from pytreellama.serve.service import Service
 from pytreellama.serve.settings import ServerSettings
 from pytreellama.serve.text_routes import text_router
@@ -53,11 +54,11 @@ def make_app(engine: Engine, settings: ServerSettings) -> FastAPI:
         redoc_url=None,
         lifespan=lambda app: _lifespan(service),
     )
-    for make_router in (text_router, chat_router, evaluation_router, models_router):
+    for make_router in (text_router, chat_router, evaluation_router, models_router, *V1_ROUTERS):
         _include_twice(app, make_router(service), documented="/v1", other="")
     _include_twice(app, health_router(service), documented="", other="/v1")
-    app.include_router(token_router(service))
-    app.include_router(facts_router(service))
+    for make_router in (token_router, facts_router, *ROUTERS):
+        app.include_router(make_router(service))
     app.include_router(_page_router())
     handle_errors(app)
     describe(app, bool(settings.api_keys))

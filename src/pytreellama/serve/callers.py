@@ -71,6 +71,13 @@ class Caller:
             ) from None
 
 
+def client_of(request: Request) -> str:
+    """Who sent a request: a key that was accepted, or else an address."""
+    address = "" if request.client is None else request.client.host
+    client: str = request.scope.get("pytreellama.key", address)
+    return client
+
+
 @dataclass(frozen=True, slots=True)
 class Callers:
     """Knows each request's caller.
@@ -86,11 +93,10 @@ class Callers:
 
     def of(self, request: Request, *, is_slow: bool = False) -> Caller:
         """The caller of a request that just came."""
-        address = "" if request.client is None else request.client.host
         return Caller(
             request,
             self.workers,
-            request.scope.get("pytreellama.key", address),
+            client_of(request),
             is_slow,
             time.perf_counter(),
             self.limit_s,

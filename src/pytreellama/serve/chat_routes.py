@@ -43,8 +43,7 @@ def chat_router(service: Service) -> APIRouter:
     )
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """Answer a chat; `stream` sends pieces as server-sent events."""
-        caller = caller_of(request).slow(_is_constrained(body))
-        writer = await caller.finish(_begin(service, body, caller))
+        writer = await begin_chat(service, body, caller_of(request))
         return await respond(service, request, writer, streams=bool(body.stream))
 
     return router
@@ -58,7 +57,17 @@ def _is_constrained(body: ChatRequest) -> bool:
     return any(text is not None for text in texts) or has_schema or must_call(body)
 
 
-async def _begin(service: Service, body: ChatRequest, caller: Caller) -> _Writer:
+async def begin_chat(service: Service, body: ChatRequest, caller: Caller) -> ChatWriter:
+    """Queue the answers to a chat, within the caller's time.
+
+    Raises:
+        APIError: the request cannot be served.
+    """
+    caller = caller.slow(_is_constrained(body))
+    return await caller.finish(_begin(service, body, caller))
+
+
+async def _begin(service: Service, body: ChatRequest, caller: Caller) -> ChatWriter:
     service.require_model(body.model)
     service.queue.check_room(1, body.n_answers)
     if body.top_logprobs is not None and not body.logprobs:
@@ -72,8 +81,15 @@ async def _begin(service: Service, body: ChatRequest, caller: Caller) -> _Writer
     options = body.options(max_tokens, logprobs, service.settings.sampling)
     if schema is not None:
         options["json_schema"] = schema
-    asked = AnswerOptions([prompt], body.n_answers, options, bool(body.stream), body.wants_steps)
-    return _Writer(service, body, await service.queue.begin(asked, caller))
+    asked = AnswerOptions(
+        [prompt],
+        body.n_answers,
+        options,
+        bool(body.stream),
+        body.wants_steps,
+        bool(body.return_progress),
+    )
+    return ChatWriter(service, body, await service.queue.begin(asked, caller), len(prompt))
 
 
 def _prepare(service: Service, body: ChatRequest) -> tuple[list[int], dict[str, Any] | None]:
@@ -84,10 +100,17 @@ def _prepare(service: Service, body: ChatRequest) -> tuple[list[int], dict[str, 
     return service.chat_prompts.tokens(body.messages, body), schema
 
 
-class _Writer:
-    """Puts what the engine writes into OpenAI's form, and finds calls in it."""
+class ChatWriter:
+    """Puts what the engine writes into OpenAI's form, and finds calls in it.
 
-    def __init__(self, service: Service, body: ChatRequest, answers: Sequence[Answer]) -> None:
+    Attributes:
+        n_prompt: tokens of the prompt.
+    """
+
+    def __init__(
+        self, service: Service, body: ChatRequest, answers: Sequence[Answer], n_prompt: int
+    ) -> None:
+        self.n_prompt = n_prompt
         self._service = service
         self._body = body
         self.answers = answers
@@ -97,6 +120,7 @@ class _Writer:
         self._functions = {f.function.name: f.function.parameters or {} for f in functions}
 
     async def whole(self) -> ChatCompletion:
+        """See Writer."""
         chunks = await self._service.queue.whole(self.answers)
         stats = [chunk.stats for chunk in chunks if chunk.stats is not None]
         return ChatCompletion(
@@ -113,11 +137,13 @@ class _Writer:
         if calls:
             message.tool_calls = [_answer_call(call) for call in calls]
         choice = ChatChoice(index=index, message=message, finish_reason=finish)
+        choice.stop_reason = chunk.stop_string
         if self._body.logprobs and chunk.logprobs is not None:
             choice.logprobs = chat_logprobs(self._vocab, chunk.logprobs)
         return choice
 
     async def events(self) -> AsyncGenerator[dict[str, Any]]:
+        """See Writer."""
         head = {"object": "chat.completion.chunk", **self._head}
         for answer in self.answers:
             first = DeltaChoice(index=answer.index, delta=Delta(role="assistant", content=""))
@@ -133,7 +159,10 @@ class _Writer:
                 event["timings"] = timings_of([chunk.stats]).model_dump()
             if answer.log is not None:
                 event["pytreellama"] = {"steps": answer.log.take()}
-            if answer.log is not None or _says_anything(choice):
+            progress = answer.progress.take() if answer.progress else None
+            if progress:
+                event["prompt_progress"] = progress.model_dump()
+            if answer.log is not None or progress or _says_anything(choice):
                 yield event
         if self._body.wants_usage:
             usage = usage_of([stats[i] for i in sorted(stats)], self._body.n_answers)
@@ -145,6 +174,7 @@ class _Writer:
         if calls:
             delta.tool_calls = [_answer_call(call, i) for i, call in enumerate(calls)]
         choice = DeltaChoice(index=index, delta=delta, finish_reason=finish)
+        choice.stop_reason = chunk.stop_string
         if self._body.logprobs and chunk.logprobs:
             choice.logprobs = chat_logprobs(self._vocab, chunk.logprobs)
         return choice

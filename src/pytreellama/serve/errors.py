@@ -22,6 +22,7 @@ from pytreellama.errors import (
     VocabError,
 )
 from pytreellama.serve.answers import ErrorBody, ErrorFacts
+from pytreellama.serve.error_forms import error_content
 
 _log = logging.getLogger(__name__)
 
@@ -78,9 +79,10 @@ class APIError(HTTPException):
             headers["WWW-Authenticate"] = "Bearer"
         self.headers: Mapping[str, str] = headers
 
-    def response(self) -> JSONResponse:
-        """The error as an HTTP response."""
-        return JSONResponse(self.body.model_dump(), self.status_code, self.headers)
+    def response(self, path: str) -> JSONResponse:
+        """The error as an HTTP response, in the form of the protocol that a path belongs to."""
+        content = error_content(path, self.status_code, self.body)
+        return JSONResponse(content, self.status_code, self.headers)
 
 
 def api_error_of(error: Exception, retry_after_s: int = 1) -> APIError:
@@ -110,7 +112,7 @@ def handle_errors(app: FastAPI) -> None:
     """Make an app respond to all errors in OpenAI's form, including those of FastAPI."""
 
     async def known(request: Request, error: Exception) -> JSONResponse:
-        return api_error_of(error).response()
+        return api_error_of(error).response(request.url.path)
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -118,7 +120,7 @@ def handle_errors(app: FastAPI) -> None:
             error.status_code, f"{error.detail}: {request.method} {request.url.path}"
         )
         api_error.headers = {**api_error.headers, **(error.headers or {})}
-        return api_error.response()
+        return api_error.response(request.url.path)
 
     app.add_exception_handler(APIError, known)
     app.add_exception_handler(PyTreeLlamaError, known)

@@ -28,7 +28,7 @@ def evaluation_router(service: Service) -> APIRouter:
     async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
         """Vectors of texts: hidden states of the model, pooled, of length 1."""
         caller = caller_of(request)
-        return await caller.finish(_embed(service, body, caller))
+        return json_response(await caller.finish(embed(service, body, caller)))
 
     @router.post("/score", responses=answers_of(ScoreList))
     async def score(body: ScoreRequest, request: Request) -> Response:
@@ -39,14 +39,19 @@ def evaluation_router(service: Service) -> APIRouter:
     return router
 
 
-async def _embed(service: Service, body: EmbeddingRequest, caller: Caller) -> Response:
+async def embed(service: Service, body: EmbeddingRequest, caller: Caller) -> EmbeddingList:
+    """Vectors of texts.
+
+    Raises:
+        APIError: the request cannot be served.
+    """
     service.require_model(body.model)
     engine = service.engine.engine
     n_values = engine.model.n_embd_out
     if body.dimensions not in (None, n_values):
         raise APIError(400, f"this model's vectors have {n_values} dimensions", param="dimensions")
     texts = as_prompts(body.input)
-    _require_few(service, len(texts), "input")
+    require_few(service, len(texts), "input")
 
     parses = body.parse_special is not False
 
@@ -56,11 +61,11 @@ async def _embed(service: Service, body: EmbeddingRequest, caller: Caller) -> Re
 
     jobs = [await caller.run(partial(embed_job, text)) for text in texts]
     for job in jobs:
-        await _evaluate(service, job, caller)
+        await evaluate(service, job, caller)
     return await caller.run(partial(_embedded, service, body, jobs))
 
 
-def _embedded(service: Service, body: EmbeddingRequest, jobs: Sequence[EmbedJob]) -> Response:
+def _embedded(service: Service, body: EmbeddingRequest, jobs: Sequence[EmbedJob]) -> EmbeddingList:
     vectors: list[list[float] | str] = [
         base64.b64encode(job.embedding.tobytes()).decode()
         if body.encoding_format == "base64"
@@ -68,25 +73,24 @@ def _embedded(service: Service, body: EmbeddingRequest, jobs: Sequence[EmbedJob]
         for job in jobs
     ]
     n_tokens = sum(job.stats.n_prompt for job in jobs)
-    answer = EmbeddingList(
+    return EmbeddingList(
         data=[Embedded(index=i, embedding=vector) for i, vector in enumerate(vectors)],
         model=service.settings.model_name,
         usage=Usage(prompt_tokens=n_tokens, total_tokens=n_tokens),
     )
-    return json_response(answer)
 
 
 async def _score(service: Service, body: ScoreRequest, caller: Caller) -> Response:
     service.require_model(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise APIError(400, "give either a prompt or messages", param="prompt")
-    _require_few(service, len(body.continuations), "continuations")
+    require_few(service, len(body.continuations), "continuations")
     prompt = await caller.run(partial(_prompt, service, body))
     parses = body.parse_special is not False
     encode = partial(service.text_limit.encode_continuation, parse_special=parses)
     continuations = [await caller.run(partial(encode, one)) for one in body.continuations]
     job = await caller.run(partial(service.engine.engine.score_job, prompt, continuations))
-    await _evaluate(service, job, caller)
+    await evaluate(service, job, caller)
     return await caller.run(partial(_scored, service, job))
 
 
@@ -116,7 +120,12 @@ def _scored(service: Service, job: ScoreJob) -> Response:
     return json_response(ScoreList(data=data, model=service.settings.model_name, usage=usage))
 
 
-async def _evaluate(service: Service, job: EvaluationJob, caller: Caller) -> None:
+async def evaluate(service: Service, job: EvaluationJob, caller: Caller) -> None:
+    """Run a job; its result is there afterwards.
+
+    Raises:
+        APIError: what the engine refuses, or too much at once.
+    """
     submit = partial(service.engine.engine.submit_job, job, wait=False)
     try:
         await service.engine.finish(await caller.run(submit, drop=Generation.cancel))
@@ -124,7 +133,8 @@ async def _evaluate(service: Service, job: EvaluationJob, caller: Caller) -> Non
         raise api_error_of(error, service.queue.retry_after_s) from error
 
 
-def _require_few(service: Service, n_texts: int, param: str) -> None:
+def require_few(service: Service, n_texts: int, param: str) -> None:
+    """Raise APIError for more texts than one request may have."""
     most = service.settings.n_continuations_max
     if n_texts > most:
         raise APIError(

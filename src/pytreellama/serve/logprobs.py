@@ -21,13 +21,14 @@ class TextLogprobWriter:
 
     Args:
         vocab: of the text's tokens.
+        n_before: characters that stand before the text.
     """
 
-    def __init__(self, vocab: Vocab) -> None:
+    def __init__(self, vocab: Vocab, n_before: int = 0) -> None:
         self._vocab = vocab
         self._detokenizer = Detokenizer(vocab)
-        self._n_read = 0
-        self._n_sent = 0
+        self._n_read = n_before
+        self._n_sent = n_before
         self._waiting: list[tuple[int, TokenLogp]] = []
 
     def take(self, text: str, logps: Sequence[TokenLogp], *, is_last: bool) -> TextLogprobs:
@@ -50,25 +51,27 @@ class TextLogprobWriter:
         ready, self._waiting = self._waiting[:n_ready], self._waiting[n_ready:]
         has_top = any(one.top for _, one in ready)
         return TextLogprobs(
-            tokens=[_name(self._vocab, one.token) for _, one in ready],
-            token_logprobs=[_finite(one.logp) for _, one in ready],
-            top_logprobs=[_top(self._vocab, one) for _, one in ready] if has_top else None,
+            tokens=[name_of(self._vocab, one.token) for _, one in ready],
+            token_logprobs=[finite(one.logp) for _, one in ready],
+            top_logprobs=[named_top(self._vocab, one, one.top) for _, one in ready]
+            if has_top
+            else None,
             text_offset=[min(offset, self._n_sent) for offset, _ in ready],
         )
 
 
-def _top(vocab: Vocab, one: TokenLogp) -> dict[str, float]:
+def named_top(vocab: Vocab, one: TokenLogp, top: Sequence[tuple[int, float]]) -> dict[str, float]:
     """The likeliest tokens, and the one that came, each under a name of its own."""
     named: dict[str, float] = {}
-    is_among = any(token == one.token for token, _ in one.top)
-    for token, logp in one.top if is_among else (*one.top, (one.token, one.logp)):
-        name = _name(vocab, token)
+    is_among = any(token == one.token for token, _ in top)
+    for token, logp in top if is_among else (*top, (one.token, one.logp)):
+        name = name_of(vocab, token)
         # some vocabularies have a byte twice: as itself and as <0x41>
-        named[f"token_id:{token}" if name in named else name] = _finite(logp)
+        named[f"token_id:{token}" if name in named else name] = finite(logp)
     return named
 
 
-def _name(vocab: Vocab, token: int) -> str:
+def name_of(vocab: Vocab, token: int) -> str:
     """A token's text, or as OpenAI writes it the bytes of a part of a character."""
     piece = vocab.piece(token, special=True)
     try:
@@ -78,19 +81,21 @@ def _name(vocab: Vocab, token: int) -> str:
 
 
 def _token(vocab: Vocab, one: TokenLogp) -> TokenLogprob:
-    own = _top_logprob(vocab, one.token, one.logp)
+    own = top_logprob(vocab, one.token, one.logp)
     return TokenLogprob(
         token=own.token,
         logprob=own.logprob,
         bytes=own.bytes,
-        top_logprobs=[_top_logprob(vocab, token, logp) for token, logp in one.top],
+        top_logprobs=[top_logprob(vocab, token, logp) for token, logp in one.top],
     )
 
 
-def _top_logprob(vocab: Vocab, token: int, logp: float) -> TopLogprob:
+def top_logprob(vocab: Vocab, token: int, logp: float) -> TopLogprob:
+    """A token that came, or could have come."""
     piece = vocab.piece(token, special=True)
-    return TopLogprob(token=vocab.piece_text(token), logprob=_finite(logp), bytes=list(piece))
+    return TopLogprob(token=vocab.piece_text(token), logprob=finite(logp), bytes=list(piece))
 
 
-def _finite(logp: float) -> float:
+def finite(logp: float) -> float:
+    """A log-probability that JSON can hold."""
     return max(logp, _LEAST)

@@ -25,8 +25,10 @@ def needs_key(path: str) -> bool:
 
 
 class KeyMiddleware:
-    """Requires one of the API keys, as ``Authorization: Bearer KEY``, if there are any.
+    """Requires one of the API keys, if there are any.
 
+    A key comes as ``Authorization: Bearer KEY``, or as ``x-api-key: KEY``, as Anthropic's clients
+    send it.
     The page, ``/health`` and ``/openapi.json`` need no key. Keys are compared in constant time.
     The accepted key is stored in the scope as ``pytreellama.key``.
     """
@@ -49,18 +51,22 @@ class KeyMiddleware:
             "the API key is missing or wrong; send Authorization: Bearer KEY",
             code="invalid_api_key",
         )
-        await api_error.response()(scope, receive, send)
+        await api_error.response(scope["path"])(scope, receive, send)
 
     def _is_asked(self, scope: Scope) -> bool:
         return bool(self._keys) and needs_key(scope["path"])
 
     def _known_key(self, scope: Scope) -> str | None:
         """The key that came with a request, if it is one of ours."""
-        given = Headers(scope=scope).get("authorization", "")
-        kind, _, key = given.partition(" ")
-        sent = key.strip().encode("latin-1")  # the bytes as they came
-        matches = [hmac.compare_digest(sent, known) for known in self._keys]
-        return key.strip() if kind.lower() == "bearer" and any(matches) else None
+        headers = Headers(scope=scope)
+        kind, _, bearer = headers.get("authorization", "").partition(" ")
+        given = [bearer] if kind.lower() == "bearer" else []
+        given += headers.getlist("x-api-key")
+        return next((key.strip() for key in given if self._is_known(key.strip())), None)
+
+    def _is_known(self, key: str) -> bool:
+        sent = key.encode("latin-1")  # the bytes as they came
+        return any([hmac.compare_digest(sent, known) for known in self._keys])
 
 
 class HostMiddleware:
@@ -88,7 +94,7 @@ class HostMiddleware:
             f"{', '.join(sorted(self._hosts))} (--allow-host adds one)",
             code="host_not_allowed",
         )
-        await api_error.response()(scope, receive, send)
+        await api_error.response(scope["path"])(scope, receive, send)
 
 
 class BodyLimitMiddleware:
@@ -105,7 +111,7 @@ class BodyLimitMiddleware:
             return
         told = Headers(scope=scope).get("content-length", "0")
         if not told.isdecimal() or int(told[:20]) > self._max_bytes:
-            await self._too_large().response()(scope, receive, send)
+            await self._too_large().response(scope["path"])(scope, receive, send)
             return
         n_bytes = 0
 

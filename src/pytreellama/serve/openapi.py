@@ -8,9 +8,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from pytreellama.serve.answers import ChatChunk, ErrorBody
+from pytreellama.serve.answers import ErrorBody
 from pytreellama.serve.middleware import needs_key
 
+_CHUNKS: set[type[BaseModel]] = set()  # no answers as a whole: the framework knows none of them
 _REF = "#/components/schemas/{model}"
 
 _ERRORS = {
@@ -26,18 +27,35 @@ _ERRORS = {
 
 
 def answers_of(
-    model: type[BaseModel], *, streams: bool = False, chunk: type[BaseModel] | None = None
+    model: type[BaseModel],
+    *,
+    streams: bool = False,
+    lines: bool = False,
+    chunk: type[BaseModel] | None = None,
+    error: type[BaseModel] = ErrorBody,
 ) -> dict[int | str, dict[str, Any]]:
-    """The responses of a route, errors included."""
+    """The responses of a route, errors included.
+
+    Args:
+        streams: it may answer in server-sent events too.
+        lines: it may answer in JSON lines too.
+        chunk: what an event holds, where that is not the whole answer's form.
+        error: the form of errors.
+    """
     success: dict[str, Any] = {"model": model, "description": "The answer."}
     if streams:
-        success["content"] = {"text/event-stream": {"itemSchema": _event(chunk or model)}}
-    return {200: success} | errors()
+        success["content"] = {"text/event-stream": {"itemSchema": _event(chunk or model, error)}}
+    if lines:
+        forms = [{"$ref": _REF.format(model=one.__name__)} for one in (model, error)]
+        success["content"] = {"application/x-ndjson": {"itemSchema": {"anyOf": forms}}}
+    if chunk is not None:
+        _CHUNKS.add(chunk)
+    return {200: success} | errors(error=error)
 
 
-def _event(model: type[BaseModel]) -> dict[str, Any]:
+def _event(model: type[BaseModel], error: type[BaseModel]) -> dict[str, Any]:
     """An event of a stream: a piece of the answer, an error in mid-stream, or the end."""
-    forms = [{"$ref": _REF.format(model=one.__name__)} for one in (model, ErrorBody)]
+    forms = [{"$ref": _REF.format(model=one.__name__)} for one in (model, error)]
     written = {
         "type": "string",
         "contentMediaType": "application/json",
@@ -47,10 +65,10 @@ def _event(model: type[BaseModel]) -> dict[str, Any]:
     return {"type": "object", "properties": {"data": data}, "required": ["data"]}
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def errors(*statuses: int, error: type[BaseModel] = ErrorBody) -> dict[int | str, dict[str, Any]]:
     """What a route may answer instead; all of them by default."""
     return {
-        status: {"model": ErrorBody, "description": text}
+        status: {"model": error, "description": text}
         for status, text in _ERRORS.items()
         if not statuses or status in statuses
     }
@@ -80,9 +98,9 @@ def _document(app: FastAPI, has_keys: bool) -> dict[str, Any]:
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    # no answer as a whole, so that the framework does not know of it
-    chunk = ChatChunk.model_json_schema(ref_template=_REF, mode="serialization")
-    document["components"]["schemas"] = chunk.pop("$defs") | {"ChatChunk": chunk} | schemas
+    for chunk in _CHUNKS:
+        schema = chunk.model_json_schema(ref_template=_REF, mode="serialization")
+        schemas |= {**schema.pop("$defs", {}), chunk.__name__: schema, **schemas}
     if has_keys:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     return document

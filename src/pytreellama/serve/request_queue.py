@@ -20,6 +20,7 @@ from pytreellama.serve.answers import CompletionDetails, Finish, PromptDetails, 
 from pytreellama.serve.callers import Caller
 from pytreellama.serve.errors import APIError, api_error_of
 from pytreellama.serve.metrics import Metrics
+from pytreellama.serve.progress import ProgressWatch
 from pytreellama.serve.settings import ServerSettings
 
 _FINISH: dict[FinishReason, Finish] = {
@@ -43,6 +44,7 @@ class Answer:
         index: of the choice.
         log: of its steps, if they are asked for.
         limit: ends it when its time is over.
+        progress: of the prefill of its prompt, if it is asked for.
     """
 
     index: int
@@ -50,6 +52,7 @@ class Answer:
     log: StepRecorder | None
     asked_s: float
     limit: asyncio.TimerHandle
+    progress: ProgressWatch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class AnswerOptions:
         options: of ``Engine.submit``.
         streams: pieces are wanted as they come.
         wants_steps: with the trees that were verified.
+        wants_progress: with the progress of prefill before them.
     """
 
     prompts: Sequence[list[int]]
@@ -68,6 +72,7 @@ class AnswerOptions:
     options: dict[str, Any]
     streams: bool = False
     wants_steps: bool = False
+    wants_progress: bool = False
 
 
 class RequestQueue:
@@ -134,13 +139,19 @@ class RequestQueue:
         if log is not None:
             options["on_step"] = log.watch
             options["logprobs"] = options.get("logprobs") or 0
+        loop = asyncio.get_running_loop()
+        progress = None
+        if asked.streams and asked.wants_progress:
+            progress = ProgressWatch(loop, len(prompt))
+            options["on_prefill"] = progress.watch
         submit = partial(
             self._engine.engine.submit, prompt, wait=False, streams=asked.streams, **options
         )
         generation = await caller.run(submit, drop=Generation.cancel)
-        loop = asyncio.get_running_loop()
+        if progress is not None:
+            progress.generation = generation
         limit = loop.call_later(caller.left_s, generation.cancel)
-        answer = Answer(index, generation, log, caller.asked_s, limit)
+        answer = Answer(index, generation, log, caller.asked_s, limit, progress)
         self._open.add(generation)
 
         def tell() -> None:
@@ -188,9 +199,13 @@ class RequestQueue:
         return last
 
     async def pieces(self, answers: Sequence[Answer]) -> AsyncIterator[tuple[Answer, Chunk]]:
-        """Pieces of all texts as they come; closed early, it ends them all."""
+        """Pieces of all texts as they come; closed early, it ends them all.
+
+        Before the first piece of a text whose progress is watched there may be empty ones, each
+        with news of it.
+        """
         try:
-            if len(answers) == 1:
+            if len(answers) == 1 and answers[0].progress is None:
                 async for chunk in self._timed(answers[0]):
                     yield answers[0], chunk
                 return
@@ -209,6 +224,9 @@ class RequestQueue:
             except Exception as error:
                 queue.put_nowait((answer, error))
 
+        for answer in answers:
+            if answer.progress is not None:
+                answer.progress.listen(partial(queue.put_nowait, (answer, Chunk("", ()))))
         tasks = [asyncio.create_task(read(answer)) for answer in answers]
         n_open = len(answers)
         try:

@@ -92,6 +92,9 @@ class Generating(Body):
     )
     speculation: Speculation | None = Field(None, description="Not OpenAI's.")
     ignore_eos: bool | None = Field(None, description="Not OpenAI's. Write on past end tokens.")
+    return_progress: bool | None = Field(
+        None, description="Not OpenAI's. A stream tells how far the prompt is: `prompt_progress`."
+    )
 
     user: str | None = Field(None, description="Accepted, and of no effect; so are the next ones.")
     store: bool | None = None
@@ -183,8 +186,14 @@ class CompletionRequest(Generating):
     )
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = Field(False, description="Put the prompt before the text.")
+    prompt_logprobs: int | None = Field(
+        None, ge=0, le=20, description="vLLM's: log-probabilities of the prompt's own tokens."
+    )
     best_of: int | None = Field(None, description="Only as many as `n`.")
-    suffix: str | None = Field(None, description="Only empty.")
+    suffix: str | None = Field(
+        None,
+        description="The text is to end where this begins. Needs a model that fills in the middle.",
+    )
     parse_special: bool | None = _parse_special()
 
 

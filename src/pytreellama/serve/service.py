@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 from fastapi import Request
 from pydantic import BaseModel
 from sse_starlette import EventSourceResponse
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from pytreellama.engine import AsyncEngine
@@ -22,11 +21,13 @@ from pytreellama.serve.errors import APIError, api_error_of
 from pytreellama.serve.metrics import Metrics
 from pytreellama.serve.request_queue import Answer, RequestQueue
 from pytreellama.serve.settings import LEAVING_S, ServerSettings
+from pytreellama.serve.stream_forms import OPENAI, Event, StreamForm
 from pytreellama.serve.text_limit import TextLimit
 from pytreellama.serve.workers import Workers
 from pytreellama.system import build_info
 
 _PING_S = 15
+_STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 @dataclass(slots=True)
@@ -114,10 +115,18 @@ class Writer(Protocol):
         ...
 
 
-async def respond(service: Service, request: Request, writer: Writer, *, streams: bool) -> Response:
+async def respond(
+    service: Service,
+    request: Request,
+    writer: Writer,
+    *,
+    streams: bool,
+    form: StreamForm = OPENAI,
+) -> Response:
     """What a writer writes, until the client goes away."""
     if streams:
-        return EventResponse(service, writer.answers, writer.events())
+        kind = LineResponse if form.is_lines else EventResponse
+        return kind(service, writer.answers, writer.events(), form)
     try:
         return json_response(await unless_gone(request, writer.whole()))
     finally:
@@ -125,25 +134,30 @@ async def respond(service: Service, request: Request, writer: Writer, *, streams
 
 
 class EventResponse(EventSourceResponse):
-    """Answers in pieces, as server-sent events; the last one's data is ``[DONE]``.
+    """Answers in pieces, as server-sent events.
 
     However it ends, as when the client goes away, the answers are ended. An error in mid-stream is
     an event of its own.
 
     Args:
         events: objects, in order.
+        form: how they are written.
     """
 
     def __init__(
-        self, service: Service, answers: Sequence[Answer], events: AsyncGenerator[dict[str, Any]]
+        self,
+        service: Service,
+        answers: Sequence[Answer],
+        events: AsyncGenerator[Event],
+        form: StreamForm,
     ) -> None:
         self._service = service
         self._answers = answers
         super().__init__(
-            self._data(events),
+            _data(service, events, form),
             ping=_PING_S,
             sep="\n",
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+            headers=_STREAM_HEADERS,
             # a little longer than answers have: their ends are sent still
             shutdown_grace_period=service.settings.shutdown_s + LEAVING_S,
         )
@@ -156,17 +170,44 @@ class EventResponse(EventSourceResponse):
             # a generator that was never begun would not do it
             self._service.queue.end(self._answers)
 
-    async def _data(self, events: AsyncGenerator[dict[str, Any]]) -> AsyncIterator[bytes]:
-        async with aclosing(events):
-            try:
-                async for event in events:
-                    yield _event(json.dumps(event, separators=(",", ":")))
-            except Exception as error:
-                api_error = api_error_of(error, self._service.queue.retry_after_s)
-                self._service.metrics.count_error(api_error.status_code)
-                yield _event(api_error.body.model_dump_json())
-        yield _event("[DONE]")
+
+class LineResponse(StreamingResponse):
+    """Answers in pieces, as lines of JSON; else as ``EventResponse``."""
+
+    def __init__(
+        self,
+        service: Service,
+        answers: Sequence[Answer],
+        events: AsyncGenerator[Event],
+        form: StreamForm,
+    ) -> None:
+        self._service = service
+        self._answers = answers
+        lines = _data(service, events, form)
+        super().__init__(lines, media_type="application/x-ndjson", headers=_STREAM_HEADERS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response, and end its answers however it ends."""
+        sending = super().__call__(scope, receive, send)
+        try:
+            # before the first line there is nothing whose sending would fail
+            await unless_gone(Request(scope, receive), sending)
+        except APIError:
+            pass  # the client went away
+        finally:
+            self._service.queue.end(self._answers)
 
 
-def _event(data: str) -> bytes:
-    return f"data: {data}\n\n".encode()
+async def _data(
+    service: Service, events: AsyncGenerator[Event], form: StreamForm
+) -> AsyncIterator[bytes]:
+    async with aclosing(events):
+        try:
+            async for event in events:
+                yield form.write(event)
+        except Exception as error:
+            api_error = api_error_of(error, service.queue.retry_after_s)
+            service.metrics.count_error(api_error.status_code)
+            yield form.write(form.error(api_error.status_code, api_error.body))
+    if form.end:
+        yield form.end

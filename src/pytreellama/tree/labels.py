@@ -25,6 +25,11 @@ def node_labels(tokens: Int32Array, labels: Labels) -> list[str]:
         texts = [labels(token) for token in tokens.tolist()]
     elif isinstance(labels, str):
         raise TreeError("labels is one string; give a list with one label a node, or a function")
+    elif not isinstance(labels, Iterable):
+        raise TreeError(
+            f"invalid labels of type {type(labels).__name__}: give a function of a token id, such "
+            "as vocab.piece_text, or a list with one label a node"
+        )
     else:
         texts = list(labels)
     if len(texts) != len(tokens):

@@ -12,6 +12,7 @@ from pytreellama.verify.chance import Chance, UniformChance
 from pytreellama.verify.distribution import Distribution, Rows
 from pytreellama.verify.match import match, match_greedy
 from pytreellama.verify.rejection import rejection
+from pytreellama.verify.rule import VerificationRule, check_verdict
 from pytreellama.verify.typical import typical
 from pytreellama.verify.verdict import Verdict
 
@@ -21,6 +22,8 @@ __all__ = [
     "Rows",
     "UniformChance",
     "Verdict",
+    "VerificationRule",
+    "check_verdict",
     "match",
     "match_greedy",
     "rejection",

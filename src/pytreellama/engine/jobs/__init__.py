@@ -5,6 +5,7 @@ from pytreellama.engine.jobs.evaluation import EvaluationJob
 from pytreellama.engine.jobs.generate import GenerateJob
 from pytreellama.engine.jobs.job import Job, JobLimits, ReadyJobs
 from pytreellama.engine.jobs.score import ScoreJob
+from pytreellama.engine.jobs.text_logprobs import TextLogprobsJob
 
 __all__ = [
     "EmbedJob",
@@ -14,4 +15,5 @@ __all__ = [
     "JobLimits",
     "ReadyJobs",
     "ScoreJob",
+    "TextLogprobsJob",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from pytreellama.draft import DrafterFactory, make_drafter
@@ -10,11 +11,23 @@ from pytreellama.engine.config import checked_flag
 from pytreellama.engine.jobs.embed import POOLINGS, EmbedJob, Pooling, own_pooling
 from pytreellama.engine.jobs.generate import GenerateJob
 from pytreellama.engine.jobs.score import ScoreJob
-from pytreellama.engine.prompts import Continuation, Prompt, PromptEncoder, as_list
-from pytreellama.engine.request import MAX_TOKENS, OnPrefill, OnStep, Request, sampling_params
+from pytreellama.engine.jobs.text_logprobs import TextLogprobsJob
+from pytreellama.engine.prompts import Continuation, Prompt, PromptEncoder, as_list, is_chat
+from pytreellama.engine.request import (
+    MAX_LOGPROBS,
+    MAX_TOKENS,
+    OnPrefill,
+    OnStep,
+    Request,
+    require_known,
+    sampling_params,
+)
 from pytreellama.engine.row_functions import LogitsProcessor, StoppingCriterion
 from pytreellama.errors import RequestError
 from pytreellama.model.model import Model
+from pytreellama.sampling.defaults import sampling_defaults
+from pytreellama.sampling.params import SamplingParams
+from pytreellama.verify import VerificationRule
 
 
 class JobFactory:
@@ -27,17 +40,24 @@ class JobFactory:
         new_drafter: makes the drafter of each generation.
         n_text_max: tokens of the longest text that the context holds.
         n_prefill: maximum number of prompt tokens of a pass.
+        rule: verifies the trees, if it is the user's own.
 
     Attributes:
         prompts: encodes prompts.
     """
 
     def __init__(
-        self, model: Model, new_drafter: DrafterFactory, n_text_max: int, n_prefill: int
+        self,
+        model: Model,
+        new_drafter: DrafterFactory,
+        n_text_max: int,
+        n_prefill: int,
+        rule: VerificationRule | None = None,
     ) -> None:
         self._model = model
         self._new_drafter = new_drafter
         self._n_prefill = n_prefill
+        self._rule = rule
         self.prompts = PromptEncoder(model, n_text_max)
 
     def generate(
@@ -77,19 +97,39 @@ class JobFactory:
             context_shift=context_shift,
             n_keep=n_keep,
             n_draft=n_draft,
-            sampling=sampling_params(sampling),
+            sampling=self._sampling(prompt, sampling),
             logits_processors=tuple(as_list(logits_processors, "logits_processors")),
             stopping_criteria=tuple(as_list(stopping_criteria, "stopping_criteria")),
             on_step=on_step,
             on_prefill=on_prefill,
         )
-        return GenerateJob(request, self._model.vocab, make_drafter(self._new_drafter), index)
+        drafter = make_drafter(self._new_drafter)
+        return GenerateJob(request, self._model.vocab, drafter, index, self._rule)
+
+    def _sampling(self, prompt: Prompt, given: Mapping[str, Any]) -> SamplingParams:
+        require_known(given)
+        if is_chat(prompt):
+            given = sampling_defaults(self._recommended, given)
+        return sampling_params(given)
+
+    @cached_property
+    def _recommended(self) -> dict[str, str]:
+        """Metadata on sampling, read once."""
+        found = self._model.metadata.items()
+        return {key: value for key, value in found if key.startswith("general.sampling.")}
 
     def score(self, prompt: Prompt, continuations: Sequence[Continuation]) -> ScoreJob:
         """A score of continuations; arguments and errors as ``Engine.score``."""
         given = as_list(continuations, "continuations")
         ids = [self.prompts.encode_continuation(one) for one in given]
         return ScoreJob(self.prompts.encode(prompt), ids)
+
+    def text_logprobs(self, text: Prompt, n_top: int) -> TextLogprobsJob:
+        """A text's log-probabilities; arguments and errors as ``Engine.text_logprobs``."""
+        n_most = min(MAX_LOGPROBS, self._model.vocab.n_tokens)
+        if isinstance(n_top, bool) or not isinstance(n_top, int) or not 0 <= n_top <= n_most:
+            raise RequestError(f"invalid top={n_top!r}: expected 0 to {n_most}")
+        return TextLogprobsJob(self.prompts.encode(text), n_top, self._n_prefill)
 
     def embed(self, text: Prompt, pooling: Pooling | None) -> EmbedJob:
         """An embedding of one text; arguments and errors as ``Engine.embed``."""

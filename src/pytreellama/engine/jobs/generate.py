@@ -14,11 +14,13 @@ from pytreellama.engine.jobs.job import Job, JobLimits, ReadyJobs
 from pytreellama.engine.output import Output
 from pytreellama.engine.request import Request, sampling_params
 from pytreellama.engine.row_functions import RowFunctions
+from pytreellama.engine.rule_walk import RuleWalk
 from pytreellama.errors import RequestError
 from pytreellama.model.vocab import Vocab
 from pytreellama.plan import Plan, PlannedRequest
 from pytreellama.sampling.params import SamplingParams
 from pytreellama.sampling.sampler import Sampler
+from pytreellama.verify import VerificationRule
 
 _log = logging.getLogger(__name__)
 
@@ -31,10 +33,12 @@ class GenerateJob(Job):
         vocab: the target's vocabulary.
         drafter: proposes the trees; it belongs to this job.
         index: as ``Job.index``.
+        rule: verifies the trees, in place of the sampler's own draws.
 
     Attributes:
         output: what has been generated.
         vocab: the target's vocabulary.
+        rule_walk: applies ``rule``.
         row_functions: the user's logits processors and stopping criteria, if there are any.
         sampler: draws the tokens.
         n_top: likeliest tokens of each row of a pass that the drafter observes; 0 for none.
@@ -43,12 +47,21 @@ class GenerateJob(Job):
         planned: what the draft policy keeps of this request, there.
     """
 
-    def __init__(self, request: Request, vocab: Vocab, drafter: Drafter, index: int = 0) -> None:
+    def __init__(
+        self,
+        request: Request,
+        vocab: Vocab,
+        drafter: Drafter,
+        index: int = 0,
+        rule: VerificationRule | None = None,
+    ) -> None:
         super().__init__(request.prompt, index)
         self.request = request
         self.drafter = drafter
         self.n_top = drafter.n_top if isinstance(drafter, PassObserver) else 0
-        self.sampler = Sampler(vocab, request.sampling)
+        self.sampler = Sampler(vocab, request.sampling, gives_distributions=rule is not None)
+        self._rule = rule
+        self.rule_walk = None if rule is None else RuleWalk(rule, drafter, self.sampler.seed)
         self.output = Output(request, vocab)
         self.row_functions: RowFunctions | None = None
         if request.logits_processors or request.stopping_criteria:
@@ -81,6 +94,11 @@ class GenerateJob(Job):
             raise RequestError(
                 "verify='typical' takes greedy requests alone; leave the sampler's options out, or "
                 "make the engine with verify='match', which is exact for every sampler"
+            )
+        if self._rule is not None and self.row_functions is not None:
+            raise RequestError(
+                "an engine with a verification rule takes no logits_processors or "
+                "stopping_criteria: the rule itself sees every row"
             )
         if self.request.context_shift and not limits.can_shift:
             raise RequestError(
@@ -204,7 +222,10 @@ class GenerateJob(Job):
         if self.state.is_shifted:
             raise RequestError("a generation that was shifted cannot be forked")
         request = replace(self.request, sampling=sampling or self.request.sampling)
-        fork = GenerateJob(request, self.vocab, drafter, self.index)
+        fork = GenerateJob(request, self.vocab, drafter, self.index, self._rule)
+        if self._rule is not None:
+            n_before = len(self.output.tokens)
+            fork.rule_walk = RuleWalk(self._rule, drafter, fork.sampler.seed, n_before)
         fork.accept(self.output.tokens, self.output.logprobs)
         fork.take_chunk()
         fork._take_sampler(self, sampling)

@@ -26,10 +26,12 @@ class Score:
         tokens: its ids.
         logps: natural logarithm of each token's probability (softmax at temperature 1), given the
             prompt and the tokens before it; float32, shape (n,).
+        is_greedy: each token is the likeliest one after those before it.
     """
 
     tokens: tuple[int, ...]
     logps: Float32
+    is_greedy: bool = False
 
     @property
     def logp(self) -> float:
@@ -83,6 +85,7 @@ class ScoreJob(EvaluationJob):
         """See EvaluationJob."""
         context.decode(self._tree, seq=self.require_id())
         logps = _node_logps(context, self._tree)
+        likeliest = context.outputs.argmax()[self._tree.parents] == self._tree.tokens
         context.discard(self.require_id())
         nodes = _node_of(self._tree)
         for tokens in self._continuations:
@@ -90,7 +93,7 @@ class ScoreJob(EvaluationJob):
             for token in tokens:
                 node = nodes[node, token]
                 path.append(node)
-            self.scores.append(Score(tuple(tokens), logps[path]))
+            self.scores.append(Score(tuple(tokens), logps[path], bool(likeliest[path].all())))
         self.finish("stop")
 
 

@@ -97,5 +97,6 @@ bool treellama_abort_if(void * flag);
 int32_t treellama_decode(struct llama_context * ctx, const struct llama_batch * batch);
 int32_t treellama_decode_one(struct llama_context * ctx, llama_token token, llama_seq_id seq_id);
 
+bool    treellama_hidden_can_keep(const struct llama_context * ctx);
 void    treellama_hidden_keep(struct llama_context * ctx, bool keep);
 int32_t treellama_hidden(struct llama_context * ctx, const int32_t * rows, int32_t n_rows, float * out);

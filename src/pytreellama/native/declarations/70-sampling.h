@@ -50,5 +50,8 @@ int32_t                treellama_sampler_reset(struct llama_sampler * sampler);
 int32_t treellama_draw(
     struct llama_sampler * chain, const float * logits, int32_t n_vocab, const uint32_t * allowed,
     llama_token_data * scratch, llama_token * token);
+int32_t treellama_distribution(
+    struct llama_sampler * chain, const float * logits, int32_t n_vocab, const uint32_t * allowed,
+    llama_token_data * scratch, bool greedy, double * p);
 int32_t treellama_accept(struct llama_sampler * sampler, llama_token token);
 int32_t treellama_accept_all(struct llama_sampler * sampler, const llama_token * tokens, int32_t n_tokens);
