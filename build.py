@@ -28,7 +28,7 @@ if sys.version_info < (3, 10):  # noqa: UP036 - it runs before pip can check
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "vendor"))
 
-from buildlib import native, patch_commands, site, staging, toolchain  # noqa: E402
+from buildlib import cuda, native, patch_commands, site, staging, toolchain  # noqa: E402
 from buildlib.cache import Cache, cache_root  # noqa: E402
 from buildlib.compile_commands import write_compile_commands  # noqa: E402
 from buildlib.environment import Environment  # noqa: E402
@@ -135,6 +135,9 @@ def build(options: argparse.Namespace, environment: Environment, progress: Progr
     flags = toolchain.BACKEND_FLAGS[options.backend] if options.backend else ()
     # pip's subprocess, which runs the hook below, must come to the same recipe
     os.environ["CMAKE_ARGS"] = " ".join([*flags, os.environ.get("CMAKE_ARGS", "")]).strip()
+    args = toolchain.split_cmake_args(os.environ["CMAKE_ARGS"])
+    if cuda.needs_wheels(toolchain.definitions(args)):
+        environment.ensure_tools(cuda.EXTRA, progress)
     tools = options.target if options.command == "build" else []
     asked = {"test": ["test"], "docs": ["docs"], "build": getattr(options, "extra", [])}.get(
         options.command, []

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+import backends
 import lanes
 import leftovers
 import tiny_models
 
 if TYPE_CHECKING:
     from pytreellama import Context, Model
+
+backends.choose()
 
 _SLOW_MACHINE = (HealthCheck.too_slow, HealthCheck.data_too_large)
 
@@ -42,6 +45,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for lane in lanes.lanes_of(item) or {"fast"}:
             item.add_marker(lane)
+        if item.get_closest_marker("exact_only") is not None:
+            item.add_marker(_if_exact())
+
+
+def _if_exact() -> pytest.MarkDecorator:
+    """A skip where the bits of a product depend on the width of the pass."""
+    from exactness import EXACT
+
+    return pytest.mark.skipif(
+        not EXACT,
+        reason="products depend on the width here: needs AVX2 or Arm's dot products, without "
+        "GGML_CPU_INVARIANT=0, and no PYTREELLAMA_TEST_BACKEND",
+    )
+
+
+def pytest_sessionstart() -> None:
+    """End the session where it cannot run on the device that was asked for."""
+    if why := backends.missing_device():
+        pytest.exit(f"PYTREELLAMA_TEST_BACKEND={backends.BACKEND}: {why}", returncode=2)
 
 
 @pytest.fixture(scope="session", autouse=True)

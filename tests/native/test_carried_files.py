@@ -198,11 +198,13 @@ def test_the_command_line_loads_what_the_drafter_needs(
     agreeing_path: Path, tiny_model_path: Paths
 ) -> None:
     from pytreellama.cli import session
+    from pytreellama.cli.placement_flags import PlacementFlags
 
-    with session.load_model(agreeing_path, 0, "mtp") as model:
+    on_cpu = PlacementFlags(n_gpu_layers=0)
+    with session.load_model(agreeing_path, on_cpu, "mtp") as model:
         assert model.mtp == "loaded"
-    with session.load_model(agreeing_path, 0, "suffix") as model:
+    with session.load_model(agreeing_path, on_cpu, "suffix") as model:
         assert model.mtp == "not loaded"
     factory = drafter_factory(f"suffix+eagle3={tiny_model_path('eagle3')}")
-    with session.load_model(tiny_model_path("rope"), 0) as model:
+    with session.load_model(tiny_model_path("rope"), on_cpu) as model:
         assert run(model, factory) == run(model, "none")

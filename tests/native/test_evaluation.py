@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backends import tolerance
 from exactness import needs_exact
 from pytreellama import AsyncEngine, Context, Engine, Model, draft
 from pytreellama.errors import QueueFullError, RequestError
@@ -74,7 +75,7 @@ def test_scores_beside_those_who_write_are_the_same(engine: Engine) -> None:
     for generation in writing:
         generation.result()
     for one, other in zip(alone, beside, strict=True):
-        assert np.allclose(one.logps, other.logps, atol=1e-4)
+        assert np.allclose(one.logps, other.logps, atol=tolerance(1e-4, 2e-2))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,9 @@ def test_embeddings_are_pooled_hidden_states(
             states = hidden_states(model, text)
             wanted = states.mean(axis=0) if pooling == "mean" else states[-1]
             assert np.linalg.norm(state) == pytest.approx(1.0, abs=1e-5)
-            assert state == pytest.approx(wanted / np.linalg.norm(wanted), abs=1e-4)
+            assert state == pytest.approx(
+                wanted / np.linalg.norm(wanted), abs=tolerance(1e-4, 2e-2)
+            )
 
 
 def test_a_files_eos_ends_what_is_embedded_and_not_what_goes_on(tiny_model: TinyModel) -> None:
@@ -170,9 +173,11 @@ def test_a_crowded_cache_lets_everyone_finish(tiny_model: TinyModel) -> None:
         for generation in writing:
             assert generation.result().finish_reason in ("stop", "length")
         wanted = roomy.embed([list(range(20 + i, 120 + i)) for i in range(3)])
-        assert np.allclose(states, wanted, atol=1e-4)
+        assert np.allclose(states, wanted, atol=tolerance(1e-4, 2e-2))
         assert np.allclose(
-            scores[0][0].logps, roomy.score(PROMPT, CONTINUATIONS)[0].logps, atol=1e-4
+            scores[0][0].logps,
+            roomy.score(PROMPT, CONTINUATIONS)[0].logps,
+            atol=tolerance(1e-4, 2e-2),
         )
         engine.clear_prefix_cache()
         assert engine.context.memory.n_cells_used == 0

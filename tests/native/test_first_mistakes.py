@@ -20,7 +20,7 @@ TYPED = {
     "a prompt without quotes": ("generate Once upon a time -m MODEL", "in quotes"),
     "llama.cpp's conversation": ("generate hi -m MODEL -no-cnv", "pytreellama chat"),
     "llama.cpp's repository": ("generate hi -hf owner/name", "-m hf:owner/name"),
-    "an option of llama.cpp that is not ours": ("generate hi -m MODEL -mg 0", "-mg.*--help|-m'"),
+    "an option of llama.cpp that is not ours": ("generate hi -m MODEL -mu 0", "-mu.*--help|-m'"),
     "a value joined to its letter": ("generate hi -m MODEL -dsuffix", "written after a space"),
     "a misspelt option": ("generate hi -m MODEL --temprature 1", "--temperature"),
     "a name for a model": ("generate hi -m llama3", "hf:owner/name or ollama:name"),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backends import tolerance
 from pytreellama import Model
 from pytreellama.errors import MedusaError
 from pytreellama.medusa.weights import HeadWeights
@@ -187,9 +188,9 @@ def test_the_likeliest_paths_of_all_are_found(model: Model, tmp_path: Path, sees
             (p_of(heads, 270, one) for product in products for one in product), reverse=True
         )
         grown = heads.grow(1, STATE, 270, 20, top=6, width=100, min_p=0.0)
-        np.testing.assert_allclose(grown.p, best[:20], rtol=1e-3)
+        np.testing.assert_allclose(grown.p, best[:20], rtol=tolerance(1e-3, 1e-2))
         expected = [p_of(heads, 270, one) for one in paths_of(grown)]
-        np.testing.assert_allclose(grown.p, expected, rtol=1e-3)
+        np.testing.assert_allclose(grown.p, expected, rtol=tolerance(1e-3, 1e-2))
 
 
 def grown_plainly(
@@ -265,7 +266,8 @@ def test_unlikely_paths_are_left_out(model: Model, tmp_path: Path, sees: Any) ->
         every = heads.grow(1, STATE, 270, 500, top=6, width=100, min_p=0.0)
         likely = heads.grow(1, STATE, 270, 500, top=6, width=100, min_p=0.01)
         assert 0 < len(likely.p) < len(every.p)
-        assert sorted(likely.p) == sorted(p for p in every.p if p >= 0.01)
+        expected = sorted(p for p in every.p if p >= 0.01)
+        np.testing.assert_allclose(sorted(likely.p), expected, rtol=tolerance(0.0, 1e-3))
         assert heads.grow(1, STATE, 270, 500, top=6, width=100, min_p=1.0).p == []
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import tiny_models
+from exactness import assert_same_logits
 from gguf_bytes import U32, Gguf, number
 from pytreellama import Context, Model, TokenTree
 from pytreellama.context.params import CACHE_TYPES
@@ -53,7 +54,7 @@ def test_a_saved_sequence_goes_on_in_another_context(tiny_model: TinyModel, kind
         second.memory.load(state, 1)
         assert second.sequences.n_past(1) == len(TEXT)
         assert second.sequences.n_past(0) == 5
-        assert np.array_equal(next_logits(second, 1), next_logits(first, 0))
+        assert_same_logits(next_logits(second, 1), next_logits(first, 0))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -65,7 +66,7 @@ def test_a_saved_context_comes_back_whole(tiny_model: TinyModel, kind: str) -> N
         second.memory.load(first.memory.save())
         assert (second.sequences.n_past(0), second.sequences.n_past(1)) == (len(TEXT), 7)
         for seq in (0, 1):
-            assert np.array_equal(next_logits(second, seq), next_logits(first, seq))
+            assert_same_logits(next_logits(second, seq), next_logits(first, seq))
 
 
 def test_files_hold_what_bytes_hold(tiny_model: TinyModel, tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_files_hold_what_bytes_hold(tiny_model: TinyModel, tmp_path: Path) -> No
         assert path.read_bytes() == context.memory.save(0)
         expected = next_logits(context, 0)
         context.memory.load_file(path, 0)
-        assert np.array_equal(next_logits(context, 0), expected)
+        assert_same_logits(next_logits(context, 0), expected)
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
 
 

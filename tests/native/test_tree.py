@@ -21,7 +21,7 @@ from pytreellama.errors import (
 )
 from pytreellama.native import tree as native_tree
 from pytreellama.native.decode import TEXT as NO_NODE
-from pytreellama.testing.cells import commit_by_graph, read_cells
+from pytreellama.testing.cells import commit_in_place, read_cells
 from pytreellama.testing.probe import Probe, probe_of
 from strategies import path_to
 
@@ -406,16 +406,16 @@ def test_the_native_side_refuses_what_would_mix_text_and_nodes(context: Context)
 
 
 @by_ancestors
-@pytest.mark.parametrize("by_graph", [False, True], ids=["host", "graph"])
-def test_trees_of_one_size_reuse_the_graph(make_context: MakeContext, by_graph: bool) -> None:
-    """Whatever their shapes, and also where a commit between them has computed its own graph."""
+@pytest.mark.parametrize("in_place", [False, True], ids=["host", "device"])
+def test_trees_of_one_size_reuse_the_graph(make_context: MakeContext, in_place: bool) -> None:
+    """Whatever their shapes, and whether a commit between them moves cells or not."""
     context = make_context(n_seq_max=3)
     context.prefill(TEXT, 0)
     before = context.n_reused_graphs
     text = list(TEXT)
     for step in range(10):
         context.decode(TokenTree.from_parents([5, 6, 7, 8], [-1, -1, step % 2, 1]), seq=0)
-        commit_natively(context, 0, [1, 3], by_graph)
+        commit_natively(context, 0, [1, 3], in_place)
         text += [6, 8]
     assert context.n_reused_graphs - before >= 8
     assert_is_text(context, 0, text, make_context())
@@ -442,23 +442,24 @@ CACHE_KINDS = [
 ]
 
 
-@pytest.mark.parametrize("by_graph", [False, True], ids=["host", "graph"])
+@pytest.mark.parametrize("in_place", [False, True], ids=["host", "device"])
 @pytest.mark.parametrize(("kind", "options"), CACHE_KINDS, ids=str)
-def test_a_commit_moves_the_path_to_the_lowest_cells_bit_for_bit(
-    tiny_model: Callable[..., Model], kind: str, options: dict[str, Any], by_graph: bool
+def test_a_commit_keeps_the_path_bit_for_bit(
+    tiny_model: Callable[..., Model], kind: str, options: dict[str, Any], in_place: bool
 ) -> None:
-    """The other encoding leaves the path where it stood: the same bytes, cell by cell. On the
-    host, and by a graph as on a device."""
+    """It moves to the lowest cells on the host, and stays where it is on a device. The other
+    encoding never moves it: the same bytes, cell by cell."""
     sizes: dict[str, Any] = {"n_ctx": 512, "n_seq_max": 2, "n_threads": 1}
     with Context(tiny_model(kind), **sizes, **options) as context:
         context.prefill(TEXT, 1)
         first = lowest_free_cell(context)
         context.decode(SCATTERED, seq=1)
-        commit_natively(context, 1, PATH, by_graph)
+        commit_natively(context, 1, PATH, in_place)
         for sliding in (False, True):
             cells = read_cells(context, 1, sliding=sliding)
             if cells is not None:
-                assert cells.positions[first : first + 4].tolist() == [5, 6, 7, -1]
+                stands = [5, -1, 6, -1, 7, -1] if in_place else [5, 6, 7, -1, -1, -1]
+                assert cells.positions[first : first + 6].tolist() == stands
                 assert (cells.nodes == -1).all()
         moved = context.memory.save(1)
         if not context.kv_unified:
@@ -481,9 +482,9 @@ SCATTERED = TokenTree.from_parents([5, 9, 6, 8, 7, 11], [-1, -1, 0, 0, 2, 2])
 PATH = [0, 2, 4]
 
 
-def commit_natively(context: Context, seq: int, path: list[int], by_graph: bool) -> None:
-    if by_graph:
-        commit_by_graph(context, seq, path)
+def commit_natively(context: Context, seq: int, path: list[int], in_place: bool) -> None:
+    if in_place:
+        commit_in_place(context, seq, path)
     else:
         native_tree.commit(context.native.handle, seq, path)
     context._trees.forget()
@@ -491,9 +492,9 @@ def commit_natively(context: Context, seq: int, path: list[int], by_graph: bool)
 
 @by_ancestors
 @pytest.mark.parametrize("path", [[0, 1], [0, 1, 2], [0, 3], [4], []], ids=str)
-@pytest.mark.parametrize("by_graph", [False, True], ids=["host", "graph"])
+@pytest.mark.parametrize("in_place", [False, True], ids=["host", "device"])
 def test_a_tree_whose_cells_wrap_around_is_committed_as_well(
-    make_context: MakeContext, path: list[int], by_graph: bool
+    make_context: MakeContext, path: list[int], in_place: bool
 ) -> None:
     """Later nodes stand in lower cells then, and some of the path on cells that it moves to."""
     context, plain = make_context(n_ctx=256, n_seq_max=3), make_context()
@@ -507,7 +508,7 @@ def test_a_tree_whose_cells_wrap_around_is_committed_as_well(
     assert cells is not None
     stands = [int(np.flatnonzero(cells.nodes == node)[0]) for node in range(5)]
     assert stands == [254, 255, 0, 1, 2]
-    commit_natively(context, 0, path, by_graph)
+    commit_natively(context, 0, path, in_place)
     context.memory.rm(2)
     assert_is_text(context, 0, [*TEXT, *(5 + node for node in path)], plain)
 
@@ -535,6 +536,29 @@ def test_many_commits_leave_the_cells_that_plain_decoding_leaves(
         text += tree.tokens[path].tolist()
         for sliding in (False, True) if kind == "swa" else (False,):
             assert cells_in_use(context, 1, sliding) == list(range(len(text)))
+    assert len(text) > 100
+    assert_is_text(context, 1, text, plain)
+
+
+@by_ancestors
+@pytest.mark.parametrize("kind", ["rope", "swa"])
+def test_later_nodes_fill_the_gaps_that_a_commit_on_a_device_leaves(
+    make_context: MakeContext, kind: str
+) -> None:
+    """What attention reads does not grow with the number of commits, and text is text."""
+    context, plain = make_context(kind, n_seq_max=2), make_context(kind)
+    rng = np.random.default_rng(5)
+    text, n_largest = list(TEXT), 0
+    context.prefill(text, 1)
+    for _ in range(50):
+        tree = BIG.truncate(int(rng.integers(1, 60)))
+        n_largest = max(n_largest, len(tree))
+        context.decode(tree, seq=1)
+        path = tree.path(int(rng.integers(-1, len(tree)))).tolist()
+        commit_natively(context, 1, path, in_place=True)
+        text += tree.tokens[path].tolist()
+        for sliding in (False, True) if kind == "swa" else (False,):
+            assert len(cells_in_use(context, 1, sliding)) <= len(text) + n_largest
     assert len(text) > 100
     assert_is_text(context, 1, text, plain)
 

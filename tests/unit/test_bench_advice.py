@@ -51,6 +51,20 @@ def findings(**changes: Any) -> str:
     return "\n".join(advise(replace(WELL, **changes)))
 
 
+def test_weights_on_a_gpu_need_no_host_memory() -> None:
+    large = {"size": 80 * 2**30, "memory_available": 8 * 2**30}
+    assert "80.0 GiB of the host's memory" in findings(**large)
+    mostly = {"CUDA0": 79 * 1024.0, "CPU_Mapped": 1024.0}
+    assert "host's memory" not in findings(**large, weight_buffers=mostly)
+    half = {"CUDA0": 40 * 1024.0, "CPU_Mapped": 40 * 1024.0}
+    assert "40.0 GiB of the host's memory" in findings(**large, weight_buffers=half)
+
+
+def test_threads_are_no_matter_where_gpus_compute_every_layer() -> None:
+    assert "--threads 4" in findings(speed=check(1, 1.1, n_threads=8))
+    assert "--threads" not in findings(speed=check(1, 1.1, n_threads=8), is_on_gpu=True)
+
+
 def test_a_pass_that_costs_nothing_more_pays_always() -> None:
     assert FREE.break_even(16) == pytest.approx(0.0, abs=1e-5)
 

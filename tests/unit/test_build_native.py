@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from buildlib import native, staging
+from buildlib import explain, native, staging
 from buildlib.cache import Cache
 from buildlib.errors import BuildError
 from buildlib.modules import STAGED
@@ -498,10 +498,10 @@ def test_a_configuration_that_fails_shows_what_cmake_says(
     ],
 )
 def test_trouble_of_the_machine_is_not_blamed_on_the_source(line: str, reason: str) -> None:
-    trouble = native._machine_trouble(["[1/2] Building", line])
+    trouble = explain.machine_trouble(["[1/2] Building", line])
     assert trouble is not None
     assert reason in trouble[0]
-    assert native._machine_trouble(["x.cpp:1: error: expected ';'"]) is None
+    assert explain.machine_trouble(["x.cpp:1: error: expected ';'"]) is None
 
 
 def test_an_interrupted_build_leaves_no_entry_and_goes_on_later(
@@ -577,3 +577,40 @@ def test_unstaging_leaves_the_sources(project: Path, shared_cache: Cache) -> Non
     unstage(package)
     assert staged_files(package) == set()
     assert (package / "declarations/10-llama.h").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [
+        ('  Target "ggml-cuda" links to: CUDA::cublas but the target was not found', "cublas"),
+        ('  Target "ggml-cuda" links to: CUDA::cuda_driver', "GGML_CUDA_NO_VMM"),
+        ("  Could NOT find Vulkan (missing: Vulkan_LIBRARY glslc)", "apt install glslc"),
+        ('  Could not find a package configuration file provided by "SPIRV-Headers"', "spirv"),
+    ],
+)
+def test_a_missing_package_is_told_with_how_to_get_it(line: str, advice: str) -> None:
+    found = explain.missing_package(["CMake Error at CMakeLists.txt:1:", line])
+    assert found is not None and advice in found
+    assert explain.missing_package(["CMake Error: The source directory does not exist."]) is None
+
+
+def test_progress_does_not_count_the_steps_of_a_build_inside(
+    project: Path, shared_cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vulkan's generator of shaders is built by a ninja of its own."""
+    steps: list[tuple[int, int]] = []
+    lines = [
+        "[1/400] a",
+        "[1/2] inner",
+        "[2/2] inner",
+        "[2/400] b",
+        "[3/401] one more",
+        "[4/401] c",
+    ]
+    with Progress() as progress:
+        monkeypatch.setattr(progress, "step", lambda *numbers: steps.append(numbers))
+        build = native.Build(read_recipe(project, ""), shared_cache, progress, 1)
+        command = [sys.executable, "-c", f"print({chr(10).join(lines)!r})"]
+        with (project / "log").open("w", encoding="utf-8") as log:
+            build._run("compile", command, log)
+    assert steps == [(1, 400), (2, 400), (3, 401), (4, 401)]

@@ -101,6 +101,12 @@ def test_names_of_llama_cpps_options_are_taken() -> None:
     assert all("--ctx-size" in help_text(command) for command in ("bench", "serve"))
 
 
+@pytest.mark.parametrize("command", ["generate", "chat", "serve", "bench", "doctor", "score"])
+def test_gpus_are_chosen_by_the_names_of_llama_cpp(command: str) -> None:
+    text = help_text(command)
+    assert all(name in text for name in ("-ngl", "-dev", "-mg", "-sm", "-ts", "-ot", "-ncmoe"))
+
+
 @pytest.mark.parametrize("command", ["generate", "tree"])
 def test_help_names_every_drafter(command: str) -> None:
     text = help_text(command)

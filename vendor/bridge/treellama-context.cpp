@@ -36,6 +36,14 @@ llama_context * treellama_context_init(llama_model * model, const llama_context_
     });
 }
 
+void treellama_context_free(llama_context * ctx) {
+    if (ctx) {
+        // a device may still be at work in the buffers
+        ctx->synchronize();
+    }
+    llama_free(ctx);
+}
+
 // weights, or what stands in a cache: rows that do not depend on what else is in the pass
 static bool is_stored(const ggml_tensor * t) {
     while (t->view_src || t->op == GGML_OP_CPY) {
@@ -137,6 +145,9 @@ void treellama_hidden_keep(llama_context * ctx, bool keep) {
 }
 
 int32_t treellama_hidden(llama_context * ctx, const int32_t * rows, int32_t n_rows, float * out) {
+    // a device may still be writing them
+    ctx->synchronize();
+
     const float * states = ctx->get_embeddings();
     if (!states) {
         return -1;

@@ -23,6 +23,9 @@ LLAMA_API bool treellama_hidden_can_keep(const struct llama_context * ctx);
 LLAMA_API struct llama_context * treellama_context_init(
         struct llama_model * model, const struct llama_context_params * params);
 
+// after the pass that may still be under way; ctx may be NULL
+LLAMA_API void treellama_context_free(struct llama_context * ctx);
+
 // threads that wait between passes, shared by all contexts that have as many and take turns; without them, ggml makes
 // and frees a pool for every graph. NULL if this build has no CPU backend, or with an error if the threads cannot be started. Release them
 // after the context's end.

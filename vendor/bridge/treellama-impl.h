@@ -22,6 +22,12 @@ F treellama_cpu_function(const char * name) {
     return device ? (F) ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(device), name) : nullptr;
 }
 
+// false if a device besides the CPU takes part in a context's passes
+bool treellama_is_on_host(const llama_context * ctx);
+
+// whether each device can turn its part of a cache's keys to other positions
+bool treellama_can_turn_keys(const llama_model & model, bool offload, enum ggml_type type_k);
+
 // throws std::runtime_error if this build has none
 ggml_backend_t treellama_cpu_backend();
 
@@ -49,8 +55,8 @@ void treellama_use_huge_pages(llama_context * ctx);
 // false, and a line in the log, if a sequence of the batch has pending nodes
 bool treellama_is_text(const llama_context * ctx, const llama_batch & batch);
 
-// treellama_tree_commit; by_graph: move cells as on a device, wherever they are
-int32_t treellama_commit(llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path, bool by_graph);
+// treellama_tree_commit; in_place: no cell moves, as on a device
+int32_t treellama_commit(llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path, bool in_place);
 
 // llama_decode, or -1 if the model has no such positions
 int32_t treellama_decode_checked(llama_context * ctx, const llama_batch & batch);

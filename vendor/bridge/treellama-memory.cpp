@@ -85,8 +85,20 @@ int32_t treellama_memory_seq_div(llama_context * ctx, llama_seq_id seq_id, llama
     });
 }
 
+// whether the devices that hold a context's keys can turn them to other positions
+static bool can_turn_keys(const llama_context * ctx) {
+    for (const auto * cache : { treellama_find_cache(ctx, false), treellama_find_cache(ctx, true) }) {
+        // one of the two has no layers where all of a model's have sliding windows, or none
+        const bool has_keys = cache && !cache->get_layer_ids().empty();
+        if (has_keys && !treellama_can_turn_keys(ctx->get_model(), ctx->get_cparams().offload_kqv, cache->type_k())) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool treellama_memory_can_shift(llama_context * ctx) {
-    return llama_memory_can_shift(llama_get_memory(ctx)) && !ctx->get_model().pos_embd;
+    return llama_memory_can_shift(llama_get_memory(ctx)) && !ctx->get_model().pos_embd && can_turn_keys(ctx);
 }
 
 int32_t treellama_memory_update(llama_context * ctx) {

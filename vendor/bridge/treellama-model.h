@@ -19,10 +19,6 @@ LLAMA_API struct llama_model * treellama_model_load(const char * path, const str
 // why a model does not write text from left to right, or NULL if it does. Valid for ever
 LLAMA_API const char * treellama_model_refusal(const struct llama_model * model);
 
-// bytes of a KV cache of n_ctx cells, as if no layer had a sliding window
-LLAMA_API int64_t treellama_kv_bytes(
-        const struct llama_model * model, uint32_t n_ctx, enum ggml_type type_k, enum ggml_type type_v);
-
 // positions that the model has learned, each with weights of its own; -1 if it has no such limit
 LLAMA_API int64_t treellama_n_positions(const struct llama_model * model);
 

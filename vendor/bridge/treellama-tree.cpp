@@ -40,8 +40,9 @@ void treellama_share_trees(llama_context * ctx) {
     if (recr && !caches.empty()) {
         recr->state_trees.trees = caches[0]->trees.trees;
     }
-    // with a stream a sequence, a pass over unequal trees is several
-    if (recr && (caches.empty() || caches[0]->get_n_stream() == 1)) {
+    // with a stream a sequence, a pass over unequal trees is several. ops of devices know no parents, and a scheduler gives
+    //   them whatever their weights are in
+    if (recr && treellama_is_on_host(ctx) && (caches.empty() || caches[0]->get_n_stream() == 1)) {
         recr->state_trees.init(*recr, ctx->get_gf_res_reserve()->get_gf(), ctx->n_ubatch());
     }
 }
@@ -68,7 +69,9 @@ const char * treellama_tree_refusal(const llama_context * ctx) {
         const auto caches = tree_caches(ctx);
         return !caches.empty() && caches[0]->get_n_stream() > 1 ?
             "each sequence has cells of its own (kv_unified=False)" :
-            "an op that reads its state knows no parents, or the state is on a device";
+            !treellama_is_on_host(ctx) ?
+            "the ops of a GPU know no parents (n_gpu_layers=0 decodes on the CPU alone)" :
+            "an op that reads its state knows no parents";
     }
     return "its cells cannot know their nodes";
 }
@@ -279,8 +282,8 @@ static bool is_path(const llama_kv_tree & tree, const std::vector<int32_t> & pat
     return true;
 }
 
-int32_t treellama_commit(llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path, bool by_graph) {
-    // not treellama_guard: moving cells may compute a graph
+int32_t treellama_commit(llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path, bool in_place) {
+    // not treellama_guard: a recurrent state may compute a graph
     return treellama_catch(TREELLAMA_EXCEPTION, [&] {
         auto * trees = find_trees(ctx);
         const auto * tree = trees ? trees->get(seq_id) : nullptr;
@@ -294,7 +297,7 @@ int32_t treellama_commit(llama_context * ctx, llama_seq_id seq_id, const int32_t
         treellama_no_abort whole; // a part of it is no text
 
         for (auto * cache : tree_caches(ctx)) {
-            cache->trees.commit(*cache, ctx, seq_id, nodes, by_graph);
+            cache->trees.commit(*cache, ctx, seq_id, nodes, in_place);
         }
         if (auto * recr = llama_find_recurrent(ctx->get_memory())) {
             recr->state_trees.commit(*recr, ctx, seq_id, nodes);

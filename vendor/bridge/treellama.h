@@ -14,6 +14,7 @@
 #include "treellama-log.h"
 #include "treellama-process.h"
 #include "treellama-model.h"
+#include "treellama-devices.h"
 #include "treellama-weights.h"
 #include "treellama-vocab.h"
 #include "treellama-context.h"

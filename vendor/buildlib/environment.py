@@ -77,6 +77,13 @@ class Environment:
         """`extras` and those installed before."""
         return sorted({*extras, *self._stamp().get("package", {}).get("extras", [])})
 
+    def ensure_tools(self, extra: str, progress: Progress) -> None:
+        """Install what an extra of pyproject.toml lists, without the package itself."""
+        project = read_toml(self.root / "pyproject.toml")["project"]
+        requires = project["optional-dependencies"][extra]
+        progress.phase(f"installing the extra {extra} into .venv")
+        self._pip(["install", *requires], f"the extra {extra}")
+
     def ensure_package(self, extras: Iterable[str], progress: Progress) -> None:
         """Install the checkout, editable, with `extras` and those installed before."""
         known = self._stamp().get("package", {})

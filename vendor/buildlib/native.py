@@ -17,6 +17,7 @@ from typing import TextIO
 from . import toolchain as tools_of
 from .cache import Cache, mark_used, sha256_file
 from .errors import BuildError
+from .explain import machine_trouble, missing_package, telling_lines
 from .modules import NATIVE, TESTING, Module, emit_c
 from .processes import run_logged
 from .progress import Progress, format_elapsed
@@ -29,8 +30,7 @@ from .staging import BUILD_INFO, copy_whole, is_whole
 SPACE_MB = 600
 SPACE_GPU_MB = 4000
 COMPILER_MEMORY = 1 << 30  # what one compilation of a large file may take
-
-N_ERROR_LINES = 16
+COMPILER_MEMORY_CUDA = 2 << 30  # of CUDA's attention and products
 
 _MODULES = {NATIVE.name, TESTING.name}
 
@@ -72,7 +72,9 @@ def ensure(
     if not _is_finished(entry, tools, testing):
         with cache.locked(progress):
             if not _is_finished(entry, tools, testing):
-                build = Build(recipe, cache, progress, n_jobs or default_jobs())
+                is_cuda = "cuda" in recipe.toolchain.backends
+                memory = COMPILER_MEMORY_CUDA if is_cuda else COMPILER_MEMORY
+                build = Build(recipe, cache, progress, n_jobs or default_jobs(memory))
                 build.make(entry, tools, testing)
             mark_used(entry)
             cache.prune()
@@ -90,7 +92,7 @@ def tool_path(entry: Path, tool: str) -> Path:
     return entry / "bin" / (tool + (".exe" if sys.platform == "win32" else ""))
 
 
-def default_jobs() -> int:
+def default_jobs(bytes_each: int = COMPILER_MEMORY) -> int:
     """As many compilers as there are processors, if the memory carries them."""
     affinity = getattr(os, "sched_getaffinity", None)
     n_cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -98,7 +100,7 @@ def default_jobs() -> int:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return n_cpus
-    return max(1, min(n_cpus, memory // COMPILER_MEMORY))
+    return max(1, min(n_cpus, memory // bytes_each))
 
 
 class _StepError(Exception):
@@ -113,7 +115,7 @@ class _StepError(Exception):
     def may_be_damage(self) -> bool:
         """Whether a damaged build folder can be the cause, so that starting anew may help."""
         compilation = any(re.search(r"^FAILED: .*\.(o|obj)\b", line) for line in self.lines)
-        return not compilation and _machine_trouble(self.lines) is None
+        return not compilation and machine_trouble(self.lines) is None
 
 
 class Build:
@@ -208,11 +210,16 @@ class Build:
 
     def _run(self, step: str, command: Sequence[str], log: TextIO) -> None:
         lines: list[str] = []
+        n_steps = 0
 
         def on_line(line: str) -> None:
+            nonlocal n_steps
             lines.append(line)
             if match := re.match(r"\[(\d+)/(\d+)\]", line):
-                self.progress.step(int(match[1]), int(match[2]))
+                n_steps = max(n_steps, int(match[2]))
+                # Vulkan's generator of shaders is built by a ninja inside, which has fewer steps
+                if int(match[2]) == n_steps:
+                    self.progress.step(int(match[1]), n_steps)
 
         # a repository above the cache is not llama.cpp's: git must not speak for it
         env = {
@@ -248,9 +255,9 @@ class Build:
 
     def _explain(self, failure: _StepError) -> BuildError:
         lines = [line.rstrip() for line in failure.lines]
-        if trouble := _machine_trouble(lines):
+        if trouble := machine_trouble(lines):
             return BuildError(*trouble, log=self.log)
-        text = "\n".join("  " + line for line in _telling_lines(lines))
+        text = "\n".join("  " + line for line in telling_lines(lines))
         for name in OURS:  # what is to be mended is in the checkout
             text = text.replace(f"{self.work / name}/", f"{self.recipe.root / 'vendor' / name}/")
         what = (
@@ -258,9 +265,11 @@ class Build:
             if failure.step == "configure"
             else ("llama.cpp does not compile")
         )
+        missing = missing_package(lines) if failure.step == "configure" else None
         return BuildError(
             f"{what}:\n{text}",
-            "check that compiler and toolkit are complete and that CMAKE_ARGS fits; "
+            missing
+            or "check that compiler and toolkit are complete and that CMAKE_ARGS fits; "
             "build.py clean --cache forgets all earlier builds",
             self.log,
         )
@@ -387,30 +396,3 @@ class Build:
 
 def _with_slashes(value: object) -> str:
     return value.as_posix() if isinstance(value, Path) else str(value)
-
-
-def _machine_trouble(lines: Iterable[str]) -> tuple[str, str] | None:
-    """What happened and what to do, where the machine rather than the source is at fault."""
-    text = "\n".join(lines)
-    if "No space left on device" in text:
-        return (
-            "no space left on the device while compiling",
-            "free some space (a cache on another disk: PYTREELLAMA_CACHE) and run again; "
-            "what is compiled already is kept",
-        )
-    if re.search(r"Killed signal|out of memory|cannot allocate memory", text, re.IGNORECASE):
-        return (
-            "the compiler ran out of memory",
-            "run again with fewer jobs (--jobs 1); what is compiled already is kept",
-        )
-    return None
-
-
-def _telling_lines(lines: list[str]) -> list[str]:
-    """The lines that say what is wrong: the first error and what follows it."""
-    begin = next((i for i, line in enumerate(lines) if line.startswith("FAILED:")), 0)
-    wrong = re.compile(r"\berror\b|CMake Error|undefined reference", re.IGNORECASE)
-    first = next((i for i in range(begin, len(lines)) if wrong.search(lines[i])), None)
-    if first is None or lines[first].startswith("FAILED:"):
-        return lines[-N_ERROR_LINES:]
-    return [line[:300] for line in lines[first : first + N_ERROR_LINES] if line]

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+from . import cuda
 from . import toolchain as tools_of
-from .cache import sha256_file
+from .cache import cache_root, sha256_file
 from .modules import NATIVE, TESTING
 from .patches import list_patches
 from .pin import Pin, read_pin
@@ -62,6 +63,7 @@ def _digest(*parts: object) -> str:
 
 
 def read_recipe(root: Path, cmake_args: str) -> Recipe:
-    args = tools_of.split_cmake_args(cmake_args)
+    given = tools_of.split_cmake_args(cmake_args)
+    args = [*cuda.cmake_args(tools_of.definitions(given), cache_root() / "toolkits"), *given]
     pin = read_pin(root / "vendor/llama_cpp.toml")
     return Recipe(root, pin, find_source(pin), tools_of.find_toolchain(args), tuple(args))

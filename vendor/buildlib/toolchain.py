@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,8 +159,8 @@ def _compiler_advice() -> str:
     )
 
 
-def _cuda_toolkit(defined: dict[str, str]) -> str:
-    """Version of nvcc, and of the GPUs that it will compile for."""
+def find_nvcc(defined: Mapping[str, str]) -> str | None:
+    """CUDA's compiler: the one that was chosen, or the system's."""
     candidates = [
         defined.get("CMAKE_CUDA_COMPILER"),
         os.environ.get("CUDACXX"),
@@ -171,12 +171,17 @@ def _cuda_toolkit(defined: dict[str, str]) -> str:
             if root
         ),
     ]
-    nvcc = next((found for path in candidates if path and (found := shutil.which(path))), None)
+    return next((found for path in candidates if path and (found := shutil.which(path))), None)
+
+
+def _cuda_toolkit(defined: Mapping[str, str]) -> str:
+    """Version of nvcc, and of the GPUs that it will compile for."""
+    nvcc = find_nvcc(defined)
     if nvcc is None:
         raise BuildError(
             "the CUDA backend was asked for, but nvcc was not found",
-            "install the CUDA toolkit, or name its compiler in CUDACXX; "
-            "without it, build for the CPU (no --backend)",
+            "let build.py install it (python3 build.py build --backend cuda), install the CUDA "
+            "toolkit, or name its compiler in CUDACXX; without it, build for the CPU",
         )
     release = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False)
     version = re.search(r"V[\d.]+", release.stdout)

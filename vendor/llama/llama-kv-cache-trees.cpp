@@ -18,7 +18,6 @@
 #include <cstring>
 #include <iterator>
 #include <set>
-#include <stdexcept>
 
 static const uint32_t NO_CELL = UINT32_MAX;
 
@@ -251,7 +250,7 @@ static std::vector<uint32_t> destinations(const std::vector<uint32_t> & src, con
 }
 
 void llama_kv_cache_trees::commit(
-        llama_kv_cache & kv, llama_context * lctx, llama_seq_id seq_id, const std::vector<int32_t> & path, bool by_graph) {
+        llama_kv_cache & kv, llama_context * lctx, llama_seq_id seq_id, const std::vector<int32_t> & path, bool in_place) {
     const auto strm = kv.seq_to_stream[seq_id];
 
     auto & kv_cells = kv.v_cells[strm];
@@ -259,32 +258,27 @@ void llama_kv_cache_trees::commit(
 
     const auto & tree = *trees->get(seq_id);
 
-    auto lowest = cells.at(seq_id);
-    lowest.resize(tree.n_nodes());
+    auto all = cells.at(seq_id);
+    all.resize(tree.n_nodes());
 
     std::vector<uint32_t> src;
     for (const int32_t n : path) {
-        src.push_back(lowest[n]);
+        src.push_back(all[n]);
     }
 
-    std::sort(lowest.begin(), lowest.end());
+    std::sort(all.begin(), all.end());
 
-    const auto dst = destinations(src, lowest);
+    // attention of devices has no order of cells that a move could keep
+    const auto dst = in_place || !is_host(kv) ? src : destinations(src, all);
 
-    cell_moves moves;
-    for (size_t i = 0; i < src.size(); ++i) {
-        if (src[i] != dst[i]) {
-            moves.push_back({ src[i], dst[i] });
-        }
-    }
-    copy_cells(kv, strm, moves, lctx, by_graph);
+    copy_cells(kv, strm, src, dst, lctx);
 
     std::vector<llama_kv_cell_ext> exts;
     for (const uint32_t i : src) {
         exts.push_back(kv_cells.ext_get(i));
     }
 
-    for (const uint32_t i : lowest) {
+    for (const uint32_t i : all) {
         kv_cells.seq_rm(i, seq_id);
     }
 
@@ -294,39 +288,32 @@ void llama_kv_cache_trees::commit(
         kv_cells.seq_add(dst[i], seq_id);
     }
 
-    // search for free cells where the tree has left them
-    if (dst.size() < lowest.size()) {
-        head = std::min(head, lowest[dst.size()]);
+    // search for free cells where the tree has left the first
+    const auto freed = std::find_if(all.begin(), all.end(), [&](uint32_t i) { return kv_cells.is_empty(i); });
+    if (freed != all.end()) {
+        head = std::min(head, *freed);
     }
 
     cells.erase(seq_id);
 }
 
-//
-// copies of cells
-//
-
+// between cells of a stream, bit for bit
 void llama_kv_cache_trees::copy_cells(
-        const llama_kv_cache & kv, uint32_t strm, const cell_moves & moves, llama_context * lctx, bool by_graph) {
-    if (moves.empty()) {
+        const llama_kv_cache & kv, uint32_t strm, const std::vector<uint32_t> & src, const std::vector<uint32_t> & dst,
+        llama_context * lctx) {
+    if (src == dst) {
         return;
     }
 
     llama_synchronize(lctx);
 
-    if (by_graph || !is_host(kv)) {
-        copy_cells_by_graph(kv, strm, moves, lctx);
-    } else {
-        copy_cells_on_host(kv, strm, moves);
-    }
-}
-
-void llama_kv_cache_trees::copy_cells_on_host(const llama_kv_cache & kv, uint32_t strm, const cell_moves & moves) {
     const auto copy_rows = [&](const ggml_tensor * t) {
         char * data = (char *) t->data;
 
-        for (const auto & [from, to] : moves) {
-            memcpy(data + to*t->nb[1], data + from*t->nb[1], t->nb[1]);
+        for (size_t i = 0; i < src.size(); ++i) {
+            if (src[i] != dst[i]) {
+                memcpy(data + dst[i]*t->nb[1], data + src[i]*t->nb[1], t->nb[1]);
+            }
         }
     };
 
@@ -337,8 +324,10 @@ void llama_kv_cache_trees::copy_cells_on_host(const llama_kv_cache & kv, uint32_
         for (int64_t i = 0; i < t->ne[0]; ++i) {
             char * data = (char *) t->data + i*t->ne[1]*size;
 
-            for (const auto & [from, to] : moves) {
-                memcpy(data + to*size, data + from*size, size);
+            for (size_t j = 0; j < src.size(); ++j) {
+                if (src[j] != dst[j]) {
+                    memcpy(data + dst[j]*size, data + src[j]*size, size);
+                }
             }
         }
     };
@@ -363,59 +352,4 @@ ggml_backend_t llama_backend_of(ggml_backend_sched_t sched, const ggml_tensor * 
         }
     }
     return nullptr;
-}
-
-void llama_kv_cache_trees::copy_cells_by_graph(
-        const llama_kv_cache & kv, uint32_t strm, const cell_moves & moves, llama_context * lctx) {
-    // a copy of the same type keeps the bits, of quantized rows as well. its nodes are views of the cache, so that there
-    //   is nothing to allocate, and the scheduler keeps the graph of the last batch
-    const size_t n_nodes = 2*kv.layers.size()*moves.size();
-
-    ggml_init_params params = {
-        /*.mem_size   =*/ 4*n_nodes*ggml_tensor_overhead() + ggml_graph_overhead_custom(4*n_nodes, false),
-        /*.mem_buffer =*/ nullptr,
-        /*.no_alloc   =*/ true,
-    };
-
-    auto * sched = lctx->get_sched();
-
-    for (int i = 0; i < ggml_backend_sched_get_n_backends(sched); ++i) {
-        ggml_backend_t backend = ggml_backend_sched_get_backend(sched, i);
-
-        ggml_context_ptr ctx { ggml_init(params) };
-
-        ggml_cgraph * gf = ggml_new_graph_custom(ctx.get(), 4*n_nodes, false);
-
-        const auto cell = [&](ggml_tensor * t, bool is_column, uint32_t j) {
-            ggml_tensor * view = is_column ?
-                ggml_view_2d(ctx.get(), t, 1, t->ne[0], t->ne[1]*ggml_type_size(t->type), j*ggml_type_size(t->type)) :
-                ggml_view_1d(ctx.get(), t, t->ne[0], j*t->nb[1]);
-            ggml_backend_view_init(view);
-            return view;
-        };
-
-        const auto copy = [&](ggml_tensor * t, bool is_column) {
-            if (llama_backend_of(sched, t) != backend) {
-                return;
-            }
-
-            for (const auto & [from, to] : moves) {
-                ggml_tensor * node = ggml_cpy(ctx.get(), cell(t, is_column, from), cell(t, is_column, to));
-                ggml_backend_view_init(node);
-                ggml_build_forward_expand(gf, node);
-            }
-        };
-
-        for (const auto & layer : kv.layers) {
-            copy(layer.k_stream[strm], false);
-
-            if (layer.v_stream[strm]) {
-                copy(layer.v_stream[strm], kv.v_trans);
-            }
-        }
-
-        if (ggml_graph_n_nodes(gf) > 0 && ggml_backend_graph_compute(backend, gf) != GGML_STATUS_SUCCESS) {
-            throw std::runtime_error("failed to move the cells of a speculative tree");
-        }
-    }
 }

@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <map>
 #include <memory>
-#include <utility>
 #include <vector>
 
 struct ggml_tensor;
@@ -77,18 +76,15 @@ public:
     // free the cells of the nodes that are not kept. those behind them move up, see llama_kv_trees::prune()
     void prune(llama_kv_cache & kv, llama_seq_id seq_id, const std::vector<bool> & keep);
 
-    // make a path of nodes committed text and free all other nodes of the sequence. the path's cells move to the lowest
-    //   that the tree has occupied, in order, so that the cache is left as sequential decoding would have left it
-    // by_graph: copy as on a device, by its backend
-    void commit(llama_kv_cache & kv, llama_context * lctx, llama_seq_id seq_id, const std::vector<int32_t> & path, bool by_graph);
+    // make a path of nodes committed text and free all other nodes of the sequence
+    // on the host the path's cells move to the lowest that the tree has occupied, in order, so that the cache is left as
+    //   sequential decoding would have left it. on a device, or if in_place, they stay: later tokens fill the gaps
+    void commit(llama_kv_cache & kv, llama_context * lctx, llama_seq_id seq_id, const std::vector<int32_t> & path, bool in_place);
 
 private:
-    using cell_moves = std::vector<std::pair<uint32_t, uint32_t>>; // from, to
-
-    // copy K and V between cells of a stream, bit for bit
-    static void copy_cells         (const llama_kv_cache & kv, uint32_t strm, const cell_moves & moves, llama_context * lctx, bool by_graph);
-    static void copy_cells_on_host (const llama_kv_cache & kv, uint32_t strm, const cell_moves & moves);
-    static void copy_cells_by_graph(const llama_kv_cache & kv, uint32_t strm, const cell_moves & moves, llama_context * lctx);
+    static void copy_cells(
+            const llama_kv_cache & kv, uint32_t strm, const std::vector<uint32_t> & src, const std::vector<uint32_t> & dst,
+            llama_context * lctx);
 
     template <typename T>
     void mask_nodes(const llama_kv_cache & kv, T * data, int64_t n_kv, const llama_ubatch & ubatch) const;

@@ -43,6 +43,6 @@ int32_t treellama_cells(llama_context * ctx, bool swa, llama_seq_id seq_id, llam
     return (int32_t) cells.size();
 }
 
-int32_t treellama_tree_commit_by_graph(llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path) {
+int32_t treellama_tree_commit_in_place(llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path) {
     return treellama_commit(ctx, seq_id, path, n_path, true);
 }

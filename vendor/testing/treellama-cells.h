@@ -1,6 +1,6 @@
 #pragma once
 
-// the cells of a KV cache: what they hold, and how they move on a device
+// the cells of a KV cache: what they hold, and where a path is left on a device
 
 #include "llama.h"
 
@@ -19,8 +19,8 @@ extern "C" {
 int32_t treellama_cells(
         struct llama_context * ctx, bool swa, llama_seq_id seq_id, llama_pos * pos, int32_t * nodes, uint32_t * seqs);
 
-// as treellama_tree_commit, but cells move as on a device, wherever they are
-int32_t treellama_tree_commit_by_graph(
+// as treellama_tree_commit, but no cell moves, as on a device
+int32_t treellama_tree_commit_in_place(
         struct llama_context * ctx, llama_seq_id seq_id, const int32_t * path, int32_t n_path);
 
 #ifdef __cplusplus

@@ -24,6 +24,7 @@ class Facts:
         backends: what was built: "cpu", "cuda"...
         gpu_devices: GPUs that the build sees.
         gpu_traces: signs of GPUs on this machine, whatever was built.
+        is_on_gpu: do GPUs compute every layer?
         is_native_build: are the kernels made for this very CPU?
         n_cores: physical cores, if known.
         cpu_quota: cores' worth of time that a container may use, if limited.
@@ -53,6 +54,7 @@ class Facts:
     weight_buffers: dict[str, float] = field(default_factory=dict)
     batched_types: tuple[str, ...] = ()
     speed: SpeedCheck | None = None
+    is_on_gpu: bool = False
 
 
 def advise(facts: Facts) -> list[str]:
@@ -82,7 +84,11 @@ def _gpu(facts: Facts) -> Iterator[str]:
 
 
 def _is_all_on_cpu(buffers: dict[str, float]) -> bool:
-    return all(name.startswith("CPU") or name in _REARRANGED for name in buffers)
+    return all(map(_is_on_cpu, buffers))
+
+
+def _is_on_cpu(buffer: str) -> bool:
+    return buffer.startswith("CPU") or buffer in _REARRANGED
 
 
 def _build(facts: Facts) -> Iterator[str]:
@@ -94,16 +100,18 @@ def _build(facts: Facts) -> Iterator[str]:
 
 
 def _memory(facts: Facts) -> Iterator[str]:
-    if facts.size > facts.memory_available:
+    on_gpus = sum(mib for name, mib in facts.weight_buffers.items() if not _is_on_cpu(name))
+    on_host = facts.size - int(on_gpus * 2**20)
+    if on_host > facts.memory_available:
         yield (
-            f"The weights are {gibibytes(facts.size)}, and {gibibytes(facts.memory_available)} of "
-            "memory are available: each pass reads a part of them from disk. Use a smaller "
-            "quantisation or free memory."
+            f"The weights take {gibibytes(on_host)} of the host's memory, and "
+            f"{gibibytes(facts.memory_available)} are available: each pass reads a part of them "
+            "from disk. Use a smaller quantisation or free memory."
         )
 
 
 def _threads(facts: Facts) -> Iterator[str]:
-    if facts.speed is None:
+    if facts.speed is None or facts.is_on_gpu:
         return
     n_threads = facts.speed.n_threads
     if facts.cpu_quota is not None and n_threads > facts.cpu_quota:

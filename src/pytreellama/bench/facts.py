@@ -57,6 +57,8 @@ def model_facts(model: Model) -> Report:
 
     heads = find_heads(model)
     return model_dict(model) | {
+        "devices": [device.name for device in model.devices],
+        "is_on_gpu": is_on_gpu(model),
         "n_ctx_train": model.n_ctx_train,
         "n_layer": model.n_layer,
         "n_embd": model.n_embd,
@@ -71,6 +73,13 @@ def model_facts(model: Model) -> Report:
         "node_bytes": 0,
         "medusa_heads": None if heads is None else str(heads),
     }
+
+
+def is_on_gpu(model: Model) -> bool:
+    """True if GPUs compute every layer; the CPU may still look up embeddings."""
+    placed = model.placement
+    is_split = placed.n_cpu_moe > 0 or any(buffer == "CPU" for _, buffer in placed.tensor_overrides)
+    return bool(model.devices) and not is_split and not 0 <= placed.n_gpu_layers <= model.n_layer
 
 
 def build_lines(report: Report) -> Report:
@@ -133,6 +142,7 @@ def model_lines(model: Report) -> Report:
         "type": model["file_type"],
         "size": f"{gibibytes(model['size'])}, {model['n_params'] / 1e6:.0f} million weights",
         "weights are in": ", ".join(buffers) or "unknown",
+        "computed on": ", ".join([*model["devices"], *([] if model["is_on_gpu"] else ["CPU"])]),
         "layers": f"{model['n_layer']}, width {model['n_embd']}, {model['n_head']} heads, "
         f"{model['n_head_kv']} for keys and values{window}",
         "trained for": f"{model['n_ctx_train']} tokens of context",

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 from pytreellama.cli.option import option, unpacked
 from pytreellama.cli.options import (
     Debug,
-    GpuLayers,
     Json,
     ModelDraft,
     ModelPath,
@@ -19,6 +18,7 @@ from pytreellama.cli.options import (
     with_model_draft,
 )
 from pytreellama.cli.output import ProgressBar, print_json, stderr_console, stdout_console
+from pytreellama.cli.placement_flags import PlacementFlags
 from pytreellama.errors import RequestError
 from pytreellama.files import write_text
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class BenchOptions:
+class BenchOptions(PlacementFlags):
     """Options of a benchmark."""
 
     model: ModelPath = None
@@ -91,7 +91,6 @@ class BenchOptions:
         ),
     ] = None
     threads: Threads = None
-    n_gpu_layers: GpuLayers = -1
     html: Annotated[
         Path | None,
         option("--html", help="Write an HTML report with plots to this file.", show_default=False),
@@ -157,7 +156,7 @@ def _measured(
 
     with native_log() as log:
         names = "+".join(drafter_and_size(name)[0] for name in settings.drafters)
-        loaded = load_model(options.model, options.n_gpu_layers, names)
+        loaded = load_model(options.model, options, names)
     with loaded as model, ProgressBar("measuring", refreshes_per_s=1.0) as bar:
         facts = _facts(model, log)
         return measure(model, prompts, settings, bar.report), facts

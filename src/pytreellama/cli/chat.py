@@ -74,7 +74,7 @@ def chat(
 
     session.check_drafter(options.drafter_spec)
     with (
-        session.load_model(options.model, options.n_gpu_layers, options.drafter_spec) as model,
+        session.load_model(options.model, options, options.drafter_spec) as model,
         session.open_engine(model, options, n_cached_prefixes=1) as engine,
         LineInput("chat") as lines,
     ):

@@ -98,7 +98,7 @@ def demo(
     requested = {**session.as_keywords(options.sampling()), "max_tokens": options.max_tokens}
     session.check_drafter(options.drafter_spec)
     with (
-        session.load_model(options.model, options.n_gpu_layers, options.drafter_spec) as model,
+        session.load_model(options.model, options, options.drafter_spec) as model,
         session.open_engine(model, options) as trees,
         session.open_engine(model, options, "none") as alone,
     ):

@@ -19,7 +19,7 @@ from pytreellama.bench.facts import (
     python_facts,
 )
 from pytreellama.cli.failures import FAILED, as_one_line
-from pytreellama.cli.option import option
+from pytreellama.cli.option import option, unpacked
 from pytreellama.cli.options import Debug, Json, ModelPath, Threads
 from pytreellama.cli.output import (
     facts_table,
@@ -27,6 +27,7 @@ from pytreellama.cli.output import (
     stderr_console,
     stdout_console,
 )
+from pytreellama.cli.placement_flags import PlacementFlags
 from pytreellama.errors import PyTreeLlamaError
 from pytreellama.units import milliseconds
 
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
     from pytreellama.model.model import Model
 
 
+@unpacked(PlacementFlags)
 def doctor(
+    placement: PlacementFlags,
     model: ModelPath = None,
     threads: Threads = None,
     speed: Annotated[
@@ -74,7 +77,7 @@ def doctor(
     if verify:
         _verify(report)
     with _problems_in(report, debug):
-        _examine(report, model, threads, speed)
+        _examine(report, model, placement, threads, speed)
     if as_json:
         print_json({name: value for name, value in report.items() if not name.startswith("_")})
     else:
@@ -109,7 +112,13 @@ def _verify(report: Report) -> None:
     report["problems"] += [check.problem for check in checks if check.problem is not None]
 
 
-def _examine(report: Report, path: ModelPath, threads: Threads, measure: bool) -> None:
+def _examine(
+    report: Report,
+    path: ModelPath,
+    placement: PlacementFlags,
+    threads: Threads,
+    measure: bool,
+) -> None:
     """Fill the report; where it raises, what was found so far stands."""
     from pytreellama import system
 
@@ -119,7 +128,7 @@ def _examine(report: Report, path: ModelPath, threads: Threads, measure: bool) -
     from pytreellama.cli.session import load_model
 
     with system.native_log() as log:
-        loaded = load_model(path)
+        loaded = load_model(path, placement)
     with loaded as model:
         report["model"] = model_facts(model) | {"weight_buffers": system.weight_buffers(log)}
         if measure:
@@ -166,6 +175,7 @@ def _advice(report: Report) -> list[str]:
             weight_buffers=model["weight_buffers"],
             batched_types=batched_types(report["cpu_features"]),
             speed=report.get("_check"),
+            is_on_gpu=model["is_on_gpu"],
         )
     )
 
@@ -189,7 +199,11 @@ def _print(console: Console, report: Report) -> None:
     if report["files"] is not None:
         console.print(facts_table("files", file_lines(report["files"])))
     if report["model"]:
-        console.print(exactness_text(check, report["cpu_features"]), markup=False, soft_wrap=True)
+        console.print(
+            exactness_text(check, report["cpu_features"], report["model"]["devices"]),
+            markup=False,
+            soft_wrap=True,
+        )
     if report["advice"]:
         console.print("\nWhat follows from that:", style="bold")
     for text in report["advice"]:
@@ -220,17 +234,17 @@ def _break_even_text(check: SpeedCheck, n_nodes: int) -> str:
     return "never" if share is None else f"{share:.0%} of the time"
 
 
-def exactness_text(check: SpeedCheck | None, features: Collection[str]) -> str:
-    """What speculative text has to do with plain text, measured where it was."""
-    from pytreellama.system import has_invariant_products
+def exactness_text(
+    check: SpeedCheck | None, features: Collection[str], gpus: Collection[str] = ()
+) -> str:
+    """What speculative text has to do with plain text, measured where it was.
 
+    Args:
+        features: what the kernels use of this CPU.
+        gpus: names of the GPUs that compute a part of the model.
+    """
     general = "Speculative text is drawn by the model's own sampler from the model's own logits"
-    products = (
-        "On this CPU matrix products and flash attention give the same bits at every width, for "
-        "every type of weights; on GPUs they do not (docs/exactness.md)."
-        if has_invariant_products(features)
-        else "Here matrix products depend on the width of a pass (docs/exactness.md)."
-    )
+    products = _products_text(features, gpus)
     if check is None or not check.n_compared:
         return f"Exactness: {general}. {products}"
     what = (
@@ -246,3 +260,19 @@ def exactness_text(check: SpeedCheck | None, features: Collection[str]) -> str:
         f"{check.logit_difference:.2g}: greedy text equals plain text except where the two "
         "likeliest tokens are about as close."
     )
+
+
+def _products_text(features: Collection[str], gpus: Collection[str]) -> str:
+    from pytreellama.system import has_invariant_products
+
+    if gpus:
+        return (
+            f"On {', '.join(gpus)} the bits of a product depend on the width of the pass; with "
+            "--n-gpu-layers 0 this build is as exact as one for the CPU (docs/exactness.md)."
+        )
+    if has_invariant_products(features):
+        return (
+            "On this CPU matrix products and flash attention give the same bits at every width, "
+            "for every type of weights; on GPUs they do not (docs/exactness.md)."
+        )
+    return "Here matrix products depend on the width of a pass (docs/exactness.md)."

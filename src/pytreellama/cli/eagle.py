@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pytreellama.cli.option import option, unpacked
-from pytreellama.cli.options import Debug, GpuLayers, Json, ModelPath
+from pytreellama.cli.options import Debug, Json, ModelPath
 from pytreellama.cli.output import ProgressBar, facts_table, print_json, stdout_console
+from pytreellama.cli.placement_flags import GpuLayers, PlacementFlags
 from pytreellama.cli.training_options import (
     AnswerPrompts,
     AnswerTokens,
@@ -141,7 +142,7 @@ def train(options: HeadTrainOptions, as_json: Json = False) -> None:
     texts = text_options(options.prompts, options.answer_tokens, options.seed)
     training = options.training_options()
     with (
-        load_model(options.model, options.n_gpu_layers) as model,
+        load_model(options.model, PlacementFlags(options.n_gpu_layers)) as model,
         ProgressBar("writing", refreshes_per_s=1.0) as bar,
     ):
         trained = run.train(
@@ -204,7 +205,7 @@ def evaluate(options: HeadEvalOptions, as_json: Json = False) -> None:
 
     prompts = eval_prompts(options.prompts, options.limit)
     with (
-        load_model(options.model, options.n_gpu_layers) as model,
+        load_model(options.model, PlacementFlags(options.n_gpu_layers)) as model,
         ProgressBar("measuring", refreshes_per_s=1.0) as bar,
     ):
         path = options.head or Path(beside(model))

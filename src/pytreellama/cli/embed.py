@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
-from pytreellama.cli.option import option
-from pytreellama.cli.options import Debug, GpuLayers, ModelPath, Threads
+from pytreellama.cli.option import option, unpacked
+from pytreellama.cli.options import Debug, ModelPath, Threads
 from pytreellama.cli.output import print_json
+from pytreellama.cli.placement_flags import PlacementFlags
 
 
+@unpacked(PlacementFlags)
 def embed(
+    placement: PlacementFlags,
     texts: Annotated[
         list[str] | None,
         typer.Argument(
@@ -24,7 +27,6 @@ def embed(
         option("--pooling", help="mean, last or cls. Default: what the file says, else mean."),
     ] = None,
     threads: Threads = None,
-    n_gpu_layers: GpuLayers = -1,
     debug: Debug = False,
 ) -> None:
     """Write the vectors of texts as JSON: one object a text, one a line."""
@@ -33,7 +35,7 @@ def embed(
 
     given = texts or given_text(None).splitlines()
     with (
-        load_model(model, n_gpu_layers) as loaded,
+        load_model(model, placement) as loaded,
         Engine(loaded, "none", n_threads=threads) as engine,
     ):
         vectors = engine.embed(given, pooling)  # type: ignore[arg-type]  # it checks the name

@@ -56,7 +56,7 @@ def generate(
     prompt = session.read_prompt(options)
     options.check_sampling()
     session.check_drafter(options.drafter_spec)
-    with session.load_model(options.model, options.n_gpu_layers, options.drafter_spec) as model:
+    with session.load_model(options.model, options, options.drafter_spec) as model:
         sampling = options.sampling_for(model)
         with session.open_engine(model, options) as engine:
             marked = MarkedText(model.vocab, in_colour=is_coloured(plain=plain or as_json))

@@ -12,6 +12,7 @@ import typer
 from pytreellama.cli.failures import remember_debug
 from pytreellama.cli.lora_flags import LoraFiles
 from pytreellama.cli.option import option
+from pytreellama.cli.placement_flags import PlacementFlags
 from pytreellama.cli.sampling_flags import SamplingFlags
 from pytreellama.errors import RequestError
 
@@ -51,15 +52,6 @@ Threads = Annotated[
         min=1,
     ),
 ]
-GpuLayers = Annotated[
-    int,
-    option(
-        "--n-gpu-layers",
-        "-ngl",
-        help="Number of layers to put on the GPU; -1 for all.",
-        panel=_MODEL,
-    ),
-]
 ModelDraft = Annotated[
     str | None,
     option(
@@ -82,7 +74,7 @@ Json = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class EngineFlags(SamplingFlags):
+class EngineFlags(SamplingFlags, PlacementFlags):
     """Options of a model, its engine, and sampling."""
 
     model: ModelPath = None
@@ -101,7 +93,6 @@ class EngineFlags(SamplingFlags):
         ),
     ] = None
     threads: Threads = None
-    n_gpu_layers: GpuLayers = -1
     lora: LoraFiles = None
 
     drafter: Annotated[

@@ -58,7 +58,7 @@ def plan(
     options.check_sampling()
     drafter = planned_drafter(options.drafter_spec)
     console = stdout_console()
-    with session.load_model(options.model, options.n_gpu_layers, options.drafter_spec) as model:
+    with session.load_model(options.model, options, options.drafter_spec) as model:
         watch = _Watch(model.vocab, None if as_json else console, n_shown)
         sampling = options.sampling_for(model)
         with session.open_engine(model, options, drafter) as engine:

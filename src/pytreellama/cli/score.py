@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pytreellama.cli.option import option
-from pytreellama.cli.options import Debug, GpuLayers, Json, ModelPath, Threads
+from pytreellama.cli.option import option, unpacked
+from pytreellama.cli.options import Debug, Json, ModelPath, Threads
 from pytreellama.cli.output import print_json, stdout_console
+from pytreellama.cli.placement_flags import PlacementFlags
 
 if TYPE_CHECKING:
     from pytreellama.engine import Score
 
 
+@unpacked(PlacementFlags)
 def score(
+    placement: PlacementFlags,
     prompt: Annotated[str, typer.Argument(help="The text that the continuations follow.")],
     continuations: Annotated[
         list[str],
@@ -23,7 +26,6 @@ def score(
     model: ModelPath = None,
     chat: Annotated[bool, option("--chat", help="Treat the text as a user message.")] = False,
     threads: Threads = None,
-    n_gpu_layers: GpuLayers = -1,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -36,7 +38,7 @@ def score(
 
     given = [{"role": "user", "content": prompt}] if chat else prompt
     with (
-        load_model(model, n_gpu_layers) as loaded,
+        load_model(model, placement) as loaded,
         Engine(loaded, "none", n_threads=threads) as engine,
     ):
         rows = [

@@ -16,12 +16,12 @@ from pytreellama.cli.lora_flags import LoraFiles, lora_files
 from pytreellama.cli.option import option, unpacked
 from pytreellama.cli.options import (
     Debug,
-    GpuLayers,
     ModelDraft,
     Threads,
     complete_drafter,
     with_model_draft,
 )
+from pytreellama.cli.placement_flags import PlacementFlags
 from pytreellama.cli.sampling_flags import UsualSampling
 from pytreellama.cli.serve_models import (
     ModelIdle,
@@ -49,12 +49,11 @@ _N_CACHED_MAX = 128
 
 
 @dataclass(frozen=True, slots=True)
-class ServeOptions(UsualSampling):
+class ServeOptions(UsualSampling, PlacementFlags):
     """Options of the server."""
 
     model: ModelPaths = None
     threads: Threads = None
-    n_gpu_layers: GpuLayers = -1
     lora: LoraFiles = None
 
     models_dir: ModelsDir = None
@@ -284,7 +283,7 @@ def serve(options: ServeOptions) -> None:
     listening = run.listening_socket(options.host, options.port)
     with (
         listening,
-        session.load_model(source, options.n_gpu_layers, drafter) as model,
+        session.load_model(source, options, drafter) as model,
     ):
         from pytreellama.serve.app import make_app
 
@@ -315,7 +314,7 @@ def _serve_several(
     require_for_one(options.alias, options.lora)
 
     def open_app(name: str, path: Path) -> FastAPI:
-        with load_quietly(path, options.n_gpu_layers, drafter) as model:
+        with load_quietly(path, options, drafter) as model:
             settings = _settings(options, model, keys)
             file = settings.prefix_cache_file
             settings = replace(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytreellama.cli.lora_flags import lora_files, lora_scales
 from pytreellama.cli.options import EngineFlags, GenerationOptions
 from pytreellama.cli.output import ProgressBar
+from pytreellama.cli.placement_flags import PlacementFlags
 from pytreellama.errors import RequestError
 from pytreellama.text_files import limited_text, read_text
 
@@ -84,27 +85,31 @@ def _read_stdin(is_asked_for: bool) -> str:
     return text
 
 
-def load_model(source: Path | None, n_gpu_layers: int = -1, drafter: str = "none") -> Model:
+def load_model(
+    source: Path | None, placement: PlacementFlags | None = None, drafter: str = "none"
+) -> Model:
     """Load a model, by default the one that comes by itself; with a bar if it takes long.
 
     Args:
         source: as ``source_path``, though command lines make a path of it.
+        placement: which GPUs hold it; by default all of it is on all of them.
         drafter: what it is loaded for: NextN layers are loaded where they are of use.
     """
     from pytreellama.draft import uses_mtp
     from pytreellama.model.model import Model
 
     path, load_mtp = model_path(source), uses_mtp(drafter)
+    placed = {} if placement is None else placement.model_options()
     with ProgressBar("loading the model") as bar:
-        return Model(path, n_gpu_layers=n_gpu_layers, load_mtp=load_mtp, progress=bar.report)
+        return Model(path, **placed, load_mtp=load_mtp, progress=bar.report)
 
 
-def load_quietly(path: Path, n_gpu_layers: int, drafter: str) -> Model:
+def load_quietly(path: Path, placement: PlacementFlags, drafter: str) -> Model:
     """As ``load_model`` of a file, without a bar: for a server that answers meanwhile."""
     from pytreellama.draft import uses_mtp
     from pytreellama.model.model import Model
 
-    return Model(path, n_gpu_layers=n_gpu_layers, load_mtp=uses_mtp(drafter))
+    return Model(path, **placement.model_options(), load_mtp=uses_mtp(drafter))
 
 
 def load_vocab(source: Path | None) -> Model:

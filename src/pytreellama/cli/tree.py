@@ -62,7 +62,7 @@ def tree(
         make_folder(svg)
     steps: list[Step] = []
     console = stdout_console()
-    with session.load_model(options.model, options.n_gpu_layers, options.drafter_spec) as model:
+    with session.load_model(options.model, options, options.drafter_spec) as model:
         vocab, sampling = model.vocab, options.sampling_for(model)
 
         def watch(step: Step) -> None:

@@ -15,7 +15,7 @@ from pytreellama.context.cache import Cache
 from pytreellama.context.deprecated import DeprecatedNames
 from pytreellama.context.encoders import choose_encoding, make_encoder
 from pytreellama.context.memory import Memory
-from pytreellama.context.memory_check import require_memory_for
+from pytreellama.context.memory_check import require_memory_for, require_types_for
 from pytreellama.context.native_context import NativeContext
 from pytreellama.context.outputs import Outputs
 from pytreellama.context.params import ContextParams
@@ -49,6 +49,7 @@ class Context(DeprecatedNames, Closing):
         n_nodes_max: most nodes that certainly fit into one pass next to full texts: what a cache
             of a sliding window's own size (``swa_full=False``) has beyond the windows.
         tree_encoding: the one in use.
+        devices: the GPUs that compute a part of its passes, with their memory before it was made.
 
     Args:
         model: the model; it may be closed before the context.
@@ -79,8 +80,9 @@ class Context(DeprecatedNames, Closing):
             raise ContextError(f"give params or {', '.join(options)} by name, not both")
         _require_decoder(model)
         self.params = params or _params_by_name(options)
+        require_types_for(model, self.params)
         require_memory_for(model, self.params)
-        self.model = model
+        self.model, self.devices = model, model.devices
         self.n_vocab = model.vocab.n_tokens
         self.native = native = NativeContext(model, self.params)
         self.kv_unified = native.kv_unified
@@ -137,9 +139,10 @@ class Context(DeprecatedNames, Closing):
         """True where a token's logits do not depend on what else is in its pass, to the last bit.
 
         On CPUs whose products have such bits, for models whose attention is flash attention over
-        cells in the order of positions; on no GPU yet. ``docs/exactness.md`` lists exceptions.
+        cells in the order of positions, and of which no GPU computes a part.
+        ``docs/exactness.md`` lists exceptions.
         """
-        on_cpu = all(device.kind == "cpu" for device in devices())
+        on_cpu = not self.devices and not any(one.kind == "accelerator" for one in devices())
         has_products = on_cpu and has_invariant_products(cpu_features())
         return has_products and self.native.has_invariant_graph
 

@@ -275,8 +275,8 @@ class Memory:
         self._native.require_sequence(seq)
         if not self._cache.can_shift:
             raise MemoryStateError(
-                f"memory.{verb} is not possible: the positions of this model are not rotary, or "
-                "its cache cannot be moved"
+                f"memory.{verb} is not possible: the positions of this model are not rotary, its "
+                "cache cannot be moved, or the GPU that holds it cannot turn keys of its type"
             )
         require_no_pending(self._trees, _MOVE)
         return self._native.exclusive()

@@ -1,4 +1,4 @@
-"""Cost curves on disk, by model, build, device and number of threads."""
+"""Cost curves on disk, by model and its placement, build, devices and number of threads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ import platformdirs
 from pytreellama.context.context import Context
 from pytreellama.files import read_json, replaced_file
 from pytreellama.plan import CostCurve
-from pytreellama.system import build_info, devices
+from pytreellama.system import build_info
 
 _FORMAT = 2  # 1 had no context depth
 _log = logging.getLogger(__name__)
 
 _N_KEPT = 200
 _MAX_BYTES = 2**16
+_SWITCHES = ("GGML_", "LLAMA_KQ_", "LLAMA_GRAPH_", "LLAMA_ATTN_")
 
 
 def load_curve(context: Context) -> CostCurve | None:
@@ -84,6 +87,11 @@ def _folder() -> Path:
     return platformdirs.user_cache_path("pytreellama", appauthor=False) / "costs"
 
 
+def _kernel_switches() -> dict[str, str]:
+    """Environment variables by which llama.cpp chooses kernels or devices."""
+    return {name: value for name, value in os.environ.items() if name.startswith(_SWITCHES)}
+
+
 def circumstances(context: Context) -> dict[str, Any]:
     """Conditions that the cost of a pass depends on, for JSON."""
     model, params = context.model, context.params
@@ -92,7 +100,9 @@ def circumstances(context: Context) -> dict[str, Any]:
         "format": _FORMAT,
         "model": [str(file.real_path), file.n_bytes, file.mtime_ns],
         "build": build_info()["key"],
-        "devices": [[device.name, device.description] for device in devices()],
+        "devices": [[device.name, device.description] for device in context.devices],
+        "placement": asdict(model.placement),
+        "switches": _kernel_switches(),
         "n_threads": context.n_threads,
         "cache": [params.type_k, params.type_v, params.flash_attention, params.offload_kv],
         "trees": [context.tree_encoding.name, context.draft_shape],

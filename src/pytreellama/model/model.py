@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from pytreellama.errors import ModelLoadError
 from pytreellama.known_names import suggests_names
 from pytreellama.model.file import ModelFile, check_gguf
 from pytreellama.model.lora import Lora
+from pytreellama.model.placement import Placement, SplitMode, as_names, as_overrides
 from pytreellama.model.vocab import Vocab
 from pytreellama.native import encode as native_encode
 from pytreellama.native import model as native_model
+from pytreellama.native.devices import model_devices
 from pytreellama.native.drafts import MtpState, mtp_state, target_layers
 from pytreellama.native.handle import Handle
 from pytreellama.native.model import ModelFields, Progress
-from pytreellama.native.system import devices
+from pytreellama.native.system import Device, has_gpu
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ _OF_ENGINES = {
 
 
 def _warn_without_gpu(n_gpu_layers: int) -> None:
-    if n_gpu_layers > 0 and not any(device.kind in ("gpu", "igpu") for device in devices()):
+    if n_gpu_layers > 0 and not has_gpu():
         _log.warning(
             "n_gpu_layers=%d has no effect: this build and machine have no GPU (pytreellama doctor "
             "shows both)",
@@ -53,7 +55,15 @@ class Model(Closing):
 
     Args:
         path: path of the GGUF file; of its first part if it is split. ``~`` is the home folder.
-        n_gpu_layers: layers to put on a GPU, if this build and machine have one; -1 for all.
+        n_gpu_layers: layers to put on GPUs, if this build and machine have one; -1 for all. With 0
+            no GPU takes part, and passes are as exact as those of a build for the CPU.
+        devices: names of the GPUs to use, as ``pytreellama doctor`` shows them; None for all.
+        main_gpu: index of the only GPU to use with split_mode="none".
+        split_mode: how several GPUs share the model: "layer", "row", or "none" for one GPU.
+        tensor_split: relative share of each GPU, such as (3, 1).
+        tensor_overrides: patterns of tensors' names, each with the buffer type for these tensors,
+            as in ``{r"ffn_.*_exps": "CPU"}``.
+        n_cpu_moe: keep the experts of the first so many layers in the host's memory.
         mmap: map the file instead of reading it; processes then share its pages.
         mlock: lock the weights in memory, so that they are not swapped out.
         check_tensors: check every weight for NaN and infinity (slow).
@@ -67,9 +77,11 @@ class Model(Closing):
     Attributes:
         file: path and state of the file when it was loaded; it is not needed afterwards.
         vocab: the vocabulary.
+        placement: where the weights are, as it was asked for.
 
     Raises:
-        ModelLoadError: the file is missing, not GGUF, damaged, or of an unknown architecture.
+        ModelLoadError: the file is missing, not GGUF, damaged, or of an unknown architecture; or a
+            device that this build does not see.
     """
 
     def __init__(
@@ -77,6 +89,12 @@ class Model(Closing):
         path: str | os.PathLike[str],
         *,
         n_gpu_layers: int = -1,
+        devices: str | Sequence[str] | None = None,
+        main_gpu: int = 0,
+        split_mode: SplitMode = "layer",
+        tensor_split: Sequence[float] = (),
+        tensor_overrides: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+        n_cpu_moe: int = 0,
         mmap: bool = True,
         mlock: bool = False,
         check_tensors: bool = False,
@@ -88,9 +106,23 @@ class Model(Closing):
         self.file = ModelFile.at(path)
         self.vocab_only = vocab_only
         self._handle: Handle | None = None
+        self.placement = placement = Placement(
+            n_gpu_layers=n_gpu_layers,
+            devices=as_names(devices),
+            main_gpu=main_gpu,
+            split_mode=split_mode,
+            tensor_split=tuple(tensor_split),
+            tensor_overrides=as_overrides(tensor_overrides),
+            n_cpu_moe=n_cpu_moe,
+        )
         check_gguf(self.path)
         fields: ModelFields = {
             "n_gpu_layers": n_gpu_layers,
+            "devices": placement.used_devices,
+            "main_gpu": main_gpu,
+            "split_mode": split_mode,
+            "tensor_split": placement.tensor_split,
+            "tensor_overrides": placement.all_overrides,
             "mmap": mmap,
             "mlock": mlock,
             "check_tensors": check_tensors,
@@ -224,6 +256,11 @@ class Model(Closing):
     def metadata(self) -> dict[str, str]:
         """GGUF metadata as strings; llama.cpp shortens arrays."""
         return native_model.metadata(self.handle)
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The GPUs that it computes on; empty if the CPU does all."""
+        return model_devices(self.handle)
 
     @property
     def architecture(self) -> str:

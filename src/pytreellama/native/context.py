@@ -113,7 +113,7 @@ def make_context(
     check_pointer(pointer, ContextError, f"cannot make a context with {what}", with_log=True)
     drain_log(errors_only=True)
     needs = [model] if target is None else [model, target]
-    return Handle(pointer, lib.llama_free, "context", ContextError, needs=needs)
+    return Handle(pointer, lib.treellama_context_free, "context", ContextError, needs=needs)
 
 
 _CONVERTED: dict[str, Any] = {

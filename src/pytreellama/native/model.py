@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 from pytreellama.errors import ModelLoadError
 from pytreellama.native.checks import ErrorClass, check, check_pointer
+from pytreellama.native.devices import buffer_type, device_list
 from pytreellama.native.handle import Handle
 from pytreellama.native.library import ffi, lib
 from pytreellama.native.log import drain_log
-from pytreellama.native.tensors import ggml_type
 from pytreellama.process import awaited_calls
 
 Progress = Callable[[float], None]
@@ -27,9 +27,18 @@ POOLING_TYPES = {
 
 
 class ModelFields(TypedDict):
-    """Fields of ``llama_model_params`` by their names there; mmap and mlock make its load mode."""
+    """Fields of ``llama_model_params`` by their names there; mmap and mlock make its load mode.
+
+    ``devices`` are names, None for all; ``split_mode`` is "none", "layer" or "row";
+    ``tensor_overrides`` are patterns of tensors' names, each with the name of a buffer type.
+    """
 
     n_gpu_layers: int
+    devices: Sequence[str] | None
+    main_gpu: int
+    split_mode: str
+    tensor_split: Sequence[float]
+    tensor_overrides: Sequence[tuple[str, str]]
     mmap: bool
     mlock: bool
     check_tensors: bool
@@ -79,7 +88,7 @@ def load_model(path: Path, fields: ModelFields, report: Progress | None) -> Hand
     """
     progress = _LoadProgress(report)
     user_data = ffi.new_handle(progress)
-    params = _model_params(fields)
+    params, _keep = _model_params(fields)
     params.progress_callback = lib.pytreellama_progress
     params.progress_callback_user_data = user_data
     drain_log()
@@ -95,15 +104,41 @@ def load_model(path: Path, fields: ModelFields, report: Progress | None) -> Hand
     return Handle(pointer, lib.llama_model_free, "model", ModelLoadError)
 
 
-def _model_params(fields: ModelFields) -> Any:
+def _model_params(fields: ModelFields) -> tuple[Any, list[Any]]:
+    """The parameters, and what must live as long as they are used."""
     params = ffi.new("struct llama_model_params *", lib.llama_model_default_params())
     params.n_gpu_layers = fields["n_gpu_layers"]
+    params.main_gpu = fields["main_gpu"]
+    params.split_mode = getattr(lib, f"LLAMA_SPLIT_MODE_{fields['split_mode'].upper()}")
+    keep: list[Any] = []
+    if fields["devices"] is not None:
+        keep.append(device_list(fields["devices"]))
+        params.devices = keep[-1]
+    if fields["tensor_split"]:
+        shares = [0.0] * lib.llama_max_devices()
+        shares[: len(fields["tensor_split"])] = fields["tensor_split"]
+        keep.append(ffi.new("float[]", shares))
+        params.tensor_split = keep[-1]
+    if fields["tensor_overrides"]:
+        keep += _tensor_overrides(fields["tensor_overrides"])
+        params.tensor_buft_overrides = keep[-1]
     params.load_mode = _load_mode(fields["mmap"], fields["mlock"])
     params.check_tensors = fields["check_tensors"]
     params.use_extra_bufts = fields["use_extra_bufts"]
     params.vocab_only = fields["vocab_only"]
     params.load_mtp = fields["load_mtp"]
-    return params
+    return params, keep
+
+
+def _tensor_overrides(overrides: Sequence[tuple[str, str]]) -> list[Any]:
+    """The patterns, then the list of them; an empty one ends it."""
+    patterns = [ffi.new("char[]", pattern.encode()) for pattern, _ in overrides]
+    pairs = [
+        {"pattern": pattern, "buft": buffer_type(name)}
+        for pattern, (_, name) in zip(patterns, overrides, strict=True)
+    ]
+    end = {"pattern": ffi.NULL, "buft": ffi.NULL}
+    return [*patterns, ffi.new("struct llama_model_tensor_buft_override[]", [*pairs, end])]
 
 
 def _load_mode(mmap: bool, mlock: bool) -> int:
@@ -216,12 +251,6 @@ def refusal(model: Handle) -> str | None:
     """Why a model does not generate text from left to right; None if it does."""
     reason = lib.treellama_model_refusal(model.pointer)
     return None if reason == ffi.NULL else bytes(ffi.string(reason)).decode()
-
-
-def kv_cache_bytes(model: Handle, n_ctx: int, type_k: str, type_v: str) -> int:
-    """Bytes of the KV cache of a context: an upper bound, as if no layer had a sliding window."""
-    types = ggml_type(type_k), ggml_type(type_v)
-    return int(lib.treellama_kv_bytes(model.pointer, n_ctx, *types))
 
 
 def _read_text(function: Any, pointer: Any, *args: int) -> str:

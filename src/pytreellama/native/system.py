@@ -19,7 +19,15 @@ _KINDS: dict[int, DeviceKind] = {
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device that this build can compute on. Sizes in bytes; 0 where it does not tell."""
+    """A device that this build can compute on. Sizes in bytes; 0 where it does not tell.
+
+    Attributes:
+        name: as ``Model(devices=...)`` takes it, such as ``CUDA0`` or ``Vulkan0``.
+        description: the maker's name for it.
+        kind: "gpu" has memory of its own, "igpu" shares the host's.
+        free: bytes that can be allocated on it now.
+        total: bytes of its memory.
+    """
 
     name: str
     description: str
@@ -30,15 +38,25 @@ class Device:
 
 def devices() -> tuple[Device, ...]:
     """The devices that this build sees on this machine."""
-    return tuple(map(_device, range(lib.ggml_backend_dev_count())))
+    return tuple(map(as_device, all_devices()))
 
 
-def _device(index: int) -> Device:
-    device = lib.ggml_backend_dev_get(index)
+def all_devices() -> list[Any]:
+    """ggml's pointers to them."""
+    return list(map(lib.ggml_backend_dev_get, range(lib.ggml_backend_dev_count())))
+
+
+def device_name(device: Any) -> str:
+    """A device's name, such as ``CUDA0``."""
+    return _text(lib.ggml_backend_dev_name(device))
+
+
+def as_device(device: Any) -> Device:
+    """What ggml says of a device."""
     free, total = ffi.new("size_t *"), ffi.new("size_t *")
     lib.ggml_backend_dev_memory(device, free, total)
     return Device(
-        _text(lib.ggml_backend_dev_name(device)),
+        device_name(device),
         _text(lib.ggml_backend_dev_description(device)),
         _KINDS.get(lib.ggml_backend_dev_type(device), "other"),
         int(free[0]),
@@ -47,10 +65,8 @@ def _device(index: int) -> Device:
 
 
 def has_gpu() -> bool:
-    """True if this build sees a GPU with memory of its own."""
-    gpu = lib.GGML_BACKEND_DEVICE_TYPE_GPU
-    devices = map(lib.ggml_backend_dev_get, range(lib.ggml_backend_dev_count()))
-    return any(lib.ggml_backend_dev_type(device) == gpu for device in devices)
+    """True if this build sees a GPU, with memory of its own or without."""
+    return any(device.kind in ("gpu", "igpu") for device in devices())
 
 
 def llama_version() -> str:

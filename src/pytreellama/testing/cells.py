@@ -1,4 +1,4 @@
-"""The cells of a KV cache: what they hold, and how they move on a device."""
+"""The cells of a KV cache: what they hold, and where a path is left on a device."""
 
 from __future__ import annotations
 
@@ -67,15 +67,15 @@ def _read(pointer: object, seq: int, sliding: bool) -> Cells | None:
     return Cells(positions, nodes, bits.astype(np.bool_))
 
 
-def commit_by_graph(context: Context, seq: int, path: Sequence[int]) -> None:
-    """Make a path of pending nodes text, as on a device: a graph moves the cells.
+def commit_in_place(context: Context, seq: int, path: Sequence[int]) -> None:
+    """Make a path of pending nodes text, as on a device: its cells stay where they are.
 
     The context does not learn of it: ask its cache alone afterwards.
 
     Raises:
         MemoryStateError: it is no path of pending nodes.
     """
-    status = lib.treellama_tree_commit_by_graph(
+    status = lib.treellama_tree_commit_in_place(
         context.native.handle.pointer, seq, list(path), len(path)
     )
     check(status, MemoryStateError, "the KV cache refused the operation", with_log=True)

@@ -57,3 +57,8 @@ const char *       ggml_backend_dev_name(ggml_backend_dev_t device);
 const char *       ggml_backend_dev_description(ggml_backend_dev_t device);
 void               ggml_backend_dev_memory(ggml_backend_dev_t device, size_t * free, size_t * total);
 enum ggml_backend_dev_type ggml_backend_dev_type(ggml_backend_dev_t device);
+
+typedef struct ggml_backend_buffer_type * ggml_backend_buffer_type_t;
+
+ggml_backend_buffer_type_t ggml_backend_dev_buffer_type(ggml_backend_dev_t device);
+const char *               ggml_backend_buft_name(ggml_backend_buffer_type_t buft);

@@ -13,10 +13,26 @@ enum llama_load_mode {
     ...
 };
 
+enum llama_split_mode {
+    LLAMA_SPLIT_MODE_NONE,
+    LLAMA_SPLIT_MODE_LAYER,
+    LLAMA_SPLIT_MODE_ROW,
+    ...
+};
+
+struct llama_model_tensor_buft_override {
+    const char * pattern;
+    ggml_backend_buffer_type_t buft;
+};
+
 struct llama_model_params {
+    ggml_backend_dev_t * devices;
+    const struct llama_model_tensor_buft_override * tensor_buft_overrides;
     int32_t n_gpu_layers;
+    enum llama_split_mode split_mode;
     enum llama_load_mode load_mode;
     int32_t main_gpu;
+    const float * tensor_split;
     llama_progress_callback progress_callback;
     void * progress_callback_user_data;
     bool vocab_only;
@@ -25,6 +41,8 @@ struct llama_model_params {
     bool load_mtp;
     ...;
 };
+
+size_t llama_max_devices(void);
 
 struct llama_model_params llama_model_default_params(void);
 void llama_model_free(struct llama_model * model);
@@ -96,6 +114,4 @@ int32_t treellama_gguf_check(const char * path);
 struct llama_model * treellama_model_load(const char * path, const struct llama_model_params * params);
 const char * treellama_model_refusal(const struct llama_model * model);
 int64_t treellama_n_positions(const struct llama_model * model);
-int64_t treellama_kv_bytes(
-    const struct llama_model * model, uint32_t n_ctx, enum ggml_type type_k, enum ggml_type type_v);
 int32_t treellama_quantize(const char * path_in, const char * path_out, const llama_model_quantize_params * params);

@@ -49,7 +49,6 @@ struct llama_context_params {
 };
 
 struct llama_context_params llama_context_default_params(void);
-void llama_free(struct llama_context * ctx);
 
 uint32_t llama_n_ctx    (const struct llama_context * ctx);
 uint32_t llama_n_batch  (const struct llama_context * ctx);
@@ -88,6 +87,7 @@ struct llama_perf_context_data llama_perf_context(const struct llama_context * c
 
 struct llama_context * treellama_context_init(
     struct llama_model * model, const struct llama_context_params * params);
+void treellama_context_free(struct llama_context * ctx);
 bool treellama_is_batch_invariant(const struct llama_context * ctx);
 
 struct treellama_threads * treellama_threads_attach (struct llama_context * ctx);
