@@ -53,6 +53,7 @@ _CONFIG = {
     "seed": 1,
     "workers": 1,
     "headers": KEY,
+    "request-timeout": 120.0,  # 2,048 texts to embed, on a machine that does other things
     "generation": {"deterministic": True, "max-examples": 100, "no-shrink": True},
     "phases": {"stateful": {"enabled": False}},  # nothing that is answered can be asked for later
     "checks": {
