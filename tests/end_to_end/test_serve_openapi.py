@@ -122,7 +122,7 @@ def test_every_route_has_been_asked_with_success_and_every_one_that_takes_data_w
             statuses = seen.setdefault(scenario.recorder.label, set())
             answers = scenario.recorder.interactions.values()
             statuses |= {one.response.status_code for one in answers if one.response is not None}
-    assert len(seen) == 28
+    assert len(seen) == 30
     for label, statuses in seen.items():
         asked = {200, 400, 405} if label.startswith("POST") else {200, 405}
         if "/responses/{id}" in label:  # nobody guesses the id of a response
@@ -142,7 +142,7 @@ def test_what_the_document_gives_as_examples_is_served(app: FastAPI) -> None:
             n_examples += 1
             answer = ask(app, path, example)
             assert answer.status_code == 200, answer.text
-    assert n_examples == 17
+    assert n_examples == 18
 
 
 def test_the_document_promises_no_422_and_asks_for_keys_where_the_server_does(app: FastAPI) -> None:

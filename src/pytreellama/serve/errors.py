@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Mount
 
 from pytreellama.errors import (
     BatchError,
@@ -34,6 +35,7 @@ _REFUSED = (
     TreeError,
     BatchError,
 )
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 _N_CHARACTERS = 1000  # of a message, or of a field's name
 _TYPES = {
     401: "authentication_error",
@@ -120,12 +122,25 @@ def handle_errors(app: FastAPI) -> None:
             error.status_code, f"{error.detail}: {request.method} {request.url.path}"
         )
         api_error.headers = {**api_error.headers, **(error.headers or {})}
+        if error.status_code == 405:
+            api_error.headers = {**api_error.headers, "Allow": _allowed(request)}
         return api_error.response(request.url.path)
 
     app.add_exception_handler(APIError, known)
     app.add_exception_handler(PyTreeLlamaError, known)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, known)
+
+
+def _allowed(request: Request) -> str:
+    """All methods of a path; the router names those of the first route alone."""
+    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
+
+    def has(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in routes)
+
+    return ", ".join(filter(has, _METHODS))
 
 
 def _printable(text: str) -> str:
