@@ -105,3 +105,9 @@ def test_a_chat_takes_scales_too(client: TestClient) -> None:
         for lora in ({}, {"a": 1.0})
     )
     assert bare["message"] != changed["message"]
+
+
+def test_a_path_of_several_routes_names_all_its_methods(client: TestClient) -> None:
+    answer = client.delete("/lora-adapters")
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "GET, POST"

@@ -140,7 +140,7 @@ def test_every_route_has_been_asked_with_success_and_every_one_that_takes_data_w
             statuses = seen.setdefault(scenario.recorder.label, set())
             answers = scenario.recorder.interactions.values()
             statuses |= {one.response.status_code for one in answers if one.response is not None}
-    assert len(seen) == 29
+    assert len(seen) == 31
     for label, statuses in seen.items():
         asked = {200, 400} if label.startswith("POST") else {200}
         if re.match(_PROTOCOLS, label.partition(" ")[2]) is None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import Match, Mount
 
 from pytreellama.errors import (
     BatchError,
@@ -35,8 +35,8 @@ _REFUSED = (
     TreeError,
     BatchError,
 )
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 _N_CHARACTERS = 1000  # of a message, or of a field's name
-_METHODS = ("DELETE", "GET", "POST")  # of this server's routes
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -123,7 +123,7 @@ def handle_errors(app: FastAPI) -> None:
         )
         api_error.headers = {**api_error.headers, **(error.headers or {})}
         if error.status_code == 405:
-            api_error.headers = {**api_error.headers, "Allow": _allowed_methods(request)}
+            api_error.headers = {**api_error.headers, "Allow": _allowed(request)}
         return api_error.response(request.url.path)
 
     app.add_exception_handler(APIError, known)
@@ -132,14 +132,15 @@ def handle_errors(app: FastAPI) -> None:
     app.add_exception_handler(Exception, known)
 
 
-def _allowed_methods(request: Request) -> str:
-    """The methods of a path; the framework tells those of its first route alone."""
+def _allowed(request: Request) -> str:
+    """All methods of a path; the router names those of the first route alone."""
+    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
 
-    def is_allowed(method: str) -> bool:
+    def has(method: str) -> bool:
         scope = {**request.scope, "method": method}
-        return any(route.matches(scope)[0] == Match.FULL for route in request.app.routes)
+        return any(route.matches(scope)[0] is Match.FULL for route in routes)
 
-    return ", ".join(filter(is_allowed, _METHODS))
+    return ", ".join(filter(has, _METHODS))
 
 
 def _printable(text: str) -> str:
