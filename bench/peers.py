@@ -2,7 +2,7 @@
 
     python bench/peers.py [--json] [--questions FILE] [--limit N] [--types T ...] [--tokens N]
                           [--repeats N] [--threads N] [--peers P ...] [--drafters D ...]
-                          [--model FILE]
+                          [--model FILE] [--eagle FILE]
 
 Same file, same prompt tokens, same number of threads; each question is answered by all peers in
 turn. Speed is tokens by the seconds of decoding, by a peer's own timings where it has some: starts
@@ -79,6 +79,7 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--drafters", nargs="+", default=[], metavar="D", help="of ours, besides")
     parser.add_argument("--model", type=Path, help="a GGUF file instead of the default model")
+    parser.add_argument("--eagle", type=Path, metavar="FILE", help="an EAGLE-3 file of the model")
     options = parser.parse_args()
     for pattern in options.peers:
         if not any(fnmatch(name, pattern) for name in theirs()):
@@ -113,7 +114,8 @@ def compare(
         n_longest = max(len(prompt.tokens) for prompt in prompts) + options.tokens + N_SPARE
         n_ctx = 256 * -(-n_longest // 256)
         draft_path = requantised(source, "Q4_0")
-        task = Task(model, draft_path, options.tokens, options.threads, n_ctx)
+        sizes = options.tokens, options.threads, n_ctx
+        task = Task(model, draft_path, *sizes, eagle=options.eagle)
         contest = Contest(file_type, task, wanted(options))
         try:
             for repeat in range(options.repeats):

@@ -71,8 +71,9 @@ def lone_root(root: int) -> TokenTree:
     return TokenTree([root], [-1], [1.0])
 
 
-def auto_of(drafters: Sequence[str]) -> Auto:
-    return Auto(*(DRAFTERS[name]() for name in drafters))
+def auto_of(drafters: Sequence[str] | Auto) -> Auto:
+    """The factory of drafters with these names, or that which is given."""
+    return drafters if isinstance(drafters, Auto) else Auto(*(DRAFTERS[n]() for n in drafters))
 
 
 class SimulatedClock:
@@ -83,6 +84,9 @@ class SimulatedClock:
 
     def __call__(self) -> float:
         return self.now_s
+
+    def restart(self) -> None:
+        self.now_s = 0.0
 
 
 class TimedDrafters:
@@ -105,14 +109,20 @@ class TimedDrafters:
 
 
 class Planned:
-    """The policy of an engine that plans its trees, on a clock of its own."""
+    """The policy of an engine that plans its trees, on a simulated clock."""
 
-    def __init__(self, drafters: Sequence[str], curve: CostCurve, cost: DraftingCost) -> None:
+    def __init__(
+        self,
+        drafters: Sequence[str] | Auto,
+        curve: CostCurve,
+        cost: DraftingCost,
+        clock: SimulatedClock | None = None,
+    ) -> None:
         self._auto = auto_of(drafters)
         self._cost = cost
-        self._clock = SimulatedClock()
+        self._clock = clock or SimulatedClock()
         planner = Planner(CostCurve.from_dict(curve.to_dict()))
-        self._policy = DraftPolicy(planner, DrafterBudget(len(drafters)), self._clock)
+        self._policy = DraftPolicy(planner, DrafterBudget(self._auto.n_drafters), self._clock)
 
     def begin(self) -> AutoDrafter:
         drafters = self._auto()
@@ -121,7 +131,7 @@ class Planned:
 
     def drafted(self, root: int, n_read: int, ahead: list[int]) -> Drafted:
         request = self._request
-        self._clock.now_s = 0.0  # so that differences are exact
+        self._clock.restart()  # so that differences are exact
         request.root, request.n_cells = root, n_read
         (tree,) = self._policy.step([request], [N_DRAFT])
         if request.error is not None:

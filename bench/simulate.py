@@ -91,6 +91,14 @@ Tallies = dict[str, Tally]
 def replayed(target: Target, policy: Policy, curve: CostCurve) -> Tallies:
     """Write all answers again; what drafters learn of one they know in the next."""
     tallies: Tallies = defaultdict(Tally)
+    for _ in replaying(target, policy, curve, tallies):
+        target.keep(N_ROWS_KEPT)
+    target.keep()
+    return tallies
+
+
+def replaying(target: Target, policy: Policy, curve: CostCurve, tallies: Tallies) -> Iterator[None]:
+    """As ``replayed``, an answer at a time, so that policies can take turns at each."""
     for index, answer in enumerate(target.recording.answers):
         drafter = policy.begin()
         drafter.observe(answer.prompt)
@@ -100,9 +108,7 @@ def replayed(target: Target, policy: Policy, curve: CostCurve) -> Tallies:
         drafter.reset()
         for name in (answer.category, ALL):
             tallies[name].add(tally)
-        target.keep(N_ROWS_KEPT)
-    target.keep()
-    return tallies
+        yield
 
 
 def step(
@@ -116,9 +122,10 @@ def step(
     drafted = Drafted(lone_root(root)) if is_last else policy.drafted(root, n_read, ahead)
     n_accepted = accepted(drafted.tree, ahead)
     if drafted.candidates is not None:
-        tree, tokens, logits = target.rows(index, n_written, drafted.seen or drafted.tree)
-        if len(tree):
-            drafter.observe_pass(tree, tokens, logits)
+        if drafter.n_top:
+            tree, tokens, logits = target.rows(index, n_written, drafted.seen or drafted.tree)
+            if len(tree):
+                drafter.observe_pass(tree, tokens, logits)
         tally.judged += [
             (drafted.candidates.p_token[node], came_true)
             for node, came_true in drafted.candidates.outcomes(ahead[: n_accepted + 1])

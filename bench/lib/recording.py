@@ -194,12 +194,14 @@ class LiveModel:
         return found
 
     def _stand_behind(self, text: Sequence[int]) -> None:
-        """Read a text, or what it has beyond the one that was read last."""
-        n_known = len(self._text)
-        if self._seq is None or list(text[:n_known]) != self._text:
+        """Read a text, or what it has beyond what it shares with the one that was read last."""
+        n_known = _n_common(text, self._text)
+        if self._seq is None or (n_known < len(self._text) and not self._context.can_roll_back):
             if self._seq is not None:
                 self._context.sequences.free(self._seq)
-            self._seq, self._text, n_known = self._context.sequences.new(), [], 0
+            self._seq, n_known = self._context.sequences.new(), 0
+        elif n_known < len(self._text):
+            self._context.memory.rm(self._seq, n_known)
         if len(text) > n_known:
             self._context.prefill(list(text[n_known:]), self._seq)
         self._text = list(text)
@@ -207,3 +209,9 @@ class LiveModel:
     def _require_seq(self) -> int:
         assert self._seq is not None
         return self._seq
+
+
+def _n_common(a: Sequence[int], b: Sequence[int]) -> int:
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )

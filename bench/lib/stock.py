@@ -22,7 +22,7 @@ FIRST_OF_OURS = "speculative-trees"
 
 def stock_tool(name: str) -> Path:
     """A tool of llama.cpp as it was before our patches to attention and cache."""
-    recipe = read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
+    recipe = own_recipe()
     cache = Cache(cache_root())
     with Progress() as progress:
         cache.make()
@@ -33,6 +33,11 @@ def stock_tool(name: str) -> Path:
             synchronise(pristine, _fixes(recipe), work / "llama.cpp", recipe.pin.unpack)
             progress.phase(f"compiling stock {name}")
             return compile_target(work, name, recipe.cmake_args)
+
+
+def own_recipe() -> Recipe:
+    """How this checkout is built."""
+    return read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
 
 
 def _fixes(recipe: Recipe) -> list[Path]:

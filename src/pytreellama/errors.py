@@ -82,7 +82,16 @@ class DraftError(PyTreeLlamaError):
 
 
 class RequestError(PyTreeLlamaError, ValueError):
-    """A request cannot be served: the prompt is too long, or an option is invalid."""
+    """A request cannot be served: the prompt is too long, or an option is invalid.
+
+    Args:
+        message: what is wrong.
+        param: the option that is, if it is one of a chat; a path, such as ``messages.0.content``.
+    """
+
+    def __init__(self, message: str = "", *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class CallbackError(PyTreeLlamaError):

@@ -45,7 +45,8 @@ def plain_texts(default_model_as: ModelOf) -> Callable[[str], list[tuple[int, ..
         if file_type not in texts:
             engine = Engine(default_model_as(file_type), drafter="none", n_ctx=1024)
             texts[file_type] = [
-                engine.generate(prompt, max_tokens=N_TOKENS).tokens for prompt in PROMPTS
+                engine.generate(prompt, max_tokens=N_TOKENS, temperature=0).tokens
+                for prompt in PROMPTS
             ]
         return texts[file_type]
 
@@ -66,7 +67,9 @@ def test_greedy_speculative_text_is_plain_text(
     file_type: str,
 ) -> None:
     engine = Engine(default_model_as(file_type), drafter=drafter, n_ctx=1024, n_draft=12)
-    completions = [engine.generate(prompt, max_tokens=N_TOKENS) for prompt in PROMPTS]
+    completions = [
+        engine.generate(prompt, max_tokens=N_TOKENS, temperature=0) for prompt in PROMPTS
+    ]
     assert [completion.tokens for completion in completions] == plain_texts(file_type)
     n_accepted = sum(completion.stats.n_accepted for completion in completions)
     assert n_accepted > 0, "no draft was ever accepted, so nothing was tested"
@@ -91,5 +94,5 @@ def test_several_prompts_in_one_loop_answer_as_they_do_alone(
     default_model: Model, plain_texts: Callable[[str], list[tuple[int, ...]]], drafter: str
 ) -> None:
     engine = Engine(default_model, drafter, n_ctx=4096, n_seq_max=4)
-    together = engine.generate(PROMPTS, max_tokens=N_TOKENS)
+    together = engine.generate(PROMPTS, max_tokens=N_TOKENS, temperature=0)
     assert [completion.tokens for completion in together] == plain_texts("Q4_1")

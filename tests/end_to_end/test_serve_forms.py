@@ -263,7 +263,7 @@ def threads_of(owner: type, name: str, monkeypatch: pytest.MonkeyPatch) -> Itera
 @pytest.mark.parametrize(
     ("owner", "method", "path", "body"),
     [
-        (ChatPrompts, "tokens", "/v1/chat/completions", {"messages": [USER], "max_tokens": 1}),
+        (ChatPrompts, "prompt", "/v1/chat/completions", {"messages": [USER], "max_tokens": 1}),
         (ChatPrompts, "tokens", "/v1/score", {"messages": [USER], "continuations": ["a"]}),
         (TextLimit, "encode", "/v1/completions", {"prompt": "a", "max_tokens": 1}),
         (TextLimit, "encode", "/v1/embeddings", {"input": ["a", "b"]}),

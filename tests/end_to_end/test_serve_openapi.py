@@ -29,6 +29,18 @@ from pytreellama.serve.answers import (
     TextCompletion,
 )
 from pytreellama.serve.app import make_app
+from pytreellama.serve.error_forms import AnthropicErrorBody, OllamaErrorBody
+from pytreellama.serve.protocols.anthropic_answers import AnthropicCount, AnthropicMessage
+from pytreellama.serve.protocols.llama_answers import LlamaCompletion, RerankList
+from pytreellama.serve.protocols.ollama_answers import (
+    OllamaChat,
+    OllamaEmbeddings,
+    OllamaModels,
+    OllamaRunningModels,
+    OllamaText,
+    OllamaVersion,
+)
+from pytreellama.serve.protocols.responses_answers import ResponseObject
 from pytreellama.serve.settings import ServerSettings
 
 TinyModel = Callable[..., Model]
@@ -39,7 +51,7 @@ _CONFIG = {
     "seed": 1,
     "workers": 1,
     "headers": KEY,
-    "generation": {"deterministic": True, "max-examples": 100, "no-shrink": True},
+    "generation": {"deterministic": True, "max-examples": 50, "no-shrink": True},
     "phases": {"stateful": {"enabled": False}},  # nothing that is answered can be asked for later
     "checks": {
         # What has the right form may be wrong all the same: a grammar, a token id, a template's
@@ -58,7 +70,7 @@ def app_of(model: Model) -> Iterator[FastAPI]:
 
 @pytest.fixture(scope="module")
 def app(tiny_model: TinyModel) -> Iterator[FastAPI]:
-    with app_of(tiny_model("rope", stops=True)) as app:
+    with app_of(tiny_model("rope", stops=True, infill=True)) as app:
         yield app
 
 
@@ -66,7 +78,7 @@ def app(tiny_model: TinyModel) -> Iterator[FastAPI]:
 def events(tiny_model: TinyModel) -> list[EngineEvent]:
     """What happened while all was tried that the document tells of, and what it excludes."""
     config = SchemathesisConfig.from_dict(_CONFIG)
-    with app_of(tiny_model("rope", stops=True)) as app:
+    with app_of(tiny_model("rope", stops=True, infill=True)) as app:
         schema = schemathesis.openapi.from_asgi("/openapi.json", app, config=config)
         return list(from_schema(schema).execute())  # it shuts the app down at the end
 
@@ -110,9 +122,12 @@ def test_every_route_has_been_asked_with_success_and_every_one_that_takes_data_w
             statuses = seen.setdefault(scenario.recorder.label, set())
             answers = scenario.recorder.interactions.values()
             statuses |= {one.response.status_code for one in answers if one.response is not None}
-    assert len(seen) == 13
+    assert len(seen) == 28
     for label, statuses in seen.items():
-        assert statuses >= ({200, 400, 405} if label.startswith("POST") else {200, 405}), label
+        asked = {200, 400, 405} if label.startswith("POST") else {200, 405}
+        if "/responses/{id}" in label:  # nobody guesses the id of a response
+            asked = {404, 405}
+        assert statuses >= asked, label
 
 
 def test_what_the_document_gives_as_examples_is_served(app: FastAPI) -> None:
@@ -127,7 +142,7 @@ def test_what_the_document_gives_as_examples_is_served(app: FastAPI) -> None:
             n_examples += 1
             answer = ask(app, path, example)
             assert answer.status_code == 200, answer.text
-    assert n_examples == 7
+    assert n_examples == 17
 
 
 def test_the_document_promises_no_422_and_asks_for_keys_where_the_server_does(app: FastAPI) -> None:
@@ -148,6 +163,8 @@ def require_whole(text: str, model: type[BaseModel]) -> None:
 
 _TEXT = {"prompt": "Once upon", "max_tokens": 8, "seed": 1}
 _CHAT = {"messages": [{"role": "user", "content": "Hi!"}], "seed": 1}
+_CHAT_OF_CLAUDE = {"messages": _CHAT["messages"], "max_tokens": 8}
+_CHAT_OF_OLLAMA = {"model": "", "messages": _CHAT["messages"], "stream": False}
 _TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 _ALL_STEPS = {"include_usage": True, "include_steps": True}
 
@@ -155,6 +172,8 @@ ASKED = [
     ("/v1/completions", _TEXT, TextCompletion),
     ("/v1/completions", _TEXT | {"n": 2, "logprobs": 2, "ignore_eos": True}, TextCompletion),
     ("/v1/completions", _TEXT | {"echo": True, "stop": ["e"]}, TextCompletion),
+    ("/v1/completions", _TEXT | {"echo": True, "logprobs": 1}, TextCompletion),
+    ("/v1/completions", _TEXT | {"return_progress": True}, TextCompletion),
     (
         "/v1/completions",
         _TEXT | {"prompt": [[5], [6, 7]], "stream_options": _ALL_STEPS},
@@ -198,6 +217,21 @@ def test_every_answer_and_every_chunk_has_the_fields_of_its_model_and_no_others(
         ("/v1/embeddings", {"input": "a"}, EmbeddingList),
         ("/v1/embeddings", {"input": ["a", "b"], "encoding_format": "base64"}, EmbeddingList),
         ("/v1/score", {"prompt": "a", "continuations": ["b", [5, 6]]}, ScoreList),
+        ("/v1/responses", {"input": "a", "store": False}, ResponseObject),
+        ("/v1/messages", _CHAT_OF_CLAUDE, AnthropicMessage),
+        ("/v1/messages/count_tokens", _CHAT_OF_CLAUDE, AnthropicCount),
+        ("/v1/messages", {}, AnthropicErrorBody),
+        ("/api/chat", _CHAT_OF_OLLAMA, OllamaChat),
+        ("/api/generate", {"model": "", "prompt": "a", "stream": False}, OllamaText),
+        ("/api/generate", {"model": "", "prompt": "", "stream": False}, OllamaText),
+        ("/api/embed", {"model": "", "input": "a"}, OllamaEmbeddings),
+        ("/api/tags", None, OllamaModels),
+        ("/api/ps", None, OllamaRunningModels),
+        ("/api/version", None, OllamaVersion),
+        ("/api/chat", {}, OllamaErrorBody),
+        ("/completion", {"prompt": "a", "n_predict": 2, "n_probs": 2}, LlamaCompletion),
+        ("/infill", {"input_prefix": "a", "input_suffix": "b", "n_predict": 2}, LlamaCompletion),
+        ("/v1/rerank", {"query": "a", "documents": ["a"], "return_documents": True}, RerankList),
         ("/v1/models/other", None, ErrorBody),
         ("/v1/completions", {"prompt": []}, ErrorBody),
         ("/nowhere", None, ErrorBody),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,6 +36,7 @@ ITEMS = (
     "{% for name, value in call.function.arguments | items %}{{ name }}={{ value }};{% endfor %}"
     "{% endfor %}{% endfor %}"
 )
+THINKING = "{% for message in messages %}{{ message.content }}{% endfor %}<think>"
 DROPPING = "{% for message in messages %}{{ message.role }}{% endfor %}"
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
@@ -146,3 +148,61 @@ def test_a_server_refuses_to_drop_what_a_user_says(server: Callable[[str], Serve
     dropped = answer(server(DROPPING), [ASKED])
     assert dropped.status_code == 400
     assert "does not write what a user says" in dropped.json()["error"]["message"]
+
+
+def test_a_server_splits_reasoning_that_the_prompt_opens(server: Callable[[str], Served]) -> None:
+    one = server(THINKING)
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 24, "ignore_eos": True}
+    (choice,) = answer(one, [ASKED], **options).json()["choices"]
+    reasoning = choice["message"]["reasoning_content"]
+    assert choice["message"]["content"] == "" and reasoning
+    (left,) = answer(one, [ASKED], reasoning_format="none", **options).json()["choices"]
+    assert left["message"]["content"].strip() == reasoning
+    assert "reasoning_content" not in left["message"]
+    deltas = streamed(one, [ASKED], **options)
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == reasoning
+    assert not any(delta.get("content") for delta in deltas)
+
+
+def test_a_server_streams_a_call_argument_by_argument(server: Callable[[str], Served]) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"const": "x" * 60}, "b": {"const": [1, 2, 3]}},
+        "required": ["a", "b"],
+    }
+    tool = {"type": "function", "function": {"name": "look", "parameters": schema}}
+    options: dict[str, Any] = {"tools": [tool], "tool_choice": "required", "max_tokens": 400}
+    deltas = streamed(server(ITEMS), [ASKED], **options)
+    calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
+    assert [call["index"] for call in calls] == [0] * len(calls) and len(calls) > 1
+    assert calls[0]["id"] and calls[0]["type"] == "function"
+    assert calls[0]["function"]["name"] == "look"
+    assert not any("id" in call or "name" in call["function"] for call in calls[1:])
+    arguments = json.loads("".join(call["function"]["arguments"] for call in calls))
+    assert arguments == {"a": "x" * 60, "b": [1, 2, 3]}
+    whole = answer(server(ITEMS), [ASKED], **options).json()["choices"][0]
+    assert whole["finish_reason"] == "tool_calls" and whole["message"]["content"] is None
+
+
+def test_a_server_takes_tools_and_a_format_together(server: Callable[[str], Served]) -> None:
+    format = {
+        "type": "json_object",
+        "schema": {"type": "object", "properties": {"a": {"const": 1}}},
+    }
+    options: dict[str, Any] = {"tools": [TOOL], "response_format": format, "max_tokens": 200}
+    (choice,) = answer(server(ITEMS), [ASKED], **options).json()["choices"]
+    called = choice["message"].get("tool_calls")
+    assert called or json.loads(choice["message"]["content"]) in ({}, {"a": 1})
+    refused = answer(server(ITEMS), [ASKED], tool_choice="required", **options)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "response_format"
+    two = answer(server(ITEMS), [ASKED], grammar='root ::= "a"', **options)
+    assert two.status_code == 400 and two.json()["error"]["param"] == "grammar"
+
+
+def streamed(one: Served, messages: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
+    """The deltas of an answer."""
+    text = answer(one, messages, stream=True, **options).text
+    events = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data")]
+    assert events.pop() == "[DONE]"
+    return [json.loads(event)["choices"][0]["delta"] for event in events]

@@ -44,7 +44,7 @@ def test_auto_has_them(default_model: Model) -> None:
 
 @needs_exact
 def test_text_is_plain_decodings_and_takes_fewer_passes(default_model: Model, path: Path) -> None:
-    options: dict[str, Any] = {"max_tokens": N_TOKENS, "ignore_eos": True}
+    options: dict[str, Any] = {"max_tokens": N_TOKENS, "ignore_eos": True, "temperature": 0}
     with Engine(default_model, "none", n_ctx=2048) as engine:
         plain = engine.generate(PROMPTS, **options)
     with Engine(default_model, Medusa(path), n_draft=16, n_ctx=2048) as engine:

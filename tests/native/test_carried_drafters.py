@@ -189,7 +189,8 @@ class Recording(ConditionedFactory):
     """Another factory's drafters, which keep the last token that the draft has read."""
 
     def __init__(self, inner: ConditionedFactory) -> None:
-        super().__init__("mtp", grow="best", top=4, width=4, n_levels=4, min_p=0.0)
+        limits = {"top": 4, "width": 4, "n_levels": 4}
+        super().__init__("mtp", grow="best", min_p=0.0, calibrate=False, **limits)
         self._inner = inner
         self.roots: list[tuple[list[int], int, Float32]] = []
 

@@ -55,6 +55,13 @@ def test_nextn_layers_that_were_not_loaded_are_asked_for(
     refused(tiny_model("qwen35-mtp"), MTP(), "load_mtp=True")
 
 
+def test_several_nextn_layers_are_refused_where_the_graph_takes_one(
+    tiny_model_path: Paths,
+) -> None:
+    with Model(tiny_model_path("glm4moe-mtp2"), load_mtp=True) as model:
+        refused(model, "mtp", "cannot run")
+
+
 def test_eagle3_files_of_other_targets_are_refused(
     tiny_model: Callable[..., Model],
     tiny_model_path: Paths,

@@ -63,6 +63,16 @@ def test_generate_writes_what_the_engine_writes(model: Model, model_path: str) -
     assert result.stderr == "(cut after 12 tokens; -n sets another limit)\n"
 
 
+def test_a_draft_model_is_named_by_its_file(model_path: str) -> None:
+    asked = ("generate", PROMPT, "-m", model_path, "-n", "16")
+    plain = invoke_json(*asked, "-d", "none")
+    alone = invoke_json(*asked, "-d", model_path)
+    planned = invoke_json(*asked, "-md", model_path)
+    assert alone["tokens"] == planned["tokens"] == plain["tokens"]
+    assert alone["stats"]["drafters"]["model"]["n_accepted"] > 0
+    assert planned["drafter"] == f"auto+model={model_path}"
+
+
 def test_minus_one_writes_until_the_context_is_full(model_path: str) -> None:
     arguments = ("-m", model_path, "--n-predict", "-1", "--ctx-size", "256", "-s", "1")
     got = invoke_json("generate", PROMPT, *arguments, "--ignore-eos", "--compare")

@@ -70,7 +70,11 @@ def test_typed_options_are_those_that_are_taken() -> None:
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("n_predict", "max_tokens"), ("temp", "temperature"), ("response_format", "json_schema")],
+    [
+        ("n_predict", "max_tokens"),
+        ("temp", "temperature"),
+        ("chat_template_kwargs", "template_variables"),
+    ],
 )
 def test_a_name_of_another_library_is_translated(typed: str, meant: str) -> None:
     with pytest.raises(RequestError, match=f"unknown option {typed}; .*did you mean '{meant}'"):

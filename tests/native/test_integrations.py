@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,6 +54,18 @@ def test_llm_finds_the_plugin_and_writes_what_the_engine_writes(
         expected = engine.generate(chat, max_tokens=8, temperature=0).text
     options = ("-o", "temperature", "0", "-o", "max_tokens", "8", "--no-log")
     assert run_llm("-m", "pytreellama", SAID, "-s", "be brief", *options) == f"{expected}\n"
+
+
+def test_listing_models_loads_nothing_native() -> None:
+    pytest.importorskip("llm", reason="needs llm: pip install '.[llm]'")
+    code = (
+        "import sys, llm.cli\n"
+        "import pytreellama.integrations.llm_plugin\n"
+        "heavy = {'pytreellama.engine', 'pytreellama.native'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_model_is_added_under_a_name(plugin: ModuleType, tiny_model_path: PathOf) -> None:

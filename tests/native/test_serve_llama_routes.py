@@ -119,16 +119,26 @@ def test_biases_come_in_all_forms(app: FastAPI, engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("mirostat", 2), ("dry_multiplier", 0.8), ("xtc_probability", 0.5), ("dynatemp_range", 1)],
+    "wanted",
+    [
+        {"mirostat": 2, "mirostat_tau": 3.0, "top_k": 5},
+        {"dry_multiplier": 5.0, "dry_penalty_last_n": -1, "dry_sequence_breakers": ["x"]},
+        {"xtc_probability": 1.0, "xtc_threshold": 0.001},
+        {"dynatemp_range": 0.5, "top_n_sigma": 1.5},
+    ],
 )
-def test_samplers_that_are_not_there_are_refused_unless_off(
-    app: FastAPI, field: str, value: float
-) -> None:
-    refused = ask(app, "/completion", prompt=ONCE, n_predict=1, **{field: value})
-    assert refused.status_code == 400
-    assert refused.json()["error"]["param"] == field
-    told(app, "/completion", prompt=ONCE, n_predict=1, **{field: 0})
+def test_every_sampler_is_the_engines(app: FastAPI, engine: Engine, wanted: Any) -> None:
+    names = {"n_predict": 12, "temperature": 0.9, "seed": 3} | wanted
+    answer = told(app, "/completion", prompt=ONCE, return_tokens=True, **names)
+    options: dict[str, Any] = {"max_tokens": 12, "temperature": 0.9, "seed": 3} | wanted
+    if "dry_penalty_last_n" in options:
+        options["dry_penalty_last_n"] = 2**20
+    if "mirostat" in options:  # truncates in the place of others
+        del options["top_k"]
+    alone = engine.generate(ONCE, **options)
+    assert answer["tokens"] == list(alone.tokens)
+    (choice,) = told(app, "/v1/completions", prompt=ONCE, **(names | {"max_tokens": 12}))["choices"]
+    assert choice["text"] == alone.text
 
 
 def test_the_progress_of_a_long_prompt_is_told_where_it_is_asked_for(app: FastAPI) -> None:
@@ -193,7 +203,8 @@ def test_an_echo_has_the_log_probabilities_of_the_prompt(app: FastAPI, engine: E
         assert logprobs["token_logprobs"][0] is None
         assert logprobs["top_logprobs"][0] is None
         assert logprobs["token_logprobs"][1 : len(ids)] == [one.logp for one in own]
-        for offset, token in zip(logprobs["text_offset"][1:], logprobs["tokens"][1:], strict=True):
+        places = list(zip(logprobs["text_offset"], logprobs["tokens"], strict=True))
+        for offset, token in places[1 : len(ids)]:
             assert choice["text"][offset:].lstrip().startswith(token.lstrip())
 
 
@@ -246,3 +257,28 @@ def test_documents_are_ordered_by_the_probability_of_the_query(
     assert [one["index"] for one in texts][:2] == [one["index"] for one in answer["results"]]
     assert [one["text"] for one in texts] == [documents[one["index"]] for one in texts]
     assert ask(app, "/rerank", query="a").status_code == 400
+
+
+# -- speculation
+
+
+def test_a_request_chooses_its_speculation_and_gets_the_same_text(app: FastAPI) -> None:
+    body = {"prompt": "the one that is the one that is the one", "max_tokens": 16}
+    paths = {"/v1/completions": body, "/completion": {"prompt": body["prompt"], "n_predict": 16}}
+    for path, asked in paths.items():
+        texts = set()
+        drafted = []
+        for wanted in (
+            {"enabled": False},
+            {"drafter": "none"},
+            {"drafter": "suffix"},
+            {"drafter": "auto", "n_draft": 4},
+        ):
+            answer = told(app, path, speculation=wanted, **asked)
+            texts.add(answer["content"] if "content" in answer else answer["choices"][0]["text"])
+            drafted.append(answer["timings"]["draft_n"] > 0)
+        assert len(texts) == 1
+        assert drafted == [False, False, True, True]
+        refused = ask(app, path, speculation={"drafter": "recycling"}, **asked)
+        assert refused.status_code == 400
+        assert "expected one of suffix" in refused.json()["error"]["message"]

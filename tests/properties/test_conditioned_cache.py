@@ -149,8 +149,9 @@ def go_on(cache: ConditionedCache, text: ConditionedText, data: st.DataObject, n
         first = len(text.tokens)
         grown = [*text.tokens, *tokens]
         cache.observe(text, first, states_of(grown, first, len(grown), n_embd))
-        text.tokens += tokens
-        text.root = None
+        outcomes = text.go_on(tokens)
+        assert text.root is None
+        assert [came for _, came in outcomes] == tokens[: len(outcomes)]
 
 
 def grow(cache: ConditionedCache, texts: Sequence[ConditionedText], data: st.DataObject) -> None:
@@ -161,4 +162,5 @@ def grow(cache: ConditionedCache, texts: Sequence[ConditionedText], data: st.Dat
         tree = ask.tree or cache.grow(ask)
         assert len(tree) <= 6
         assert (len(tree) == 0) == (ask.text.root is None)
-        assert not ask.text.nodes
+        seq = ask.text.seq
+        assert seq is None or not cache._context.sequences.is_pending(seq)

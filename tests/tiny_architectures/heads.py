@@ -53,12 +53,17 @@ def _glm4moe(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
         _glm4moe_block(w, s, b, layer)
 
 
-def _glm4moe_mtp(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
+def _glm4moe_mtp(g: GGUFWriter, w: Weights, s: Shape, stops: bool, n_mtp: int = 1) -> None:
     _glm4moe(g, w, s, stops)
-    g.add_nextn_predict_layers(1)
-    b = f"blk.{s.n_layer}"
-    _glm4moe_block(w, s, b, s.n_layer)
-    mtp_ends(w, s, b)
+    g.add_nextn_predict_layers(n_mtp)
+    for layer in range(s.n_layer, s.n_layer + n_mtp):
+        _glm4moe_block(w, s, f"blk.{layer}", layer)
+        mtp_ends(w, s, f"blk.{layer}")
+
+
+def _glm4moe_mtp2(g: GGUFWriter, w: Weights, s: Shape, stops: bool) -> None:
+    """Two NextN layers, of which llama.cpp's graph takes one alone."""
+    _glm4moe_mtp(g, w, s, stops, n_mtp=2)
 
 
 def _glm4moe_block(w: Weights, s: Shape, b: str, layer: int) -> None:
@@ -111,6 +116,7 @@ KINDS = {
     "glm4moe": Kind("glm4moe", _glm4moe, grouped=True, n_ff=64),
     "glm4moe-mrope": Kind("glm4moe", _glm4v_moe, grouped=True, n_ff=64),
     "glm4moe-mtp": Kind("glm4moe", _glm4moe_mtp, grouped=True, n_ff=64, n_mtp=1),
+    "glm4moe-mtp2": Kind("glm4moe", _glm4moe_mtp2, grouped=True, n_ff=64, n_mtp=2),
     "eagle3-d2t": Kind("eagle3", _eagle3_d2t, grouped=True, memory="none", n_layer=1),
     "eagle3": Kind("eagle3", _eagle3, grouped=True, memory="none", n_layer=1),
 }

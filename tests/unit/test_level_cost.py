@@ -36,6 +36,17 @@ def test_what_nobody_knows_the_worth_of_is_drafted() -> None:
     assert cost.pays([level(2, 0.1), level(2, 0.1)], [0.01, None])
 
 
+def test_a_level_is_expected_to_add_what_levels_added() -> None:
+    cost = LevelCost()
+    cost.learn(2, 0.002)
+    halves = Level([7, 7], [-1, -1], 0.3, share=0.5)
+    assert cost.pays([halves], [0.01])
+    for _ in range(100):
+        assert cost.pays([halves], [1.0])
+    assert not cost.pays([halves], [0.01])
+    assert cost.pays([halves], [0.02])
+
+
 def test_sizes_are_told_apart() -> None:
     cost = LevelCost()
     cost.learn(4, 0.002)

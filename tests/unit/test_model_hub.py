@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
 
 from pytreellama.errors import ModelLoadError
+from pytreellama.model import hub
 from pytreellama.model.hub import choose_model, hub_model_path
 
 pytest.importorskip("huggingface_hub", reason="needs huggingface_hub: pip install '.[hub]'")
@@ -109,3 +111,19 @@ def test_a_cached_model_needs_no_network(
 def test_a_model_that_is_not_cached_is_not_found_offline(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"cannot fetch owner/tiny-GGUF from .*check the name"):
         hub_model_path(REPO, cache_dir=tmp_path, local_files_only=True)
+
+
+def test_retries_without_a_network_are_one_error_and_no_lines(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger("huggingface_hub.utils._http")
+
+    def unreachable(*arguments: object) -> list[str]:
+        logger.warning("Retrying in 1s [Retry 1/5].")
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(hub, "_files", unreachable)
+    with pytest.raises(ModelLoadError, match="Name or service not known; check the name and the"):
+        hub_model_path(REPO)
+    assert "Retrying" not in capfd.readouterr().err
+    assert logging.getLogger("huggingface_hub").getEffectiveLevel() <= logging.WARNING

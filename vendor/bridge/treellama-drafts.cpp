@@ -32,6 +32,18 @@ static bool has_mtp_graph(const llama_model & model) {
     }
 }
 
+// the graphs of the others end the process where a file has more than one NextN layer
+static bool has_graph_of_several(const llama_model & model) {
+    switch (model.arch) {
+        case LLM_ARCH_HY_V3:
+        case LLM_ARCH_MIMO2:
+        case LLM_ARCH_STEP35:
+            return true;
+        default:
+            return false;
+    }
+}
+
 int32_t treellama_mtp_state(const llama_model * model) {
     const auto & hparams = model->hparams;
 
@@ -39,7 +51,7 @@ int32_t treellama_mtp_state(const llama_model * model) {
     if (hparams.n_layer_nextn == 0 || hparams.router_layer >= 0) {
         return TREELLAMA_MTP_NONE;
     }
-    if (!has_mtp_graph(*model)) {
+    if (!has_mtp_graph(*model) || (hparams.n_layer_nextn > 1 && !has_graph_of_several(*model))) {
         return TREELLAMA_MTP_NO_GRAPH;
     }
     return model->layers[hparams.n_layer()].nextn.eh_proj ? TREELLAMA_MTP_LOADED : TREELLAMA_MTP_NOT_LOADED;

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from pathlib import Path
 
-from buildlib.recipe import read_recipe
 from lib import stock
 from lib.peers.types import PeerError, short
-from lib.report import ROOT, note
+from lib.report import note
 
 PLAIN = "llama-completion"
 SERVER = "llama-server"
@@ -53,5 +51,4 @@ def _build_server() -> Path:
     if not script.exists():
         script.parent.mkdir(exist_ok=True)
         script.write_text(NO_WEB_PAGE, encoding="utf-8")
-    recipe = read_recipe(ROOT, os.environ.get("CMAKE_ARGS", ""))
-    return stock.compile_target(work, SERVER, recipe.cmake_args)
+    return stock.compile_target(work, SERVER, stock.own_recipe().cmake_args)

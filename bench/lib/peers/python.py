@@ -22,12 +22,12 @@ from typing import Any
 
 import platformdirs
 
-from buildlib.recipe import read_recipe
+from lib import stock
 from lib.peers.builds import PLAIN, tool_path
 from lib.peers.types import MOST_SECONDS, Answer, OpenPeer, PeerError, Prompt, Task, short
-from lib.report import ROOT, note
+from lib.report import note
 
-WORKER = Path(__file__).resolve().parent / "peer_worker.py"
+WORKER = Path(__file__).resolve().parent / "worker.py"
 TRANSFORMERS = ("torch==2.13.0", "transformers==5.24.0", "accelerate==1.15.0", "gguf==0.19.0")
 N_LOOKUP = 10  # both packages' default
 N_LOOKUP_CPU = 2  # what llama-cpp-python's readme advises without a GPU
@@ -111,7 +111,7 @@ def environment(peer: str) -> Environment | PeerError:
 
 
 def _llama_cpp_python() -> Environment:
-    pin = read_recipe(ROOT, "").pin
+    pin = stock.own_recipe().pin
     return Environment(
         "llama-cpp-python",
         (f"{pin.distribution}=={pin.version}",),

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from lib.peers.builds import SERVER, tool_path
-from lib.peers.tools import DRAFT, OpenTool, ToolOptions, require_read
+from lib.peers.tools import DRAFT, EAGLE, OpenTool, ToolOptions, require_read
 from lib.peers.types import MOST_SECONDS, Answer, PeerError, Prompt, Task, short
 
 HERE = "127.0.0.1"
@@ -34,6 +34,9 @@ def servers() -> dict[str, OpenTool]:
         },
         f"{SERVER}:draft-simple": partial(
             Server, ToolOptions(("--spec-type", "draft-simple", *DRAFT))
+        ),
+        f"{SERVER}:draft-eagle3": partial(
+            Server, ToolOptions(("--spec-type", "draft-eagle3", *EAGLE))
         ),
     }
 

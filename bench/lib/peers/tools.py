@@ -22,6 +22,7 @@ from lib.peers.types import MOST_SECONDS, Answer, OpenPeer, Peer, PeerError, Pro
 NO_FLASH_ATTENTION = ":no-fa"
 N_BRANCHES = 4
 DRAFT = ("-md", "{draft}")
+EAGLE = ("-md", "{eagle}")
 
 DECODED = re.compile(r"decoded +(\d+) tokens in +([\d.]+) seconds")
 ENCODED = re.compile(r"encoded +(\d+) tokens")
@@ -65,7 +66,7 @@ class ToolOptions:
     """What a tool is called with besides what all are.
 
     Attributes:
-        own: ``{draft}`` stands for the draft model.
+        own: ``{draft}`` stands for the draft model, ``{eagle}`` for the EAGLE-3 file.
         n_sequences: how many share the cache, each with a part of its own.
     """
 
@@ -82,8 +83,11 @@ class ToolOptions:
             "-fa": flash_attention,
             "--temp": 0,
         }
+        if task.eagle is None and self.own[-2:] == EAGLE:
+            raise PeerError("there is no EAGLE-3 file; give one with --eagle")
         words = [str(word) for pair in common.items() for word in pair]
-        return words + [word.replace("{draft}", str(task.draft)) for word in self.own]
+        files = {"draft": task.draft, "eagle": task.eagle}
+        return words + [word.format_map(files) for word in self.own]
 
 
 class Completion:

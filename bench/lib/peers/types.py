@@ -71,6 +71,7 @@ class Task:
     Attributes:
         draft: the same model at 4 bits.
         n_ctx: room for the longest prompt, its answer and what is guessed.
+        eagle: an EAGLE-3 file of the model.
     """
 
     model: Model
@@ -78,6 +79,7 @@ class Task:
     n_tokens: int
     n_threads: int
     n_ctx: int
+    eagle: Path | None = None
 
     def text_of(self, tokens: Iterable[int]) -> str:
         ends = self.model.vocab.eog_tokens

@@ -63,18 +63,21 @@ class ChatTemplate:
         self._template = compiled(source)
 
     @classmethod
-    def of_model(cls, model: Model, *, has_tools: bool = False) -> ChatTemplate:
+    def of_model(
+        cls, model: Model, *, has_tools: bool = False, source: str | None = None
+    ) -> ChatTemplate:
         """Return the template of a model's file.
 
         Args:
             model: the model.
             has_tools: prefer the template that the file names ``tool_use``, if there is one.
+            source: a template to use instead, with the model's BOS and EOS.
 
         Raises:
             ChatTemplateError: the file has none, or an invalid one.
         """
         named = model.metadata.get("tokenizer.chat_template.tool_use") if has_tools else None
-        source = named or model.chat_template
+        source = source or named or model.chat_template
         if not source:
             raise ChatTemplateError(
                 f"{model.path.name} has no chat template (it may be a base model): give plain "
@@ -111,7 +114,7 @@ class ChatTemplate:
             ChatTemplateError: malformed messages, messages that the template refuses, or a template
                 that drops the user's text.
         """
-        _check_messages(messages)
+        check_messages(messages)
         if self._content.is_dropped and any(map(has_user_words, messages)):
             raise ChatTemplateError(
                 "the chat template does not write what a user says, neither from text nor from "
@@ -197,7 +200,8 @@ def _special_text(vocab: Vocab, token: int | None) -> str:
     return "" if token is None else vocab.piece(token, special=True).decode("utf-8", "replace")
 
 
-def _check_messages(messages: Sequence[Message]) -> None:
+def check_messages(messages: Sequence[Message]) -> None:
+    """Raise ChatTemplateError for messages that no template can render."""
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         raise ChatTemplateError(
             "messages must be a list of mappings with role and content, "

@@ -150,8 +150,10 @@ def _write_page(
 
 def _prompt_text(prompt: Prompt) -> str:
     """The prompt as the page shows it; for a chat, the texts of all messages."""
-    if isinstance(prompt, str):
-        return prompt
+    from pytreellama.engine import ChatPrompt
+
+    if isinstance(prompt, (str, ChatPrompt)):
+        return str(prompt)
     return "\n\n".join(part["content"] for part in prompt if isinstance(part, Mapping))
 
 

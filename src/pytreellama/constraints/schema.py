@@ -35,13 +35,23 @@ class JsonSchemaConstraint(Constraint):
     what = "JSON schema"
 
     def __init__(self, vocab: Vocab, schema: Mapping[str, Any] | str) -> None:
-        tree = _schema_tree(schema)
-        n_levels = check_tree(tree)
-        settle(tree)
+        tree, n_levels = checked_tree(schema)
         super().__init__(vocab, _grammar_of(tree), n_levels=n_levels)
 
     def _told(self, error: str) -> str:
         return _in_our_words(super()._told(error))
+
+
+def checked_tree(schema: Mapping[str, Any] | str) -> tuple[SchemaTree, int]:
+    """A copy of a schema with what it leaves open settled, and the depth of its recursion.
+
+    Raises:
+        GrammarError: not JSON, not a schema, or too complex.
+    """
+    tree = _schema_tree(schema)
+    n_levels = check_tree(tree)
+    settle(tree)
+    return tree, n_levels
 
 
 def _schema_tree(schema: Mapping[str, Any] | str) -> SchemaTree:

@@ -27,7 +27,7 @@ from pytreellama.context.pending import (
 )
 from pytreellama.errors import TreeError
 from pytreellama.native.limits import N_NODES_MAX
-from pytreellama.tree import TokenTree, depths
+from pytreellama.tree import TokenTree
 
 Int32 = NDArray[np.int32]
 _NONE = np.empty(0, dtype=np.int32)
@@ -87,10 +87,9 @@ class AncestorTrees(PendingBook[_PendingTree]):
         _check_count(seq, n_old, len(tokens))
         self._check_pending(len(tokens))
         joined = np.concatenate([tree.parents, parents]) if n_old else parents
-        positions = tree.n_past + depths(joined)[n_old:]
-        where = batch.add(tokens, positions, seq, logits=True, parents=parents)
+        positions = tree.n_past + _depths(joined)[n_old:]
         self._pending[seq] = _PendingTree(tree.n_past, joined, n_old)
-        return where
+        return batch.add_nodes(tokens, positions, parents, seq)
 
     def decode_alone(self, seq: int, tree: TokenTree) -> None:
         """A pass over a tree of its own, without a batch; raises as ``NativeContext.decode``."""
@@ -148,6 +147,14 @@ class AncestorTrees(PendingBook[_PendingTree]):
         self.undo(seq)
         if self._pending.pop(seq, None) is not None:
             self._cache.discard(seq)
+
+
+def _depths(parents: Int32) -> Int32:
+    """As ``tree.depths``, for parents that come first: some tens of nodes are faster in a list."""
+    found: list[int] = []
+    for parent in parents.tolist():
+        found.append(found[parent] + 1 if parent >= 0 else 0)
+    return np.array(found, np.int32)
 
 
 def _check_count(seq: int, n_old: int, n_new: int) -> None:

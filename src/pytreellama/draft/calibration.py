@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from pytreellama.draft.growth import Row
 from pytreellama.errors import DraftError
 
 _N_STEPS = 5  # a knot at every fifth: more would be finer, and slower to learn
@@ -65,6 +66,37 @@ class Calibration:
         twin._values = [values.copy() for values in self._values]
         twin._weights = [weights.copy() for weights in self._weights]
         return twin
+
+
+class TextCalibration:
+    """The calibration of one text: it begins with what earlier texts taught, and goes its own way.
+
+    A node's kind is its rank among its siblings.
+
+    Args:
+        shared: of all texts, which learns from this one too; None to change no probability.
+    """
+
+    __slots__ = ("_own", "_shared")
+
+    def __init__(self, shared: Calibration | None) -> None:
+        self._shared = shared
+        self._own = None if shared is None else shared.copy()
+
+    def learn(self, outcomes: Iterable[tuple[Row, int]]) -> None:
+        """Learn which of some expected tokens came."""
+        if self._own is None or self._shared is None:
+            return
+        for (tokens, p), came in outcomes:
+            for rank, (token, p_token) in enumerate(zip(tokens, p, strict=True)):
+                self._own.learn(p_token, token == came, rank)
+                self._shared.learn(p_token, token == came, rank)
+
+    def belief(self, p: list[float]) -> list[float]:
+        """See ``growth.Belief``."""
+        if self._own is not None:
+            p = [self._own.calibrated(p_one, rank) for rank, p_one in enumerate(p)]
+        return limit_siblings(p)
 
 
 def limit_siblings(p: Sequence[float]) -> list[float]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pytreellama.draft.calibration import Calibration, TextCalibration
 from pytreellama.draft.growth import Grow, Growth
 from pytreellama.draft.protocol import EMPTY_TREE, Tokens, checked_n_nodes, checked_tokens
 from pytreellama.errors import DraftError, PyTreeLlamaError
@@ -34,6 +35,7 @@ class ConditionedDrafter:
         layers: of the target, whose states are read.
         cache: the draft's KV cache, which all drafters of a factory share.
         growth: depth and width of trees.
+        calibration: shared by all texts; None to use the draft's probabilities.
     """
 
     def __init__(
@@ -43,10 +45,12 @@ class ConditionedDrafter:
         layers: Sequence[int],
         cache: ConditionedCache,
         growth: Growth,
+        calibration: Calibration | None = None,
     ) -> None:
         self.name = name
         self._target, self._layers = target, list(layers)
         self._cache, self._growth = cache, growth
+        self._shared = calibration
         self._let_go: weakref.finalize[..., ConditionedDrafter] | None = None
         self._ask: Ask | None = None
         self.reset()
@@ -57,6 +61,7 @@ class ConditionedDrafter:
         if self._let_go is not None:
             self._let_go()
         self._text: ConditionedText = self._cache.new_text()
+        self._calibration = TextCalibration(self._shared)
         self._let_go = weakref.finalize(self, self._cache.abandon, self._text)
         self._let_go.atexit = False
         self._n_drawn: int | None = None
@@ -69,8 +74,7 @@ class ConditionedDrafter:
         if not ids:
             return
         self._withdraw()
-        self._text.root = None
-        self._text.tokens += ids
+        self._calibration.learn(self._text.go_on(ids))
 
     def observe_prefill(self, begin: int, n_tokens: int) -> None:
         """See ``RowObserver``. After generation began, all that comes has been seen before."""
@@ -131,7 +135,8 @@ class ConditionedDrafter:
     def _asked(self, n_nodes: int, min_p: float) -> Ask:
         from pytreellama.draft.conditioned_cache import Ask
 
-        return Ask(self._text, replace(self._growth, min_p=min_p), n_nodes)
+        growth = replace(self._growth, min_p=min_p)
+        return Ask(self._text, growth, n_nodes, self._calibration.belief)
 
     def _withdraw(self) -> None:
         if self._ask is not None:
@@ -144,14 +149,23 @@ class ConditionedFactory(ABC):
 
     Args:
         name: the registry's.
-        grow, top, width, n_levels, min_p: as in ``draft.Model``.
+        grow, top, width, n_levels, min_p, calibrate: as in ``draft.Model``.
     """
 
     def __init__(
-        self, name: str, *, grow: Grow, top: int, width: int, n_levels: int, min_p: float
+        self,
+        name: str,
+        *,
+        grow: Grow,
+        top: int,
+        width: int,
+        n_levels: int,
+        min_p: float,
+        calibrate: bool,
     ) -> None:
         self._name = name
         self._growth = Growth.of(grow, top=top, width=width, n_levels=n_levels, min_p=min_p)
+        self._calibration = Calibration(self._growth.n_top) if calibrate else None
         self._target: Context | None = None
         self._layers: list[int] = []
         self._cache: ConditionedCache | None = None
@@ -195,4 +209,5 @@ class ConditionedFactory(ABC):
                 f"the drafter {self._name!r} reads a target's hidden states: make an engine with "
                 "it first"
             )
-        return ConditionedDrafter(self._name, self._target, self._layers, self._cache, self._growth)
+        what = self._layers, self._cache, self._growth, self._calibration
+        return ConditionedDrafter(self._name, self._target, *what)

@@ -12,9 +12,9 @@ from pytreellama.closing import Closing
 from pytreellama.context.draft_context import DraftContext, Piece
 from pytreellama.draft.calibration import limit_siblings
 from pytreellama.draft.conditioned_text import ConditionedText, Node
-from pytreellama.draft.growth import Growth, Level, growing
+from pytreellama.draft.growth import Belief, Growth, Level, growing
 from pytreellama.draft.level_cost import LevelCost
-from pytreellama.draft.lockstep import in_lockstep
+from pytreellama.draft.lockstep import TreeAsk, in_lockstep
 from pytreellama.draft.protocol import EMPTY_TREE, Float32Array
 from pytreellama.errors import CacheFullError, TreeError
 from pytreellama.tree import TokenTree
@@ -27,19 +27,17 @@ _MAX_PENDING = 1024  # states of a text that wait for its tokens, while it does 
 
 
 @dataclass(eq=False, slots=True)
-class Ask:
-    """A tree that is wanted.
+class Ask(TreeAsk):
+    """A tree that is wanted below the end of a text.
 
     Attributes:
-        token_s: seconds that an accepted token saves: levels that cost more are left out.
-        tree: once it has grown.
+        belief: calibrates the draft's probabilities.
     """
 
     text: ConditionedText
     growth: Growth
     n_nodes: int
-    token_s: float | None = None
-    tree: TokenTree | None = None
+    belief: Belief = limit_siblings
 
 
 class ConditionedCache(Closing):
@@ -285,15 +283,15 @@ class ConditionedCache(Closing):
         texts = [one.text for one in asks]
         self._catch_up(texts, max(one.growth.n_top for one in asks))
         ready = [one for one in asks if one.text.root is not None]
+        for one in ready:
+            one.text.drop_nodes()
         steps = [
-            growing(one.text.children, self._limited(one), one.n_nodes, limit_siblings)
-            for one in ready
+            growing(one.text.children, self._limited(one), one.n_nodes, one.belief) for one in ready
         ]
         try:
             trees = in_lockstep(steps, lambda levels: self._add_levels(ready, levels))
         finally:
             for one in ready:
-                one.text.nodes.clear()
                 self._context.discard(one.text.require_seq())
         for one in asks:
             one.tree = EMPTY_TREE
@@ -330,7 +328,7 @@ class ConditionedCache(Closing):
         self._level_cost.learn(n_nodes, time.perf_counter() - started_s)
         added = iter(places)
         return [
-            [] if level is None else _extend(text, nodes[next(added)])
+            [] if level is None else text.add_nodes(level, nodes[next(added)])
             for text, level in zip(texts, levels, strict=True)
         ]
 
@@ -339,13 +337,6 @@ def _level_piece(text: ConditionedText, level: Level) -> Piece:
     tokens, parents = np.array(level.tokens, np.int32), np.array(level.parents, np.int32)
     states = np.stack([text.node(parent).state for parent in level.parents])
     return Piece(text.require_seq(), tokens, states, parents)
-
-
-def _extend(text: ConditionedText, nodes: Sequence[Node]) -> list[int]:
-    """The numbers that new nodes of a text get."""
-    first = len(text.nodes)
-    text.nodes += nodes
-    return list(range(first, len(text.nodes)))
 
 
 def _n_common(a: Sequence[int], b: Sequence[int]) -> int:

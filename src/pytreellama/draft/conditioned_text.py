@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from pytreellama.draft.growth import TRUNK, Row
+from pytreellama.draft.growth import TRUNK, Level, Row
 from pytreellama.draft.protocol import Float32Array
 
 
@@ -37,7 +38,6 @@ class ConditionedText:
         start: index of the token in the first cell.
         n_read: index of the first token that was not read.
         root: the text's last token, once it was read; None before.
-        nodes: draft nodes below it, while a tree grows.
         last_used: the cache's clock; the text that was not used for longest is evicted first.
         has_ended: no drafter has it any more.
     """
@@ -47,7 +47,8 @@ class ConditionedText:
         self.seq: int | None = None
         self.start = self.n_read = first
         self.root: Node | None = None
-        self.nodes: list[Node] = []
+        self._nodes: list[Node] = []  # below the root, of the tree that grew last
+        self._children: dict[tuple[int, int], int] = {}  # of them, by parent and token
         self.last_used = 0
         self.has_ended = False
         self._states: list[Float32Array] = []
@@ -98,10 +99,41 @@ class ConditionedText:
     def node(self, node: int) -> Node:
         """A draft node, or the root for ``TRUNK``."""
         if node != TRUNK:
-            return self.nodes[node]
+            return self._nodes[node]
         assert self.root is not None
         return self.root
 
     def children(self, node: int) -> Row:
         """The likeliest tokens after a node; see ``growth.Foresight``."""
         return self.node(node).row
+
+    def add_nodes(self, level: Level, nodes: Sequence[Node]) -> list[int]:
+        """The numbers that the nodes of a level get, once they were read."""
+        numbers = list(range(len(self._nodes), len(self._nodes) + len(nodes)))
+        self._nodes += nodes
+        self._children.update(
+            zip(zip(level.parents, level.tokens, strict=True), numbers, strict=True)
+        )
+        return numbers
+
+    def drop_nodes(self) -> None:
+        """Forget the tree below the root."""
+        self._nodes, self._children = [], {}
+
+    def go_on(self, tokens: Sequence[int]) -> list[tuple[Row, int]]:
+        """Go on with more tokens of the text.
+
+        Returns:
+            What the draft expected, wherever it had read the text so far, and what came instead.
+        """
+        outcomes: list[tuple[Row, int]] = []
+        node: int | None = TRUNK if self.root is not None else None
+        for token in tokens:
+            if node is None:
+                break
+            outcomes.append((self.children(node), token))
+            node = self._children.get((node, token))
+        self.root = None
+        self.drop_nodes()
+        self.tokens += tokens
+        return outcomes

@@ -29,7 +29,7 @@ class Eagle3(ConditionedFactory):
     Args:
         path: the GGUF file. Without it, that next to the model's file (``model.eagle3.gguf`` for
             ``model.gguf``).
-        grow, top, width, n_levels, min_p: as in ``draft.Model``.
+        grow, top, width, n_levels, min_p, calibrate: as in ``draft.Model``.
 
     Raises:
         DraftError: options out of range.
@@ -44,8 +44,10 @@ class Eagle3(ConditionedFactory):
         width: int = 4,
         n_levels: int = 6,
         min_p: float = 0.05,
+        calibrate: bool = True,
     ) -> None:
-        super().__init__("eagle3", grow=grow, top=top, width=width, n_levels=n_levels, min_p=min_p)
+        limits = {"top": top, "width": width, "n_levels": n_levels}
+        super().__init__("eagle3", grow=grow, min_p=min_p, calibrate=calibrate, **limits)
         self._path = path
         self._draft: Model | None = None
 

@@ -95,12 +95,15 @@ class Level(NamedTuple):
     """Nodes of one level that are to be added.
 
     tokens, parents: of each node.
-    n_expected: the sum of their path probabilities, which their children cannot exceed.
+    n_expected: the sum of their path probabilities, each less ``min_p``: its children together
+        cannot exceed a node's, and one of them must reach ``min_p`` to be of use.
+    share: of the path probabilities of the level before, what its children have.
     """
 
     tokens: list[int]
     parents: list[int]
     n_expected: float
+    share: float = 1.0
 
 
 def grow_tree(foresight: Foresight, growth: Growth, n_nodes: int, belief: Belief) -> TokenTree:
@@ -138,18 +141,22 @@ def growing(
         can add the levels of several trees.
     """
     best = _likeliest(_children([_END_OF_TEXT], children, growth, belief), n_nodes)
+    share = _sum_of_p(best)
     for _level in range(1, growth.n_levels):
         taken = _to_take_up(best, growth, n_nodes)
         if not taken:
             break
         parents = [_node(candidate.parent) for candidate in taken if candidate.parent is not None]
-        n_expected = sum(candidate.p for candidate in taken)
-        nodes = yield Level([candidate.token for candidate in taken], parents, n_expected)
+        n_parents = _sum_of_p(taken)
+        n_expected = n_parents - len(taken) * growth.min_p
+        nodes = yield Level([candidate.token for candidate in taken], parents, n_expected, share)
         if not nodes:
             break
         for candidate, node in zip(taken, nodes, strict=True):
             candidate.node = node
-        best = _likeliest(best + _children(taken, children, growth, belief), n_nodes)
+        found = _children(taken, children, growth, belief)
+        share = _sum_of_p(found) / n_parents
+        best = _likeliest(best + found, n_nodes)
     return _as_tree(best)
 
 
@@ -185,6 +192,10 @@ def _children(
             if p_token > 0 and p_path > 0 and p_path >= growth.min_p:
                 found.append(_Candidate(token, parent, p_path, depth))
     return found
+
+
+def _sum_of_p(candidates: list[_Candidate]) -> float:
+    return sum(candidate.p for candidate in candidates)
 
 
 def _likeliest(candidates: list[_Candidate], n_nodes: int) -> list[_Candidate]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from pytreellama.draft.growth import Level
@@ -11,6 +12,19 @@ from pytreellama.tree import TokenTree
 
 Growing: TypeAlias = Generator[Level, list[int], TokenTree]
 """A tree that grows; see ``growth.growing``."""
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class TreeAsk:
+    """A tree that is wanted.
+
+    Attributes:
+        token_s: seconds that an accepted token saves: levels that cost more are left out.
+        tree: once it has grown.
+    """
+
+    token_s: float | None = None
+    tree: TokenTree | None = None
 
 
 def in_lockstep(

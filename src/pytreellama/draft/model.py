@@ -9,10 +9,10 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from pytreellama.closing import Closing
-from pytreellama.draft.calibration import Calibration, limit_siblings
+from pytreellama.draft.calibration import Calibration, TextCalibration
 from pytreellama.draft.drawn_growth import N_KEPT, Drawn, growing_by_draws
 from pytreellama.draft.growth import Grow, Growth, Row, growing
-from pytreellama.draft.lockstep import Growing, in_lockstep
+from pytreellama.draft.lockstep import Growing, TreeAsk, in_lockstep
 from pytreellama.draft.protocol import EMPTY_TREE, Tokens, checked_n_nodes, checked_tokens
 from pytreellama.draft.same_vocab import check_same_vocab
 from pytreellama.errors import DraftError, PyTreeLlamaError
@@ -170,7 +170,7 @@ class ModelDrafter:
         """Forget the text, and give its sequence id back."""
         self._text: list[int] = []
         self._can_read = True
-        self._calibration = None if self._shared is None else self._shared.copy()
+        self._calibration = TextCalibration(self._shared)
         self._in_cache = None
         self._withdraw()
         with self._cache.lock:
@@ -203,7 +203,7 @@ class ModelDrafter:
         """See ``SharesPasses``: trees that were announced grow together."""
         with self._cache.lock:
             min_p = self._growth.min_p if min_p is None else min_p
-            self._ask = ModelAsk(self, n_nodes, min_p, token_s)
+            self._ask = ModelAsk(self, n_nodes, min_p, token_s=token_s)
             self._cache.announced.append(self._ask)
 
     def _withdraw(self) -> None:
@@ -248,7 +248,7 @@ class ModelDrafter:
             self._in_cache = self._cache.new_text(max(n_top, self._growth.n_top))
         if self._in_cache is None:
             return None
-        self._learn(self._in_cache)
+        self._calibration.learn(self._in_cache.outcomes(self._text))
         return self._in_cache, self._in_cache.follow(self._text)
 
     def growing(self, text: DraftText, ask: ModelAsk) -> Growing:
@@ -261,7 +261,7 @@ class ModelDrafter:
             return growing_by_draws(
                 text.children, shape, ask.n_nodes, self._sample, self._random, self._drawn
             )
-        return growing(text.children, growth, ask.n_nodes, self._belief)
+        return growing(text.children, growth, ask.n_nodes, self._calibration.belief)
 
     def seed_draws(self, seed: str) -> None:
         """See ``Draws``."""
@@ -270,19 +270,6 @@ class ModelDrafter:
     def drawn_from(self, path: Sequence[int]) -> Row | None:
         """See ``Draws``."""
         return self._drawn.get(tuple(path))
-
-    def _learn(self, text: DraftText) -> None:
-        if self._calibration is None or self._shared is None:
-            return
-        for (tokens, p), came in text.outcomes(self._text):
-            for rank, (token, p_token) in enumerate(zip(tokens, p, strict=True)):
-                self._calibration.learn(p_token, token == came, rank)
-                self._shared.learn(p_token, token == came, rank)
-
-    def _belief(self, p: list[float]) -> list[float]:
-        if self._calibration is not None:
-            p = [self._calibration.calibrated(p_one, rank) for rank, p_one in enumerate(p)]
-        return limit_siblings(p)
 
 
 def _check_sample(sample: float | None, grow: Grow) -> None:
@@ -298,19 +285,12 @@ def _check_sample(sample: float | None, grow: Grow) -> None:
 
 
 @dataclass(eq=False, slots=True)
-class ModelAsk:
-    """A tree that is wanted.
-
-    Attributes:
-        token_s: seconds that an accepted token saves: levels that cost more are left out.
-        tree: once it has grown.
-    """
+class ModelAsk(TreeAsk):
+    """A tree that a drafter wants."""
 
     drafter: ModelDrafter
     n_nodes: int
     min_p: float
-    token_s: float | None = None
-    tree: TokenTree | None = None
 
 
 def grow_together(cache: DraftCache, asks: Sequence[ModelAsk]) -> None:

@@ -28,7 +28,7 @@ class MTP(ConditionedFactory):
         engine = Engine(model, drafter=MTP())
 
     Args:
-        grow, top, width, n_levels, min_p: as in ``draft.Model``.
+        grow, top, width, n_levels, min_p, calibrate: as in ``draft.Model``.
 
     Raises:
         DraftError: options out of range.
@@ -44,8 +44,10 @@ class MTP(ConditionedFactory):
         width: int = 4,
         n_levels: int = 4,
         min_p: float = 0.05,
+        calibrate: bool = True,
     ) -> None:
-        super().__init__("mtp", grow=grow, top=top, width=width, n_levels=n_levels, min_p=min_p)
+        limits = {"top": top, "width": width, "n_levels": n_levels}
+        super().__init__("mtp", grow=grow, min_p=min_p, calibrate=calibrate, **limits)
 
     def prepare(self, model: Model) -> None:
         """Raise ``DraftError`` unless the model has NextN layers, loaded."""

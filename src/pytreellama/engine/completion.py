@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytreellama.chat.reply.message import Reply, ReplyDelta
+from pytreellama.chat.reply.message import joined as joined_deltas
 from pytreellama.engine.display import completion_html, stats_html
 from pytreellama.plan import Plan
 from pytreellama.tree import TokenTree
@@ -173,6 +175,7 @@ class Chunk:
         stats: of the whole request, in the last chunk only.
         seed: the sampler's seed, in the last chunk only.
         stop_string: the stop string that ended the text, in the last chunk if there is one.
+        deltas: what the text brings to the reply, for a chat.
     """
 
     text: str
@@ -182,6 +185,7 @@ class Chunk:
     stats: Stats | None = None
     seed: int | None = None
     stop_string: str | None = None
+    deltas: tuple[ReplyDelta, ...] = ()
 
     @classmethod
     def joined(cls, chunks: Sequence[Chunk]) -> Chunk:
@@ -200,6 +204,7 @@ class Chunk:
             last.stats,
             last.seed,
             last.stop_string,
+            tuple(joined_deltas(delta for chunk in chunks for delta in chunk.deltas)),
         )
 
 
@@ -215,6 +220,7 @@ class Completion:
         stats: see ``Stats``.
         logprobs: one for each token, if requested.
         stop_string: the stop string that ended the output, if one did.
+        message: what the text is as a message, for a chat: content, reasoning, calls of tools.
     """
 
     text: str
@@ -224,6 +230,7 @@ class Completion:
     stats: Stats
     logprobs: tuple[TokenLogp, ...] | None = None
     stop_string: str | None = None
+    message: Reply | None = None
 
     def __str__(self) -> str:
         return self.text

@@ -154,7 +154,7 @@ class PlannedDrafting:
         request = job.planned
         if request is None:
             assert isinstance(job.drafter, AutoDrafter)
-            request = job.planned = PlannedRequest(job.drafter)
+            request = job.planned = PlannedRequest(job.drafter, excluded=_excluded(job))
         request.root = job.state.last
         request.n_cells = self._text.cells(job.state.n_past)
         return request
@@ -192,6 +192,14 @@ class PlannedDrafting:
     def _known_policy(self) -> DraftPolicy:
         assert self._policy is not None
         return self._policy
+
+
+def _excluded(job: GenerateJob) -> frozenset[int]:
+    """The drafters that a request does not want to be asked."""
+    wanted = job.request.drafters
+    assert isinstance(job.drafter, AutoDrafter)
+    names = () if wanted is None else job.drafter.names
+    return frozenset(i for i, name in enumerate(names) if wanted and name not in wanted)
 
 
 def _measured(context: Context) -> CostCurve | None:

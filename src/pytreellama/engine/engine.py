@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from pytreellama.chat.chat_options import ChatRequestOptions
 from pytreellama.closing import Closing
 from pytreellama.context.params import ContextParams
 from pytreellama.deprecation import Renamed, renamed_option
@@ -25,6 +26,7 @@ from pytreellama.draft import (
     uses_mtp,
 )
 from pytreellama.engine.attachment import attach, detach
+from pytreellama.engine.chat_prompts import ChatPrompt
 from pytreellama.engine.completion import Chunk, Completion
 from pytreellama.engine.config import (
     EngineConfig,
@@ -56,7 +58,7 @@ from pytreellama.plan import DrafterBudget, Planner
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from pytreellama.engine.options import RequestOptions
+    from pytreellama.engine.options import ChatPromptOptions, RequestOptions
 
 _log = logging.getLogger(__name__)
 
@@ -374,6 +376,8 @@ class Engine(Evaluations, Closing):
                 ``n_keep`` and continue, instead of ending.
             n_keep: tokens at the beginning that a context shift keeps, by default the prompt.
             n_draft: maximum number of draft nodes of a tree, if less than the engine's.
+            drafters: names of the engine's drafters that may be asked, in a list or joined with
+                "+", as "suffix+recycling"; by default all. The text is the same.
             parse_special: parse names of special tokens, such as ``<|im_end|>``, in a prompt of
                 text; False for text that you do not trust. In chat messages they are always text.
             logits_processors: functions ``f(tokens, logits) -> logits``, applied in order to each
@@ -383,6 +387,8 @@ class Engine(Evaluations, Closing):
                 drawn; True ends the output behind it.
             on_step: called with every verified tree.
             on_prefill: called with the share of the prompt that is in the KV cache.
+            tools, tool_choice, parallel_tool_calls, response_format, reasoning_format,
+                chat_template, template_variables: for chat messages, as ``chat_prompt``.
             options: fields of ``SamplingParams``, such as temperature, seed, grammar. Where they
                 are left out, chat messages are sampled as the model's file recommends, else as
                 llama.cpp does (``sampling.defaults``); text and token ids are decoded greedily.
@@ -446,6 +452,31 @@ class Engine(Evaluations, Closing):
             prompt, add_eos=add_eos, parse_special=checked_flag("parse_special", parse_special)
         ).tolist()
         return ids
+
+    def chat_prompt(
+        self, messages: Sequence[Mapping[str, Any]], **options: Unpack[ChatPromptOptions]
+    ) -> ChatPrompt:
+        """Render a chat as ``generate`` does, without generating; the result is a prompt.
+
+        Args:
+            messages: with role and content; calls of tools and their results in OpenAI's form.
+            tools: functions that the model may call, in OpenAI's form.
+            tool_choice: ``"auto"``, ``"none"``, ``"required"``, or OpenAI's form for one of them.
+                A call that is required is constrained to the schema of its arguments.
+            parallel_tool_calls: allow several calls in a reply; by default only where the model
+                decides.
+            response_format: OpenAI's: ``{"type": "json_schema", "json_schema": {"schema": ...}}``,
+                ``{"type": "json_object"}`` or ``{"type": "text"}``.
+            reasoning_format: ``"auto"`` splits reasoning from the content of
+                ``Completion.message``; ``"none"`` leaves it there as the model wrote it.
+            chat_template: source of a template to use instead of the model's.
+            template_variables: its further variables, such as ``{"enable_thinking": False}``.
+
+        Raises:
+            ChatTemplateError, RequestError, VocabError: an invalid chat.
+        """
+        self._loop.require_open()
+        return self._jobs.prompts.chat(messages, ChatRequestOptions(**options))
 
     def require_fits(self, text: str) -> None:
         """Refuse a text that is certainly too long for a request, without tokenising it.

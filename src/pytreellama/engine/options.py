@@ -47,7 +47,19 @@ class SamplingOptions(TypedDict, total=False):
     seed: int | None
 
 
-class RequestOptions(SamplingOptions, total=False):
+class ChatPromptOptions(TypedDict, total=False):
+    """Options of ``Engine.chat_prompt``: fields of ``ChatRequestOptions``."""
+
+    tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
+    response_format: Mapping[str, Any] | None
+    reasoning_format: str | None
+    chat_template: str | None
+    template_variables: Mapping[str, Any] | None
+
+
+class RequestOptions(SamplingOptions, ChatPromptOptions, total=False):
     """Options of ``Engine.submit`` and ``Engine.generate``."""
 
     max_tokens: int | None
@@ -58,6 +70,7 @@ class RequestOptions(SamplingOptions, total=False):
     context_shift: bool
     n_keep: int | None
     n_draft: int | None
+    drafters: str | Sequence[str] | None
     parse_special: bool
     logits_processors: Sequence[LogitsProcessor]
     stopping_criteria: Sequence[StoppingCriterion]

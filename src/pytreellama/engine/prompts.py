@@ -10,16 +10,17 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pytreellama.chat.plain_names import PlainNames
-from pytreellama.chat.template import chat_prompt, needs_bos
+from pytreellama.chat.chat_options import ChatRequestOptions
+from pytreellama.chat.template import needs_bos
+from pytreellama.engine.chat_prompts import ChatPrompt, ChatPrompter
 from pytreellama.errors import RequestError
 from pytreellama.model.model import Model
 
 Int32 = NDArray[np.int32]
 Message = Mapping[str, Any]
 
-Prompt = str | Sequence[int] | Sequence[Message]
-"""Text, token ids, or chat messages for the model's chat template."""
+Prompt = str | Sequence[int] | Sequence[Message] | ChatPrompt
+"""Text, token ids, chat messages for the model's chat template, or what was rendered of them."""
 
 Continuation = str | Sequence[int]
 """Text, or token ids."""
@@ -39,6 +40,7 @@ class PromptEncoder:
         self._model = model
         self._vocab = model.vocab
         self._n_text_max = n_text_max
+        self._chats = ChatPrompter(model, self.require_fits)
 
     def encode(self, prompt: Prompt, *, add_eos: bool = False, parse_special: bool = True) -> Int32:
         """Token ids of a prompt, int32, shape (n,); otherwise as ``Engine.encode_prompt``."""
@@ -50,16 +52,16 @@ class PromptEncoder:
                 add_eos=add_eos,
                 parse_special=parse_special,
             )
+        if isinstance(prompt, ChatPrompt):
+            return prompt.tokens
         _require_list(prompt, "prompt", _FORMS)
         if is_chat(prompt):
-            return self._encode_chat(cast("Sequence[Message]", prompt))
+            return self.chat(cast("Sequence[Message]", prompt), ChatRequestOptions()).tokens
         return self.array(cast("Sequence[int]", prompt), "prompt", _FORMS)
 
-    def _encode_chat(self, messages: Sequence[Message]) -> Int32:
-        names = PlainNames(self._vocab, messages)
-        text = chat_prompt(self._model, names.marked(messages))
-        self.require_fits(names.plain(text))
-        return names.encode(text)
+    def chat(self, messages: Sequence[Message], options: ChatRequestOptions) -> ChatPrompt:
+        """A rendered chat; arguments and errors as ``Engine.chat_prompt``."""
+        return self._chats.prepare(messages, options)
 
     def encode_continuation(self, continuation: Continuation) -> list[int]:
         """Token ids of text that continues other text: no BOS and no space in front."""
@@ -117,21 +119,23 @@ def as_list(given: Any, name: str) -> list[Any]:
     return list(given)
 
 
-def is_chat(prompt: Prompt) -> bool:
-    """True for chat messages."""
-    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
-
-
 def is_many(prompt: Prompt | Sequence[Prompt]) -> bool:
     """True for a list of prompts: its items are neither tokens nor messages.
 
     Raises:
         RequestError: neither a prompt nor a list.
     """
-    if isinstance(prompt, str):
+    if isinstance(prompt, (str, ChatPrompt)):
         return False
     _require_list(prompt, "prompt", f"{_FORMS}, or a list of such prompts")
     return len(prompt) > 0 and not isinstance(prompt[0], (int, np.integer, Mapping))
+
+
+def is_chat(prompt: Prompt) -> bool:
+    """True for chat messages."""
+    if isinstance(prompt, (str, ChatPrompt)) or not isinstance(prompt, Sequence):
+        return False
+    return len(prompt) > 0 and isinstance(prompt[0], Mapping)
 
 
 def _require_list(given: object, name: str, form: str) -> None:

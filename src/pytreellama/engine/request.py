@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pytreellama.chat.chat_options import ChatRequestOptions
+from pytreellama.chat.reply.format import ReplyFormat
+from pytreellama.constraints.reply_grammar import ReplyGrammar
 from pytreellama.context.params import is_integer
 from pytreellama.engine.completion import Step
 from pytreellama.engine.row_functions import LogitsProcessor, StoppingCriterion
@@ -40,12 +43,15 @@ class Request:
             the context if that is less.
         n_draft: maximum number of draft nodes of a tree, if less than the engine's; 0 for plain
             decoding.
+        drafters: names of those of the engine's drafters that may be asked; None is all.
         sampling: how tokens are drawn.
         logits_processors: functions ``f(tokens, logits) -> logits`` that change each row of logits
             before a token is drawn from it.
         stopping_criteria: functions ``f(tokens, logits) -> bool`` that end the output.
         on_step: called with every verified tree.
         on_prefill: called with the share of the prompt that is in the KV cache.
+        reply: what the text may consist of, if it is a reply in a chat.
+        reply_grammar: what such a reply must be.
     """
 
     prompt: Int32
@@ -57,11 +63,14 @@ class Request:
     context_shift: bool = False
     n_keep: int | None = None
     n_draft: int | None = None
+    drafters: frozenset[str] | None = None
     sampling: SamplingParams = field(default_factory=SamplingParams)
     logits_processors: tuple[LogitsProcessor, ...] = ()
     stopping_criteria: tuple[StoppingCriterion, ...] = ()
     on_step: OnStep | None = None
     on_prefill: OnPrefill | None = None
+    reply: ReplyFormat | None = None
+    reply_grammar: ReplyGrammar | None = None
 
     def __post_init__(self) -> None:
         _require_integer("max_tokens", self.max_tokens)
@@ -94,8 +103,13 @@ class Request:
 
 
 _OPTIONS = (
-    *(name for name in Request.__dataclass_fields__ if name not in ("prompt", "sampling")),
+    *(
+        name
+        for name in Request.__dataclass_fields__
+        if name not in ("prompt", "sampling", "reply", "reply_grammar")
+    ),
     "parse_special",
+    *(name for name in ChatRequestOptions.__dataclass_fields__ if not name.startswith("_")),
 )
 
 
@@ -108,7 +122,7 @@ _ELSEWHERE = {
     "temp": "temperature",
     "repetition_penalty": "repeat_penalty",
     "repeat_last_n": "penalty_last_n",
-    "response_format": "json_schema",
+    "chat_template_kwargs": "template_variables",
 }
 _OTHERWISE = {
     "stream": "engine.stream(...) yields the text as it comes",

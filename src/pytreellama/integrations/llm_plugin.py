@@ -6,16 +6,17 @@ import atexit
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import llm
 from pydantic import Field
 
-from pytreellama.engine import Engine
 from pytreellama.errors import PyTreeLlamaError
-from pytreellama.model.model import Model
 from pytreellama.model.source import source_path
+
+if TYPE_CHECKING:
+    from pytreellama.engine import Engine
 
 _OF_ENGINE = ("n_ctx", "drafter")
 _engines: dict[tuple[str | None, Any, Any], Engine] = {}
@@ -136,6 +137,9 @@ def messages(prompt: Any, conversation: Any) -> list[dict[str, str]]:
 
 def engine_of(source: str | None, n_ctx: int | None, drafter: str | None) -> Engine:
     """The open engine of a model and its sizes; the first use opens it."""
+    from pytreellama.engine import Engine  # not where llm only lists its models
+    from pytreellama.model.model import Model
+
     key = (source, n_ctx, drafter)
     engine = _engines.get(key)
     if engine is None or engine.is_closed:

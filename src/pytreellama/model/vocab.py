@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import copy
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
 
@@ -356,17 +356,23 @@ class Detokenizer:
 
     Args:
         vocab: the vocabulary of the tokens.
-        special: write the names of control tokens out.
+        special: write the names of control tokens out; True for all of them, or which.
     """
 
-    def __init__(self, vocab: Vocab, *, special: bool = False) -> None:
+    def __init__(self, vocab: Vocab, *, special: bool | Collection[int] = False) -> None:
         self._vocab = vocab
         self._special = special
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, tokens: Iterable[int]) -> str:
         """The text that these tokens complete; bytes of an unfinished character wait."""
-        pieces = (self._vocab.piece(token, special=self._special) for token in tokens)
+        special = self._special
+        pieces = (
+            self._vocab.piece(
+                token, special=special if isinstance(special, bool) else token in special
+            )
+            for token in tokens
+        )
         return self._decoder.decode(b"".join(pieces))
 
     def finish(self) -> str:

@@ -75,6 +75,7 @@ class PlannedRequest:
     Attributes:
         drafters: the request's own.
         gate: whether it drafts at a step.
+        excluded: drafters that are not asked.
         root: the last token of its text, where the tree begins. The caller sets it.
         n_cells: KV-cache cells that each node attends to. The caller sets it.
         plan: what was chosen; None if the request was not drafted for.
@@ -85,6 +86,7 @@ class PlannedRequest:
 
     drafters: RequestDrafters
     gate: DraftGate = field(default_factory=DraftGate)
+    excluded: frozenset[int] = frozenset()
     root: int = 0
     n_cells: int = 0
     plan: Plan | None = None
@@ -250,10 +252,15 @@ class DraftPolicy:
         for request, room in zip(drafting, rooms, strict=True):
             if request.error is not None:
                 continue
-            for i in range(request.drafters.n_drafters):
-                if self.budget.allows(i) and request.drafters.announce_to(i, room, min_p, token_s):
+            for i in self._allowed(request):
+                if request.drafters.announce_to(i, room, min_p, token_s):
                     shared[i] = []
         return shared
+
+    def _allowed(self, request: PlannedRequest) -> list[int]:
+        """The drafters that a request has and that pay."""
+        numbers = range(request.drafters.n_drafters)
+        return [i for i in numbers if i not in request.excluded and self.budget.allows(i)]
 
     def _share_out(
         self,
@@ -279,7 +286,7 @@ class DraftPolicy:
             return _Draft(Candidates.of([]))
         drafters = request.drafters
         started_s = self._clock()
-        asked = [i for i in range(drafters.n_drafters) if self.budget.allows(i)]
+        asked = self._allowed(request)
         by_drafter = [NOTHING] * drafters.n_drafters
         try:
             for i in asked:

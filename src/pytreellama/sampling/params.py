@@ -73,7 +73,8 @@ _RANGES = {
 }
 
 
-_CONSTRAINTS = ("grammar", "json_schema", "regex", "lark")
+CONSTRAINTS = ("grammar", "json_schema", "regex", "lark")
+"""Fields that constrain the text, of which one may be given."""
 
 TRUNCATION: Mapping[str, float] = MappingProxyType(
     {
@@ -210,7 +211,7 @@ class SamplingParams:
     @property
     def is_constrained(self) -> bool:
         """True if a grammar, JSON schema or regular expression constrains the text."""
-        return any(getattr(self, name) is not None for name in _CONSTRAINTS)
+        return any(getattr(self, name) is not None for name in CONSTRAINTS)
 
     @property
     def is_greedy(self) -> bool:
@@ -273,7 +274,7 @@ class SamplingParams:
             )
 
     def _check_constraints(self) -> None:
-        given = [name for name in _CONSTRAINTS if getattr(self, name) is not None]
+        given = [name for name in CONSTRAINTS if getattr(self, name) is not None]
         if len(given) > 1:
             raise SamplerError(f"give either {given[0]} or {given[1]}, not both")
         for name, form in (("grammar", "GBNF text"), ("regex", "text"), ("lark", "text")):

@@ -48,6 +48,7 @@ class Sampler(Closing):
     Args:
         vocab: the vocabulary of the model that computes the logits.
         params: sampling options; None for greedy decoding.
+        constraint: constrains the text, instead of a grammar or schema of ``params``.
         gives_distributions: for ``distribution``, at some speed.
 
     Attributes:
@@ -62,6 +63,7 @@ class Sampler(Closing):
         self,
         vocab: Vocab,
         params: SamplingParams | None = None,
+        constraint: Constraint | None = None,
         *,
         gives_distributions: bool = False,
     ) -> None:
@@ -72,9 +74,9 @@ class Sampler(Closing):
         self.seed = seed if seed is not None else secrets.randbelow(MAX_SEED + 1)
         """The seed in use: the one asked for, or the one drawn."""
         biases = _biases(vocab, self.params)
-        self.is_argmax = self.params.is_greedy and not biases
+        self.is_argmax = self.params.is_greedy and not biases and constraint is None
         """Is every choice the argmax of the plain row? (Some models name tokens never to write.)"""
-        self._constraint = _new_constraint(vocab, self.params)
+        self._constraint = constraint or _new_constraint(vocab, self.params)
         new = new_distribution_chain if gives_distributions else new_stages
         self._chain = new(vocab, self.params, biases, self.seed)
 

@@ -173,12 +173,9 @@ class CalledFunction(FunctionCall):
     """A function's name, and its arguments as JSON text."""
 
 
-class AnswerCall(Answered):
+class AnswerCall(BaseModel):
     """A call that the model asks for."""
 
-    left_out = frozenset({"index"})
-
-    index: int | None = None
     id: str
     type: Literal["function"] = "function"
     function: CalledFunction
@@ -187,11 +184,12 @@ class AnswerCall(Answered):
 class AnswerMessage(Answered):
     """What the model answers."""
 
-    left_out = frozenset({"tool_calls"})
+    left_out = frozenset({"tool_calls", "reasoning_content"})
 
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: None = None
+    reasoning_content: str | None = None
     tool_calls: list[AnswerCall] | None = None
 
 
@@ -214,14 +212,35 @@ class ChatCompletion(Headed):
     timings: Timings
 
 
+class DeltaFunction(Answered):
+    """The name in the first piece of a call, and further text of its arguments."""
+
+    left_out = frozenset({"name"})
+
+    name: str | None = None
+    arguments: str
+
+
+class DeltaCall(Answered):
+    """The next piece of a call: its id and type are in the first one."""
+
+    left_out = frozenset({"id", "type"})
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: DeltaFunction
+
+
 class Delta(Answered):
     """The next piece of an answer."""
 
-    left_out = frozenset({"role", "content", "tool_calls"})
+    left_out = frozenset({"role", "content", "reasoning_content", "tool_calls"})
 
     role: Literal["assistant"] | None = None
     content: str | None = None
-    tool_calls: list[AnswerCall] | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[DeltaCall] | None = None
 
 
 class DeltaChoice(BaseModel):

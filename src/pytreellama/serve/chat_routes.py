@@ -9,27 +9,15 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from pytreellama.engine import Chunk, Stats
-from pytreellama.serve.answers import (
-    AnswerCall,
-    AnswerMessage,
-    CalledFunction,
-    ChatChoice,
-    ChatChunk,
-    ChatCompletion,
-    Delta,
-    DeltaChoice,
-    Finish,
-    new_id,
-)
+from pytreellama.engine import Chunk, Reply, Stats
+from pytreellama.serve.answers import ChatChoice, ChatChunk, ChatCompletion, Delta, DeltaChoice
 from pytreellama.serve.bodies import JsonRoute, caller_of
 from pytreellama.serve.callers import Caller
-from pytreellama.serve.calls import Call, CallWatch
-from pytreellama.serve.chat_prompts import answer_schema, must_call
 from pytreellama.serve.errors import APIError
 from pytreellama.serve.logprobs import chat_logprobs
 from pytreellama.serve.openapi import answers_of
-from pytreellama.serve.request_queue import Answer, AnswerOptions, finish_of, timings_of, usage_of
+from pytreellama.serve.reply_writer import DeltaWriter, answer_message, finish_of_reply
+from pytreellama.serve.request_queue import Answer, AnswerOptions, timings_of, usage_of
 from pytreellama.serve.requests import ChatRequest
 from pytreellama.serve.service import Service, respond
 
@@ -54,7 +42,8 @@ def _is_constrained(body: ChatRequest) -> bool:
     format = body.response_format
     has_schema = format is not None and format.type != "text"
     texts = (body.grammar, body.json_schema)
-    return any(text is not None for text in texts) or has_schema or must_call(body)
+    must_call = body.tool_choice not in (None, "auto", "none")
+    return any(text is not None for text in texts) or has_schema or must_call
 
 
 async def begin_chat(service: Service, body: ChatRequest, caller: Caller) -> ChatWriter:
@@ -72,36 +61,28 @@ async def _begin(service: Service, body: ChatRequest, caller: Caller) -> ChatWri
     service.queue.check_room(1, body.n_answers)
     if body.top_logprobs is not None and not body.logprobs:
         raise APIError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
-    prompt, schema = await caller.run(partial(_prepare, service, body))
+    prompt = await caller.run(partial(service.chat_prompts.prompt, body.messages, body))
     asked_tokens = body.max_tokens
     if body.max_completion_tokens is not None:
         asked_tokens = body.max_completion_tokens
     max_tokens = service.max_tokens(asked_tokens, None, len(prompt))
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     options = body.options(max_tokens, logprobs, service.settings.sampling)
-    if schema is not None:
-        options["json_schema"] = schema
+    options.pop("json_schema", None)  # the prompt has it
     asked = AnswerOptions(
-        [prompt],
+        [prompt.tokens.tolist()],
         body.n_answers,
         options,
         bool(body.stream),
         body.wants_steps,
         bool(body.return_progress),
+        prompt,
     )
     return ChatWriter(service, body, await service.queue.begin(asked, caller), len(prompt))
 
 
-def _prepare(service: Service, body: ChatRequest) -> tuple[list[int], dict[str, Any] | None]:
-    """The prompt's token ids, and the schema of the answer if there is one."""
-    schema = answer_schema(body)
-    if schema is not None and body.grammar is not None:
-        raise APIError(400, "give a grammar or a schema, not both", param="grammar")
-    return service.chat_prompts.tokens(body.messages, body), schema
-
-
 class ChatWriter:
-    """Puts what the engine writes into OpenAI's form, and finds calls in it.
+    """Puts what the engine generates into OpenAI's form.
 
     Attributes:
         n_prompt: tokens of the prompt.
@@ -116,8 +97,6 @@ class ChatWriter:
         self.answers = answers
         self._vocab = service.engine.engine.vocab
         self._head = service.head("chatcmpl")
-        functions = [] if body.tool_choice == "none" else body.tools or []
-        self._functions = {f.function.name: f.function.parameters or {} for f in functions}
 
     async def whole(self) -> ChatCompletion:
         """See Writer."""
@@ -131,12 +110,13 @@ class ChatWriter:
         )
 
     def _choice(self, index: int, chunk: Chunk) -> ChatChoice:
-        text, calls, finish = self._read(chunk, CallWatch(self._functions))
-        assert finish is not None
-        message = AnswerMessage(content=(text.rstrip() or None) if calls else text)
-        if calls:
-            message.tool_calls = [_answer_call(call) for call in calls]
-        choice = ChatChoice(index=index, message=message, finish_reason=finish)
+        assert chunk.finish_reason is not None
+        reply = Reply.of(chunk.deltas)
+        choice = ChatChoice(
+            index=index,
+            message=answer_message(reply),
+            finish_reason=finish_of_reply(reply, chunk.finish_reason),
+        )
         choice.stop_reason = chunk.stop_string
         if self._body.logprobs and chunk.logprobs is not None:
             choice.logprobs = chat_logprobs(self._vocab, chunk.logprobs)
@@ -148,12 +128,12 @@ class ChatWriter:
         for answer in self.answers:
             first = DeltaChoice(index=answer.index, delta=Delta(role="assistant", content=""))
             yield head | {"choices": [first.model_dump()]}
-        watches = [CallWatch(self._functions) for _ in self.answers]
+        writers = [DeltaWriter() for _ in self.answers]
         stats: dict[int, Stats] = {}
         async for answer, chunk in self._service.queue.pieces(self.answers):
             if chunk.stats is not None:
                 stats[answer.index] = chunk.stats
-            choice = self._piece(answer.index, chunk, watches[answer.index])
+            choice = self._piece(answer.index, chunk, writers[answer.index])
             event = head | {"choices": [choice.model_dump()]}
             if chunk.finish_reason is not None and chunk.stats is not None:
                 event["timings"] = timings_of([chunk.stats]).model_dump()
@@ -168,34 +148,17 @@ class ChatWriter:
             usage = usage_of([stats[i] for i in sorted(stats)], self._body.n_answers)
             yield head | {"choices": [], "usage": usage.model_dump()}
 
-    def _piece(self, index: int, chunk: Chunk, watch: CallWatch) -> DeltaChoice:
-        text, calls, finish = self._read(chunk, watch)
-        delta = Delta(content=text or None)
-        if calls:
-            delta.tool_calls = [_answer_call(call, i) for i, call in enumerate(calls)]
-        choice = DeltaChoice(index=index, delta=delta, finish_reason=finish)
+    def _piece(self, index: int, chunk: Chunk, writer: DeltaWriter) -> DeltaChoice:
+        choice = DeltaChoice(index=index, delta=writer.write(chunk.deltas))
+        if chunk.finish_reason is not None:
+            choice.finish_reason = writer.finish(chunk.finish_reason)
         choice.stop_reason = chunk.stop_string
         if self._body.logprobs and chunk.logprobs:
             choice.logprobs = chat_logprobs(self._vocab, chunk.logprobs)
         return choice
 
-    def _read(self, chunk: Chunk, watch: CallWatch) -> tuple[str, list[Call], Finish | None]:
-        """A piece's text without calls; at the end the calls, and why it is the end."""
-        text, calls = chunk.text, list[Call]()
-        finish = None if chunk.finish_reason is None else finish_of(chunk.finish_reason)
-        if self._functions:
-            text = watch.push(text)
-            if finish is not None:
-                rest, calls = watch.finish(is_cut=finish == "length")
-                text += rest
-        # an answer that was cut in a call has come to its limit, as any other
-        return text, calls, "tool_calls" if calls and calls[-1].is_whole else finish
-
 
 def _says_anything(choice: DeltaChoice) -> bool:
-    return bool(choice.delta.content or choice.finish_reason or choice.logprobs)
-
-
-def _answer_call(call: Call, index: int | None = None) -> AnswerCall:
-    function = CalledFunction(name=call.name, arguments=call.arguments)
-    return AnswerCall(id=new_id("call"), function=function, index=index)
+    delta = choice.delta
+    said = delta.content or delta.reasoning_content or delta.tool_calls
+    return bool(said or choice.finish_reason or choice.logprobs)

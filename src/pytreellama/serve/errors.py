@@ -97,7 +97,7 @@ def api_error_of(error: Exception, retry_after_s: int = 1) -> APIError:
             retry_after_s=retry_after_s,
         )
     if isinstance(error, _REFUSED):
-        return APIError(400, str(error))
+        return APIError(400, str(error), param=getattr(error, "param", None))
     if isinstance(error, CacheFullError):
         return APIError(400, str(error), code="context_length_exceeded")
     _log.error("a request failed", exc_info=error)

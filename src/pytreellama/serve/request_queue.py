@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pytreellama.engine import AsyncEngine, Chunk, Generation, Stats
+from pytreellama.engine import AsyncEngine, ChatPrompt, Chunk, Generation, Stats
 from pytreellama.engine.async_engine import call_in, chunks
 from pytreellama.engine.completion import FinishReason
 from pytreellama.errors import QueueFullError
@@ -65,6 +65,7 @@ class AnswerOptions:
         streams: pieces are wanted as they come.
         wants_steps: with the trees that were verified.
         wants_progress: with the progress of prefill before them.
+        chat: the one prompt with what its reply may be, if it is a chat.
     """
 
     prompts: Sequence[list[int]]
@@ -73,6 +74,7 @@ class AnswerOptions:
     streams: bool = False
     wants_steps: bool = False
     wants_progress: bool = False
+    chat: ChatPrompt | None = None
 
 
 class RequestQueue:
@@ -145,7 +147,11 @@ class RequestQueue:
             progress = ProgressWatch(loop, len(prompt))
             options["on_prefill"] = progress.watch
         submit = partial(
-            self._engine.engine.submit, prompt, wait=False, streams=asked.streams, **options
+            self._engine.engine.submit,
+            prompt if asked.chat is None else asked.chat,
+            wait=False,
+            streams=asked.streams,
+            **options,
         )
         generation = await caller.run(submit, drop=Generation.cancel)
         if progress is not None:

@@ -17,6 +17,9 @@ from pytreellama.serve.messages import Message, NamedTool, Tool
 _MAX_INT = 2**53 - 1  # whole numbers that every reader of JSON has exactly
 _MAX_SEED = 9_223_372_036_854_776_000  # OpenAI's
 _MAX_HISTORY = 2**20
+_TRUNCATING = frozenset(
+    {"top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "xtc_probability", "dynatemp_range"}
+)
 
 
 def _example(**values: Any) -> ConfigDict:
@@ -44,6 +47,11 @@ class Speculation(Body):
     """How one request is decoded; its answer is the same."""
 
     enabled: bool | None = Field(None, description="False for plain decoding.")
+    drafter: str | None = Field(
+        None,
+        description="Some of the server's drafters, as `suffix+recycling`; `auto` is all of them, "
+        "`none` plain decoding.",
+    )
     n_draft: int | None = Field(
         None, ge=0, le=2**20, description="Most draft nodes of a tree, if less than the server's."
     )
@@ -86,6 +94,22 @@ class Generating(Body):
         le=_MAX_HISTORY,
         description="Not OpenAI's. Tokens that penalties look back; -1 is all.",
     )
+    dynatemp_range: float | None = Field(None, ge=0.0, le=100.0, description="0 is off.")
+    dynatemp_exponent: float | None = Field(None, ge=0.0, le=100.0)
+    top_n_sigma: float | None = Field(None, ge=-1.0, le=1e6, description="0 and -1 are off.")
+    dry_multiplier: float | None = Field(None, ge=0.0, le=1e6, description="0 is off.")
+    dry_base: float | None = Field(None, ge=1.0, le=1000.0)
+    dry_allowed_length: int | None = Field(None, ge=1, le=_MAX_HISTORY)
+    dry_penalty_last_n: int | None = Field(None, ge=-1, le=_MAX_HISTORY, description="-1 is all.")
+    dry_sequence_breakers: (
+        Annotated[Items[Annotated[str, Field(min_length=1, max_length=40)]], Field(max_length=32)]
+        | None
+    ) = None
+    xtc_probability: float | None = Field(None, ge=0.0, le=1.0, description="0 is off.")
+    xtc_threshold: float | None = Field(None, ge=0.0, le=0.5)
+    mirostat: int | None = Field(None, ge=0, le=2, description="0 is off.")
+    mirostat_tau: float | None = Field(None, ge=0.001, le=100.0)
+    mirostat_eta: float | None = Field(None, ge=1e-6, le=10.0)
     grammar: str | None = Field(None, description="Not OpenAI's. GBNF that the text must follow.")
     json_schema: JsonObject | None = Field(
         None, description="Not OpenAI's. JSON schema that the text must satisfy."
@@ -131,24 +155,31 @@ class Generating(Body):
             logprobs: as ``Engine.submit``.
             defaults: values of sampling fields that are not given.
         """
-        return (
-            dict(defaults)
-            | self.sampling()
-            | {
-                "max_tokens": max_tokens,
-                "stop": self.stops(),
-                "logprobs": logprobs,
-                "ignore_eos": bool(self.ignore_eos),
-                "n_draft": self.n_draft,
-            }
-        )
+        sampling = dict(defaults) | self.sampling()
+        if sampling.get("mirostat"):  # as in llama.cpp, it stands in their place
+            sampling = {name: v for name, v in sampling.items() if name not in _TRUNCATING}
+        return sampling | {
+            "max_tokens": max_tokens,
+            "stop": self.stops(),
+            "logprobs": logprobs,
+            "ignore_eos": bool(self.ignore_eos),
+            "n_draft": self.n_draft,
+            "drafters": self.drafters,
+        }
 
     @property
     def n_draft(self) -> int | None:
         """Most draft nodes of a tree; None is as many as the server's."""
-        if self.speculation is None:
+        wanted = self.speculation
+        if wanted is None:
             return None
-        return 0 if self.speculation.enabled is False else self.speculation.n_draft
+        return 0 if wanted.enabled is False or wanted.drafter == "none" else wanted.n_draft
+
+    @property
+    def drafters(self) -> str | None:
+        """The drafters that may be asked, joined by plus signs; None is all."""
+        name = None if self.speculation is None else self.speculation.drafter
+        return None if name in ("auto", "none") else name
 
     def stops(self) -> tuple[str, ...]:
         """The stop strings; empty ones stop nothing."""
@@ -166,8 +197,13 @@ class Generating(Body):
             values.setdefault("repeat_penalty", self.repetition_penalty)
         if self.top_k == -1:
             values["top_k"] = 0
-        if self.penalty_last_n == -1:
-            values["penalty_last_n"] = _MAX_HISTORY
+        for name in ("penalty_last_n", "dry_penalty_last_n"):
+            if values.get(name) == -1:
+                values[name] = _MAX_HISTORY
+        if self.top_n_sigma is not None:
+            values["top_n_sigma"] = max(self.top_n_sigma, 0.0)
+        if self.dry_sequence_breakers is not None:
+            values["dry_sequence_breakers"] = tuple(self.dry_sequence_breakers)
         if self.seed is not None:
             values["seed"] = self.seed % (MAX_SEED + 1)
         if self.logit_bias is not None:
@@ -249,14 +285,25 @@ class ChatRequest(Generating):
     )
     tools: Annotated[Items[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    parallel_tool_calls: bool | None = None
+    parallel_tool_calls: bool | None = Field(
+        None, description="Several calls in an answer. By default where the model decides."
+    )
+    reasoning_format: Literal["auto", "deepseek", "none"] | None = Field(
+        None,
+        description="Not OpenAI's. Reasoning in `reasoning_content`; with `none` in the content.",
+    )
+    enable_thinking: bool | None = Field(
+        None, description="Not OpenAI's. The same variable of `chat_template_kwargs`."
+    )
     chat_template_kwargs: JsonObject | None = Field(
         None, description="Not OpenAI's. Variables of the model's template."
     )
     modalities: Items[Literal["text"]] | None = Field(None, description="Only text.")
     functions: None = Field(None, description="Not supported; use `tools`.")
     function_call: None = Field(None, description="Not supported; use `tool_choice`.")
-    reasoning_effort: str | None = Field(None, description="Accepted, and of no effect.")
+    reasoning_effort: str | None = Field(
+        None, description="A variable of the model's template, for templates that know it."
+    )
     verbosity: str | None = Field(None, description="Accepted, and of no effect.")
 
 

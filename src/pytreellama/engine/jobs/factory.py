@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
-from pytreellama.draft import DrafterFactory, make_drafter
+from pytreellama.chat.chat_options import ChatRequestOptions
+from pytreellama.draft import AutoDrafter, Drafter, DrafterFactory, make_drafter
+from pytreellama.engine.chat_prompts import ChatPrompt
 from pytreellama.engine.config import checked_flag
 from pytreellama.engine.jobs.embed import POOLINGS, EmbedJob, Pooling, own_pooling
 from pytreellama.engine.jobs.generate import GenerateJob
 from pytreellama.engine.jobs.score import ScoreJob
 from pytreellama.engine.jobs.text_logprobs import TextLogprobsJob
-from pytreellama.engine.prompts import Continuation, Prompt, PromptEncoder, as_list, is_chat
+from pytreellama.engine.prompts import (
+    Continuation,
+    Message,
+    Prompt,
+    PromptEncoder,
+    as_list,
+    is_chat,
+)
 from pytreellama.engine.request import (
     MAX_LOGPROBS,
     MAX_TOKENS,
@@ -23,10 +32,10 @@ from pytreellama.engine.request import (
     sampling_params,
 )
 from pytreellama.engine.row_functions import LogitsProcessor, StoppingCriterion
-from pytreellama.errors import RequestError
+from pytreellama.errors import RequestError, not_one_of
 from pytreellama.model.model import Model
 from pytreellama.sampling.defaults import sampling_defaults
-from pytreellama.sampling.params import SamplingParams
+from pytreellama.sampling.params import CONSTRAINTS, SamplingParams
 from pytreellama.verify import VerificationRule
 
 
@@ -73,11 +82,19 @@ class JobFactory:
         context_shift: bool = False,
         n_keep: int | None = None,
         n_draft: int | None = None,
+        drafters: str | Sequence[str] | None = None,
         parse_special: bool = True,
         logits_processors: Sequence[LogitsProcessor] = (),
         stopping_criteria: Sequence[StoppingCriterion] = (),
         on_step: OnStep | None = None,
         on_prefill: OnPrefill | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        parallel_tool_calls: bool | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        reasoning_format: str | None = None,
+        chat_template: str | None = None,
+        template_variables: Mapping[str, Any] | None = None,
         **sampling: Any,
     ) -> GenerateJob:
         """A generation; arguments and errors as ``Engine.submit``.
@@ -85,9 +102,23 @@ class JobFactory:
         Args:
             index: which prompt of a call it is.
         """
+        drafter = make_drafter(self._new_drafter)
+        chat = self._chat(
+            prompt,
+            ChatRequestOptions(
+                tools,
+                tool_choice,
+                parallel_tool_calls,
+                response_format,
+                reasoning_format,
+                chat_template,
+                template_variables,
+            ),
+        )
         request = Request(
             prompt=self.prompts.encode(
-                prompt, parse_special=checked_flag("parse_special", parse_special)
+                prompt if chat is None else chat,
+                parse_special=checked_flag("parse_special", parse_special),
             ),
             max_tokens=MAX_TOKENS if max_tokens is None else max_tokens,
             stop=(stop,) if isinstance(stop, str) else tuple(as_list(stop or (), "stop")),
@@ -97,18 +128,20 @@ class JobFactory:
             context_shift=context_shift,
             n_keep=n_keep,
             n_draft=n_draft,
-            sampling=self._sampling(prompt, sampling),
+            drafters=_known_drafters(drafters, drafter),
+            sampling=self._sampling(prompt, _with_schema(sampling, chat)),
             logits_processors=tuple(as_list(logits_processors, "logits_processors")),
             stopping_criteria=tuple(as_list(stopping_criteria, "stopping_criteria")),
             on_step=on_step,
             on_prefill=on_prefill,
+            reply=None if chat is None else chat.reply,
+            reply_grammar=None if chat is None else chat.grammar,
         )
-        drafter = make_drafter(self._new_drafter)
         return GenerateJob(request, self._model.vocab, drafter, index, self._rule)
 
     def _sampling(self, prompt: Prompt, given: Mapping[str, Any]) -> SamplingParams:
         require_known(given)
-        if is_chat(prompt):
+        if is_chat(prompt) or isinstance(prompt, ChatPrompt):
             given = sampling_defaults(self._recommended, given)
         return sampling_params(given)
 
@@ -117,6 +150,18 @@ class JobFactory:
         """Metadata on sampling, read once."""
         found = self._model.metadata.items()
         return {key: value for key, value in found if key.startswith("general.sampling.")}
+
+    def _chat(self, prompt: Prompt, options: ChatRequestOptions) -> ChatPrompt | None:
+        """A chat prompt with what its reply may be; None for a prompt that is none."""
+        if is_chat(prompt):
+            return self.prompts.chat(cast("Sequence[Message]", prompt), options)
+        given = [name for name, value in vars(options).items() if value and name[0] != "_"]
+        if given:
+            raise RequestError(
+                f"{given[0]} was given with a prompt that is no list of chat messages; give "
+                '[{"role": "user", "content": ...}]'
+            )
+        return prompt if isinstance(prompt, ChatPrompt) else None
 
     def score(self, prompt: Prompt, continuations: Sequence[Continuation]) -> ScoreJob:
         """A score of continuations; arguments and errors as ``Engine.score``."""
@@ -137,3 +182,27 @@ class JobFactory:
             raise RequestError(f"pooling = {pooling!r} was asked for; give {' or '.join(POOLINGS)}")
         ids = self.prompts.encode(text, add_eos=True)
         return EmbedJob(ids, pooling or own_pooling(self._model), self._n_prefill)
+
+
+def _known_drafters(given: str | Sequence[str] | None, drafter: Drafter) -> frozenset[str] | None:
+    """The drafters that a request names, of those that its engine has."""
+    if given is None:
+        return None
+    names = given.split("+") if isinstance(given, str) else as_list(given, "drafters")
+    known = drafter.names if isinstance(drafter, AutoDrafter) else (drafter.name,)
+    for name in names:
+        if name not in known:
+            raise RequestError(not_one_of("drafters", name, sorted(known)))
+    return frozenset(names)
+
+
+def _with_schema(sampling: Mapping[str, Any], chat: ChatPrompt | None) -> Mapping[str, Any]:
+    """Sampling options with the schema that a chat asks for."""
+    if chat is None or (chat.schema is None and chat.grammar is None):
+        return sampling
+    for name in CONSTRAINTS:
+        if sampling.get(name) is not None:
+            raise RequestError(
+                f"give {name}, or response_format and tool_choice, not both", param=name
+            )
+    return sampling if chat.schema is None else {**sampling, "json_schema": chat.schema}

@@ -59,7 +59,10 @@ class GenerateJob(Job):
         self.request = request
         self.drafter = drafter
         self.n_top = drafter.n_top if isinstance(drafter, PassObserver) else 0
-        self.sampler = Sampler(vocab, request.sampling, gives_distributions=rule is not None)
+        constraint = None if request.reply_grammar is None else request.reply_grammar(vocab)
+        self.sampler = Sampler(
+            vocab, request.sampling, constraint, gives_distributions=rule is not None
+        )
         self._rule = rule
         self.rule_walk = None if rule is None else RuleWalk(rule, drafter, self.sampler.seed)
         self.output = Output(request, vocab)

@@ -236,6 +236,7 @@ class Chat {
       max_tokens: $("max-tokens").valueAsNumber,
       temperature: $("temperature").valueAsNumber,
       stream_options: { include_usage: true, include_steps: true },
+      reasoning_format: "none", // it is shown as the model writes it
     };
   }
 

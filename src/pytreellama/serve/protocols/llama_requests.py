@@ -28,10 +28,6 @@ def _unused() -> Any:
     return Field(None, description="Accepted, and of no effect.")
 
 
-def _off() -> Any:
-    return Field(None, le=0, ge=-1, description="Not supported; only off.")
-
-
 class LlamaSampling(Body):
     """What `/completion` and `/infill` have in common."""
 
@@ -63,11 +59,20 @@ class LlamaSampling(Body):
     return_progress: bool | None = False
     speculation: Speculation | None = Field(None, description="Not llama-server's.")
 
-    dynatemp_range: float | None = _off()
-    dry_multiplier: float | None = _off()
-    xtc_probability: float | None = _off()
-    top_n_sigma: float | None = _off()
-    mirostat: int | None = _off()
+    dynatemp_range: float | None = None
+    dynatemp_exponent: float | None = None
+    top_n_sigma: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: Items[str] | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    mirostat: int | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+
     post_sampling_probs: bool | None = Field(
         None, description="Of no effect: n_probs comes before."
     )
@@ -80,14 +85,6 @@ class LlamaSampling(Body):
     response_fields: JsonValue = _unused()
     t_max_predict_ms: float | None = _unused()
     t_max_prompt_ms: float | None = _unused()
-    dynatemp_exponent: float | None = _unused()
-    dry_base: float | None = _unused()
-    dry_allowed_length: int | None = _unused()
-    dry_penalty_last_n: int | None = _unused()
-    dry_sequence_breakers: JsonValue = _unused()
-    xtc_threshold: float | None = _unused()
-    mirostat_tau: float | None = _unused()
-    mirostat_eta: float | None = _unused()
 
     def request(self, vocab: Vocab) -> CompletionRequest:
         """The request that is meant, but for its prompt, of which it has a stand-in.
@@ -119,6 +116,9 @@ class LlamaSampling(Body):
 _SAME_NAMES = (
     *("stream", "stop", "temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_penalty"),
     *("presence_penalty", "frequency_penalty", "grammar", "json_schema", "ignore_eos"),
+    *("dynatemp_range", "dynatemp_exponent", "top_n_sigma", "dry_multiplier", "dry_base"),
+    *("dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "xtc_probability"),
+    *("xtc_threshold", "mirostat", "mirostat_tau", "mirostat_eta"),
 )
 
 

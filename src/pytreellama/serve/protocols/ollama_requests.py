@@ -61,9 +61,9 @@ class OllamaOptions(Body):
     embedding_only: JsonValue = _unused()
     penalize_newline: JsonValue = _unused()
     tfs_z: JsonValue = _unused()
-    mirostat: Literal[0] | None = Field(None, description="Not supported, but 0.")
-    mirostat_tau: JsonValue = _unused()
-    mirostat_eta: JsonValue = _unused()
+    mirostat: int | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
 
     def values(self) -> dict[str, Any]:
         """The fields of a request that the options are."""
@@ -81,6 +81,7 @@ class OllamaOptions(Body):
 _SAME_NAMES = (
     *("temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_penalty"),
     *("presence_penalty", "frequency_penalty", "seed", "stop"),
+    *("mirostat", "mirostat_tau", "mirostat_eta"),
 )
 
 

@@ -1,0 +1,1 @@
+"""What a model answers in a chat: content, reasoning and calls of tools, as they stream."""
