@@ -282,7 +282,9 @@ def test_a_cache_type_works_or_is_refused_with_what_to_do(
         context.decode(TokenTree.from_parents([5, 9, 6, 8, 7], [-1, -1, 0, 0, 2]), seq=0)
         context.commit(0, [0, 2, 4])
         np.testing.assert_allclose(context.decode(11, seq=0).logits, expected, atol=0.1)
-        if context.memory.can_shift:
+        # Mesa's software device crashes in its own threads there, in half of the runs: docs/gpu.md
+        crashes = "llvmpipe" in model.devices[0].description
+        if context.memory.can_shift and not crashes:
             context.memory.rm(0, len(TEXT) + 3)
             context.memory.add(0, 0, -1, 9)
             moved = context.decode(11, seq=0).logits
