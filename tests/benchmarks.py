@@ -35,6 +35,8 @@ FACTS: dict[str, Any] = {
         "size": 2**27,
         "n_params": 10**8,
         "weight_buffers": {"CPU": 90.0},
+        "devices": [],
+        "is_on_gpu": False,
         "n_layer": 2,
         "n_embd": 64,
         "n_head": 4,

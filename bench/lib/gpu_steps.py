@@ -166,7 +166,9 @@ def profile(options: argparse.Namespace) -> Rows:
     try:
         threading.Thread.run = lambda self: profiled(lambda: usual(self))()  # type: ignore[method-assign]
         with _model("default") as model, Engine(model, options.drafters[0], n_ctx=1024) as engine:
-            engine.generate(load_questions(OWN)[0].messages, max_tokens=options.tokens)
+            engine.generate(
+                load_questions(OWN)[0].messages, max_tokens=options.tokens, temperature=0
+            )
     finally:
         threading.Thread.run = usual  # type: ignore[method-assign]
     rows: Rows = []

@@ -77,6 +77,9 @@ class FakeSteps:
     def all_extras(self, extras: Sequence[str]) -> list[str]:
         return sorted({*extras, *self.known_extras})
 
+    def ensure_tools(self, extra: str, progress: Progress) -> None:
+        self.steps.append(f"tools {extra}")
+
     def ensure_package(self, extras: list[str], progress: Progress) -> None:
         self.steps.append("package")
         self.extras = extras

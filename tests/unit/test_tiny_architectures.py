@@ -56,7 +56,9 @@ def test_equal_arguments_give_equal_bytes(kind: str, tmp_path: Path) -> None:
 def test_the_block_that_predicts_several_tokens_comes_after_all_others(
     kind: str, directory: Path
 ) -> None:
-    assert layers(tensors(tiny_model(kind, directory)), "nextn.eh_proj") == {KINDS[kind].n_layer}
+    assert layers(tensors(tiny_model(kind, directory)), "nextn.eh_proj") == {
+        KINDS[kind].n_layer + i for i in range(KINDS[kind].n_mtp)
+    }
 
 
 @pytest.mark.parametrize("kind", BETWEEN)

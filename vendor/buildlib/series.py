@@ -11,7 +11,7 @@ from .patches import FileDiff, list_patches, parse_patch
 FIELDS = ("What", "Why", "Shown by", "Upstream status")
 NO_TEST = "no test"  # a patch that none can show says so, and why
 N_LINES_MAX = 350
-N_SERIES_LINES_MAX = 1550
+N_SERIES_LINES_MAX = 1575
 
 _ONLY_ON = re.compile(r"only on CPUs with (\w+)")
 _FIELD = re.compile(rf"^({'|'.join(FIELDS)}):", re.MULTILINE)

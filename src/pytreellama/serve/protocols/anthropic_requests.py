@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from pytreellama.serve.errors import APIError
 from pytreellama.serve.fields import Body, Items, JsonObject, Stop
-from pytreellama.serve.protocols.chats import chat_request
+from pytreellama.serve.protocols.chat_bodies import chat_request
 from pytreellama.serve.requests import ChatRequest, Speculation
 
 _MAX_INT = 2**53 - 1

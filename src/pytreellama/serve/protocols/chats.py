@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from pytreellama.serve.callers import Caller
 from pytreellama.serve.chat_routes import ChatWriter, begin_chat
 from pytreellama.serve.protocols.pieces import ChatPiece, piece_of_chunk, piece_of_completion
-from pytreellama.serve.requests import ChatRequest, CompletionRequest, Generating
+from pytreellama.serve.requests import ChatRequest, CompletionRequest
 from pytreellama.serve.service import Service, respond
 from pytreellama.serve.stream_forms import Event, StreamForm
 from pytreellama.serve.text_routes import TextWriter, begin_text
-from pytreellama.serve.validation import api_error_of_validation
 
 
 class ChatTranslator(Protocol):
@@ -38,32 +37,6 @@ class ChatTranslator(Protocol):
     def finish(self) -> Iterator[Event]:
         """The events at the end."""
         ...
-
-
-def chat_request(values: dict[str, Any]) -> ChatRequest:
-    """A chat that a protocol's request means.
-
-    Raises:
-        APIError: a value that no chat may have.
-    """
-    return _valid(ChatRequest, values)
-
-
-def completion_request(values: dict[str, Any]) -> CompletionRequest:
-    """A text that a protocol's request means; raises as ``chat_request``."""
-    return _valid(CompletionRequest, values)
-
-
-_Body = TypeVar("_Body", bound=Generating)
-
-
-def _valid(model: type[_Body], values: dict[str, Any]) -> _Body:
-    if values.get("stream"):
-        values["stream_options"] = {"include_usage": True}
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise api_error_of_validation(error, values, model) from None
 
 
 async def respond_chat(

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, JsonValue
 from pytreellama.model.vocab import Vocab
 from pytreellama.serve.errors import APIError
 from pytreellama.serve.fields import Body, Items, JsonObject, Stop, TokenIds
-from pytreellama.serve.protocols.chats import completion_request
+from pytreellama.serve.protocols.chat_bodies import completion_request
 from pytreellama.serve.requests import CompletionRequest, Speculation
 
 _MAX_INT = 2**53 - 1

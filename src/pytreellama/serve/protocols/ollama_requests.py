@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, JsonValue
 from pytreellama.serve.errors import APIError
 from pytreellama.serve.fields import Body, Items, JsonObject, Stop, Text
 from pytreellama.serve.messages import Tool
-from pytreellama.serve.protocols.chats import chat_request, completion_request
+from pytreellama.serve.protocols.chat_bodies import chat_request, completion_request
 from pytreellama.serve.requests import ChatRequest, CompletionRequest, Speculation
 
 _MAX_INT = 2**53 - 1

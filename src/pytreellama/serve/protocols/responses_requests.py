@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from pytreellama.serve.errors import APIError
 from pytreellama.serve.fields import Body, Items, JsonObject
-from pytreellama.serve.protocols.chats import chat_request
+from pytreellama.serve.protocols.chat_bodies import chat_request
 from pytreellama.serve.requests import ChatRequest, Speculation
 
 MessageValues = dict[str, Any]
