@@ -68,8 +68,13 @@ class Server:
 
 
 @contextmanager
-def served(command: Sequence[str]) -> Iterator[str]:
-    """A server's address, while it runs on a free port of this machine."""
+def served(command: Sequence[str], ready_path: str = "/health") -> Iterator[str]:
+    """A server's address, while it runs on a free port of this machine.
+
+    Args:
+        command: without host and port.
+        ready_path: answered once it takes requests.
+    """
     port = free_port()
     url = f"http://{HERE}:{port}"
     with tempfile.TemporaryFile() as log:
@@ -80,7 +85,7 @@ def served(command: Sequence[str]) -> Iterator[str]:
             stderr=log,
         )
         try:
-            wait_until_ready(url, process)
+            wait_until_ready(url + ready_path, process)
             yield url
         except (PeerError, OSError) as error:
             log.seek(0)
@@ -104,7 +109,7 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:
             raise PeerError(f"exit status {process.returncode}")
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=1.0):
+            with urllib.request.urlopen(url, timeout=1.0):
                 return
         except OSError:
             time.sleep(0.05)
