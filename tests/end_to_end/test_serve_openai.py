@@ -336,7 +336,7 @@ def test_many_chats_at_once_get_what_the_model_writes_alone(server: Served, plai
             ]
             return [one.choices[0].message.content or "" for one in await asyncio.gather(*asked)]
 
-    alone = [plain.generate(messages, max_tokens=24).text for messages in chats]
+    alone = [plain.generate(chat, max_tokens=24, temperature=0).text for chat in chats]
     assert asyncio.run(answers()) == alone
 
 

@@ -143,7 +143,9 @@ def test_every_route_has_been_asked_with_success_and_every_one_that_takes_data_w
     assert len(seen) == 31
     for label, statuses in seen.items():
         asked = {200, 400} if label.startswith("POST") else {200}
-        if re.match(_PROTOCOLS, label.partition(" ")[2]) is None:
+        path = label.partition(" ")[2]
+        is_twin = label != f"POST {path}" and f"POST {path}" in seen  # other methods: asked once
+        if re.match(_PROTOCOLS, path) is None and not is_twin:
             asked.add(405)
         if "/responses/{id}" in label:  # nobody guesses the id of a response
             asked = {404}
@@ -162,7 +164,7 @@ def test_what_the_document_gives_as_examples_is_served(app: FastAPI) -> None:
             n_examples += 1
             answer = ask(app, path, example)
             assert answer.status_code == 200, answer.text
-    assert n_examples == 18
+    assert n_examples == 19
 
 
 def test_the_document_promises_no_422_and_asks_for_keys_where_the_server_does(app: FastAPI) -> None:

@@ -93,10 +93,10 @@ def _kernel_switches() -> dict[str, str]:
 
 
 def circumstances(context: Context) -> dict[str, Any]:
-    """Conditions that the cost of a pass depends on, for JSON."""
+    """Conditions that the cost of a pass depends on, as they are read back from JSON."""
     model, params = context.model, context.params
     file = model.file
-    return {
+    known = {
         "format": _FORMAT,
         "model": [str(file.real_path), file.n_bytes, file.mtime_ns],
         "build": build_info()["key"],
@@ -107,3 +107,4 @@ def circumstances(context: Context) -> dict[str, Any]:
         "cache": [params.type_k, params.type_v, params.flash_attention, params.offload_kv],
         "trees": [context.tree_encoding.name, context.draft_shape],
     }
+    return dict(json.loads(json.dumps(known)))  # tuples are lists there
