@@ -25,13 +25,13 @@ from pytreellama.eagle import training as training_module
 from pytreellama.eagle.evaluation import evaluate
 from pytreellama.eagle.lesson_batch import LessonBatch
 from pytreellama.eagle.lessons import load_lessons, split_lessons
-from pytreellama.eagle.run import TrainedHead
 from pytreellama.eagle.training import EagleOptions, EagleTraining
 from pytreellama.errors import DraftError, MedusaError
 from pytreellama.training.own_texts import TextOptions
 from pytreellama.training.parts import Parts
 from pytreellama.training.progress import Progress
 from pytreellama.training.target import Target
+from pytreellama.training.trained import Trained
 
 _HOW = "pip install 'pytreellama[train]'"
 gguf = pytest.importorskip("gguf", reason=f"needs gguf: {_HOW}")
@@ -91,7 +91,7 @@ def model(tiny_model: TinyModel) -> Model:
 class Run:
     """A training, and what it reported."""
 
-    trained: TrainedHead
+    trained: Trained
     told: tuple[Progress, ...]
     folder: Path
 

@@ -22,7 +22,6 @@ from pytreellama.errors import MedusaError
 from pytreellama.medusa import run
 from pytreellama.medusa import training as training_module
 from pytreellama.medusa.evaluation import Hits, count_hits, evaluate
-from pytreellama.medusa.run import Trained
 from pytreellama.medusa.store import Store
 from pytreellama.medusa.training import Training, TrainingOptions
 from pytreellama.model.heads import Heads, model_hash
@@ -34,6 +33,7 @@ from pytreellama.training.progress import Progress
 from pytreellama.training.recorder import answers
 from pytreellama.training.target import Target
 from pytreellama.training.text import Text
+from pytreellama.training.trained import Trained
 
 _HOW = "pip install 'pytreellama[train]'"
 gguf = pytest.importorskip("gguf", reason=f"needs gguf: {_HOW}")

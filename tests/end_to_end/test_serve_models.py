@@ -41,6 +41,8 @@ def models(
     for name, kind in (("a", "rope"), ("b", "neox"), ("c", "bert")):
         shutil.copy(tiny_model_path(kind), folder / f"{name}.gguf")
     (folder / "broken.gguf").write_bytes(b"GGUF" + bytes(60))
+    for name in ("a.eagle3.gguf", "a.medusa.gguf", "mmproj-a.gguf"):
+        (folder / name).write_bytes(b"no model")
     return named_models(models_in(folder))
 
 
@@ -302,3 +304,25 @@ def test_the_command_serves_a_folder(models: dict[str, Path], tmp_path: Path) ->
                 f"{server.url}/v1/completions", json=BODY | {"model": name}, timeout=60
             )
             assert answer.json()["model"] == name, answer.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/openapi.json"), ("POST", "/health"), ("POST", "/"), ("GET", "/assets/a/b")],
+)
+def test_without_a_key_no_model_is_chosen(models: dict[str, Path], method: str, path: str) -> None:
+    settings = replace(SETTINGS, api_keys=("secret",))
+    with hosting(models, settings, n_max=1) as (client, _, opened):
+        known = {"Authorization": "Bearer secret"}
+        assert client.post("/v1/models/a/load", headers=known).status_code == 200
+        client.request(method, path, params={"model": "b"})
+        assert opened.names == ["a"]
+
+
+def test_another_origins_page_loads_and_unloads_nothing(models: dict[str, Path]) -> None:
+    foreign = {"Origin": "http://elsewhere.example", "Content-Type": "text/plain"}
+    with hosting(models) as (client, _, opened):
+        for what in ("load", "unload"):
+            answer = client.post(f"/v1/models/a/{what}", headers=foreign, content="x")
+            assert answer.status_code == 400
+        assert opened.names == []

@@ -141,6 +141,20 @@ def test_a_format_leaves_room_for_reasoning(engine: Engine) -> None:
     assert closed.grammar is None and closed.schema == {"type": "object"}
 
 
+@pytest.mark.parametrize(
+    "constraint",
+    [{"regex": "(yes|no)"}, {"grammar": 'root ::= "yes" | "no"'}, {"lark": 'start: "yes" | "no"'}],
+    ids=str,
+)
+def test_a_constraint_of_the_whole_text_leaves_no_room_for_reasoning(
+    engine: Engine, constraint: Any
+) -> None:
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}<think>"
+    done = engine.generate(ASKED, chat_template=template, max_tokens=8, **constraint)
+    assert done.message is not None
+    assert done.message.content in ("yes", "no")
+
+
 def test_text_prompts_have_no_message_and_take_no_tools(engine: Engine) -> None:
     assert engine.generate("Once", max_tokens=1).message is None
     with pytest.raises(RequestError, match="tools was given with a prompt that is no list"):

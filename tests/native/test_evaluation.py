@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from backends import tolerance
 from exactness import needs_exact
 from pytreellama import AsyncEngine, Context, Engine, Model, draft
-from pytreellama.errors import QueueFullError, RequestError
+from pytreellama.errors import ContextError, QueueFullError, RequestError
 from tiny_models import EOS
 
 TinyModel = Callable[..., Model]
@@ -181,3 +183,23 @@ def test_a_crowded_cache_lets_everyone_finish(tiny_model: TinyModel) -> None:
         )
         engine.clear_prefix_cache()
         assert engine.context.memory.n_cells_used == 0
+
+
+def test_what_a_closed_engine_left_unfinished_is_an_error(tiny_model: TinyModel) -> None:
+    engine = Engine(tiny_model("rope"), "none", n_ctx=4096, n_threads=1)
+    texts = [list(range(5, 245)) * 15 for _ in range(8)]
+    errors: list[Exception] = []
+
+    def embed() -> None:
+        try:
+            engine.embed(texts)
+        except ContextError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=embed)
+    thread.start()
+    while engine.load.n_running == 0:
+        time.sleep(0.001)
+    engine.close()
+    thread.join()
+    assert len(errors) == 1

@@ -447,3 +447,27 @@ def test_requests_of_many_threads_keep_their_adapters(
 
     with ThreadPoolExecutor(6) as threads:
         assert list(threads.map(ask, requests)) == [expected[request] for request in requests]
+
+
+def test_an_adapter_of_another_model_is_refused(
+    tiny_model: TinyModel, lora_paths: dict[str, Path]
+) -> None:
+    other = tiny_model("neox")
+    with tiny_model("rope").load_lora(lora_paths["a"]) as lora:
+        with pytest.raises(ModelLoadError, match="another model"):
+            Engine(other, "none", lora={"a": lora}, n_ctx=128)
+        with (
+            Context(other, n_ctx=128) as context,
+            pytest.raises(ModelLoadError, match="another model"),
+        ):
+            context.use_adapters([(lora, 1.0)])
+
+
+def test_a_scale_beyond_floats_is_refused(
+    tiny_model: TinyModel, lora_paths: dict[str, Path]
+) -> None:
+    with (
+        Engine(tiny_model("rope"), "none", lora={"a": lora_paths["a"]}, n_ctx=128) as engine,
+        pytest.raises(RequestError, match="scale"),
+    ):
+        engine.generate("one", max_tokens=1, lora={"a": 10**400})

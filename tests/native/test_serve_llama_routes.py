@@ -119,6 +119,16 @@ def test_biases_come_in_all_forms(app: FastAPI, engine: Engine) -> None:
 
 
 @pytest.mark.parametrize(
+    "bias", [[[5, "abc"]], {"9" * 5000: 1}, [[5, 10**400]], [["5", "x"]]], ids=str
+)
+def test_a_bias_that_is_no_number_is_refused_and_no_size_is_too_much(
+    app: FastAPI, bias: Any
+) -> None:
+    answer = ask(app, "/completion", prompt=ONCE, n_predict=1, logit_bias=bias)
+    assert answer.status_code in (200, 400), answer.text
+
+
+@pytest.mark.parametrize(
     "wanted",
     [
         {"mirostat": 2, "mirostat_tau": 3.0, "top_k": 5},
@@ -193,7 +203,13 @@ def test_a_model_without_the_tokens_refuses_by_the_reason(tiny_model: TinyModel)
 def test_an_echo_has_the_log_probabilities_of_the_prompt(app: FastAPI, engine: Engine) -> None:
     for n_tokens in (0, 3):
         (choice,) = told(
-            app, "/v1/completions", prompt=ONCE, echo=True, logprobs=2, max_tokens=n_tokens
+            app,
+            "/v1/completions",
+            prompt=ONCE,
+            echo=True,
+            logprobs=2,
+            max_tokens=n_tokens,
+            temperature=0,
         )["choices"]
         ids = engine.encode_prompt(ONCE)
         logprobs = choice["logprobs"]
@@ -209,7 +225,7 @@ def test_an_echo_has_the_log_probabilities_of_the_prompt(app: FastAPI, engine: E
 
 
 def test_an_echo_streams_the_same_log_probabilities(app: FastAPI) -> None:
-    body = {"prompt": ONCE, "echo": True, "logprobs": 1, "max_tokens": 4}
+    body = {"prompt": ONCE, "echo": True, "logprobs": 1, "max_tokens": 4, "temperature": 0}
     (choice,) = told(app, "/v1/completions", **body)["choices"]
     events = events_of(ask(app, "/v1/completions", stream=True, **body))
     pieces = [event["choices"][0] for event in events]
@@ -304,3 +320,17 @@ def test_a_request_chooses_its_speculation_and_gets_the_same_text(app: FastAPI) 
         refused = ask(app, path, speculation={"drafter": "recycling"}, **asked)
         assert refused.status_code == 400
         assert "expected one of suffix" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("form", ["regex", "lark"])
+def test_a_text_follows_an_expression_or_a_grammar(app: FastAPI, form: str) -> None:
+    constraint = {"regex": "(yes|no)", "lark": 'start: "yes" | "no"'}[form]
+    text = told(app, "/v1/completions", prompt=ONCE, max_tokens=8, **{form: constraint})
+    assert text["choices"][0]["text"] in ("yes", "no")
+
+
+@pytest.mark.parametrize("name", ["guided_regex", "guided_json", "structured_outputs"])
+def test_a_constraint_that_would_be_ignored_is_refused(app: FastAPI, name: str) -> None:
+    answer = ask(app, "/v1/completions", prompt=ONCE, max_tokens=1, **{name: "[0-9]"})
+    assert answer.status_code == 400
+    assert "not supported; use" in answer.text

@@ -35,8 +35,8 @@ from pytreellama.cli.training_options import (
 from pytreellama.units import gibibytes
 
 if TYPE_CHECKING:
-    from pytreellama.eagle.run import TrainedHead
     from pytreellama.eagle.training import EagleOptions
+    from pytreellama.training.trained import Trained
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -161,7 +161,7 @@ def train(options: HeadTrainOptions, as_json: Json = False) -> None:
         _print_trained(trained)
 
 
-def _print_trained(trained: TrainedHead) -> None:
+def _print_trained(trained: Trained) -> None:
     facts: dict[str, object] = {
         "head": trained.path,
         "tokens": f"{trained.n_tokens:,}",

@@ -42,8 +42,8 @@ from pytreellama.units import gibibytes
 
 if TYPE_CHECKING:
     from pytreellama.medusa.evaluation import HeadsEvaluation
-    from pytreellama.medusa.run import Trained
     from pytreellama.medusa.training import TrainingOptions
+    from pytreellama.training.trained import Trained
 
 app = typer.Typer(
     no_args_is_help=True,

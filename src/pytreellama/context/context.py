@@ -287,7 +287,8 @@ class Context(DeprecatedNames, Closing):
             adapters: each with its scale; scale 0 leaves it out.
 
         Raises:
-            ModelLoadError: a scale that is no number, or a closed adapter.
+            ModelLoadError: a scale that is no number, or an adapter that is closed or another
+                model's.
             MemoryStateError: a sequence has pending nodes, which belong to the adapters before.
             ContextError: no memory for their graphs.
 
@@ -300,6 +301,8 @@ class Context(DeprecatedNames, Closing):
         with self.exclusive():
             for seq in self._trees.pending_sequences:
                 require_no_pending(self._trees, "change the adapters of", seq)
+            for adapter, _ in wanted:
+                adapter.require_for(self.model)
             self.native.use_adapters(adapter_set(wanted))
 
     # -- trees

@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pytreellama.eagle.features import FeatureReader, head_layers
 from pytreellama.eagle.lessons import add_lessons, load_lessons
 from pytreellama.eagle.training import EagleOptions, EagleTraining
 from pytreellama.errors import ContextError, MedusaError
 from pytreellama.model.model import Model
-from pytreellama.training.accuracy import Accuracy
 from pytreellama.training.gguf_types import FileType, gguf_for
 from pytreellama.training.own_texts import TextOptions
 from pytreellama.training.parts import Parts
@@ -23,38 +21,8 @@ from pytreellama.training.progress import Progress, peak_bytes
 from pytreellama.training.pytorch import torch_for_training
 from pytreellama.training.target import Target
 from pytreellama.training.text import Text
+from pytreellama.training.trained import Trained, output_path
 from pytreellama.training.writing import default_folder, text_facts, write_texts
-
-
-@dataclass(frozen=True, slots=True)
-class TrainedHead:
-    """What a run has made. Times in seconds, of interrupted runs too.
-
-    Attributes:
-        n_tokens: of answers, which the model wrote.
-        n_steps: training steps.
-        peak_bytes: most memory that this process has had; None where that is not told.
-    """
-
-    path: Path
-    accuracy: Accuracy
-    n_tokens: int
-    n_steps: int
-    writing_s: float
-    training_s: float
-    peak_bytes: int | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "path": str(self.path),
-            "n_tokens": self.n_tokens,
-            "n_steps": self.n_steps,
-            "writing_s": self.writing_s,
-            "training_s": self.training_s,
-            "peak_bytes": self.peak_bytes,
-            **asdict(self.accuracy),
-        }
 
 
 def train(
@@ -67,7 +35,7 @@ def train(
     file_type: FileType = "q8_0",
     folder: Path | None = None,
     report: Callable[[Progress], None] = lambda _: None,
-) -> TrainedHead:
+) -> Trained:
     """Let a model write, train an EAGLE-3 head on it, and write the head to a file.
 
     Args:
@@ -84,11 +52,7 @@ def train(
         OSError: something cannot be written.
     """
     texts, options = texts or TextOptions(), options or EagleOptions()
-    output = Path(output)
-    if not output.parent.is_dir():
-        raise MedusaError(f"there is no folder {output.parent} to write {output.name} into")
-    if output.is_dir():
-        raise MedusaError(f"{output} is a folder; give the name of a file to write the head into")
+    path = output_path(output)
     target = Target(model)
     # what is missing is told now, not when the texts are written
     torch_for_training()
@@ -114,9 +78,9 @@ def train(
         "accuracy.top1": list(accuracy.top1),
         "accuracy.top5": list(accuracy.top5),
     }
-    replace(training.head_file(), facts=facts).write(output, target, file_type)
-    return TrainedHead(
-        output,
+    replace(training.head_file(), facts=facts).write(path, target, file_type)
+    return Trained(
+        path,
         accuracy,
         parts.n_tokens,
         training.n_steps_done,

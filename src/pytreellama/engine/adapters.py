@@ -47,7 +47,9 @@ class EngineAdapters:
             raise ModelLoadError(
                 f"two adapters are called {name!r}; name them, as in lora={{'a': path, 'b': path}}"
             )
-        if not isinstance(source, Lora):
+        if isinstance(source, Lora):
+            source.require_for(model)
+        else:
             source = model.load_lora(source)
             self._loaded.append(source)
         self._by_name[name] = source

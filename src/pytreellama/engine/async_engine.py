@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pytreellama.draft import DrafterSpec
 from pytreellama.engine.completion import Chunk, Completion, TokenLogp
 from pytreellama.engine.engine import Engine
+from pytreellama.engine.evaluations import require_evaluated
 from pytreellama.engine.generate_call import GenerateCall
 from pytreellama.engine.generation import Generation
 from pytreellama.engine.jobs import Job
@@ -162,6 +163,7 @@ class AsyncEngine:
                 generations.append(await self._submitted(self.engine.submit_job, job, wait=waits))
             for generation in generations:
                 await self.finish(generation)
+            require_evaluated(jobs)
         finally:
             for generation in generations:
                 generation.cancel()

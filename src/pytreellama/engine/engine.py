@@ -82,7 +82,7 @@ class Engine(Evaluations, Closing):
 
     Requests from any thread run together, up to ``n_seq_max`` at once, on a thread of the engine;
     others wait in the queue. Callbacks are called on that thread. Models whose state cannot be
-    rolled back (recurrent models) are decoded without drafting.
+    rolled back (``context.can_roll_back``) are decoded without drafting.
 
     Args:
         model: the target, or the path of its GGUF file.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,7 @@ from pytreellama.engine.jobs.factory import JobFactory
 from pytreellama.engine.jobs.pooling import Pooling
 from pytreellama.engine.jobs.score import Score
 from pytreellama.engine.prompts import Continuation, Prompt, as_list
+from pytreellama.errors import ContextError
 
 if TYPE_CHECKING:
     from pytreellama.engine.loop import Loop
@@ -45,7 +46,7 @@ class Evaluations:
             RequestError, VocabError, ChatTemplateError: an invalid request.
         """
         job = self.score_job(prompt, continuations)
-        self._loop.run([job])
+        self._evaluate([job])
         return job.scores
 
     def text_logprobs(self, text: Prompt, top: int = 0) -> list[TokenLogp]:
@@ -62,7 +63,7 @@ class Evaluations:
             RequestError, VocabError, ChatTemplateError: an invalid request.
         """
         job = self.text_logprobs_job(text, top)
-        self._loop.run([job])
+        self._evaluate([job])
         return job.logprobs
 
     def embed(self, texts: Sequence[Prompt], pooling: Pooling | None = None) -> Float32:
@@ -82,7 +83,7 @@ class Evaluations:
             RequestError, VocabError, ChatTemplateError: an invalid request.
         """
         jobs = [self.embed_job(text, pooling) for text in as_list(texts, "texts")]
-        self._loop.run(jobs)
+        self._evaluate(jobs)
         return np.array([job.embedding for job in jobs])
 
     def rank(self, query: str, documents: Sequence[str]) -> Float32:
@@ -105,8 +106,12 @@ class Evaluations:
             array([ 5.1, -9.8], dtype=float32)
         """
         jobs = [self.rank_job(query, document) for document in as_list(documents, "documents")]
-        self._loop.run(jobs)
+        self._evaluate(jobs)
         return np.array([job.scores[0] for job in jobs], np.float32)
+
+    def _evaluate(self, jobs: Sequence[Job]) -> None:
+        self._loop.run(jobs)
+        require_evaluated(jobs)
 
     def score_job(self, prompt: Prompt, continuations: Sequence[Continuation]) -> ScoreJob:
         """The job that ``score`` runs, for ``submit_job``; raises as ``score``."""
@@ -136,3 +141,9 @@ class Evaluations:
             QueueFullError: the queue is full, and ``wait`` is False.
         """
         return self._loop.submit(job, wait, streams=False)
+
+
+def require_evaluated(jobs: Iterable[Job]) -> None:
+    """Raise ContextError for a job that ended before all of it was evaluated."""
+    if any(job.finish_reason in ("cancelled", "context") for job in jobs):
+        raise ContextError("the evaluation ended early: the engine was closed, or had no room")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,8 +147,7 @@ def engine_of(source: str | None, n_ctx: int | None, drafter: str | None) -> Eng
     return engine
 
 
-@atexit.register
 def close_engines() -> None:
-    """Close all engines that were opened."""
+    """Close all engines that were opened; the end of the program does so too."""
     while _engines:
         _engines.popitem()[1].close()

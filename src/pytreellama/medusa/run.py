@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from pytreellama.errors import MedusaError
 from pytreellama.medusa.store import Store
 from pytreellama.medusa.training import (
     Training,
@@ -16,12 +14,12 @@ from pytreellama.medusa.training import (
     TrainingStep,
 )
 from pytreellama.model.model import Model
-from pytreellama.training.accuracy import Accuracy
 from pytreellama.training.gguf_types import FileType, gguf_for
 from pytreellama.training.own_texts import TextOptions
 from pytreellama.training.progress import Progress, peak_bytes
 from pytreellama.training.pytorch import torch_for_training
 from pytreellama.training.target import Target
+from pytreellama.training.trained import Trained, output_path
 from pytreellama.training.writing import default_folder, text_facts, write_texts
 
 N_DEEP = 2048
@@ -29,32 +27,6 @@ N_DEEP = 2048
 
 ROW_TYPE: FileType = "q5_1"
 """Of a shortlist's rows: guesses need not be exact, and what they read is what they cost."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What a run has made. Times in seconds, of interrupted runs too.
-
-    peak_bytes: most memory that this process has had; None where that is not told.
-    """
-
-    path: Path
-    accuracy: Accuracy
-    n_tokens: int
-    writing_s: float
-    training_s: float
-    peak_bytes: int | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "path": str(self.path),
-            "n_tokens": self.n_tokens,
-            "writing_s": self.writing_s,
-            "training_s": self.training_s,
-            "peak_bytes": self.peak_bytes,
-            **asdict(self.accuracy),
-        }
 
 
 def train(
@@ -86,11 +58,7 @@ def train(
         OSError: something cannot be written.
     """
     texts, options = texts or TextOptions(), options or TrainingOptions()
-    output = Path(output)
-    if not output.parent.is_dir():
-        raise MedusaError(f"there is no folder {output.parent} to write {output.name} into")
-    if output.is_dir():
-        raise MedusaError(f"{output} is a folder; give the name of a file to write the heads into")
+    path = output_path(output)
     target = Target(model)
     # what is missing is told now, not when the texts are written
     torch_for_training()
@@ -112,8 +80,16 @@ def train(
         heads = replace(heads, n_deep_rows=n_deep)
     if heads.shortlist is not None:
         heads = replace(heads, row_type=ROW_TYPE)
-    heads.write(output, file_type)
-    return Trained(output, accuracy, store.n_tokens, store.seconds, training.seconds, peak_bytes())
+    heads.write(path, file_type)
+    return Trained(
+        path,
+        accuracy,
+        store.n_tokens,
+        training.n_steps_done,
+        store.seconds,
+        training.seconds,
+        peak_bytes(),
+    )
 
 
 def _training_progress(step: TrainingStep, training: Training) -> Progress:

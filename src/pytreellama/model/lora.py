@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,6 +37,7 @@ class Lora(Closing):
         self.path: Path = ModelFile.at(path).path
         check_gguf(self.path)
         self._handle = load_lora(model.handle, self.path)
+        self._model = model.handle.pointer
 
     @property
     def handle(self) -> Handle:
@@ -45,6 +45,13 @@ class Lora(Closing):
         if self._handle.closed:
             raise ModelLoadError(f"the adapter {self.path.name} is closed; load it again")
         return self._handle
+
+    def require_for(self, model: Model) -> None:
+        """Raise ModelLoadError for another model than the one that it was loaded for."""
+        if self._model != model.handle.pointer:
+            raise ModelLoadError(
+                f"the adapter {self.path.name} was loaded for another model; load it for this one"
+            )
 
     @property
     def closed(self) -> bool:
@@ -76,7 +83,7 @@ def adapter_set(adapters: Iterable[tuple[Lora, float]]) -> AdapterSet:
 
 def _checked_scale(scale: object) -> float:
     is_number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
-    if not is_number or not math.isfinite(scale) or abs(scale) > _MAX_SCALE:  # type: ignore[arg-type]
+    if not is_number or not abs(scale) <= _MAX_SCALE:  # type: ignore[arg-type]
         raise ModelLoadError(
             f"invalid scale={shown(scale)} of an adapter: expected a number from -{_MAX_SCALE:g} "
             f"to {_MAX_SCALE:g}"

@@ -100,6 +100,12 @@ def _require_json(content_type: str) -> None:
         raise APIError(400, "the body must be a JSON object, with Content-Type: application/json")
 
 
+def require_own_page(request: Request) -> None:
+    """Refuse a page of another origin that did not ask first: one that sends no JSON."""
+    if "origin" in request.headers:
+        _require_json(request.headers.get("content-type", ""))
+
+
 def _require_few(content: bytes) -> None:
     """Raise APIError for JSON with too many elements, counted before it is parsed."""
     if _excess(_counts(content)) is None:

@@ -72,12 +72,16 @@ def chat_options(request: ChatRequest | None) -> ChatRequestOptions:
         variables.setdefault("enable_thinking", request.enable_thinking)
     if request.reasoning_effort is not None:
         variables.setdefault("reasoning_effort", request.reasoning_effort)
+    if request.reasoning_effort == "none":
+        variables.setdefault("enable_thinking", False)
+    texts = (request.grammar, request.regex, request.lark)  # they hold from the first token on
+    is_constrained = any(text is not None for text in texts)
     return ChatRequestOptions(
         tools=tools,
         tool_choice=choice if choice is None or isinstance(choice, str) else choice.model_dump(),
         parallel_tool_calls=request.parallel_tool_calls,
         response_format=_response_format(request),
-        reasoning_format=request.reasoning_format,
+        reasoning_format=request.reasoning_format or ("none" if is_constrained else None),
         template_variables=variables,
     )
 

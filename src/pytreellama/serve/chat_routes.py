@@ -38,12 +38,10 @@ def chat_router(service: Service) -> APIRouter:
 
 
 def _is_constrained(body: ChatRequest) -> bool:
-    """Must a grammar or schema be compiled for it? Any of a client's may take long."""
     format = body.response_format
     has_schema = format is not None and format.type != "text"
-    texts = (body.grammar, body.json_schema)
     must_call = body.tool_choice not in (None, "auto", "none")
-    return any(text is not None for text in texts) or has_schema or must_call
+    return body.is_constrained or has_schema or must_call
 
 
 async def begin_chat(service: Service, body: ChatRequest, caller: Caller) -> ChatWriter:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue
 
-from pytreellama.sampling.params import MAX_SEED, SamplingParams
+from pytreellama.sampling.params import CONSTRAINTS, MAX_SEED, SamplingParams
 from pytreellama.serve.fields import Body, Items, JsonObject, Prompts, Stop, Text, TokenIds
 from pytreellama.serve.lora_scales import LoraScales
 from pytreellama.serve.messages import Message, NamedTool, Tool
@@ -115,6 +115,13 @@ class Generating(Body):
     json_schema: JsonObject | None = Field(
         None, description="Not OpenAI's. JSON schema that the text must satisfy."
     )
+    regex: str | None = Field(None, description="Not OpenAI's. Regular expression of all the text.")
+    lark: str | None = Field(None, description="Not OpenAI's. Lark grammar (llguidance's dialect).")
+    guided_json: None = Field(None, description="Not supported; use `json_schema`.")
+    guided_regex: None = Field(None, description="Not supported; use `regex`.")
+    guided_choice: None = Field(None, description="Not supported; use `regex`.")
+    guided_grammar: None = Field(None, description="Not supported; use `grammar` or `lark`.")
+    structured_outputs: None = Field(None, description="Not supported; use `json_schema`.")
     speculation: Speculation | None = Field(None, description="Not OpenAI's.")
     lora: LoraScales | None = Field(
         None,
@@ -192,6 +199,11 @@ class Generating(Body):
         """The stop strings; empty ones stop nothing."""
         given = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return tuple(stop for stop in given if stop)
+
+    @property
+    def is_constrained(self) -> bool:
+        """Must a constraint be compiled for it? Any of a client's may take long."""
+        return any(getattr(self, name) is not None for name in CONSTRAINTS)
 
     def sampling(self) -> dict[str, Any]:
         """The fields of ``SamplingParams`` that were given."""

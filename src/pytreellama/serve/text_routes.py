@@ -50,8 +50,7 @@ async def begin_text(service: Service, body: CompletionRequest, caller: Caller) 
     Raises:
         APIError: the request cannot be served.
     """
-    is_constrained = body.grammar is not None or body.json_schema is not None
-    caller = caller.slow(is_constrained)
+    caller = caller.slow(body.is_constrained)
     return await caller.finish(_begin(service, body, caller))
 
 

@@ -13,7 +13,15 @@ from pytreellama.serve.errors import APIError
 _N_TOLD_MAX = 100
 """Errors of which pydantic makes objects; it makes them of all or none, 10 us each."""
 
-_INSTEAD = {"functions": "use tools", "function_call": "use tool_choice"}
+_INSTEAD = {
+    "functions": "use tools",
+    "function_call": "use tool_choice",
+    "guided_json": "use json_schema",
+    "guided_regex": "use regex",
+    "guided_choice": "use regex",
+    "guided_grammar": "use grammar or lark",
+    "structured_outputs": "use json_schema, regex, grammar or lark",
+}
 
 _SHOULD_BE = "Input should be "  # as pydantic's texts of wrong types begin
 

@@ -111,6 +111,9 @@ class JobFactory:
         """
         self._require_decoder()
         drafter = make_drafter(self._new_drafter)
+        is_constrained = any(sampling.get(name) is not None for name in CONSTRAINTS)
+        if is_constrained and is_chat(prompt) and reasoning_format is None:
+            reasoning_format = "none"  # the constraint holds from the first token on
         chat = self._chat(
             prompt,
             ChatRequestOptions(

@@ -95,7 +95,7 @@ class GenerateJob(Job):
         super().check(limits)
         if limits.greedy_only and not (self.sampler.is_argmax and self.row_functions is None):
             raise RequestError(
-                "verify='typical' takes greedy requests alone; leave the sampler's options out, or "
+                "verify='typical' takes greedy requests alone; give temperature=0, or "
                 "make the engine with verify='match', which is exact for every sampler"
             )
         if self._rule is not None and self.row_functions is not None:

@@ -7,17 +7,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import parse_qs
 
-from fastapi import APIRouter, FastAPI, Path
+from fastapi import APIRouter, FastAPI, Path, Request
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from pytreellama.serve.answers import Health, ModelCard, ModelList
 from pytreellama.serve.app import add_middleware, page_router
+from pytreellama.serve.bodies import require_own_page
 from pytreellama.serve.callers import QUICK_BYTES
 from pytreellama.serve.errors import APIError, handle_errors
 from pytreellama.serve.host.labelled_metrics import HostMetrics
 from pytreellama.serve.host.model_host import HostedModel, ModelHost
+from pytreellama.serve.middleware import needs_key
 from pytreellama.serve.service import json_response
 from pytreellama.serve.settings import ServerSettings
 
@@ -74,13 +76,15 @@ def _models_router(host: ModelHost) -> APIRouter:
         return json_response(_card(_named(host, name)))
 
     @router.post("/models/{name}/load")
-    async def load(name: str = Path()) -> Response:
+    async def load(request: Request, name: str = Path()) -> Response:
+        require_own_page(request)
         model = _named(host, name)
         async with host.use(model):
             return json_response(_card(model))
 
     @router.post("/models/{name}/unload")
-    async def unload(name: str = Path()) -> Response:
+    async def unload(request: Request, name: str = Path()) -> Response:
+        require_own_page(request)
         model = _named(host, name)
         await host.unload(model)
         return json_response(_card(model))
@@ -146,6 +150,9 @@ class _Dispatcher:
         """Handle one ASGI connection."""
         if scope["type"] != "http":
             return
+        if not needs_key(scope["path"]):
+            await self._answer_open(scope, receive, send)
+            return
         body = await _body(receive)
         name = _in_query(scope) or await _in_body(body)
         if name is None and scope["method"] == "GET":
@@ -153,6 +160,13 @@ class _Dispatcher:
         model = self._model(name)
         async with self._host.use(model) as app:
             await app({**scope, "root_path": ""}, _again(body, receive), send)
+
+    async def _answer_open(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what needs no key: it chooses no model, and loads none beside another."""
+        if scope["path"] != "/openapi.json" or scope["method"] != "GET":
+            raise APIError(404, "Not Found")
+        async with self._host.use(self._host.default()) as app:
+            await app({**scope, "root_path": ""}, receive, send)
 
     def _require_known(self, path: str) -> None:
         """Refuse what no model answers to, before one is loaded for it."""

@@ -10,13 +10,14 @@ from pytreellama.errors import ModelLoadError
 
 _PART = re.compile(r"-(\d{5})-of-\d{5}$")
 _NO_MODELS = ("mmproj", "ggml-vocab")
+_DRAFTS = (".eagle3.gguf", ".medusa.gguf")  # next to the models that they draft for
 
 
 def models_in(folder: Path) -> list[Path]:
     """Model files in a folder and in those directly below it, sorted.
 
-    Of split models, the first part. Projectors and vocabularies are left out; other files that are
-    no models are found out when they are loaded.
+    Of split models, the first part. Projectors, vocabularies and heads next to a model are left
+    out; other files that are no models are found out when they are loaded.
 
     Raises:
         ModelLoadError: no such folder, or no models in it.
@@ -49,4 +50,5 @@ def named_models(paths: Iterable[Path]) -> dict[str, Path]:
 def _is_model(path: Path) -> bool:
     part = _PART.search(path.stem)
     is_later_part = part is not None and int(part[1]) != 1
-    return not is_later_part and not path.name.startswith(_NO_MODELS)
+    is_other = path.name.startswith(_NO_MODELS) or path.name.endswith(_DRAFTS)
+    return not is_later_part and not is_other

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, JsonValue
 from pytreellama.model.vocab import Vocab
 from pytreellama.serve.errors import APIError
 from pytreellama.serve.fields import Body, Items, JsonObject, Stop, TokenIds
+from pytreellama.serve.lora_scales import LoraScales
 from pytreellama.serve.protocols.chat_bodies import completion_request
 from pytreellama.serve.requests import CompletionRequest, Speculation
 
@@ -57,6 +58,7 @@ class LlamaSampling(Body):
     n_probs: int | None = Field(None, ge=0, le=20)
     return_tokens: bool | None = False
     return_progress: bool | None = False
+    lora: LoraScales | None = Field(None, description="Scales of LoRA adapters, by id or name.")
     speculation: Speculation | None = Field(None, description="Not llama-server's.")
 
     dynatemp_range: float | None = None
@@ -108,6 +110,7 @@ class LlamaSampling(Body):
         }
         for name in _SAME_NAMES:
             values[name] = getattr(self, name)
+        values["lora"] = self.model_dump(include={"lora"})["lora"]
         if self.speculation is not None:
             values["speculation"] = self.speculation.model_dump()
         return completion_request(values)
@@ -216,13 +219,16 @@ def _biases(
         if len(pair) != 2:
             raise APIError(400, f"logit_bias.{i}: expected a token and a bias", param="logit_bias")
         token, bias = pair
-        value = _BAN if bias is False else float(bias)
+        if not isinstance(bias, (int, float)):
+            raise APIError(400, f"logit_bias.{i}: expected a number, or false", param="logit_bias")
+        value = _BAN if bias is False else max(min(bias, -_BAN), _BAN)
         for id in _ids_of(token, vocab):
-            biases[str(id)] = max(min(value, -_BAN), _BAN)
+            biases[str(id)] = float(value)
     return biases
 
 
 def _ids_of(token: int | str | float, vocab: Vocab) -> list[int]:
-    if isinstance(token, str) and not (token.isdecimal() and token.isascii()):
+    is_id = isinstance(token, str) and token.isdecimal() and token.isascii() and len(token) < 10
+    if isinstance(token, str) and not is_id:
         return vocab.encode(token, add_special=False, parse_special=True)
     return [int(token)]
