@@ -471,3 +471,17 @@ def test_a_scale_beyond_floats_is_refused(
         pytest.raises(RequestError, match="scale"),
     ):
         engine.generate("one", max_tokens=1, lora={"a": 10**400})
+
+
+def test_an_adapter_that_fails_ends_its_own_requests(
+    tiny_model: TinyModel, lora_paths: dict[str, Path]
+) -> None:
+    model = tiny_model("rope")
+    lora = model.load_lora(lora_paths["a"])
+    with Engine(model, "none", lora={"a": lora}, n_ctx=1024, n_seq_max=2) as engine:
+        alone = engine.generate("one", lora={}, max_tokens=60, ignore_eos=True)
+        lora.close()
+        bare = engine.submit("one", lora={}, max_tokens=60, ignore_eos=True)
+        with pytest.raises(ModelLoadError, match="closed"):
+            engine.generate("two", max_tokens=4)
+        assert bare.result().tokens == alone.tokens

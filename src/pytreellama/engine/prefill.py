@@ -10,6 +10,7 @@ from pytreellama.engine.jobs import Job
 from pytreellama.engine.kv.manager import KVCacheManager
 from pytreellama.engine.prefill_order import PrefillOrder
 from pytreellama.engine.prefill_share import N_SHORT, PrefillShare
+from pytreellama.errors import PyTreeLlamaError
 
 
 class ChunkedPrefill:
@@ -54,6 +55,8 @@ class ChunkedPrefill:
             if n_chunk and not self._kv.will_share(job, jobs[:i]):
                 if n_chunk > n_left:
                     continue  # a shorter one may fit
+                if not use_adapters(self._context, [job]):
+                    continue
                 n_left -= n_chunk
                 is_long = job.n_missing > N_SHORT
                 spent_s = self._run_chunk(job, n_chunk)
@@ -66,7 +69,6 @@ class ChunkedPrefill:
         started_s = time.perf_counter()
         begin = job.state.n_past
         self._kv.evict_for(n_chunk)
-        self._context.use_adapters(job.adapters)
         self._context.prefill(job.state.ids[begin : begin + n_chunk], job.require_id())
         job.state.n_past = begin + n_chunk
         job.observe_prefill(begin, n_chunk)
@@ -74,3 +76,14 @@ class ChunkedPrefill:
         spent_s = time.perf_counter() - started_s
         job.stats.prefill_s += spent_s
         return spent_s
+
+
+def use_adapters(context: Context, jobs: Sequence[Job]) -> bool:
+    """Use the LoRA adapters that these jobs share; where that fails, so do they, and no others."""
+    try:
+        context.use_adapters(jobs[0].adapters)
+    except PyTreeLlamaError as error:
+        for job in jobs:
+            job.fail(error)
+        return False
+    return True

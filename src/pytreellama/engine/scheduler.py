@@ -14,7 +14,7 @@ from pytreellama.engine.kv.manager import KVCacheManager
 from pytreellama.engine.kv.prefix_cache import PrefixCache
 from pytreellama.engine.kv.shift import shift
 from pytreellama.engine.load import Load
-from pytreellama.engine.prefill import ChunkedPrefill
+from pytreellama.engine.prefill import ChunkedPrefill, use_adapters
 from pytreellama.engine.tree_pass import Rule, TreePass
 from pytreellama.errors import CacheFullError
 from pytreellama.model.lora import AdapterSet
@@ -299,8 +299,7 @@ class Scheduler:
         for group in self._groups(ready):
             # passes of groups before this one may have preempted or failed some of it
             alive = [job for job in group if job.seq_id is not None and not job.is_finished]
-            if alive:
-                self._context.use_adapters(alive[0].adapters)
+            if alive and use_adapters(self._context, alive):
                 self._decode(alive, len(ready))
 
     def _groups(self, ready: Sequence[GenerateJob]) -> list[list[GenerateJob]]:
