@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pytreellama.errors import ContextError, ModelLoadError
 from pytreellama.native.checks import check, check_pointer
@@ -12,6 +15,16 @@ from pytreellama.native.handle import Handle
 from pytreellama.native.library import ffi, lib
 from pytreellama.native.log import drain_log
 from pytreellama.process import awaited_calls
+
+
+_loaded: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@atexit.register
+def _leave_all() -> None:
+    """Free none any more: the interpreter ends objects in any order, so its model may go first."""
+    for pointer in list(_loaded):
+        ffi.gc(pointer, None)
 
 
 def load_lora(model: Handle, path: Path) -> Handle:
@@ -26,7 +39,10 @@ def load_lora(model: Handle, path: Path) -> Handle:
     what = f"cannot load {path} as a LoRA adapter of this model"
     check_pointer(pointer, ModelLoadError, what, with_log=True)
     drain_log(errors_only=True)
-    return Handle(pointer, lib.llama_adapter_lora_free, "adapter", ModelLoadError, needs=[model])
+    free = lib.llama_adapter_lora_free
+    handle = Handle(pointer, free, "adapter", ModelLoadError, needs=[model])
+    _loaded.add(handle.pointer)
+    return handle
 
 
 class LoraSets:
