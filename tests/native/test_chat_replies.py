@@ -85,9 +85,10 @@ def test_a_required_call_is_that_of_plain_decoding(engine: Engine) -> None:
 def test_a_format_is_a_schema_of_the_content(engine: Engine) -> None:
     schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
     format: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
-    made = engine.generate(ASKED, response_format=format, max_tokens=40)
+    options: Any = {"response_format": format, "max_tokens": 60, "temperature": 0}
+    made = engine.generate(ASKED, **options)
     assert made.message is not None and set(json.loads(made.message.content)) == {"ok"}
-    either = engine.generate(ASKED, response_format=format, tools=[CLOCK], max_tokens=60)
+    either = engine.generate(ASKED, tools=[CLOCK], **options)
     assert either.message is not None
     if not either.message.tool_calls:
         assert set(json.loads(either.message.content)) == {"ok"}
