@@ -16,7 +16,6 @@ from pytreellama.native.library import ffi, lib
 from pytreellama.native.log import drain_log
 from pytreellama.process import awaited_calls
 
-
 _loaded: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
