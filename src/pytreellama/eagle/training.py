@@ -20,9 +20,9 @@ from pytreellama.eagle.lesson_batch import LessonBatch
 from pytreellama.eagle.lessons import split_lessons
 from pytreellama.eagle.network import HeadShape, Network
 from pytreellama.errors import MedusaError
-from pytreellama.files import replaced_file
 from pytreellama.training.accuracy import Accuracy
-from pytreellama.training.frequent import frequent_tokens
+from pytreellama.training.checkpoint import read_checkpoint, write_checkpoint
+from pytreellama.training.frequent import frequent_tokens, rows_of_tokens
 from pytreellama.training.loss import OutputLoss
 from pytreellama.training.progress import Progress
 from pytreellama.training.pytorch import is_fast_in_bfloat16, torch_for_training
@@ -123,7 +123,8 @@ class EagleTraining:
         self._is_fast = is_fast_in_bfloat16(torch)
         answers = np.concatenate([one.answer for one in learned])
         self.shortlist = frequent_tokens(answers, target.n_vocab, options.n_shortlist)
-        self._row_of = self._rows()
+        rows = rows_of_tokens(self.shortlist, target.n_vocab)
+        self._row_of = torch.from_numpy(rows).to(self._device)
         self._output = target.output_rows(self.shortlist)
         output = torch.from_numpy(self._output).to(self._device) * target.logit_scale
         output = output.bfloat16() if self._is_fast else output
@@ -139,15 +140,10 @@ class EagleTraining:
         self._parameters = self._first_parameters()
         self._network = Network(torch, self._shape, self._parameters)
         self._optimiser = self._new_optimiser()
-        self._step, self._seconds = 0, 0.0
         self._path = folder / f"training-{options.key}-{len(lessons)}.pt"
-        self._load()
-
-    def _rows(self) -> Tensor:
-        """The row of each token; those that the head cannot draft have the number -100."""
-        rows = np.full(self._target.n_vocab, -100)
-        rows[self.shortlist] = np.arange(len(self.shortlist))
-        return self._torch.from_numpy(rows).to(self._device)
+        self._step, self._seconds = read_checkpoint(
+            torch, self._path, self._device, self._restore, self._optimiser
+        )
 
     def _first_parameters(self) -> dict[str, Tensor]:
         """Small random matrices; the last layer's features pass through ``fc`` as they are."""
@@ -294,28 +290,14 @@ class EagleTraining:
 
     def save(self) -> None:
         """Write a checkpoint."""
-        state = {
-            "step": self._step,
-            "seconds": self._seconds,
-            "parameters": {name: one.detach() for name, one in self._parameters.items()},
-            "optimiser": self._optimiser.state_dict(),
-        }
-        with replaced_file(self._path) as file:
-            self._torch.save(state, file)
+        parameters = {name: one.detach() for name, one in self._parameters.items()}
+        write_checkpoint(
+            self._torch, self._path, parameters, self._optimiser, self._step, self._seconds
+        )
 
-    def _load(self) -> None:
-        if not self._path.exists():
-            return
-        try:
-            state = self._torch.load(self._path, map_location=self._device, weights_only=True)
-            for name, one in self._parameters.items():
-                one.data.copy_(state["parameters"][name])
-            self._optimiser.load_state_dict(state["optimiser"])
-            self._step, self._seconds = int(state["step"]), float(state["seconds"])
-        except Exception as error:  # over a damaged file PyTorch raises what it likes
-            raise MedusaError(
-                f"{self._path} is damaged ({error}); remove it to train from the beginning"
-            ) from error
+    def _restore(self, saved: dict[str, Tensor]) -> None:
+        for name, one in self._parameters.items():
+            one.data.copy_(saved[name])
 
     def head_file(self) -> HeadFile:
         """The head as it is now."""

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pytreellama.errors import MedusaError, not_one_of
-from pytreellama.files import replaced_file
 from pytreellama.medusa.store import Texts
 from pytreellama.medusa.weights import HeadsFile, HeadWeights
 from pytreellama.model.heads import SEES, Sees, n_seen
 from pytreellama.training.accuracy import Accuracy
-from pytreellama.training.frequent import frequent_tokens
+from pytreellama.training.checkpoint import read_checkpoint, write_checkpoint
+from pytreellama.training.frequent import frequent_tokens, rows_of_tokens
 from pytreellama.training.loss import OutputLoss
 from pytreellama.training.pytorch import is_fast_in_bfloat16, torch_for_training
 from pytreellama.training.target import Target
@@ -125,7 +125,7 @@ class Training:
         self._states = torch.from_numpy(texts.states)
         self._embeddings = self._table()
         self._loss = OutputLoss(torch, self._matrix(), options.distil)
-        self._row_of = self._rows()
+        self._row_of = torch.from_numpy(rows_of_tokens(self.shortlist, target.n_vocab))
         self._parameters = self._first_parameters()
         self._optimiser = torch.optim.AdamW(
             [one for head in self._parameters for one in head],
@@ -134,11 +134,11 @@ class Training:
             weight_decay=0.05,
             fused=True,
         )
-        self._step = 0
-        self._seconds = 0.0
         self._epoch, self._order = -1, self._learned
         self._path = folder / f"training-{options.key}-{len(texts.tokens)}.pt"
-        self._load()
+        self._step, self._seconds = read_checkpoint(
+            torch, self._path, self._device, self._restore, self._optimiser
+        )
 
     # -- what is trained, and on what
 
@@ -170,14 +170,6 @@ class Training:
         rows = self._torch.from_numpy(self._target.output_rows(self.shortlist))
         rows = rows * self._target.logit_scale
         return (rows.bfloat16() if self._is_fast else rows).to(self._device)
-
-    def _rows(self) -> Any:
-        """The row of each token; those that no head can guess have the number -100, as PyTorch."""
-        rows = self._torch.full((self._target.n_vocab,), -100)
-        rows[self._torch.from_numpy(self.shortlist.astype(np.int64))] = self._torch.arange(
-            len(self.shortlist)
-        )
-        return rows
 
     def _first_parameters(self) -> list[list[Any]]:
         """Of each head, weights and biases in turn; blocks begin as little more than nothing."""
@@ -295,29 +287,15 @@ class Training:
 
     def save(self) -> None:
         """Put what is learned on disk."""
-        state = {
-            "step": self._step,
-            "seconds": self._seconds,
-            "parameters": [[one.detach() for one in head] for head in self._parameters],
-            "optimiser": self._optimiser.state_dict(),
-        }
-        with replaced_file(self._path) as file:
-            self._torch.save(state, file)
+        parameters = [[one.detach() for one in head] for head in self._parameters]
+        write_checkpoint(
+            self._torch, self._path, parameters, self._optimiser, self._step, self._seconds
+        )
 
-    def _load(self) -> None:
-        if not self._path.exists():
-            return
-        try:
-            state = self._torch.load(self._path, map_location=self._device, weights_only=True)
-            for head, saved in zip(self._parameters, state["parameters"], strict=True):
-                for one, value in zip(head, saved, strict=True):
-                    one.data.copy_(value)
-            self._optimiser.load_state_dict(state["optimiser"])
-            self._step, self._seconds = int(state["step"]), float(state["seconds"])
-        except Exception as error:  # over a damaged file PyTorch raises what it likes
-            raise MedusaError(
-                f"{self._path} is damaged ({error}); remove it to train from the beginning"
-            ) from error
+    def _restore(self, saved: list[list[Any]]) -> None:
+        for head, values in zip(self._parameters, saved, strict=True):
+            for one, value in zip(head, values, strict=True):
+                one.data.copy_(value)
 
     def heads_file(self, facts: dict[str, Any]) -> HeadsFile:
         """The heads as they are now, with facts beside those of the training."""

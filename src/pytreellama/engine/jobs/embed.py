@@ -6,12 +6,12 @@ import numpy as np
 
 from pytreellama.context.batch import Batch
 from pytreellama.context.context import Context
-from pytreellama.engine.jobs.evaluation import EvaluationJob
+from pytreellama.engine.jobs.evaluation import ChunkedEvaluationJob
 from pytreellama.engine.jobs.pooling import Float32, Pooling, pooled, unit_vector
 from pytreellama.engine.token_state import Int32
 
 
-class EmbedJob(EvaluationJob):
+class EmbedJob(ChunkedEvaluationJob):
     """Runs a text in chunks and pools the hidden states after the output norm.
 
     Args:
@@ -24,26 +24,10 @@ class EmbedJob(EvaluationJob):
     """
 
     def __init__(self, tokens: Int32, pooling: Pooling, n_chunk: int) -> None:
-        super().__init__(tokens)
+        super().__init__(tokens, n_chunk)
         self._pooling = pooling
-        self._n_chunk = n_chunk
         self._sum = np.zeros(0, np.float64)
         self.embedding: Float32 = np.zeros(0, np.float32)
-
-    @property
-    def n_missing(self) -> int:
-        """Nothing is prefilled: the states of all tokens are needed, and ``run`` computes them."""
-        return 0
-
-    @property
-    def can_swap_out(self) -> bool:
-        """The sum of states is not in the KV cache: after preemption the job starts over."""
-        return False
-
-    @property
-    def n_cells(self) -> int:
-        """See EvaluationJob."""
-        return min(self._n_chunk, len(self.state) - self.state.n_past)
 
     def run(self, context: Context) -> None:
         """See EvaluationJob."""

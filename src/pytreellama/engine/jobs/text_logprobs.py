@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from pytreellama.context.batch import Batch
 from pytreellama.context.context import Context
 from pytreellama.engine.completion import TokenLogp
-from pytreellama.engine.jobs.evaluation import EvaluationJob
+from pytreellama.engine.jobs.evaluation import ChunkedEvaluationJob
 from pytreellama.engine.token_state import Int32
 
 
-class TextLogprobsJob(EvaluationJob):
+class TextLogprobsJob(ChunkedEvaluationJob):
     """Runs a text in chunks, and reads each token's probability at the token before it.
 
     Args:
@@ -27,9 +27,8 @@ class TextLogprobsJob(EvaluationJob):
     """
 
     def __init__(self, tokens: Int32, n_top: int, n_chunk: int) -> None:
-        super().__init__(tokens)
+        super().__init__(tokens, n_chunk)
         self._n_top = n_top
-        self._n_chunk = n_chunk
         self._ranks: list[NDArray[np.int64]] = []
         self.logprobs: list[TokenLogp] = []
 
@@ -37,21 +36,6 @@ class TextLogprobsJob(EvaluationJob):
     def ranks(self) -> NDArray[np.int64]:
         """See the class."""
         return np.concatenate([np.zeros(0, np.int64), *self._ranks])
-
-    @property
-    def n_missing(self) -> int:
-        """Nothing is prefilled: the logits of all tokens are needed, and ``run`` computes them."""
-        return 0
-
-    @property
-    def can_swap_out(self) -> bool:
-        """What was read is not in the KV cache: after preemption the job starts over."""
-        return False
-
-    @property
-    def n_cells(self) -> int:
-        """See EvaluationJob."""
-        return min(self._n_chunk, len(self.state) - self.state.n_past)
 
     def run(self, context: Context) -> None:
         """See EvaluationJob."""
